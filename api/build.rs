@@ -1,0 +1,13 @@
+//! Compiles the protobuf contract with protox, so that no protoc is needed.
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = ["identity", "discovery", "telemetry", "tap", "public", "peer", "local"];
+    let descriptors = protox::compile(files.map(|name| format!("conduit/{name}.proto")), ["proto"])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! The wire contract and the shared vocabulary of Conduit. No I/O.
+//!
+//! - [`proto`]: the gRPC services, generated from `proto/`.
+//! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
+//! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
+//! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
+
+pub mod latency;
+pub mod mesh;
+pub mod node;
+pub mod proto;
+pub mod revision;
+pub mod spiffe;
+pub mod wire;
+
+pub use mesh::{Endpoint, Pod, PodName, Service, ServiceName, ServicePort, WorkloadRef};
+pub use node::NodeId;
+pub use revision::Revision;
+pub use spiffe::{SpiffeId, TrustDomain};
+
+/// The version of this release, as every component prints it: `v0.1.0`.
+pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,200 @@
+//! What runs in the mesh and where: the values of the replicated discovery state.
+//!
+//! A platform (Kubernetes, or a local mesh) describes itself in these terms; the leader proposes the
+//! differences; proxies are sent what they call.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::SpiffeId;
+
+/// Not `<name>.<namespace>` or `<namespace>/<name>`.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a name: namespace and name must be DNS labels (RFC 1123), as in `emojivoto/web-svc`")]
+pub struct ParseNameError(String);
+
+/// RFC 1123, as Kubernetes reads it: lower-case letters, digits and dashes, with dots between labels.
+fn is_dns_name(s: &str) -> bool {
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    s.len() <= 253 && s.split('.').all(label)
+}
+
+macro_rules! namespaced_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name {
+            namespace: String,
+            name: String,
+        }
+
+        impl $name {
+            /// A name from its parts.
+            ///
+            /// # Errors
+            /// When a part is not a DNS name.
+            pub fn new(namespace: &str, name: &str) -> Result<Self, ParseNameError> {
+                if !is_dns_name(namespace) || namespace.contains('.') || !is_dns_name(name) {
+                    return Err(ParseNameError(format!("{namespace}/{name}")));
+                }
+                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+
+            /// The Kubernetes namespace.
+            pub fn namespace(&self) -> &str {
+                &self.namespace
+            }
+
+            /// The name within its namespace.
+            pub fn name(&self) -> &str {
+                &self.name
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}/{}", self.namespace, self.name)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseNameError;
+
+            fn from_str(s: &str) -> Result<Self, Self::Err> {
+                let (namespace, name) = s.split_once('/').ok_or_else(|| ParseNameError(s.to_owned()))?;
+                Self::new(namespace, name)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = ParseNameError;
+
+            fn try_from(s: String) -> Result<Self, Self::Error> {
+                s.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.to_string()
+            }
+        }
+    };
+}
+
+namespaced_name! {
+    /// A Service, `namespace/name`.
+    ServiceName
+}
+
+namespaced_name! {
+    /// A Pod, `namespace/name`. In a local mesh a pod is one instance of a deployment with its network namespace.
+    PodName
+}
+
+/// What owns a pod: `deployment` `web`, in the pod's namespace. Kinds are singular and lower-case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkloadRef {
+    /// e.g. `deployment`
+    pub kind: String,
+    /// e.g. `web`
+    pub name: String,
+}
+
+/// A running instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// `namespace/name`
+    pub name: PodName,
+    /// Where it can be reached; one pod to an address.
+    pub ip: IpAddr,
+    /// Its owner; none for a pod that was made by hand.
+    #[serde(default)]
+    pub workload: Option<WorkloadRef>,
+    /// The service account it runs as; its identity follows from it.
+    pub service_account: String,
+    /// There is a proxy beside it.
+    pub meshed: bool,
+    /// It passes its readiness checks: its endpoints are sent traffic.
+    pub ready: bool,
+}
+
+/// A name that is reached at any of its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// `namespace/name`
+    pub name: ServiceName,
+    /// Addresses that stand for the service as a whole; empty for a headless service, whose clients choose a pod by DNS.
+    #[serde(default)]
+    pub cluster_ips: BTreeSet<IpAddr>,
+    /// By the port that clients connect to. TCP only.
+    pub ports: BTreeMap<u16, ServicePort>,
+}
+
+impl Service {
+    /// Clients connect to pod addresses rather than to an address of the service.
+    pub fn is_headless(&self) -> bool {
+        self.cluster_ips.is_empty()
+    }
+}
+
+/// One port of a service and where its traffic goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// As the Service names it; empty when it does not.
+    #[serde(default)]
+    pub name: String,
+    /// The ready ones only, by address.
+    pub endpoints: BTreeMap<SocketAddr, Endpoint>,
+}
+
+/// Where one instance of a service listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The pod's address and the container's port.
+    pub address: SocketAddr,
+    /// Whose it is; none for an address that was entered by hand.
+    #[serde(default)]
+    pub pod: Option<PodName>,
+    /// The pod's owner.
+    #[serde(default)]
+    pub workload: Option<WorkloadRef>,
+    /// What the proxy beside it must prove; none when there is no proxy.
+    #[serde(default)]
+    pub identity: Option<SpiffeId>,
+}
+
+/// Everything that a platform knows at one moment, e.g. the content of a local mesh's state file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// All services.
+    pub services: Vec<Service>,
+    /// All pods that are running.
+    pub pods: Vec<Pod>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dns_names() {
+        assert_eq!("emojivoto/web-svc".parse::<ServiceName>().unwrap().to_string(), "emojivoto/web-svc");
+        for bad in ["", "web", "/web", "emojivoto/", "Emojivoto/web", "a/b/c", "a.b/c", "a/-b", "a/b_c"] {
+            assert!(bad.parse::<PodName>().is_err(), "{bad}");
+        }
+    }
+}
