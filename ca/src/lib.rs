@@ -1,1 +1,44 @@
-//! placeholder
+//! Identity: who may speak in the mesh, how it proves it, and the TLS configurations that enforce it. No I/O but the seed's file.
+//!
+//! ```text
+//!  seed ──► replica   control-plane membership: an authority of its own, so that Raft never depends on the mesh's CA
+//!    │
+//!    ├────► attest    launch token ──► namespace, service account ─┐ identity
+//!    │                                                             ▼
+//!    └────► root ────► issuer  (an intermediate per replica) ──► leaf, for the key of a `key` ──► workload
+//!             └──────► bundle ───────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - [`seed`]: the mesh's one secret, from which every other long-lived key is derived or under which it is sealed.
+//! - [`root`], [`issuer`], [`key`]: the chain from the sealed root to a workload's certificate. [`renewal`]: when to ask for the next.
+//! - [`bundle`], [`workload`]: what a workload trusts and presents, exchanged under live configurations.
+//! - [`refusal`]: why a handshake was refused, for logs and counters.
+//!
+//! Everything is TLS 1.3 on aws-lc-rs. Identities are X.509-SVIDs
+//! (<https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>); names in a certificate other than its one URI are ignored.
+
+pub mod attest;
+pub mod bundle;
+mod certificate;
+pub mod issuer;
+pub mod key;
+pub mod refusal;
+pub mod renewal;
+pub mod replica;
+pub mod root;
+pub mod seed;
+mod svid;
+mod tls;
+mod verifier;
+pub mod workload;
+
+pub use attest::{AttestError, LaunchToken};
+pub use bundle::{BundleError, TrustBundle};
+pub use issuer::{IssueError, Issued, Issuer, IssuerError};
+pub use key::{CryptoError, KeyPair, warm};
+pub use refusal::Refusal;
+pub use renewal::renew_at;
+pub use replica::{ReplicaTls, peer_node};
+pub use root::{Root, RootError, SealedKey};
+pub use seed::{Seed, SeedError};
+pub use workload::{AuthenticatedPeer, ClientAuth, Identity, IdentityError, WorkloadTls};

@@ -1,0 +1,196 @@
+//! Who is accepted at the other end of a connection.
+//!
+//! First the chain: signatures up to a root of the current bundle, time, usage. Then the name: exactly one URI, and the right
+//! one. Host names play no part; the name that a client connects to is never looked at.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
+
+use arc_swap::ArcSwap;
+use conduit_api::{NodeId, SpiffeId, TrustDomain};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
+use crate::{bundle::TrustBundle, refusal::Refusal, replica::ReplicaId, svid::Svid, tls, workload::ClientAuth};
+
+static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+    LazyLock::new(|| tls::provider().signature_verification_algorithms);
+
+/// Whom we are willing to speak with.
+#[derive(Clone, Debug)]
+pub(crate) enum Expected {
+    AnyWorkload(TrustDomain),
+    Workload(SpiffeId),
+    AnyReplica(TrustDomain),
+    Replica(TrustDomain, NodeId),
+}
+
+impl Expected {
+    fn admit(&self, uri: &str) -> Result<(), Refusal> {
+        let domain = self.trust_domain();
+        let found = uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+        if found != Some(domain.as_str()) {
+            return Err(Refusal::TrustDomain { expected: domain.clone(), found: uri.to_owned() });
+        }
+        let admitted = match self {
+            Self::AnyWorkload(_) => uri.parse::<SpiffeId>().is_ok(),
+            Self::Workload(id) => uri.parse().is_ok_and(|found: SpiffeId| found == *id),
+            Self::AnyReplica(_) => ReplicaId::parse(uri).is_some(),
+            Self::Replica(_, node) => ReplicaId::parse(uri).is_some_and(|found| found.node == *node),
+        };
+        if admitted { Ok(()) } else { Err(Refusal::Identity { expected: self.to_string(), found: uri.to_owned() }) }
+    }
+
+    fn trust_domain(&self) -> &TrustDomain {
+        match self {
+            Self::AnyWorkload(domain) | Self::AnyReplica(domain) | Self::Replica(domain, _) => domain,
+            Self::Workload(id) => id.trust_domain(),
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AnyWorkload(_) => f.write_str("a workload"),
+            Self::Workload(id) => write!(f, "`{id}`"),
+            Self::AnyReplica(_) => f.write_str("a control-plane replica"),
+            Self::Replica(_, node) => write!(f, "the control-plane replica {node}"),
+        }
+    }
+}
+
+/// Verifies servers for a client; what it reads from `roots` is current at each handshake.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerVerifier {
+    pub(crate) roots: Arc<ArcSwap<TrustBundle>>,
+    pub(crate) expected: Expected,
+}
+
+impl PeerVerifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let bundle = self.roots.load();
+        let certificate = EndEntityCert::try_from(leaf).map_err(chain_error)?;
+        certificate
+            .verify_for_usage(ALGORITHMS.all, bundle.anchors(), intermediates, now, usage, None, None)
+            .map_err(chain_error)?;
+        let svid = Svid::leaf(leaf).map_err(|error| refused(Refusal::Malformed(error.to_string())))?;
+        self.expected.admit(&svid.uri).map_err(refused)
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(leaf, intermediates, KeyUsage::server_auth(), now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &ALGORITHMS)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ALGORITHMS.supported_schemes()
+    }
+}
+
+/// Verifies clients for a server.
+#[derive(Debug)]
+pub(crate) struct ClientVerifier {
+    pub(crate) peer: PeerVerifier,
+    pub(crate) auth: ClientAuth,
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.auth == ClientAuth::Required
+    }
+
+    /// None: clients have one certificate, and the roots change while rustls wants a constant.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.peer.verify(leaf, intermediates, KeyUsage::client_auth(), now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.peer.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.peer.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.peer.supported_verify_schemes()
+    }
+}
+
+fn refused(refusal: Refusal) -> Error {
+    CertificateError::Other(OtherError(Arc::new(refusal))).into()
+}
+
+/// Where rustls has a word for it, that word is used, because it decides which alert the peer is sent (RFC 8446 section 6.2).
+fn chain_error(error: webpki::Error) -> Error {
+    use webpki::Error as Chain;
+    match error {
+        Chain::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after }.into(),
+        Chain::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before }.into(),
+        // A root of the same name with another key is as unknown as one of another name.
+        Chain::UnknownIssuer | Chain::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer.into(),
+        Chain::RequiredEkuNotFoundContext(_) | Chain::CaUsedAsEndEntity => CertificateError::InvalidPurpose.into(),
+        Chain::BadDer | Chain::BadDerTime | Chain::TrailingData(_) => CertificateError::BadEncoding.into(),
+        other => CertificateError::Other(OtherError(Arc::new(other))).into(),
+    }
+}
