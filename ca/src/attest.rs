@@ -97,3 +97,69 @@ impl LaunchToken {
 fn hmac_key(seed: &Seed) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, seed.derive(Purpose::LaunchTokens).as_ref())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn launch() -> LaunchToken {
+        LaunchToken { namespace: "emojivoto".into(), service_account: "web".into(), pod: "web-0".into() }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn verifies_what_it_minted() {
+        let seed = Seed::generate();
+        let token = launch().mint(&seed, at(1000));
+        assert_eq!(LaunchToken::verify(&token, &seed, at(999)), Ok(launch()));
+        assert_eq!(LaunchToken::verify(&format!("{token}\n"), &seed, at(0)), Ok(launch()));
+    }
+
+    #[test]
+    fn refuses_the_old_and_the_foreign() {
+        let seed = Seed::generate();
+        let token = launch().mint(&seed, at(1000));
+        let verify = |token: &str, now| LaunchToken::verify(token, &seed, at(now));
+        assert_eq!(verify(&token, 1000), Err(AttestError::Expired(Duration::ZERO)));
+        assert_eq!(verify(&token, 1060), Err(AttestError::Expired(Duration::from_secs(60))));
+        assert_eq!(LaunchToken::verify(&token, &Seed::generate(), at(0)), Err(AttestError::Forged));
+        // Whether it is expired is told to nobody who could not have made it.
+        assert_eq!(LaunchToken::verify(&token, &Seed::generate(), at(2000)), Err(AttestError::Forged));
+        assert_eq!(verify(&token.replace("v1", "v2"), 0), Err(AttestError::Malformed));
+        assert_eq!(verify("", 0), Err(AttestError::Malformed));
+        assert_eq!(verify(PREFIX, 0), Err(AttestError::Malformed));
+        assert_eq!(verify(&format!("{token}{}", " x".repeat(TOKEN_BYTES_MAX)), 0), Err(AttestError::Malformed));
+    }
+
+    #[test]
+    fn refuses_other_claims_under_the_same_tag() {
+        let seed = Seed::generate();
+        let (mine, other) = (launch().mint(&seed, at(10)), launch().mint(&seed, at(1000)));
+        let (_, tag) = mine.rsplit_once('.').unwrap();
+        let (signed, _) = other.rsplit_once('.').unwrap();
+        assert_eq!(LaunchToken::verify(&format!("{signed}.{tag}"), &seed, at(500)), Err(AttestError::Forged));
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_character_is_noticed(at_byte in 0..200_usize, to in "[A-Za-z0-9_.-]") {
+            let seed = Seed::generate();
+            let token = launch().mint(&seed, at(1000));
+            let at_byte = at_byte % token.len();
+            let mut changed = token.clone();
+            changed.replace_range(at_byte..=at_byte, &to);
+            // The last character carries bits that mean nothing, but decoding is strict about them.
+            prop_assert_eq!(LaunchToken::verify(&changed, &seed, at(0)).is_ok(), changed == token);
+        }
+
+        #[test]
+        fn garbage_is_refused(token in "(conduit-launch-v1\\.)?[A-Za-z0-9_.=-]{0,100}|\\PC{0,50}") {
+            prop_assert!(LaunchToken::verify(&token, &Seed::generate(), at(0)).is_err());
+        }
+    }
+}

@@ -110,3 +110,36 @@ impl TryFrom<identity::TrustBundle> for TrustBundle {
         Self::new(wire.roots.into_iter().map(CertificateDer::from).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::root::Root;
+
+    fn root() -> CertificateDer<'static> {
+        Root::generate(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap().certificate().clone()
+    }
+
+    #[test]
+    fn survives_pem_and_the_wire() {
+        let bundle = TrustBundle::new(vec![root(), root()]).unwrap();
+        let pem = bundle.to_pem();
+        assert!(pem.lines().all(|line| line.len() <= PEM_LINE_CHARS), "{pem}");
+        assert_eq!(TrustBundle::from_pem(&pem), Ok(bundle.clone()));
+        assert_eq!(TrustBundle::from_pem(&format!("# our roots\n\n{pem}\n# end\n")), Ok(bundle.clone()));
+        assert_eq!(TrustBundle::try_from(identity::TrustBundle::from(&bundle)), Ok(bundle));
+    }
+
+    #[test]
+    fn refuses_what_nothing_could_be_verified_against() {
+        assert_eq!(TrustBundle::new(vec![]), Err(BundleError::Empty));
+        assert_eq!(TrustBundle::new(vec![root(), b"junk".to_vec().into()]), Err(BundleError::Root(2)));
+        assert_eq!(TrustBundle::new(vec![root(); ROOTS_MAX + 1]), Err(BundleError::TooMany(ROOTS_MAX + 1)));
+        assert_eq!(TrustBundle::from_pem(""), Err(BundleError::Empty));
+        assert_eq!(TrustBundle::from_pem("no certificate at all"), Err(BundleError::Empty));
+        let cut = TrustBundle::new(vec![root()]).unwrap().to_pem().replace("-----END", "");
+        assert!(matches!(TrustBundle::from_pem(&cut), Err(BundleError::Pem(_))));
+    }
+}

@@ -175,3 +175,6 @@ fn requested_key(csr_der: &[u8]) -> Result<SubjectPublicKeyInfo, IssueError> {
     csr.verify_signature().map_err(|_| IssueError::Signature)?;
     Ok(key)
 }
+
+#[cfg(test)]
+mod tests;

@@ -239,3 +239,61 @@ impl ResolvesClientCert for Presented {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minter(now: SystemTime) -> Minter {
+        let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
+        let (_, issuer) = authority(&Seed::generate(), &trust_domain).unwrap();
+        Minter::new(issuer, ReplicaId { trust_domain, node: NodeId::new(7) }, now).unwrap()
+    }
+
+    #[test]
+    fn everyone_with_the_seed_derives_the_same_authority() {
+        let (seed, other_seed) = (Seed::generate(), Seed::generate());
+        let certificate = |seed, trust_domain: &str| authority(seed, &trust_domain.parse().unwrap()).unwrap().0;
+        assert_eq!(certificate(&seed, "cluster.local"), certificate(&seed, "cluster.local"));
+        assert_ne!(certificate(&seed, "cluster.local"), certificate(&other_seed, "cluster.local"));
+        assert_ne!(certificate(&seed, "cluster.local"), certificate(&seed, "example.org"));
+    }
+
+    #[test]
+    fn a_certificate_is_replaced_in_the_second_half_of_its_life() {
+        let start = SystemTime::now();
+        let minter = minter(start);
+        let first = minter.certified(start);
+        let hours = |hours: u64| start + Duration::from_secs(hours * 60 * 60);
+        assert!(Arc::ptr_eq(&first, &minter.certified(hours(11))));
+        let second = minter.certified(hours(13));
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &minter.certified(hours(14))), "the new one is kept");
+        assert!(!Arc::ptr_eq(&second, &minter.certified(hours(1))), "the clock was set back before its beginning");
+    }
+
+    #[test]
+    fn names_tell_the_node() {
+        let certified = minter(SystemTime::now()).certified(SystemTime::now());
+        assert_eq!(peer_node(&certified.cert), Some(NodeId::new(7)));
+        assert_eq!(peer_node(&[]), None);
+        assert_eq!(peer_node(&[b"junk".to_vec().into()]), None);
+    }
+
+    #[test]
+    fn ids_parse_only_as_they_print() {
+        let text = "spiffe://cluster.local/ns/conduit/sa/controller/replica/00000000000000ff";
+        assert_eq!(ReplicaId::parse(text).unwrap().to_string(), text);
+        for bad in [
+            "spiffe://cluster.local/ns/conduit/sa/controller",
+            "spiffe://cluster.local/ns/conduit/sa/controller/replica/",
+            "spiffe://cluster.local/ns/conduit/sa/controller/replica/ff",
+            "spiffe://cluster.local/ns/conduit/sa/controller/replica/00000000000000ff/",
+            "spiffe://cluster.local/ns/other/sa/controller/replica/00000000000000ff",
+            "spiffe://cluster.local/x/ns/conduit/sa/controller/replica/00000000000000ff",
+            "https://cluster.local/ns/conduit/sa/controller/replica/00000000000000ff",
+        ] {
+            assert!(ReplicaId::parse(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -96,9 +96,12 @@ impl Root {
     /// # Errors
     /// When the cryptographic library fails.
     pub fn seal(&self, seed: &Seed) -> Result<SealedKey, CryptoError> {
-        let mut body = self.issuer.key().pkcs8()?.as_ref().to_vec();
+        let pkcs8 = self.issuer.key().pkcs8()?;
+        // Room for the tag at once: growing would leave the key in clear in the memory given back.
+        let mut body = Zeroizing::new(Vec::with_capacity(pkcs8.as_ref().len() + AES_256_GCM.tag_len()));
+        body.extend_from_slice(pkcs8.as_ref());
         let nonce = sealing_key(seed)?
-            .seal_in_place_append_tag(bound_to(&self.trust_domain, &self.certificate), &mut body)
+            .seal_in_place_append_tag(bound_to(&self.trust_domain, &self.certificate), &mut *body)
             .map_err(|_| CryptoError::Key)?;
         Ok(SealedKey([&[SEALED_VERSION], nonce.as_ref().as_slice(), &body].concat()))
     }
@@ -150,4 +153,67 @@ fn bound_to(trust_domain: &TrustDomain, certificate: &CertificateDer<'_>) -> Aad
 
 fn first_eight(digest: &[u8]) -> [u8; 8] {
     digest.first_chunk().copied().expect("SHA-256 has 32 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Root {
+        Root::generate(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap()
+    }
+
+    #[test]
+    fn opens_what_it_sealed() {
+        let (root, seed) = (root(), Seed::generate());
+        let sealed = root.seal(&seed).unwrap();
+        let opened = Root::open(root.certificate().clone(), &sealed, &seed).unwrap();
+        assert_eq!(opened.trust_domain(), root.trust_domain());
+        assert_eq!(opened.not_after(), root.not_after());
+        assert_eq!(opened.issuer.key().der_bytes(), root.issuer.key().der_bytes());
+        assert_ne!(root.seal(&seed).unwrap(), sealed, "a nonce was used twice");
+    }
+
+    #[test]
+    fn opens_only_with_its_own_seed_and_certificate() {
+        let (root, seed) = (root(), Seed::generate());
+        let sealed = root.seal(&seed).unwrap();
+        let open = |certificate: &CertificateDer<'static>, sealed: &SealedKey, seed: &Seed| {
+            Root::open(certificate.clone(), sealed, seed).unwrap_err()
+        };
+        assert!(matches!(open(root.certificate(), &sealed, &Seed::generate()), RootError::Sealed));
+        // The same domain and the same seed, but another root.
+        assert!(matches!(open(super::tests::root().certificate(), &sealed, &seed), RootError::Sealed));
+        assert!(matches!(open(&b"junk".to_vec().into(), &sealed, &seed), RootError::Certificate));
+    }
+
+    #[test]
+    fn notices_every_changed_or_missing_byte() {
+        let (root, seed) = (root(), Seed::generate());
+        let SealedKey(sealed) = root.seal(&seed).unwrap();
+        let refused = |bytes| Root::open(root.certificate().clone(), &SealedKey(bytes), &seed).is_err();
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(refused(changed), "byte {at} was changed");
+            assert!(refused(sealed[..at].to_vec()), "cut to {at} bytes");
+        }
+    }
+
+    #[test]
+    fn shows_no_key() {
+        let (root, seed) = (root(), Seed::generate());
+        let pkcs8 = root.issuer.key().pkcs8().unwrap();
+        let SealedKey(sealed) = root.seal(&seed).unwrap();
+        // The 32 secret bytes of a P-256 key in PKCS#8 begin at 36; any 16 of them in a row would be a leak.
+        assert!(!sealed.windows(16).any(|window| pkcs8.as_ref().windows(16).any(|secret| secret == window)));
+        assert_eq!(format!("{root:?}"), r#"Root { trust_domain: TrustDomain("cluster.local"), .. }"#);
+    }
+
+    #[test]
+    fn sealed_keys_survive_serde() {
+        let sealed = root().seal(&Seed::generate()).unwrap();
+        let json = serde_json::to_string(&sealed).unwrap();
+        assert_eq!(serde_json::from_str::<SealedKey>(&json).unwrap(), sealed);
+    }
 }

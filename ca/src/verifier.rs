@@ -187,8 +187,11 @@ fn chain_error(error: webpki::Error) -> Error {
     match error {
         Chain::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after }.into(),
         Chain::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before }.into(),
-        // A root of the same name with another key is as unknown as one of another name.
-        Chain::UnknownIssuer | Chain::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer.into(),
+        // A root of the same name with another key is as unknown as one of another name; so is a workload that plays issuer.
+        Chain::UnknownIssuer
+        | Chain::InvalidSignatureForPublicKey
+        | Chain::EndEntityUsedAsCa
+        | Chain::PathLenConstraintViolated => CertificateError::UnknownIssuer.into(),
         Chain::RequiredEkuNotFoundContext(_) | Chain::CaUsedAsEndEntity => CertificateError::InvalidPurpose.into(),
         Chain::BadDer | Chain::BadDerTime | Chain::TrailingData(_) => CertificateError::BadEncoding.into(),
         other => CertificateError::Other(OtherError(Arc::new(other))).into(),

@@ -1,0 +1,430 @@
+//! Handshakes between real configurations, in memory: who gets through, and what is said to those who do not.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use conduit_api::{NodeId, SpiffeId, TrustDomain};
+use conduit_ca::{
+    AuthenticatedPeer, ClientAuth, Issuer, KeyPair, Refusal, ReplicaTls, Root, Seed, TrustBundle, WorkloadTls,
+    peer_node,
+};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
+    ServerConnection,
+};
+
+mod authority;
+use authority::Authority;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const ALPN: &[&[u8]] = &[b"conduit/h1", b"conduit/h2"];
+
+/// How a handshake ended on both sides.
+struct Ended {
+    client: Result<ClientConnection, rustls::Error>,
+    server: Result<ServerConnection, rustls::Error>,
+}
+
+impl Ended {
+    fn established(self) -> (ClientConnection, ServerConnection) {
+        let (client, server) = (self.client.unwrap(), self.server.unwrap());
+        assert!(!client.is_handshaking() && !server.is_handshaking());
+        (client, server)
+    }
+
+    /// The reasons that client and server have for having no connection.
+    fn refusals(&self) -> (Option<Refusal>, Option<Refusal>) {
+        let reason = |error: &rustls::Error| Refusal::of(error).unwrap_or_else(|| panic!("no refusal: {error}"));
+        (self.client.as_ref().err().map(reason), self.server.as_ref().err().map(reason))
+    }
+}
+
+/// Carries bytes between the two until neither has any more to say.
+fn handshake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> Ended {
+    let name = rustls::pki_types::ServerName::IpAddress("10.244.1.7".parse::<std::net::IpAddr>().unwrap().into());
+    let mut client = ClientConnection::new(client, name).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
+    let (mut client_error, mut server_error) = (None, None);
+    loop {
+        let mut to_server = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut to_server).unwrap();
+        }
+        feed(&mut server, &to_server, &mut server_error);
+        let mut to_client = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut to_client).unwrap();
+        }
+        feed(&mut client, &to_client, &mut client_error);
+        if to_server.is_empty() && to_client.is_empty() {
+            return Ended {
+                client: client_error.map_or(Ok(client), Err),
+                server: server_error.map_or(Ok(server), Err),
+            };
+        }
+    }
+}
+
+fn feed<T>(
+    connection: &mut impl std::ops::DerefMut<Target = rustls::ConnectionCommon<T>>,
+    mut bytes: &[u8],
+    error: &mut Option<rustls::Error>,
+) {
+    while !bytes.is_empty() && error.is_none() {
+        connection.read_tls(&mut bytes).unwrap();
+        *error = connection.process_new_packets().err();
+    }
+}
+
+fn trust_domain() -> TrustDomain {
+    "cluster.local".parse().unwrap()
+}
+
+fn id(service_account: &str) -> SpiffeId {
+    SpiffeId::new(&trust_domain(), "emojivoto", service_account).unwrap()
+}
+
+/// A mesh's CA as a replica runs it.
+struct Mesh {
+    root: Root,
+    issuer: Issuer,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let now = SystemTime::now();
+        let root = Root::generate(&trust_domain(), now).unwrap();
+        let issuer = Issuer::new(&root, &trust_domain(), NodeId::new(1), now, 7 * DAY).unwrap();
+        Self { root, issuer }
+    }
+
+    fn bundle(&self) -> TrustBundle {
+        TrustBundle::new(vec![self.root.certificate().clone()]).unwrap()
+    }
+
+    /// A workload without a certificate.
+    fn newcomer(&self) -> WorkloadTls {
+        WorkloadTls::new(trust_domain(), self.bundle())
+    }
+
+    fn workload(&self, service_account: &str) -> WorkloadTls {
+        let workload = self.newcomer();
+        self.certify(&workload, service_account);
+        workload
+    }
+
+    fn certify(&self, workload: &WorkloadTls, service_account: &str) {
+        self.certify_from(workload, service_account, SystemTime::now());
+    }
+
+    fn certify_from(&self, workload: &WorkloadTls, service_account: &str, now: SystemTime) {
+        let key = KeyPair::generate().unwrap();
+        let issued = self.issuer.issue(&key.csr().unwrap(), &id(service_account), now, DAY).unwrap();
+        workload.set_identity(&key, issued.chain).unwrap();
+    }
+}
+
+/// `web` calls `voting`.
+fn call(web: &WorkloadTls, voting: &WorkloadTls) -> Ended {
+    handshake(web.client_config(ALPN, &id("voting")), voting.server_config(ALPN, ClientAuth::Required))
+}
+
+#[test]
+fn workloads_of_one_mesh_know_each_other() {
+    let mesh = Mesh::new();
+    let (client, server) = call(&mesh.workload("web"), &mesh.workload("voting")).established();
+    assert_eq!(AuthenticatedPeer::from_connection(&server).unwrap().id(), &id("web"));
+    assert_eq!(AuthenticatedPeer::from_connection(&client).unwrap().id(), &id("voting"));
+    assert_eq!(server.alpn_protocol(), Some(&b"conduit/h1"[..]));
+    assert_eq!(server.server_name(), None, "names are not sent");
+    assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    assert_eq!(server.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+}
+
+#[test]
+fn a_peer_is_nobody_before_the_handshake_is_complete() {
+    let mesh = Mesh::new();
+    let server = ServerConnection::new(mesh.workload("web").server_config(ALPN, ClientAuth::Required)).unwrap();
+    assert_eq!(AuthenticatedPeer::from_connection(&server), None);
+}
+
+/// A resumed session would not be verified again: see the crate's `tls` module.
+#[test]
+fn every_handshake_is_a_full_one() {
+    let mesh = Mesh::new();
+    let client = mesh.workload("web").client_config(ALPN, &id("voting"));
+    let server = mesh.workload("voting").server_config(ALPN, ClientAuth::Required);
+    for _ in 0..3 {
+        let (client, server) = handshake(client.clone(), server.clone()).established();
+        assert!(matches!(client.handshake_kind(), Some(HandshakeKind::Full)));
+        assert_eq!(client.tls13_tickets_received(), 0);
+        assert!(AuthenticatedPeer::from_connection(&server).is_some());
+    }
+}
+
+#[test]
+fn clients_may_be_nobody_where_that_is_allowed() {
+    let mesh = Mesh::new();
+    let optional = mesh.workload("controller").server_config(ALPN, ClientAuth::Optional);
+    let call = |client: &WorkloadTls| handshake(client.client_config(ALPN, &id("controller")), optional.clone());
+
+    let (client, server) = call(&mesh.newcomer()).established();
+    assert_eq!(AuthenticatedPeer::from_connection(&server), None);
+    assert_eq!(AuthenticatedPeer::from_connection(&client).unwrap().id(), &id("controller"));
+
+    let (_, server) = call(&mesh.workload("web")).established();
+    assert_eq!(AuthenticatedPeer::from_connection(&server).unwrap().id(), &id("web"));
+
+    // Who presents something must be able to stand by it: a stranger that trusts us is refused all the same.
+    let stranger = WorkloadTls::new(trust_domain(), mesh.bundle());
+    Mesh::new().certify(&stranger, "web");
+    assert_eq!(call(&stranger).refusals().1, Some(Refusal::UnknownCa));
+}
+
+#[test]
+fn clients_must_be_somebody_where_that_is_required() {
+    let mesh = Mesh::new();
+    let (client, server) = call(&mesh.newcomer(), &mesh.workload("voting")).refusals();
+    assert_eq!(server, Some(Refusal::NoCertificate));
+    assert_eq!(client, Some(Refusal::ByPeer(AlertDescription::CertificateRequired)));
+}
+
+#[test]
+fn a_server_without_certificate_completes_no_handshake() {
+    let mesh = Mesh::new();
+    let ended = call(&mesh.workload("web"), &mesh.newcomer());
+    assert!(ended.client.is_err() && ended.server.is_err());
+}
+
+#[test]
+fn plaintext_is_recognized() {
+    let mesh = Mesh::new();
+    for bytes in
+        [&b"GET / HTTP/1.1\r\nhost: web\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"220 mail ready\r\n"]
+    {
+        let config = mesh.workload("web").server_config(ALPN, ClientAuth::Required);
+        let (mut server, mut error) = (ServerConnection::new(config).unwrap(), None);
+        feed(&mut server, bytes, &mut error);
+        let error = error.unwrap();
+        assert_eq!(Refusal::of(&error), Some(Refusal::Plaintext));
+        assert_eq!(Refusal::of_io(&std::io::Error::other(error)), Some(Refusal::Plaintext));
+    }
+}
+
+#[test]
+fn only_the_expected_workload_is_connected_to() {
+    let mesh = Mesh::new();
+    let (client, server) = call(&mesh.workload("web"), &mesh.workload("emoji")).refusals();
+    let (expected, found) = (format!("`{}`", id("voting")), id("emoji").to_string());
+    assert_eq!(client, Some(Refusal::Identity { expected, found }));
+    assert_eq!(server, Some(Refusal::ByPeer(AlertDescription::CertificateUnknown)));
+}
+
+#[test]
+fn strangers_are_refused_by_both_sides() {
+    let (mesh, other) = (Mesh::new(), Mesh::new());
+    let (client, server) = call(&mesh.workload("web"), &other.workload("voting")).refusals();
+    assert_eq!(client, Some(Refusal::UnknownCa));
+    assert_eq!(server, Some(Refusal::ByPeer(AlertDescription::UnknownCA)));
+
+    let trusting = WorkloadTls::new(trust_domain(), mesh.bundle());
+    other.certify(&trusting, "web");
+    let (client, server) = call(&trusting, &mesh.workload("voting")).refusals();
+    assert_eq!(server, Some(Refusal::UnknownCa));
+    assert_eq!(client, Some(Refusal::ByPeer(AlertDescription::UnknownCA)));
+}
+
+#[test]
+fn certificates_have_a_time() {
+    let mesh = Mesh::new();
+    let (early, late) = (SystemTime::now() - 2 * DAY, SystemTime::now() + 2 * DAY);
+    for (issued, refusal) in [(early, Refusal::Expired), (late, Refusal::NotYetValid)] {
+        let (client, server) = (mesh.newcomer(), mesh.newcomer());
+        mesh.certify_from(&client, "web", issued);
+        mesh.certify_from(&server, "voting", issued);
+        assert_eq!(call(&client, &mesh.workload("voting")).refusals().1.as_ref(), Some(&refusal));
+        assert_eq!(call(&mesh.workload("web"), &server).refusals().0.as_ref(), Some(&refusal));
+    }
+}
+
+#[test]
+fn a_clock_that_is_a_little_behind_is_forgiven() {
+    let mesh = Mesh::new();
+    let client = mesh.newcomer();
+    mesh.certify_from(&client, "web", SystemTime::now() + Duration::from_secs(30));
+    call(&client, &mesh.workload("voting")).established();
+}
+
+/// Certificates that the CA never signs, as a root of ours that went astray would sign them.
+#[test]
+fn a_valid_chain_is_not_enough() {
+    let authority = Authority::new("Test root");
+    let bundle = TrustBundle::new(vec![authority.certificate()]).unwrap();
+    let voting = WorkloadTls::new(trust_domain(), bundle);
+    authority.certify(&voting, "voting");
+    let to_voting = voting.client_config(ALPN, &id("voting"));
+    let to_web = voting.client_config(ALPN, &id("web"));
+    let server = voting.server_config(ALPN, ClientAuth::Required);
+    let reason = |error: Option<&rustls::Error>| error.and_then(Refusal::of).map(|refusal| refusal.reason());
+
+    for case in authority::cases() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = authority.sign(&key, &case.leaf);
+        let ended = handshake(authority::client_presenting(&to_voting, &key, chain.clone()), server.clone());
+        assert_eq!(reason(ended.server.as_ref().err()), case.as_client, "{} as a client", case.name);
+        let ended = handshake(to_web.clone(), authority::server_presenting(&server, &key, chain));
+        assert_eq!(reason(ended.client.as_ref().err()), case.as_server, "{} as a server", case.name);
+    }
+}
+
+/// The trust domain is one domain among those that a root may come to sign for; ours is the only one we speak with.
+#[test]
+fn another_trust_domain_under_the_same_root_is_refused() {
+    let authority = Authority::new("Shared root");
+    let bundle = TrustBundle::new(vec![authority.certificate()]).unwrap();
+    let ours = WorkloadTls::new(trust_domain(), bundle.clone());
+    authority.certify(&ours, "voting");
+
+    let key = KeyPair::generate().unwrap();
+    let found = "spiffe://example.org/ns/emojivoto/sa/web";
+    let chain = authority.sign(&key, &authority::leaf(&[found]));
+    let theirs = WorkloadTls::new("example.org".parse().unwrap(), bundle);
+    theirs.set_identity(&key, chain.clone()).unwrap();
+    let ended = handshake(theirs.client_config(ALPN, &id("voting")), ours.server_config(ALPN, ClientAuth::Required));
+    let refusal = Refusal::TrustDomain { expected: trust_domain(), found: found.to_owned() };
+    assert_eq!(ended.refusals().1, Some(refusal));
+
+    assert!(ours.set_identity(&key, chain).is_err(), "nor do we present it");
+}
+
+#[test]
+fn a_workload_cannot_sign_for_others() {
+    let authority = Authority::new("Test root");
+    let voting = WorkloadTls::new(trust_domain(), TrustBundle::new(vec![authority.certificate()]).unwrap());
+    authority.certify(&voting, "voting");
+
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = authority.sign_through_a_leaf(&key, &authority::leaf(&[&id("web").to_string()]));
+    let client = authority::client_presenting(&voting.client_config(ALPN, &id("voting")), &key, chain);
+    let ended = handshake(client, voting.server_config(ALPN, ClientAuth::Required));
+    assert_eq!(ended.refusals().1, Some(Refusal::UnknownCa));
+}
+
+#[test]
+fn a_certificate_needs_its_key() {
+    let mesh = Mesh::new();
+    let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let issued = mesh.issuer.issue(&key.csr().unwrap(), &id("web"), SystemTime::now(), DAY).unwrap();
+    let web = mesh.newcomer();
+    assert!(web.set_identity(&other, issued.chain.clone()).is_err());
+    assert_eq!(web.identity(), None, "a refused identity changes nothing");
+
+    // Who goes on without the key, with a certificate seen on the wire, cannot sign the handshake.
+    let own_key = rcgen::KeyPair::generate().unwrap();
+    let thief = authority::client_presenting(&web.client_config(ALPN, &id("voting")), &own_key, issued.chain);
+    let ended = handshake(thief, mesh.workload("voting").server_config(ALPN, ClientAuth::Required));
+    assert_eq!(ended.refusals().1, Some(Refusal::Key));
+}
+
+#[test]
+fn a_new_certificate_is_presented_by_live_configurations() {
+    let mesh = Mesh::new();
+    let (web, voting) = (mesh.newcomer(), mesh.workload("voting"));
+    let client = web.client_config(ALPN, &id("voting"));
+    let server = voting.server_config(ALPN, ClientAuth::Required);
+    let call = || handshake(client.clone(), server.clone());
+
+    assert_eq!(call().refusals().1, Some(Refusal::NoCertificate));
+    mesh.certify(&web, "web");
+    let (_, established) = call().established();
+    mesh.certify(&web, "web-2");
+    let (_, next) = call().established();
+    assert_eq!(AuthenticatedPeer::from_connection(&next).unwrap().id(), &id("web-2"));
+    assert_eq!(AuthenticatedPeer::from_connection(&established).unwrap().id(), &id("web"), "established ones go on");
+
+    mesh.certify(&voting, "emoji");
+    assert!(matches!(call().refusals().0, Some(Refusal::Identity { .. })));
+}
+
+/// A root is exchanged while everything runs: both trusted, certificates renewed, the old one dropped.
+#[test]
+fn a_new_bundle_is_obeyed_by_live_configurations() {
+    let (old, new) = (Mesh::new(), Mesh::new());
+    let both = || TrustBundle::new(vec![old.root.certificate().clone(), new.root.certificate().clone()]).unwrap();
+    let (web, voting) = (old.workload("web"), old.workload("voting"));
+    let client = web.client_config(ALPN, &id("voting"));
+    let server = voting.server_config(ALPN, ClientAuth::Required);
+    let call = || handshake(client.clone(), server.clone());
+
+    call().established();
+    web.set_bundle(both());
+    call().established();
+    voting.set_bundle(both());
+    new.certify(&web, "web");
+    call().established();
+    voting.set_bundle(new.bundle());
+    call().established();
+    web.set_bundle(new.bundle());
+    assert_eq!(call().refusals().0, Some(Refusal::UnknownCa), "voting still presents the old");
+    new.certify(&voting, "voting");
+    call().established();
+    old.certify(&web, "web");
+    assert_eq!(call().refusals().1, Some(Refusal::UnknownCa), "the old is dropped");
+}
+
+#[test]
+fn an_identity_says_when_to_renew() {
+    let (mesh, now) = (Mesh::new(), SystemTime::now());
+    let web = mesh.newcomer();
+    mesh.certify_from(&web, "web", now);
+    let identity = web.identity().unwrap();
+    assert_eq!(identity.id, id("web"));
+    let seconds = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(seconds(identity.not_before), seconds(now) - 60);
+    assert_eq!(seconds(identity.not_after), seconds(now + DAY));
+}
+
+#[test]
+fn replicas_with_the_same_seed_know_each_other() {
+    let seed = Seed::generate();
+    let replica = |node| ReplicaTls::new(&seed, &trust_domain(), NodeId::new(node)).unwrap();
+    let (one, two) = (replica(1), replica(2));
+
+    for config in [one.client_config(), one.client_config_for(NodeId::new(2))] {
+        let (client, server) = handshake(config, two.server_config()).established();
+        assert_eq!(peer_node(client.peer_certificates().unwrap()), Some(NodeId::new(2)));
+        assert_eq!(peer_node(server.peer_certificates().unwrap()), Some(NodeId::new(1)));
+        assert_eq!(client.alpn_protocol(), Some(&b"h2"[..]));
+    }
+
+    // An address that another replica has by now.
+    let ended = handshake(one.client_config_for(NodeId::new(3)), two.server_config());
+    assert!(matches!(ended.refusals().0, Some(Refusal::Identity { .. })));
+}
+
+#[test]
+fn replicas_of_other_meshes_are_strangers() {
+    let seed = Seed::generate();
+    let replica = |seed: &Seed, domain: &str| ReplicaTls::new(seed, &domain.parse().unwrap(), NodeId::new(1)).unwrap();
+    let (ours, other_seed) = (replica(&seed, "cluster.local"), replica(&Seed::generate(), "cluster.local"));
+    let other_domain = replica(&seed, "example.org");
+
+    let client = |from: &ReplicaTls, to: &ReplicaTls| handshake(from.client_config(), to.server_config()).refusals().0;
+    assert_eq!(client(&ours, &other_seed), Some(Refusal::UnknownCa));
+    assert_eq!(client(&other_seed, &ours), Some(Refusal::UnknownCa));
+    assert!(matches!(client(&ours, &other_domain), Some(Refusal::TrustDomain { .. })));
+}
+
+#[test]
+fn workloads_are_not_replicas() {
+    let mesh = Mesh::new();
+    let replica = ReplicaTls::new(&Seed::generate(), &trust_domain(), NodeId::new(1)).unwrap();
+    let h2: &[&[u8]] = &[b"h2"];
+    let workload = mesh.workload("controller");
+    let ended = handshake(replica.client_config(), workload.server_config(h2, ClientAuth::Required));
+    assert_eq!(ended.refusals().0, Some(Refusal::UnknownCa));
+    let ended = handshake(workload.client_config(h2, &id("controller")), replica.server_config());
+    assert_eq!(ended.refusals().0, Some(Refusal::UnknownCa));
+}
