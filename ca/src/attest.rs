@@ -1,7 +1,7 @@
 //! Attestation in a local mesh: the supervisor vouches for what it starts, with a token that only a replica can verify.
 //!
-//! A token is `conduit-launch-v1.<claims>.<tag>`: claims as JSON, tag an HMAC-SHA256 over everything before it under a key
-//! derived from the seed, both in base64url.
+//! A token is `conduit-launch-v1.<claims>.<tag>`: claims as JSON, tag an HMAC-SHA256 over everything before it under a
+//! key derived from the seed, both in base64url.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

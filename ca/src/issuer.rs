@@ -24,7 +24,8 @@ pub const CSR_BYTES_MAX: usize = 8 * 1024;
 pub enum IssuerError {
     /// The caller's configuration and the mesh's root disagree.
     #[error(
-        "the root certificate is of trust domain `{root}`, not `{asked}`; start with --trust-domain {root}, or with an empty data directory"
+        "the root certificate is of trust domain `{root}`, not `{asked}`; \
+         start with --trust-domain {root}, or with an empty data directory"
     )]
     TrustDomain {
         /// The root's.
@@ -89,7 +90,7 @@ pub struct Issued {
 }
 
 impl Issuer {
-    /// A new intermediate with a new key, signed by `root`; it lives for `lifetime` from `now`, but never beyond the root.
+    /// A new intermediate with a new key, signed by `root` for `lifetime` from `now`, but never beyond the root.
     ///
     /// # Errors
     /// When the root is of another trust domain or has expired, or the cryptographic library fails.
@@ -128,8 +129,8 @@ impl Issuer {
 
     /// Signs a certificate for `id` and the key in `csr_der`, for `lifetime` from `now` but never beyond this issuer.
     ///
-    /// The request must be signed by its key; everything else in it (names, extensions, whether to be a CA) is ignored. It
-    /// is the caller who has established that the requester is `id`.
+    /// The request must be signed by its key; everything else in it (names, extensions, whether to be a CA) is ignored.
+    /// It is the caller who has established that the requester is `id`.
     ///
     /// # Errors
     /// When the request is refused, or this issuer cannot sign; see [`IssueError`] for who is to blame.

@@ -91,12 +91,25 @@ impl SigningKey for KeyPair {
 
 /// Uses the cryptographic library once.
 ///
-/// Its first use in a process costs tens of milliseconds (the random source collects entropy, tables are built). Call it
-/// before announcing readiness, so that no connection pays.
+/// Its first use in a process costs tens of milliseconds (the random source collects entropy, tables are built). Call
+/// it before announcing readiness, so that no connection pays.
 ///
 /// # Errors
 /// When the cryptographic library fails; nothing will work then.
 pub fn warm() -> Result<(), CryptoError> {
     aws_lc_rs::rand::fill(&mut [0; 1]).map_err(|_| CryptoError::Random)?;
     KeyPair::generate()?.sign(b"warm").map_err(CryptoError::Sign).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_new_each_time_and_print_nothing() {
+        let (one, two) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        assert_ne!(one.der_bytes(), two.der_bytes());
+        assert_eq!(format!("{one:?}"), "KeyPair(..)");
+        warm().unwrap();
+    }
 }

@@ -1,4 +1,4 @@
-//! Identity: who may speak in the mesh, how it proves it, and the TLS configurations that enforce it. No I/O but the seed's file.
+//! Identity: who may speak in the mesh, how it is proved, and the TLS that enforces it. No I/O but the seed's file.
 //!
 //! ```text
 //!  seed ──► replica   control-plane membership: an authority of its own, so that Raft never depends on the mesh's CA
@@ -10,12 +10,13 @@
 //! ```
 //!
 //! - [`seed`]: the mesh's one secret, from which every other long-lived key is derived or under which it is sealed.
-//! - [`root`], [`issuer`], [`key`]: the chain from the sealed root to a workload's certificate. [`renewal`]: when to ask for the next.
+//! - [`root`], [`issuer`], [`key`]: the chain from the sealed root to a workload's certificate. [`renewal`]: when to
+//!   ask for the next.
 //! - [`bundle`], [`workload`]: what a workload trusts and presents, exchanged under live configurations.
 //! - [`refusal`]: why a handshake was refused, for logs and counters.
 //!
-//! Everything is TLS 1.3 on aws-lc-rs. Identities are X.509-SVIDs
-//! (<https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>); names in a certificate other than its one URI are ignored.
+//! Everything is TLS 1.3 on aws-lc-rs. Identities are X.509-SVIDs, of whose names only the one URI counts:
+//! <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>.
 
 pub mod attest;
 pub mod bundle;
@@ -41,4 +42,5 @@ pub use renewal::renew_at;
 pub use replica::{ReplicaTls, peer_node};
 pub use root::{Root, RootError, SealedKey};
 pub use seed::{Seed, SeedError};
+pub use svid::NotSvid;
 pub use workload::{AuthenticatedPeer, ClientAuth, Identity, IdentityError, WorkloadTls};

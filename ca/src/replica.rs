@@ -1,7 +1,8 @@
 //! TLS between control-plane replicas.
 //!
-//! Who holds the seed derives the same Ed25519 authority from it, signs its own short-lived certificate, and accepts whoever
-//! did likewise. So replicas find together before the mesh has a root, and Raft never waits for what is decided through Raft.
+//! Who holds the seed derives the same Ed25519 authority from it, signs its own short-lived certificate, and accepts
+//! whoever did likewise. So replicas find together before the mesh has a root, and Raft never waits for what is decided
+//! through Raft.
 
 use std::{
     fmt,
@@ -61,7 +62,7 @@ impl fmt::Display for ReplicaId {
     }
 }
 
-/// Makes a replica's TLS configurations. Both ends require and verify the other's membership. Clones share one certificate.
+/// Makes a replica's TLS configurations. Both ends verify each other's membership. Clones share one certificate.
 #[derive(Clone, Debug)]
 pub struct ReplicaTls {
     trust_domain: TrustDomain,
@@ -111,7 +112,8 @@ impl ReplicaTls {
 
 /// The replica at the other end of a connection, from the certificates that its completed handshake has verified.
 ///
-/// Only to be asked of a connection made with a configuration of [`ReplicaTls`]: this reads the name and verifies nothing.
+/// Only to be asked of a connection made with a configuration of [`ReplicaTls`]: this reads, and verifies
+/// nothing.
 pub fn peer_node(certificates: &[CertificateDer<'_>]) -> Option<NodeId> {
     let svid = Svid::leaf(certificates.first()?).ok()?;
     ReplicaId::parse(&svid.uri).map(|id| id.node)
@@ -124,7 +126,8 @@ fn authority(
 ) -> Result<(CertificateDer<'static>, rcgen::Issuer<'static, MembershipKey>), CryptoError> {
     let key = seed.derive(Purpose::Membership);
     let key = MembershipKey(Ed25519KeyPair::from_seed_unchecked(key.as_ref()).map_err(|_| CryptoError::Key)?);
-    // Peers derive this certificate and never receive it. What they compare is its name and key; its times are not looked at.
+    // Peers derive this certificate and never receive it. What they compare is its name and key; its times are not
+    // looked at.
     let validity = Validity::new(SystemTime::UNIX_EPOCH, LIFETIME_MAX);
     let mut params = certificate::authority("Conduit control plane".to_owned(), trust_domain, 0, validity)?;
     params.serial_number = Some(SerialNumber::from(1));
@@ -183,7 +186,7 @@ impl Minter {
         Ok(Self { issuer, id, key, current: ArcSwap::from_pointee(first) })
     }
 
-    /// The certificate to present at `now`. Handshakes that find it old at the same time may mint one each; the last stays.
+    /// The certificate to present at `now`. Handshakes that find it old together may mint one each; the last stays.
     fn certified(&self, now: SystemTime) -> Arc<CertifiedKey> {
         let current = self.current.load();
         if current.is_young(now) {

@@ -34,8 +34,8 @@ pub enum RootError {
     /// Not something that [`SealedKey`] ever holds in this release.
     #[error("the sealed root key is not in a format that this release knows; was it written by a later one?")]
     Format,
-    /// The certificate is not a root's, or the key is not this certificate's.
-    #[error("the root certificate is not one of a trust domain's, or not that of its key")]
+    /// The certificate names no trust domain.
+    #[error("the root certificate is not one of this mesh's: it must have a trust domain as its one URI")]
     Certificate,
     /// Our own side.
     #[error(transparent)]
@@ -140,7 +140,7 @@ impl SealedKey {
     }
 }
 
-/// Random nonces are safe here: a mesh seals a handful of keys in its life, far from the 2^32 that GCM allows (SP 800-38D section 8.3).
+/// Random nonces are safe here: a mesh seals a handful of keys, far from the 2^32 of NIST SP 800-38D section 8.3.
 fn sealing_key(seed: &Seed) -> Result<RandomizedNonceKey, CryptoError> {
     RandomizedNonceKey::new(&AES_256_GCM, seed.derive(Purpose::RootSealing).as_ref()).map_err(|_| CryptoError::Key)
 }

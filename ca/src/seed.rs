@@ -22,7 +22,7 @@ const FILE_BYTES_MAX: u64 = 256;
 
 /// 32 random bytes, erased when dropped.
 ///
-/// Nothing is ever encrypted or authenticated with the seed itself, only with keys derived from it for one purpose each.
+/// It encrypts and authenticates nothing itself: keys derived from it do, one for each purpose.
 pub struct Seed([u8; KEY_BYTES]);
 
 /// What a derived key is for. Keys of different purposes say nothing about each other (RFC 5869 section 3.2).
@@ -195,6 +195,8 @@ mod tests {
         first.save_new(&path).unwrap();
         assert!(matches!(Seed::generate().save_new(&path), Err(SeedError::Exists(_))));
         assert_eq!(Seed::load(&path).unwrap().0, first.0);
+        let nowhere = dir.path().join("no such directory/seed");
+        assert!(matches!(first.save_new(&nowhere), Err(SeedError::Write { .. })));
     }
 
     #[test]

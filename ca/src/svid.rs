@@ -48,17 +48,23 @@ impl Svid {
         if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
             return Err(NotSvid::Encoding);
         }
-        let uris: Vec<_> =
-            names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(uri) } else { None }).collect();
+        let uris: Vec<&str> = names.iter().filter_map(as_uri).collect();
         let [uri] = uris[..] else { return Err(NotSvid::Uris(uris.len())) };
         let validity = certificate.validity();
         Ok(Self {
-            uri: (*uri).to_owned(),
+            uri: uri.to_owned(),
             validity: Validity {
                 not_before: validity.not_before.to_datetime().into(),
                 not_after: validity.not_after.to_datetime().into(),
             },
         })
+    }
+}
+
+fn as_uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
+    match name {
+        GeneralName::URI(uri) => Some(uri),
+        _ => None,
     }
 }
 

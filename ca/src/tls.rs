@@ -1,10 +1,10 @@
 //! What all our TLS configurations have in common.
 //!
-//! TLS 1.3 only, and no session resumption. rustls takes a resumed peer's identity from the session without verifying it
-//! again, and every resumed handshake mints the next ticket: a peer could go on for ever after its certificate expired, its
-//! issuer was dropped from the bundle, or its key was replaced. What resumption would save is small here: connections
-//! between proxies are pooled, TLS 1.3 resumes with a key exchange all the same (RFC 8446 section 2.2), and without tickets
-//! neither side holds session caches or writes them after each handshake.
+//! TLS 1.3 only, and no session resumption. rustls takes a resumed peer's identity from the session without verifying
+//! it again, and every resumed handshake mints the next ticket: a peer could go on for ever after its certificate
+//! expired, its issuer was dropped from the bundle, or its key was replaced. What resumption would save is small here:
+//! connections between proxies are pooled, TLS 1.3 resumes with a key exchange all the same (RFC 8446 section 2.2), and
+//! without tickets neither side holds session caches or writes them after each handshake.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,7 @@ use rustls::{
     version::TLS13,
 };
 
-/// aws-lc-rs, with X25519MLKEM768 preferred by crate feature. Never the process's default, which is someone else's choice.
+/// aws-lc-rs, preferring X25519MLKEM768 by crate feature. Never the process's default, which others choose.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));

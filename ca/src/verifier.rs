@@ -1,7 +1,7 @@
 //! Who is accepted at the other end of a connection.
 //!
-//! First the chain: signatures up to a root of the current bundle, time, usage. Then the name: exactly one URI, and the right
-//! one. Host names play no part; the name that a client connects to is never looked at.
+//! First the chain: signatures up to a root of the current bundle, time, usage. Then the name: exactly one URI, and the
+//! right one. Host names play no part; the name that a client connects to is never looked at.
 
 use std::{
     fmt,
@@ -181,13 +181,13 @@ fn refused(refusal: Refusal) -> Error {
     CertificateError::Other(OtherError(Arc::new(refusal))).into()
 }
 
-/// Where rustls has a word for it, that word is used, because it decides which alert the peer is sent (RFC 8446 section 6.2).
+/// Where rustls has a word for it, that word is used: it decides which alert the peer is sent (RFC 8446 section 6.2).
 fn chain_error(error: webpki::Error) -> Error {
     use webpki::Error as Chain;
     match error {
         Chain::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after }.into(),
         Chain::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before }.into(),
-        // A root of the same name with another key is as unknown as one of another name; so is a workload that plays issuer.
+        // As unknown as any stranger: a root of the same name with another key, and a workload that plays issuer.
         Chain::UnknownIssuer
         | Chain::InvalidSignatureForPublicKey
         | Chain::EndEntityUsedAsCa

@@ -1,7 +1,7 @@
 //! TLS of one workload: a proxy's, or the serving side of a controller's.
 //!
-//! Certificate and bundle are exchanged underneath configurations that were already handed out: the next handshake of each
-//! uses the new ones, established connections go on as they are.
+//! Certificate and bundle are exchanged underneath configurations that were already handed out: the next handshake of
+//! each uses the new ones, established connections go on as they are.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -85,7 +85,7 @@ struct Current {
 }
 
 impl WorkloadTls {
-    /// A workload that trusts `bundle` and has no certificate yet: as a client it presents none, as a server it can complete no handshake.
+    /// Trusts `bundle`, and has no certificate yet: a client presents none, a server completes no handshake.
     pub fn new(trust_domain: TrustDomain, bundle: TrustBundle) -> Self {
         Self { trust_domain, bundle: Arc::new(ArcSwap::from_pointee(bundle)), current: Arc::default() }
     }

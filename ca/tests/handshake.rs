@@ -1,5 +1,7 @@
 //! Handshakes between real configurations, in memory: who gets through, and what is said to those who do not.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a test shall fail the test")]
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
