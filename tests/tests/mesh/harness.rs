@@ -1,0 +1,301 @@
+//! A mesh in a directory of its own, driven through the `conduit` command.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The programs that make up a mesh.
+const PROGRAMS: [&str; 4] = ["conduit", "conduit-controller", "conduit-proxy", "conduit-demo"];
+/// The user and group that have no rights anywhere.
+const NOBODY: u32 = 65_534;
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// One mesh at a time: they are heavy.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A place for a mesh, which may or may not run in it. Dropping it ends what runs and removes it.
+pub struct Mesh {
+    directory: TempDir,
+    programs: PathBuf,
+    user: Option<u32>,
+    web_port: u16,
+    _turn: Option<MutexGuard<'static, ()>>,
+}
+
+pub struct Raft {
+    pub leader_id: String,
+    pub revision: u64,
+    pub members: Vec<Member>,
+}
+
+#[derive(Clone)]
+pub struct Member {
+    pub id: String,
+    pub role: String,
+    pub pid: u32,
+}
+
+pub struct Process {
+    pub pid: u32,
+    pub state: String,
+    pub restarts: u64,
+}
+
+impl Raft {
+    pub fn leader(&self) -> &Member {
+        self.members.iter().find(|member| member.id == self.leader_id).expect("a leader")
+    }
+}
+
+/// A place without a mesh.
+pub fn without_mesh() -> Mesh {
+    Mesh::place(built_programs(), None, None)
+}
+
+/// Runs `test` on a mesh that an ordinary user started, with copies of the programs which that user can reach.
+pub fn run_as_nobody(test: impl FnOnce(Mesh)) {
+    let programs = TempDir::with_prefix("conduit-bin-").unwrap();
+    open_to_all(programs.path());
+    for program in PROGRAMS {
+        fs::copy(built_programs().join(program), programs.path().join(program)).unwrap();
+    }
+    let user = nix::unistd::geteuid().is_root().then_some(NOBODY);
+    let mesh = Mesh::place(programs.path().to_owned(), user, Some(turn()));
+    mesh.start();
+    test(mesh);
+}
+
+impl Mesh {
+    /// A running mesh with the demo in it.
+    pub fn up() -> Self {
+        let mesh = Self::place(built_programs(), None, Some(turn()));
+        mesh.start();
+        mesh
+    }
+
+    fn place(programs: PathBuf, user: Option<u32>, turn: Option<MutexGuard<'static, ()>>) -> Self {
+        let directory = TempDir::with_prefix("conduit-").unwrap();
+        if let Some(user) = user {
+            nix::unistd::chown(directory.path(), Some(user.into()), Some(user.into())).unwrap();
+        }
+        // Free a moment ago; another test's mesh waits for its turn.
+        let web_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { directory, programs, user, web_port, _turn: turn }
+    }
+
+    fn start(&self) {
+        self.ok(&format!("local up --demo --detach --web-port {}", self.web_port));
+    }
+
+    fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(self.programs.join("conduit"));
+        command.args(args.split(' ')).env("CONDUIT_LOCAL_DIR", self.mesh_directory()).stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    fn mesh_directory(&self) -> PathBuf {
+        self.directory.path().join("mesh")
+    }
+
+    fn run(&self, args: &str) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// The standard output of a command that must succeed.
+    pub fn ok(&self, args: &str) -> String {
+        let output = self.run(args);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "`conduit {args}` failed: {stderr}\n{stdout}\n{}", self.logs());
+        stdout
+    }
+
+    /// The one line with which a command fails.
+    pub fn fails(&self, args: &str) -> String {
+        let output = self.run(args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "`conduit {args}`: {stderr}{}", text(&output.stdout));
+        assert_eq!(stderr.trim_end().lines().count(), 1, "`conduit {args}`: {stderr}");
+        stderr
+    }
+
+    /// The first `count` lines of a command that does not end by itself; it is then ended.
+    pub fn first_lines(&self, args: &str, count: usize) -> Vec<String> {
+        let mut child = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        // Ends the command if it stays silent, so that the reading below is bounded.
+        let silence = std::thread::spawn(move || {
+            for _ in 0..600 {
+                sleep(LOOK_AGAIN);
+                if kill(pid, None).is_err() {
+                    return;
+                }
+            }
+            let _ = kill(pid, Signal::SIGKILL);
+        });
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(count).map(Result::unwrap).collect();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        silence.join().unwrap();
+        lines
+    }
+
+    pub fn try_raft(&self) -> Option<Raft> {
+        let output = self.run("raft status -o json");
+        let json: Value = output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())?;
+        let member = |m: &Value| Member {
+            id: m["id"].as_str().unwrap().to_owned(),
+            role: m["role"].as_str().unwrap().to_owned(),
+            pid: m["pid"].as_u64().unwrap_or_default() as u32,
+        };
+        Some(Raft {
+            leader_id: json["leader_id"].as_str().unwrap_or_default().to_owned(),
+            revision: json["revision"].as_u64().unwrap(),
+            members: json["members"].as_array().unwrap().iter().map(member).collect(),
+        })
+    }
+
+    pub fn raft(&self) -> Raft {
+        eventually(Duration::from_secs(10), "`conduit raft status` answers", || self.try_raft())
+    }
+
+    /// One of the processes of `conduit local status`.
+    pub fn process(&self, name: &str) -> Process {
+        let json: Value = serde_json::from_str(&self.ok("local status -o json")).unwrap();
+        let processes = json["processes"].as_array().unwrap();
+        let process = processes.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no {name} in {json}"));
+        Process {
+            pid: process["pid"].as_u64().unwrap_or_default() as u32,
+            state: process["state"].as_str().unwrap().to_owned(),
+            restarts: process["restarts"].as_u64().unwrap(),
+        }
+    }
+
+    /// Where the demo's page is.
+    pub fn web_address(&self) -> String {
+        format!("127.0.0.1:{}", self.web_port)
+    }
+
+    pub fn trust_bundle(&self) -> String {
+        fs::read_to_string(self.mesh_directory().join("trust-bundle.pem")).unwrap()
+    }
+
+    /// A file for a command to read.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// No supervisor was left behind by the commands that failed.
+    pub fn is_empty(&self) {
+        let marker = self.mesh_directory().display().to_string();
+        let left = fs::read_dir("/proc").unwrap().filter_map(|process| {
+            let command = fs::read(process.ok()?.path().join("environ")).ok()?;
+            text(&command).contains(&marker).then_some(())
+        });
+        assert_eq!(left.count(), 0, "processes were left behind");
+    }
+
+    /// Kills a process of this mesh as the kernel's out-of-memory killer does.
+    pub fn kill9(&self, pid: u32) {
+        assert_ne!(pid, 0, "a process to kill");
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    }
+
+    /// Ends it as a person does, and looks whether everything is gone.
+    pub fn down(&self) {
+        self.ok("local down");
+        self.is_empty();
+    }
+
+    /// The end of every log, for the one who has to find out why a test failed.
+    fn logs(&self) -> String {
+        let Ok(logs) = fs::read_dir(self.mesh_directory().join("logs")) else { return String::new() };
+        let tail = |path: &Path| {
+            let log = fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            format!("--- {}\n{}\n", path.display(), lines[lines.len().saturating_sub(15)..].join("\n"))
+        };
+        logs.filter_map(Result::ok).map(|log| tail(&log.path())).collect()
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        // Mostly down already; if the test failed, or the command does, the supervisor takes everything with it.
+        let _ = self.run("local down --purge");
+        let marker = self.mesh_directory().display().to_string();
+        for process in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+            let pid = process.file_name().to_string_lossy().parse::<i32>();
+            let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+            if let (Ok(pid), true) = (pid, text(&environment).contains(&marker)) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// What `look` finds, as soon as it finds something.
+pub fn eventually<T>(within: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    #[allow(clippy::disallowed_methods, reason = "real processes run on the real clock")]
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        sleep(LOOK_AGAIN);
+    }
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the programs of this build are. `cargo test` builds the programs of the package under test only; these are others'.
+fn built_programs() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let test = std::env::current_exe().unwrap();
+        let directory = test.ancestors().nth(2).unwrap().to_owned();
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--workspace", "--bins", "--quiet"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if directory.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the programs do not build");
+        directory
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+fn open_to_all(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
