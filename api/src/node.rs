@@ -23,6 +23,12 @@ impl NodeId {
     }
 }
 
+impl From<u64> for NodeId {
+    fn from(wire: u64) -> Self {
+        Self(wire)
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

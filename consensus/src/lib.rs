@@ -1,1 +1,23 @@
-//! placeholder
+//! Commands, the pure state machine, and the Raft that makes all replicas apply the same ones in the same order.
+//!
+//! ```text
+//!   propose ─► (leader) ─► store::log on a quorum of disks ─► store::machine ─► MeshState::apply ─► watch::Receiver<Arc<MeshState>>
+//!                 ▲
+//!      peers, network (client) ◄──── mutual TLS ────► service (server)
+//! ```
+//!
+//! [`state`] and [`command`] are pure. Everything else is openraft's shell, and small.
+
+pub mod cluster;
+pub mod command;
+mod network;
+pub mod peers;
+pub mod raft;
+pub mod service;
+pub mod state;
+pub mod store;
+
+pub use cluster::{Cluster, ClusterConfig, Fence, MemberStatus, ProposeError, RaftStatus, Role};
+pub use command::{Applied, Change, Command, Outcome, Proposal};
+pub use raft::{Member, Timing};
+pub use state::{AuditRecord, CaState, MeshState, RootRecord, Versioned};

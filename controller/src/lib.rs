@@ -1,1 +1,25 @@
-//! placeholder
+//! The control-plane process: actors around one replicated state machine.
+//!
+//! ```text
+//!  platform file ─► platform (leader only) ─► consensus ─► applied state ─► discovery ─► proxies
+//!                                                              │
+//!                                            authority ◄───────┴──► api ◄─► peer (the other replicas)
+//!                                                │                   ▲
+//!  proxies ─► identity (CSR + token) ─► issuer ◄─┘     proxies ─► telemetry, tap
+//! ```
+//!
+//! A file named like its folder is pure and decides; `actor.rs` and `server.rs` beside it are its shell, and do.
+
+pub mod admin;
+pub mod api;
+pub mod app;
+pub mod authority;
+pub mod config;
+pub mod discovery;
+pub mod identity;
+pub mod peer;
+pub mod platform;
+pub mod propose;
+pub mod serve;
+pub mod tap;
+pub mod telemetry;

@@ -1,0 +1,476 @@
+//! The handle to this replica: propose, read, join, leave.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use conduit_api::{
+    NodeId,
+    proto::peer::{JoinRequest, RaftMessage, raft_server::RaftServer},
+};
+use conduit_ca::CryptoError;
+use openraft::{
+    LogIdOptionExt as _, RaftMetrics, ServerState,
+    async_runtime::watch::WatchReceiver as _,
+    errors::{ClientWriteError, InitializeError, RaftError},
+    impls::ProgressResponder,
+    vote::RaftLeaderId as _,
+};
+use tokio::{
+    sync::{Mutex, MutexGuard, watch},
+    time::{Instant, sleep, timeout},
+};
+use tonic::{Code, Request, Status, transport::Channel};
+
+use crate::{
+    command::{Applied, Proposal},
+    network::{Network, client},
+    peers::{Dial, MESSAGE_BYTES_MAX, Peers, Purpose},
+    raft::{LeaderId, Member, Raft, Timing, TypeConfig},
+    service::RaftService,
+    state::MeshState,
+    store::{
+        self, OpenError, decode, encode,
+        log::{Flush, LogStore},
+        machine::StateMachine,
+    },
+};
+
+/// The trailer in which a replica that does not lead says who does.
+pub(crate) const LEADER_HINT: &str = "conduit-leader";
+/// How long a proposal waits for a leader: three elections.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// One attempt at it; an entry is committed in milliseconds, or its leader is in trouble.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two attempts.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(50);
+/// A leader that stops waits this long for its successor.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where a replica keeps its data, and how others reach it.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// One to a replica; its id lives in it.
+    pub data_dir: PathBuf,
+    /// The name under which it comes back after it lost its disk.
+    pub name: String,
+    /// `host:port` of its peer port, for the others.
+    pub address: String,
+    /// The same on all replicas.
+    pub timing: Timing,
+    /// Other than [`Flush::Grouped`] in simulation only.
+    pub flush: Flush,
+}
+
+impl ClusterConfig {
+    /// With the timing and the disk of production.
+    pub fn new(data_dir: &Path, name: &str, address: &str) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            name: name.to_owned(),
+            address: address.to_owned(),
+            timing: Timing::default(),
+            flush: Flush::Grouped,
+        }
+    }
+}
+
+/// Why a replica does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log or the snapshot in it.
+    #[error("cannot read the replica's state: move its data directory away, and the replica joins anew")]
+    State(#[source] io::Error),
+    /// No certificate could be made from the seed.
+    #[error(transparent)]
+    Tls(#[from] CryptoError),
+    /// Raft itself.
+    #[error("Raft does not start: {0}")]
+    Raft(String),
+}
+
+/// Why a proposal is not known to be committed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    /// A fenced proposal of a leadership that is over; nothing was changed.
+    #[error("this replica no longer leads")]
+    NotLeading,
+    /// No leader with a quorum was found in time. The proposal may still be committed; all commands may be repeated.
+    #[error("no quorum of controllers within {}s ({last}); start the missing ones, `conduit raft status` names them", PROPOSE_TIMEOUT.as_secs())]
+    NoQuorum {
+        /// What the last attempt met.
+        last: String,
+    },
+    /// The leader refused it for good.
+    #[error("the leader refused the change: {0}")]
+    Refused(String),
+    /// This replica is ending.
+    #[error("this replica is shutting down: {0}")]
+    Fatal(String),
+}
+
+/// Why this replica did not become a member.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// Nobody who was asked could do it.
+    #[error("no peer could admit this replica: {0}")]
+    Refused(String),
+    /// It is a member of something already.
+    #[error("cannot start a control plane with this data directory: {0}")]
+    Initialize(String),
+}
+
+/// Why a replica cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("Raft ended: {0}")]
+pub struct Fatal(String);
+
+/// Proof of a leadership. A write that carries it fails once that leadership is over, so that a deposed leader's decisions
+/// do not reach the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence(LeaderId);
+
+/// What this replica is at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// It decides.
+    Leader,
+    /// It follows and votes.
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It follows, and does not vote yet.
+    #[default]
+    Learner,
+    /// It is ending.
+    Stopped,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// A member as this replica knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// e.g. `controller-0`
+    pub name: String,
+    /// `host:port`
+    pub address: String,
+    /// Its vote counts.
+    pub voter: bool,
+}
+
+/// Raft as this replica sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RaftStatus {
+    /// Its own role.
+    pub role: Role,
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// The latest term it knows.
+    pub term: u64,
+    /// The end of its log.
+    pub last_log_index: u64,
+    /// The end of what it has applied.
+    pub applied_index: u64,
+    /// All members, this replica included once it is one.
+    pub members: BTreeMap<NodeId, MemberStatus>,
+}
+
+/// The handle to this replica. Clones are the same replica.
+#[derive(Clone)]
+pub struct Cluster {
+    id: NodeId,
+    member: Member,
+    raft: Raft,
+    peers: Peers,
+    state: watch::Receiver<Arc<MeshState>>,
+    status: watch::Receiver<RaftStatus>,
+    leadership: watch::Receiver<Option<Fence>>,
+    joining: Arc<Mutex<()>>,
+}
+
+impl Cluster {
+    /// Opens the data directory and starts Raft over it; `dial` makes connections as the id found there.
+    ///
+    /// # Errors
+    /// When the data directory is in use, damaged, or not writable.
+    pub async fn start<D: Dial>(
+        config: ClusterConfig,
+        dial: impl FnOnce(NodeId) -> Result<D, CryptoError>,
+    ) -> Result<Self, StartError> {
+        let (database, id) = store::open(&config.data_dir)?;
+        let (published, state) = watch::channel(Arc::default());
+        let log = LogStore::new(database.clone(), config.flush).map_err(StartError::State)?;
+        let machine = StateMachine::open(database, published).map_err(StartError::State)?;
+        let peers = Peers::new(dial(id)?);
+        let raft_config = config.timing.config().validate().map_err(|error| StartError::Raft(error.to_string()))?;
+        let network = Network { peers: peers.clone() };
+        let raft = Raft::new(id, Arc::new(raft_config), network, log, machine)
+            .await
+            .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
+        let (status, leadership) = follow_metrics(&raft);
+        let member = Member { name: config.name, address: config.address };
+        Ok(Self { id, member, raft, peers, state, status, leadership, joining: Arc::default() })
+    }
+
+    /// This replica.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Whether it is, or ever was, part of a control plane.
+    pub async fn is_initialized(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(false)
+    }
+
+    /// Starts a new control plane with this replica as its only member. Exactly one replica may ever do so: two that do
+    /// are two control planes.
+    ///
+    /// # Errors
+    /// When it is part of one already.
+    pub async fn initialize(&self) -> Result<(), JoinError> {
+        match self.raft.initialize(BTreeMap::from([(self.id, self.member.clone())])).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotAllowed(error))) => {
+                Err(JoinError::Initialize(error.to_string()))
+            }
+            Err(error) => Err(JoinError::Initialize(error.to_string())),
+        }
+    }
+
+    /// Asks the replicas at `peers` to make this one a member. Returns when it votes.
+    ///
+    /// # Errors
+    /// When none of them could, for instance because there is no leader yet: ask again.
+    pub async fn join(&self, peers: &[String]) -> Result<(), JoinError> {
+        let mut refused = Vec::new();
+        for address in peers {
+            let request = JoinRequest {
+                node_id: self.id.as_u64(),
+                name: self.member.name.clone(),
+                address: self.member.address.clone(),
+            };
+            match client(self.peers.stranger(address)).join(request).await {
+                Ok(_) => return Ok(()),
+                Err(status) => refused.push(format!("{address}: {}", status.message())),
+            }
+        }
+        Err(JoinError::Refused(refused.join("; ")))
+    }
+
+    /// The latest state that this replica has applied. Whoever is slow skips some.
+    pub fn state(&self) -> watch::Receiver<Arc<MeshState>> {
+        self.state.clone()
+    }
+
+    /// Raft as this replica sees it.
+    pub fn status(&self) -> watch::Receiver<RaftStatus> {
+        self.status.clone()
+    }
+
+    /// `Some` while this replica leads, from when its state holds everything that was committed before.
+    pub fn leadership(&self) -> watch::Receiver<Option<Fence>> {
+        self.leadership.clone()
+    }
+
+    /// Commits `proposal` and returns what became of it; the state of this replica may show it a moment later, unless it
+    /// leads. With a fence it is only written by that leadership, without one by whichever leader there is.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, proposal: Proposal, fence: Option<Fence>) -> Result<Applied, ProposeError> {
+        match fence {
+            Some(fence) => self.write_fenced(proposal, fence).await,
+            None => self.write_anywhere(proposal).await,
+        }
+    }
+
+    /// The service to serve on the peer port, over the TLS of replicas.
+    pub fn raft_service(&self) -> RaftServer<RaftService> {
+        RaftServer::new(RaftService { cluster: self.clone() })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// A channel to another member's peer port.
+    pub fn channel(&self, node: NodeId) -> Option<Channel> {
+        let status = self.status.borrow();
+        let member = status.members.get(&node)?;
+        let member = Member { name: member.name.clone(), address: member.address.clone() };
+        Some(self.peers.channel(node, &member, Purpose::Messages))
+    }
+
+    /// Resolves when Raft has ended without being asked to; the process must end then.
+    pub async fn fatal(&self) -> Fatal {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let running = metrics.borrow_watched().running_state.clone();
+            if let Err(fatal) = running {
+                return Fatal(fatal.to_string());
+            }
+            if metrics.changed().await.is_err() {
+                return Fatal("its task is gone".to_owned());
+            }
+        }
+    }
+
+    /// Hands leadership over, if this replica leads, and stops.
+    pub async fn shutdown(self) {
+        if let Some(successor) = self.successor()
+            && self.raft.trigger().transfer_leader(successor).await.is_ok()
+        {
+            let mut status = self.status.clone();
+            let followed = status.wait_for(|status| status.leader.is_some_and(|leader| leader != self.id));
+            // A successor that does not take over in time loses nothing: the others elect one.
+            let _ = timeout(HANDOVER_TIMEOUT, followed).await;
+        }
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop cleanly");
+        }
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// Held while the membership changes: Raft allows one change at a time.
+    pub(crate) async fn joining(&self) -> MutexGuard<'_, ()> {
+        self.joining.lock().await
+    }
+
+    async fn write_fenced(&self, proposal: Proposal, fence: Fence) -> Result<Applied, ProposeError> {
+        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let sent = self.raft.write(proposal).with_leader(fence.0).responder(responder).await;
+        sent.map_err(|fatal| ProposeError::Fatal(fatal.to_string()))?;
+        let answer = timeout(PROPOSE_TIMEOUT, answer).await;
+        match answer.map_err(|_| ProposeError::NoQuorum { last: "the entry was not committed".to_owned() })? {
+            Ok(Ok(written)) => Ok(written.data),
+            Ok(Err(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(ProposeError::NotLeading)
+            }
+            Ok(Err(error)) => Err(ProposeError::Refused(error.to_string())),
+            Err(_) => Err(ProposeError::Fatal("the core is gone".to_owned())),
+        }
+    }
+
+    async fn write_anywhere(&self, proposal: Proposal) -> Result<Applied, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        loop {
+            let last = match self.attempt(&proposal).await {
+                Ok(applied) => return Ok(applied),
+                Err(status) if status.code() == Code::Aborted => {
+                    return Err(ProposeError::Refused(status.message().to_owned()));
+                }
+                Err(status) => status.message().to_owned(),
+            };
+            if Instant::now() + ATTEMPT_PAUSE >= deadline {
+                return Err(ProposeError::NoQuorum { last });
+            }
+            sleep(ATTEMPT_PAUSE).await;
+        }
+    }
+
+    /// One attempt, at the leader that this replica knows. Its own service answers if that is itself.
+    async fn attempt(&self, proposal: &Proposal) -> Result<Applied, Status> {
+        let leader = self.status.borrow().leader.ok_or_else(|| Status::unavailable("no leader is known"))?;
+        let payload = encode(proposal).map_err(|error| Status::aborted(error.to_string()))?;
+        let request = Request::new(RaftMessage { target: leader.as_u64(), payload });
+        let propose = async {
+            if leader == self.id {
+                let service = RaftService { cluster: self.clone() };
+                return conduit_api::proto::peer::raft_server::Raft::propose(&service, request).await;
+            }
+            let channel = self.channel(leader).ok_or_else(|| Status::unavailable("the leader is not a member"))?;
+            client(channel).propose(request).await
+        };
+        let answer = timeout(ATTEMPT_TIMEOUT, propose).await;
+        let answer = answer.map_err(|_| Status::deadline_exceeded("the leader does not commit"))??;
+        decode(&answer.into_inner().payload).map_err(|error| Status::aborted(error.to_string()))
+    }
+
+    /// The voter to lead next, if this replica leads: the one whose log is the longest.
+    fn successor(&self) -> Option<NodeId> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let replication = metrics.replication?;
+        let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
+        let others = replication.into_iter().filter(|(node, _)| *node != self.id && voters.contains(node));
+        others.max_by_key(|(_, matched)| matched.index()).map(|(node, _)| node)
+    }
+}
+
+/// Turns openraft's metrics into what the rest of the controller looks at, for as long as Raft runs.
+fn follow_metrics(raft: &Raft) -> (watch::Receiver<RaftStatus>, watch::Receiver<Option<Fence>>) {
+    let mut metrics = raft.metrics();
+    let first = metrics.borrow_watched().clone();
+    let (status_sender, status) = watch::channel(status_of(&first));
+    let (leadership_sender, leadership) = watch::channel(fence_of(&first));
+    tokio::spawn(async move {
+        while metrics.changed().await.is_ok() {
+            // Cloned at once: a borrow that is held across an await stops the core (openraft#1238).
+            let latest = metrics.borrow_watched().clone();
+            replace_if_new(&status_sender, status_of(&latest));
+            replace_if_new(&leadership_sender, fence_of(&latest));
+        }
+        leadership_sender.send_replace(None);
+    });
+    (status, leadership)
+}
+
+fn replace_if_new<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|current| {
+        let new = *current != value;
+        *current = value;
+        new
+    });
+}
+
+fn status_of(metrics: &RaftMetrics<TypeConfig>) -> RaftStatus {
+    let membership = metrics.membership_config.membership();
+    let voters: Vec<NodeId> = membership.voter_ids().collect();
+    let member = |(node, member): (&NodeId, &Member)| {
+        let (name, address) = (member.name.clone(), member.address.clone());
+        (*node, MemberStatus { name, address, voter: voters.contains(node) })
+    };
+    RaftStatus {
+        role: match metrics.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Learner => Role::Learner,
+            ServerState::Shutdown => Role::Stopped,
+        },
+        leader: metrics.current_leader,
+        term: metrics.current_term,
+        last_log_index: metrics.last_log_index.unwrap_or_default(),
+        applied_index: metrics.last_applied.index().unwrap_or_default(),
+        members: membership.nodes().map(member).collect(),
+    }
+}
+
+/// A leader is established when it has applied an entry of its own term: only then does its state hold everything that
+/// earlier leaders committed (Raft, section 8).
+fn fence_of(metrics: &RaftMetrics<TypeConfig>) -> Option<Fence> {
+    if metrics.state != ServerState::Leader || metrics.running_state.is_err() {
+        return None;
+    }
+    let leadership = metrics.vote.leader_id().to_committed();
+    let established = metrics.last_applied.as_ref().is_some_and(|applied| applied.leader_id == leadership);
+    established.then_some(Fence(leadership))
+}

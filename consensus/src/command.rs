@@ -1,0 +1,106 @@
+//! What can be asked of the replicated state.
+
+use std::fmt;
+
+use conduit_api::{NodeId, Pod, PodName, Revision, Service, ServiceName};
+use conduit_ca::SealedKey;
+use serde::{Deserialize, Serialize};
+
+/// One entry of the log: a command, and who gave it when.
+///
+/// Time comes with the entry, because applying it must be the same on every replica and at every replay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Who wants it: a component, or a person.
+    pub proposer: String,
+    /// The proposer's clock, milliseconds since the Unix epoch; for the audit, never compared.
+    pub time_ms: u64,
+    /// What.
+    pub command: Command,
+}
+
+/// Changes the replicated state.
+///
+/// All are idempotent, so that one which is proposed again, because the answer to it was lost, changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Discovery changes that become visible together.
+    Batch(Vec<Change>),
+    /// The first trust root. Refused when there is one: of two that are proposed, the first wins.
+    CaInit {
+        /// Self-signed, in DER.
+        certificate: Vec<u8>,
+        /// Its key; only the seed opens it.
+        sealed_key: SealedKey,
+    },
+    /// A replica's own issuing certificate; replaces its earlier one.
+    AddIssuer {
+        /// Whose.
+        node: NodeId,
+        /// In DER.
+        certificate: Vec<u8>,
+    },
+    /// Forgets a replica's issuing certificate.
+    RemoveIssuer {
+        /// Whose.
+        node: NodeId,
+    },
+}
+
+/// A change of the discovery state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// A service as it is from now on, with all its endpoints.
+    UpsertService(Service),
+    /// There is no such service any more.
+    RemoveService(ServiceName),
+    /// A pod as it is from now on.
+    UpsertPod(Pod),
+    /// There is no such pod any more.
+    RemovePod(PodName),
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The discovery state's revision after the command.
+    pub revision: Revision,
+    /// Whether it did anything.
+    pub outcome: Outcome,
+}
+
+/// Whether a command did anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The state changed.
+    Done,
+    /// The state was so already.
+    Unchanged,
+    /// The state does not allow it.
+    Rejected(String),
+}
+
+/// For the audit: what kind of change, not its content.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Batch(changes) => write!(f, "{} discovery changes", changes.len()),
+            Self::CaInit { .. } => f.write_str("first trust root"),
+            Self::AddIssuer { node, .. } => write!(f, "issuing certificate of {node}"),
+            Self::RemoveIssuer { node } => write!(f, "removed the issuing certificate of {node}"),
+        }
+    }
+}
+
+/// How openraft shows an entry in its logs.
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.command, self.proposer)
+    }
+}
+
+impl fmt::Display for Applied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at revision {}", self.outcome, self.revision)
+    }
+}

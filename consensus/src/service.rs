@@ -1,0 +1,155 @@
+//! The server side of Raft, and what replicas ask the leader for.
+
+use std::time::Duration;
+
+use conduit_api::{
+    NodeId,
+    proto::peer::{JoinRequest, JoinResponse, RaftMessage, SnapshotChunk, raft_server},
+};
+use openraft::{
+    ChangeMembers,
+    errors::{ClientWriteError, RaftError},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::info;
+
+use crate::{
+    cluster::{Cluster, LEADER_HINT},
+    command::Proposal,
+    raft::{Member, Snapshot, SnapshotMeta, TypeConfig, Vote},
+    store::{decode, encode},
+};
+
+/// The largest snapshot that is taken: a hundred thousand endpoints are a tenth of it.
+const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// A joining replica that has not caught up by then asks again, and goes on where it was.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The service of one replica.
+#[derive(Clone)]
+pub struct RaftService {
+    pub(crate) cluster: Cluster,
+}
+
+type Answer = Result<Response<RaftMessage>, Status>;
+
+impl RaftService {
+    /// An address may lead to another replica than it did when the caller learned it.
+    fn for_us(&self, target: u64) -> Result<(), Status> {
+        let own = self.cluster.id();
+        if target == own.as_u64() {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!("this is node {own}, not {}", NodeId::new(target))))
+    }
+
+    fn message<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
+        let message = request.into_inner();
+        self.for_us(message.target)?;
+        decode(&message.payload).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    fn answer<T: Serialize>(&self, answer: &T) -> Answer {
+        let payload = encode(answer).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(RaftMessage { target: 0, payload }))
+    }
+
+    /// What a caller must do who meets a replica that does not lead.
+    fn not_leading(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Status {
+        match error {
+            RaftError::APIError(
+                ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
+            ) => {
+                let mut status = Status::failed_precondition("this replica does not lead");
+                if let Some(hint) = forward.leader_id.and_then(|leader| leader.to_string().parse().ok()) {
+                    status.metadata_mut().insert(LEADER_HINT, hint);
+                }
+                status
+            }
+            RaftError::APIError(error) => Status::aborted(error.to_string()),
+            RaftError::Fatal(fatal) => Status::unavailable(fatal.to_string()),
+        }
+    }
+
+    /// Learner first, so that it has everything before it counts; then voter, in place of an earlier replica of its name,
+    /// whose disk is gone.
+    async fn admit(&self, node: NodeId, member: Member) -> Result<(), Status> {
+        let _one_at_a_time = self.cluster.joining().await;
+        let status = self.cluster.status().borrow().clone();
+        if status.members.get(&node).is_some_and(|known| known.voter && known.address == member.address) {
+            return Ok(());
+        }
+        let replaced = status.members.iter().filter(|(id, known)| **id != node && known.name == member.name);
+        let replaced: Vec<NodeId> = replaced.map(|(id, _)| *id).collect();
+        info!(%node, name = %member.name, address = %member.address, "admitting a replica");
+        let raft = self.cluster.raft();
+        raft.add_learner(node, member, true).await.map_err(|error| self.not_leading(error))?;
+        let mut changes = vec![ChangeMembers::AddVoterIds([node].into())];
+        if !replaced.is_empty() {
+            changes.push(ChangeMembers::RemoveVoters(replaced.into_iter().collect()));
+        }
+        let change = ChangeMembers::Batch(changes);
+        raft.change_membership(change, false).await.map_err(|error| self.not_leading(error))?;
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for RaftService {
+    async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
+        let rpc = self.message(request)?;
+        self.answer(&self.cluster.raft().append_entries(rpc).await.map_err(ended)?)
+    }
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Answer {
+        let rpc = self.message(request)?;
+        self.answer(&self.cluster.raft().vote(rpc).await.map_err(ended)?)
+    }
+
+    async fn pre_vote(&self, request: Request<RaftMessage>) -> Answer {
+        let rpc = self.message(request)?;
+        self.answer(&self.cluster.raft().pre_vote(rpc).await.map_err(ended)?)
+    }
+
+    async fn transfer_leader(&self, request: Request<RaftMessage>) -> Answer {
+        let rpc = self.message(request)?;
+        let answer = self.cluster.raft().handle_transfer_leader(rpc).await;
+        self.answer(&answer.map_err(|error| Status::unavailable(error.to_string()))?)
+    }
+
+    async fn install_snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Answer {
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
+        self.for_us(first.target)?;
+        let (vote, meta): (Vote, SnapshotMeta) =
+            decode(&first.header).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut snapshot = first.data;
+        while let Some(chunk) = chunks.message().await? {
+            if snapshot.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
+                return Err(Status::resource_exhausted(format!("a snapshot of more than {SNAPSHOT_BYTES_MAX} bytes")));
+            }
+            snapshot.extend(chunk.data);
+        }
+        let installed = self.cluster.raft().install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
+        self.answer(&installed.map_err(|fatal| Status::unavailable(fatal.to_string()))?)
+    }
+
+    async fn propose(&self, request: Request<RaftMessage>) -> Answer {
+        let proposal: Proposal = self.message(request)?;
+        let written = self.cluster.raft().client_write(proposal).await.map_err(|error| self.not_leading(error))?;
+        self.answer(&written.data)
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let JoinRequest { node_id, name, address } = request.into_inner();
+        let joined = timeout(JOIN_TIMEOUT, self.admit(NodeId::new(node_id), Member { name, address })).await;
+        joined.map_err(|_| Status::deadline_exceeded("the replica is not up to date yet"))??;
+        Ok(Response::new(JoinResponse {}))
+    }
+}
+
+fn ended(error: RaftError<TypeConfig>) -> Status {
+    Status::unavailable(error.to_string())
+}

@@ -1,0 +1,241 @@
+//! The replicated state, and the one way in which it changes. Pure: no clock, no randomness, no I/O, ordered maps only, so
+//! that the same log makes the same state on every replica and at every replay.
+
+mod index;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use conduit_api::{NodeId, Pod, PodName, Revision, Service, ServiceName};
+use conduit_ca::SealedKey;
+use serde::{Deserialize, Serialize};
+
+use self::index::Index;
+use crate::command::{Applied, Change, Command, Outcome, Proposal};
+
+/// How many changes the audit remembers: a few hundred kilobytes, and days of ordinary work.
+pub const AUDIT_MAX: usize = 1000;
+
+/// A value, and the revision that last changed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// When it became what it is.
+    pub version: Revision,
+    /// What it is.
+    pub value: T,
+}
+
+/// A section of the state. Copying the state copies no section, and a change copies only pointers to what it leaves alone.
+type Section<K, V> = Arc<BTreeMap<K, Arc<Versioned<V>>>>;
+
+/// Everything that the replicas agree on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
+pub struct MeshState {
+    revision: Revision,
+    services: Section<ServiceName, Service>,
+    pods: Section<PodName, Pod>,
+    ca: Option<Arc<CaState>>,
+    audit: Arc<VecDeque<AuditRecord>>,
+    /// Derived from the sections above, and built again when a snapshot is read.
+    #[serde(skip)]
+    index: Index,
+}
+
+/// The certificate authority, as far as replicas must agree on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaState {
+    /// Oldest first; certificates are issued under the last.
+    pub roots: Vec<RootRecord>,
+    /// Each replica's issuing certificate, in DER.
+    pub issuers: BTreeMap<NodeId, Vec<u8>>,
+}
+
+/// A trust root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootRecord {
+    /// Self-signed, in DER.
+    pub certificate: Vec<u8>,
+    /// Its key; only the seed opens it.
+    pub sealed_key: SealedKey,
+}
+
+/// Who changed what, when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// The log index of the change.
+    pub index: u64,
+    /// The proposer's clock, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Who.
+    pub proposer: String,
+    /// What, in a few words.
+    pub summary: String,
+}
+
+/// The part of the state that is stored.
+#[derive(Deserialize)]
+struct Stored {
+    revision: Revision,
+    services: Section<ServiceName, Service>,
+    pods: Section<PodName, Pod>,
+    ca: Option<Arc<CaState>>,
+    audit: Arc<VecDeque<AuditRecord>>,
+}
+
+impl From<Stored> for MeshState {
+    fn from(Stored { revision, services, pods, ca, audit }: Stored) -> Self {
+        let index = Index::build(services.values(), pods.values());
+        Self { revision, services, pods, ca, audit, index }
+    }
+}
+
+impl MeshState {
+    /// Applies the entry at log index `index`. Never fails: what the state does not allow is an outcome like any other.
+    pub fn apply(&mut self, index: u64, proposal: Proposal) -> Applied {
+        let Proposal { proposer, time_ms, command } = proposal;
+        let summary = command.to_string();
+        let at = Revision::from_log_index(index);
+        let outcome = match command {
+            Command::Batch(changes) => {
+                let changed =
+                    changes.into_iter().map(|change| self.change(at, change)).filter(|changed| *changed).count();
+                self.discovery_changed(at, changed > 0)
+            }
+            Command::CaInit { certificate, sealed_key } => self.init_ca(at, RootRecord { certificate, sealed_key }),
+            Command::AddIssuer { node, certificate } => self.add_issuer(node, certificate),
+            Command::RemoveIssuer { node } => self.remove_issuer(node),
+        };
+        if outcome == Outcome::Done {
+            let audit = Arc::make_mut(&mut self.audit);
+            if audit.len() == AUDIT_MAX {
+                audit.pop_front();
+            }
+            audit.push_back(AuditRecord { index, time_ms, proposer, summary });
+        }
+        Applied { revision: self.revision, outcome }
+    }
+
+    /// The log index that last changed what proxies are told: services, pods, or the trust bundle.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// All services.
+    pub fn services(&self) -> &BTreeMap<ServiceName, Arc<Versioned<Service>>> {
+        &self.services
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> &BTreeMap<PodName, Arc<Versioned<Pod>>> {
+        &self.pods
+    }
+
+    /// The service that `ip` stands for.
+    pub fn service_by_cluster_ip(&self, ip: IpAddr) -> Option<&Arc<Versioned<Service>>> {
+        self.services.get(self.index.service_of_cluster_ip(ip)?)
+    }
+
+    /// The pod at `ip`.
+    pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Arc<Versioned<Pod>>> {
+        self.pods.get(self.index.pod_of_ip(ip)?)
+    }
+
+    /// The headless services, by name and port, that `address` is an endpoint of.
+    pub fn headless_services_of(&self, address: SocketAddr) -> Vec<(ServiceName, u16)> {
+        self.index.headless_services_of(address)
+    }
+
+    /// The certificate authority; none until there is a root.
+    pub fn ca(&self) -> Option<&CaState> {
+        self.ca.as_deref()
+    }
+
+    /// The last changes, oldest first.
+    pub fn audit(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
+        self.audit.iter()
+    }
+
+    /// Whether anything is different afterwards.
+    fn change(&mut self, at: Revision, change: Change) -> bool {
+        match change {
+            Change::UpsertService(service) => {
+                let before = self.services.get(&service.name).cloned();
+                if before.as_ref().is_some_and(|before| before.value == service) {
+                    return false;
+                }
+                let after = Arc::new(Versioned { version: at, value: service });
+                self.index.replace_service(before.as_deref(), Some(&after));
+                Arc::make_mut(&mut self.services).insert(after.value.name.clone(), after);
+                true
+            }
+            Change::RemoveService(name) if self.services.contains_key(&name) => {
+                let before = Arc::make_mut(&mut self.services).remove(&name);
+                self.index.replace_service(before.as_deref(), None);
+                true
+            }
+            Change::UpsertPod(pod) => {
+                let before = self.pods.get(&pod.name).cloned();
+                if before.as_ref().is_some_and(|before| before.value == pod) {
+                    return false;
+                }
+                let after = Arc::new(Versioned { version: at, value: pod });
+                self.index.replace_pod(before.as_deref(), Some(&after));
+                Arc::make_mut(&mut self.pods).insert(after.value.name.clone(), after);
+                true
+            }
+            Change::RemovePod(name) if self.pods.contains_key(&name) => {
+                let before = Arc::make_mut(&mut self.pods).remove(&name);
+                self.index.replace_pod(before.as_deref(), None);
+                true
+            }
+            Change::RemoveService(_) | Change::RemovePod(_) => false,
+        }
+    }
+
+    fn discovery_changed(&mut self, at: Revision, changed: bool) -> Outcome {
+        if !changed {
+            return Outcome::Unchanged;
+        }
+        self.revision = at;
+        Outcome::Done
+    }
+
+    fn init_ca(&mut self, at: Revision, root: RootRecord) -> Outcome {
+        match &self.ca {
+            Some(ca) if ca.roots.contains(&root) => Outcome::Unchanged,
+            Some(_) => Outcome::Rejected("there is a trust root already".to_owned()),
+            None => {
+                self.ca = Some(Arc::new(CaState { roots: vec![root], issuers: BTreeMap::new() }));
+                self.discovery_changed(at, true)
+            }
+        }
+    }
+
+    fn add_issuer(&mut self, node: NodeId, certificate: Vec<u8>) -> Outcome {
+        let Some(ca) = &mut self.ca else {
+            return Outcome::Rejected("there is no trust root that could have signed it".to_owned());
+        };
+        if ca.issuers.get(&node) == Some(&certificate) {
+            return Outcome::Unchanged;
+        }
+        Arc::make_mut(ca).issuers.insert(node, certificate);
+        Outcome::Done
+    }
+
+    fn remove_issuer(&mut self, node: NodeId) -> Outcome {
+        match &mut self.ca {
+            Some(ca) if ca.issuers.contains_key(&node) => {
+                Arc::make_mut(ca).issuers.remove(&node);
+                Outcome::Done
+            }
+            _ => Outcome::Unchanged,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+use conduit_api::{Endpoint, ServicePort};
+use proptest::prelude::*;
+
+use super::*;
+
+fn apply(state: &mut MeshState, index: u64, command: Command) -> Outcome {
+    state.apply(index, Proposal { proposer: "test".into(), time_ms: index, command }).outcome
+}
+
+fn service(name: u8, cluster_ip: Option<u8>, endpoints: &[u8]) -> Service {
+    let endpoint = |i: &u8| {
+        let address = SocketAddr::from(([10, 244, 1, *i], 8080));
+        (address, Endpoint { address, pod: None, workload: None, identity: None })
+    };
+    let port = ServicePort { name: String::new(), endpoints: endpoints.iter().map(endpoint).collect() };
+    Service {
+        name: ServiceName::new("ns", &format!("s{name}")).unwrap(),
+        cluster_ips: cluster_ip.map(|i| IpAddr::from([10, 96, 0, i])).into_iter().collect(),
+        ports: [(80, port)].into(),
+    }
+}
+
+fn pod(name: u8, ip: u8, ready: bool) -> Pod {
+    Pod {
+        name: PodName::new("ns", &format!("p{name}")).unwrap(),
+        ip: IpAddr::from([10, 244, 1, ip]),
+        workload: None,
+        service_account: "default".into(),
+        meshed: true,
+        ready,
+    }
+}
+
+fn root(byte: u8) -> Command {
+    let sealed_key = rmp_serde::from_slice(&rmp_serde::to_vec(&vec![byte]).unwrap()).unwrap();
+    Command::CaInit { certificate: vec![byte], sealed_key }
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let small = || 0..4_u8;
+    prop_oneof![
+        (small(), proptest::option::of(small()), proptest::collection::vec(small(), 0..3))
+            .prop_map(|(name, ip, endpoints)| Change::UpsertService(service(name, ip, &endpoints))),
+        small().prop_map(|name| Change::RemoveService(service(name, None, &[]).name)),
+        (small(), small(), any::<bool>()).prop_map(|(name, ip, ready)| Change::UpsertPod(pod(name, ip, ready))),
+        small().prop_map(|name| Change::RemovePod(pod(name, 0, true).name)),
+    ]
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let node = || (0..3_u64).prop_map(NodeId::new);
+    prop_oneof![
+        6 => proptest::collection::vec(any_change(), 0..4).prop_map(Command::Batch),
+        1 => (0..2_u8).prop_map(root),
+        1 => (node(), 0..2_u8).prop_map(|(node, byte)| Command::AddIssuer { node, certificate: vec![byte] }),
+        1 => node().prop_map(|node| Command::RemoveIssuer { node }),
+    ]
+}
+
+fn encoded(state: &MeshState) -> Vec<u8> {
+    rmp_serde::to_vec_named(state).unwrap()
+}
+
+proptest! {
+    /// The same log makes the same bytes; a snapshot in the middle changes nothing of it, indexes included.
+    #[test]
+    fn replay_and_snapshot_agree(commands in proptest::collection::vec(any_command(), 0..40), cut in 0..40_usize) {
+        let (mut straight, mut restored) = (MeshState::default(), MeshState::default());
+        for (index, command) in (1..).zip(&commands) {
+            if index as usize == cut {
+                restored = rmp_serde::from_slice(&encoded(&restored)).unwrap();
+            }
+            let (a, b) = (apply(&mut straight, index, command.clone()), apply(&mut restored, index, command.clone()));
+            prop_assert_eq!(a, b);
+        }
+        prop_assert_eq!(encoded(&straight), encoded(&restored));
+        prop_assert_eq!(straight, restored);
+    }
+
+    /// A command applied twice in a row changes nothing the second time, so a proposal may be repeated.
+    #[test]
+    fn commands_are_idempotent(commands in proptest::collection::vec(any_command(), 1..20)) {
+        let mut state = MeshState::default();
+        for (index, command) in (1..).step_by(2).zip(commands) {
+            apply(&mut state, index, command.clone());
+            let before = state.clone();
+            // A batch may contain what it undoes itself; then the second time does the same again and ends the same.
+            apply(&mut state, index + 1, command);
+            prop_assert_eq!(
+                state.services().values().map(|s| &s.value).collect::<Vec<_>>(),
+                before.services().values().map(|s| &s.value).collect::<Vec<_>>()
+            );
+            prop_assert_eq!(state.ca(), before.ca());
+            prop_assert_eq!(&state.index, &before.index);
+        }
+    }
+
+    /// Revisions only grow, and move exactly when what proxies are told may have.
+    #[test]
+    fn revisions_follow_discovery(commands in proptest::collection::vec(any_command(), 0..40)) {
+        let mut state = MeshState::default();
+        for (index, command) in (1..).zip(commands) {
+            let before = state.clone();
+            apply(&mut state, index, command);
+            prop_assert!(state.revision() >= before.revision());
+            let roots = |state: &MeshState| state.ca().map(|ca| ca.roots.clone());
+            if state.revision() == before.revision() {
+                prop_assert_eq!(state.services(), before.services());
+                prop_assert_eq!(state.pods(), before.pods());
+                prop_assert_eq!(roots(&state), roots(&before));
+            } else {
+                prop_assert_eq!(state.revision(), Revision::from_log_index(index));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_did_not_change_keeps_its_version_and_its_memory() {
+    let mut state = MeshState::default();
+    let (a, b) = (service(1, Some(1), &[1]), service(2, Some(2), &[2]));
+    apply(&mut state, 5, Command::Batch(vec![Change::UpsertService(a.clone()), Change::UpsertService(b)]));
+    let before = state.clone();
+    let changed =
+        Command::Batch(vec![Change::UpsertService(a.clone()), Change::UpsertService(service(2, Some(2), &[]))]);
+    assert_eq!(apply(&mut state, 6, changed.clone()), Outcome::Done);
+    assert!(Arc::ptr_eq(&state.services()[&a.name], &before.services()[&a.name]));
+    assert_eq!(state.services()[&a.name].version, Revision::from(5));
+    assert_eq!(apply(&mut state, 7, changed), Outcome::Unchanged);
+    assert_eq!(state.revision(), Revision::from(6));
+}
+
+#[test]
+fn addresses_lead_to_what_is_there_now() {
+    let mut state = MeshState::default();
+    let batch = vec![Change::UpsertService(service(1, Some(1), &[1])), Change::UpsertPod(pod(1, 1, true))];
+    apply(&mut state, 1, Command::Batch(batch));
+    assert_eq!(state.service_by_cluster_ip([10, 96, 0, 1].into()).unwrap().value.name.name(), "s1");
+    assert_eq!(state.pod_by_ip([10, 244, 1, 1].into()).unwrap().value.name.name(), "p1");
+    // The pod is replaced by another at its address before the old one is removed.
+    apply(&mut state, 2, Command::Batch(vec![Change::UpsertPod(pod(2, 1, true))]));
+    apply(&mut state, 3, Command::Batch(vec![Change::RemovePod(pod(1, 1, true).name)]));
+    assert_eq!(state.pod_by_ip([10, 244, 1, 1].into()).unwrap().value.name.name(), "p2");
+    apply(&mut state, 4, Command::Batch(vec![Change::RemoveService(service(1, None, &[]).name)]));
+    assert!(state.service_by_cluster_ip([10, 96, 0, 1].into()).is_none());
+}
+
+#[test]
+fn headless_services_are_found_by_the_addresses_that_their_clients_use() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, Command::Batch(vec![Change::UpsertService(service(1, None, &[7]))]));
+    let name = service(1, None, &[]).name;
+    for port in [8080, 80] {
+        assert_eq!(state.headless_services_of(([10, 244, 1, 7], port).into()), [(name.clone(), 80)], "{port}");
+    }
+    assert_eq!(state.headless_services_of(([10, 244, 1, 7], 81).into()), []);
+    apply(&mut state, 2, Command::Batch(vec![Change::UpsertService(service(1, Some(1), &[7]))]));
+    assert_eq!(state.headless_services_of(([10, 244, 1, 7], 8080).into()), []);
+}
+
+#[test]
+fn there_is_one_first_root() {
+    let mut state = MeshState::default();
+    let issuer = Command::AddIssuer { node: NodeId::new(1), certificate: vec![9] };
+    assert!(matches!(apply(&mut state, 1, issuer.clone()), Outcome::Rejected(_)));
+    assert_eq!(apply(&mut state, 2, root(1)), Outcome::Done);
+    assert_eq!(apply(&mut state, 3, root(1)), Outcome::Unchanged);
+    assert!(matches!(apply(&mut state, 4, root(2)), Outcome::Rejected(_)));
+    assert_eq!(state.revision(), Revision::from(2));
+    assert_eq!(apply(&mut state, 5, issuer), Outcome::Done);
+    assert_eq!(state.revision(), Revision::from(2), "proxies are told of roots, not of issuers");
+}
+
+#[test]
+fn the_audit_is_bounded() {
+    let mut state = MeshState::default();
+    for index in 1..=(AUDIT_MAX as u64 + 10) {
+        apply(&mut state, index, Command::Batch(vec![Change::UpsertPod(pod(1, (index % 2) as u8, true))]));
+    }
+    assert_eq!(state.audit().count(), AUDIT_MAX);
+    assert_eq!(state.audit().next().unwrap().index, 11);
+}

@@ -1,0 +1,118 @@
+//! What a replica keeps on its disk: one redb file with its id, its vote, its log and its last snapshot.
+//!
+//! One file and one writer, so that nothing can reach the disk in another order than it was written in: a vote after an entry
+//! that was appended under it loses committed data (openraft, "Guide for Implementing Storage"). redb checks every page it
+//! reads, and locks the file against a second process.
+
+pub mod log;
+pub mod machine;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use conduit_api::NodeId;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The log, MessagePack by index.
+pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// Everything else, MessagePack by name.
+pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+pub(crate) const NODE_ID: &str = "node-id";
+pub(crate) const VOTE: &str = "vote";
+pub(crate) const COMMITTED: &str = "committed";
+pub(crate) const PURGED: &str = "purged";
+pub(crate) const SNAPSHOT_META: &str = "snapshot-meta";
+pub(crate) const SNAPSHOT: &str = "snapshot";
+
+const FILE: &str = "raft.redb";
+/// Pages kept in memory. The log is read back only by followers that are behind; redb's own default is a gigabyte.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be made.
+    #[error("cannot create the data directory {}", path.display())]
+    Create {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another replica runs on it.
+    #[error("{} is in use by another process: one replica to a data directory", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read, or is damaged.
+    #[error("cannot open {}: if it is damaged, move the data directory away; the replica then joins anew", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
+}
+
+/// Opens the database in `directory`, or makes a new one; with it, a new id.
+///
+/// # Errors
+/// When the directory cannot be used.
+pub fn open(directory: &Path) -> Result<(Arc<Database>, NodeId), OpenError> {
+    fs::create_dir_all(directory).map_err(|source| OpenError::Create { path: directory.to_owned(), source })?;
+    let path = directory.join(FILE);
+    let database = match Database::builder().set_cache_size(CACHE_BYTES).create(&path) {
+        Ok(database) => database,
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::InUse { path }),
+        Err(error) => return Err(OpenError::Open { path, source: Box::new(error.into()) }),
+    };
+    let node = own_id(&database).map_err(|source| OpenError::Open { path, source: Box::new(source) })?;
+    Ok((Arc::new(database), node))
+}
+
+/// The id in the database; a random one is put there first if it has none.
+fn own_id(database: &Database) -> Result<NodeId, redb::Error> {
+    let transaction = database.begin_write()?;
+    let id = {
+        let mut meta = transaction.open_table(META)?;
+        transaction.open_table(LOG)?;
+        let known: Option<u64> =
+            meta.get(NODE_ID)?.and_then(|id| Some(u64::from_be_bytes(id.value().try_into().ok()?)));
+        match known {
+            Some(id) => id,
+            None => {
+                let id: u64 = rand::random();
+                meta.insert(NODE_ID, id.to_be_bytes().as_slice())?;
+                id
+            }
+        }
+    };
+    transaction.commit()?;
+    Ok(NodeId::new(id))
+}
+
+pub(crate) fn read_meta<T: DeserializeOwned>(database: &Database, name: &str) -> io::Result<Option<T>> {
+    let transaction = database.begin_read().map_err(io::Error::other)?;
+    let meta = transaction.open_table(META).map_err(io::Error::other)?;
+    let value = meta.get(name).map_err(io::Error::other)?;
+    value.map(|bytes| decode(bytes.value())).transpose()
+}
+
+pub(crate) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    rmp_serde::to_vec_named(value).map_err(io::Error::other)
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    rmp_serde::from_slice(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests;

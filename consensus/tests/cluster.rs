@@ -1,0 +1,291 @@
+//! Replicas in one process, over real TCP and mutual TLS.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use conduit_api::{
+    NodeId, Pod, PodName, TrustDomain,
+    proto::peer::{RaftMessage, raft_client::RaftClient},
+};
+use conduit_ca::{ReplicaTls, Seed};
+use conduit_consensus::{
+    Change, Cluster, ClusterConfig, Command, Fence, MeshState, Outcome, Proposal, ProposeError, RaftStatus,
+    peers::Peers,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::StreamExt as _;
+use tonic::{
+    Code,
+    transport::{Server, server::Connected},
+};
+
+/// For what takes an election or two.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Tells tonic nothing of the connection: Raft's service asks nobody who they are, TLS has.
+struct Connection(TlsStream<TcpStream>);
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// A replica with a runtime of its own, so that it can be killed with all its tasks and connections.
+struct Replica {
+    cluster: Cluster,
+    address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+fn trust_domain() -> TrustDomain {
+    "cluster.local".parse().unwrap()
+}
+
+impl Replica {
+    async fn start(name: &str, directory: &Path, seed: &Arc<Seed>, address: Option<SocketAddr>) -> Self {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = TcpListener::bind(address.unwrap_or(([127, 0, 0, 1], 0).into())).await.unwrap();
+        // Registered with the replica's own runtime from here on.
+        let listener = listener.into_std().unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = ClusterConfig::new(directory, name, &address.to_string());
+        let dial = {
+            let seed = seed.clone();
+            move |node| ReplicaTls::new(&seed, &trust_domain(), node)
+        };
+        let cluster = runtime.spawn(Cluster::start(config, dial.clone())).await.unwrap().unwrap();
+        let tls = TlsAcceptor::from(dial(cluster.id()).unwrap().server_config());
+        let service = cluster.raft_service();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            let connections = tokio_stream::wrappers::TcpListenerStream::new(listener)
+                .then(move |tcp| {
+                    let tls = tls.clone();
+                    async move { tls.accept(tcp?).await.map(Connection) }
+                })
+                .filter(Result::is_ok);
+            Server::builder().add_service(service).serve_with_incoming(connections).await.unwrap();
+        });
+        Self { cluster, address, runtime: Some(runtime) }
+    }
+
+    /// As if its process were killed: nothing is handed over, every connection breaks, its files are free again.
+    async fn kill(mut self) -> SocketAddr {
+        let (runtime, address) = (self.runtime.take().unwrap(), self.address);
+        drop(self);
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(SOON)).await.unwrap();
+        address
+    }
+
+    async fn until(&self, what: &str, condition: impl FnMut(&RaftStatus) -> bool) -> RaftStatus {
+        let mut status = self.cluster.status();
+        let found = timeout(SOON, status.wait_for(condition)).await;
+        found.unwrap_or_else(|_| panic!("{what}")).unwrap().clone()
+    }
+
+    async fn until_state(&self, what: &str, condition: impl FnMut(&Arc<MeshState>) -> bool) -> Arc<MeshState> {
+        let mut state = self.cluster.state();
+        let found = timeout(SOON, state.wait_for(condition)).await;
+        found.unwrap_or_else(|_| panic!("{what}")).unwrap().clone()
+    }
+
+    async fn fence(&self) -> Fence {
+        let mut leadership = self.cluster.leadership();
+        timeout(SOON, leadership.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap()
+    }
+}
+
+fn pod(name: &str) -> Proposal {
+    let pod = Pod {
+        name: PodName::new("ns", name).unwrap(),
+        ip: [10, 0, 0, 1].into(),
+        workload: None,
+        service_account: "default".into(),
+        meshed: true,
+        ready: true,
+    };
+    Proposal { proposer: "test".into(), time_ms: 1, command: Command::Batch(vec![Change::UpsertPod(pod)]) }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn three(seed: &Arc<Seed>) -> (Vec<TempDir>, Vec<Replica>) {
+    let directories: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let mut replicas = Vec::new();
+    for (i, directory) in directories.iter().enumerate() {
+        replicas.push(Replica::start(&format!("controller-{i}"), directory.path(), seed, None).await);
+    }
+    replicas[0].cluster.initialize().await.unwrap();
+    let first = vec![replicas[0].address.to_string()];
+    replicas[0].fence().await;
+    // Both at once: each is admitted.
+    let (a, b) = tokio::join!(replicas[1].cluster.join(&first), replicas[2].cluster.join(&first));
+    a.and(b).unwrap();
+    for replica in &replicas {
+        replica
+            .until("three voters", |status| status.members.values().filter(|member| member.voter).count() == 3)
+            .await;
+    }
+    (directories, replicas)
+}
+
+fn pods(state: &MeshState) -> Vec<&str> {
+    state.pods().keys().map(PodName::name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_agree_and_survive_their_leader() {
+    let seed = Arc::new(Seed::generate());
+    let (directories, mut replicas) = three(&seed).await;
+
+    let applied = replicas[2].cluster.propose(pod("by-a-follower"), None).await.unwrap();
+    assert_eq!(applied.outcome, Outcome::Done);
+    let again = replicas[1].cluster.propose(pod("by-a-follower"), None).await.unwrap();
+    assert_eq!((again.outcome, again.revision), (Outcome::Unchanged, applied.revision));
+    for replica in &replicas {
+        let state = replica.until_state("all have it", |state| state.revision() == applied.revision).await;
+        assert_eq!(pods(&state), ["by-a-follower"]);
+    }
+
+    let leader = replicas[0].until("a leader", |status| status.leader.is_some()).await.leader.unwrap();
+    let position = replicas.iter().position(|replica| replica.cluster.id() == leader).unwrap();
+    let old_fence = replicas[position].fence().await;
+    let killed = replicas.remove(position).kill().await;
+    for replica in &replicas {
+        replica.until("another leader", |status| status.leader.is_some_and(|new| new != leader)).await;
+    }
+    let after = replicas[0].cluster.propose(pod("after"), None).await.unwrap();
+    assert!(after.revision > applied.revision);
+    let fenced = replicas[0].cluster.propose(pod("late"), Some(old_fence)).await;
+    assert!(matches!(fenced, Err(ProposeError::NotLeading)), "{fenced:?}");
+
+    // It comes back with what it had, and gets what it missed.
+    let name = format!("controller-{position}");
+    let back = Replica::start(&name, directories[position].path(), &seed, Some(killed)).await;
+    assert_eq!(back.cluster.id(), leader);
+    assert!(back.cluster.is_initialized().await);
+    let state = back.until_state("it catches up", |state| state.revision() == after.revision).await;
+    assert_eq!(pods(&state), ["after", "by-a-follower"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_written_and_the_reason_is_given() {
+    let seed = Arc::new(Seed::generate());
+    let (_directories, mut replicas) = three(&seed).await;
+    let last = replicas.remove(2);
+    for replica in replicas {
+        replica.kill().await;
+    }
+    let refused = last.cluster.propose(pod("never"), None).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NoQuorum { .. }), "{refused}");
+    assert!(last.cluster.state().borrow().pods().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over() {
+    let seed = Arc::new(Seed::generate());
+    let (_directories, mut replicas) = three(&seed).await;
+    let leader = replicas[0].until("a leader", |status| status.leader.is_some()).await.leader.unwrap();
+    let term = replicas[0].cluster.status().borrow().term;
+    let position = replicas.iter().position(|replica| replica.cluster.id() == leader).unwrap();
+    let stopped = replicas.remove(position);
+    stopped.cluster.clone().shutdown().await;
+    let status = replicas[0].until("a successor", |status| status.leader.is_some_and(|new| new != leader)).await;
+    assert_eq!(status.term, term + 1, "one election, by invitation");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_lost_its_disk_takes_its_own_place() {
+    let seed = Arc::new(Seed::generate());
+    let (_directories, mut replicas) = three(&seed).await;
+    let applied = replicas[0].cluster.propose(pod("kept"), None).await.unwrap();
+    let lost = replicas.remove(2);
+    let lost_id = lost.cluster.id();
+    lost.kill().await;
+    let empty = tempfile::tempdir().unwrap();
+    let fresh = Replica::start("controller-2", empty.path(), &seed, None).await;
+    assert_ne!(fresh.cluster.id(), lost_id);
+    let peers: Vec<_> = replicas.iter().map(|replica| replica.address.to_string()).collect();
+    timeout(SOON, async {
+        while fresh.cluster.join(&peers).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let status = replicas[0].until("the old one is gone", |s| !s.members.contains_key(&lost_id)).await;
+    assert_eq!(status.members.values().filter(|member| member.voter).count(), 3);
+    fresh.until_state("it has the state", |state| state.revision() == applied.revision).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_and_misdirected_messages_are_refused() {
+    let (seed, other) = (Arc::new(Seed::generate()), Arc::new(Seed::generate()));
+    let (_directories, replicas) = three(&seed).await;
+    let first = vec![replicas[0].address.to_string()];
+
+    let empty = tempfile::tempdir().unwrap();
+    let stranger = Replica::start("controller-9", empty.path(), &other, None).await;
+    let refused = stranger.cluster.join(&first).await.unwrap_err();
+    assert!(refused.to_string().contains(&first[0]), "{refused}");
+
+    let tls = ReplicaTls::new(&seed, &trust_domain(), NodeId::new(7)).unwrap();
+    let channel = Peers::new(tls).stranger(&first[0]);
+    let message = RaftMessage { target: replicas[1].cluster.id().as_u64(), payload: Vec::new() };
+    let refused = RaftClient::new(channel).vote(message).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains(&replicas[0].cluster.id().to_string()), "{refused}");
+}
+
+#[tokio::test]
+async fn a_control_plane_starts_once() {
+    let seed = Arc::new(Seed::generate());
+    let directory = tempfile::tempdir().unwrap();
+    let replica = Replica::start("controller-0", directory.path(), &seed, None).await;
+    assert!(!replica.cluster.is_initialized().await);
+    replica.cluster.initialize().await.unwrap();
+    replica.fence().await;
+    assert!(replica.cluster.initialize().await.is_err());
+    assert!(replica.cluster.is_initialized().await);
+}

@@ -1,0 +1,77 @@
+//! The public API: what people and their tools ask, answered by any replica for all of them.
+
+pub mod check;
+pub mod members;
+pub mod stat;
+pub mod tap;
+
+use std::pin::Pin;
+
+use conduit_api::{
+    VERSION,
+    proto::{
+        public::{
+            Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse,
+            StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, api_server,
+        },
+        tap::TapEvent,
+    },
+};
+use futures::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::{authority::actor::SharedIssuer, peer::server::Own};
+
+/// The service.
+pub struct ApiServer {
+    /// What this replica knows, and whom it can ask.
+    pub own: Own,
+    /// Whether it can sign.
+    pub issuer: SharedIssuer,
+}
+
+#[tonic::async_trait]
+impl api_server::Api for ApiServer {
+    type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
+
+    async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
+        Ok(Response::new(VersionResponse { version: VERSION.to_owned() }))
+    }
+
+    async fn self_check(&self, _: Request<SelfCheckRequest>) -> Result<Response<SelfCheckResponse>, Status> {
+        let members = members::status(&self.own).await;
+        let results = check::results(&members, self.own.cluster.state().borrow().ca(), self.issuer.load().is_some());
+        Ok(Response::new(SelfCheckResponse { results }))
+    }
+
+    async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
+        Ok(Response::new(members::status(&self.own).await))
+    }
+
+    async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
+        stat::stat(&self.own, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {
+        let namespace = request.into_inner().namespace;
+        let connected = members::connected_proxies(&self.own).await;
+        let state = self.own.cluster.state().borrow().clone();
+        let selected = state.pods().values().map(|pod| &pod.value);
+        let selected = selected.filter(|pod| namespace.is_empty() || pod.name.namespace() == namespace);
+        let pods = selected.map(|pod| Pod {
+            namespace: pod.name.namespace().to_owned(),
+            name: pod.name.name().to_owned(),
+            ip: pod.ip.to_string(),
+            workload: pod.workload.as_ref().map(|workload| workload.to_wire(pod.name.namespace())),
+            ready: pod.ready,
+            meshed: pod.meshed,
+            connected: connected.contains_key(&pod.name),
+            acked_revision: connected.get(&pod.name).map_or(0, |acked| acked.as_u64()),
+        });
+        Ok(Response::new(PodsResponse { pods: pods.collect() }))
+    }
+
+    async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {
+        Ok(Response::new(tap::tap(&self.own, request.into_inner()).await?))
+    }
+}

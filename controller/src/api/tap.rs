@@ -1,0 +1,67 @@
+//! `conduit tap`: one stream out of every replica's.
+
+use std::pin::Pin;
+
+use conduit_api::proto::{
+    common::Direction,
+    peer::{PeerTapRequest, peer_client::PeerClient},
+    public::TapRequest,
+    tap::{Match, TapEvent},
+};
+use futures::{Stream, StreamExt as _, stream};
+use tonic::Status;
+use tracing::warn;
+
+use crate::{peer::server::Own, tap::concerns};
+
+/// As Conduit has had it since 2018.
+const DEFAULT_RPS: f32 = 100.0;
+
+/// The events of all proxies that `request` concerns, until the stream is dropped.
+///
+/// # Errors
+/// NOT_FOUND when it concerns no pod; INVALID_ARGUMENT when it names nothing.
+pub async fn tap(
+    own: &Own,
+    request: TapRequest,
+) -> Result<Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>, Status> {
+    let target = request.target.clone().ok_or_else(|| Status::invalid_argument("tap without a target"))?;
+    let state = own.cluster.state().borrow().clone();
+    let pods = state.pods().keys().filter(|pod| concerns(&target, pod, &state)).count();
+    if pods == 0 {
+        let name = if target.name.is_empty() { "*" } else { &target.name };
+        let message = format!("no pods found for {}/{name} in namespace `{}`", target.kind, target.namespace);
+        return Err(Status::not_found(message));
+    }
+    let total = if request.max_rps > 0.0 { request.max_rps } else { DEFAULT_RPS };
+    let mut matches = request.r#match.unwrap_or_default();
+    only_what_the_proxy_can_tell(&mut matches);
+    // Every proxy may use its share: together they keep to what was asked for, without asking each other.
+    let tap = TapRequest { target: Some(target), r#match: Some(matches), max_rps: total / pods as f32 };
+
+    let mut streams = vec![own.taps.watch(tap.clone())?.boxed()];
+    let members: Vec<_> = own.cluster.status().borrow().members.keys().copied().collect();
+    for node in members.into_iter().filter(|node| *node != own.cluster.id()) {
+        let Some(channel) = own.cluster.channel(node) else { continue };
+        let request = PeerTapRequest { tap: Some(tap.clone()) };
+        let remote = async move {
+            match PeerClient::new(channel).tap(request).await {
+                // A replica that dies takes its part of the tap with it; its proxies attach to another, which knows the tap.
+                Ok(events) => events.into_inner().filter_map(|event| async { event.ok().map(Ok) }).boxed(),
+                Err(error) => {
+                    warn!(%node, %error, "a replica does not take part in a tap");
+                    stream::empty().boxed()
+                }
+            }
+        };
+        streams.push(stream::once(remote).flatten().boxed());
+    }
+    Ok(Box::pin(stream::select_all(streams)))
+}
+
+/// Only the sender's proxy knows which workload a request goes to.
+fn only_what_the_proxy_can_tell(matches: &mut Match) {
+    if matches.to.is_some() {
+        matches.set_direction(Direction::Outbound);
+    }
+}

@@ -1,0 +1,276 @@
+//! A replica's components, in the order in which they start.
+//!
+//! ```text
+//!   cluster (Raft) ── peer port ── bootstrap or join ── actors (authority, platform) ── admin ── api ── proxy-api
+//! ```
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwapOption;
+use conduit_api::proto::{
+    self, discovery::discovery_server::DiscoveryServer as DiscoveryService,
+    identity::identity_server::IdentityServer as IdentityService, peer::peer_server::PeerServer,
+    public::api_server::ApiServer as ApiService, tap::tap_server::TapServer as TapService,
+    telemetry::telemetry_server::TelemetryServer as TelemetryService,
+};
+use conduit_ca::{ClientAuth, ReplicaTls, Seed, WorkloadTls};
+use conduit_consensus::{Cluster, ClusterConfig};
+use futures::FutureExt as _;
+use parking_lot::Mutex;
+use tokio::{
+    net::UnixListener,
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::{Server, server::Router};
+use tracing::{error, info, warn};
+
+use crate::{
+    admin,
+    api::ApiServer,
+    authority::actor::{AuthorityActor, Setup},
+    config::{ADMIN_PORT, API_PORT, Config, PEER_PORT, PROXY_API_PORT},
+    discovery::{registry::Registry, server::DiscoveryServer},
+    identity::IdentityServer,
+    peer::server::Own,
+    platform::actor::PlatformActor,
+    serve,
+    tap::server::TapServer,
+    telemetry::{Telemetry, server::TelemetryServer},
+};
+
+/// Between attempts to join, while no peer answers yet or there is no leader.
+const JOIN_RETRY: Duration = Duration::from_millis(200);
+/// A peer that says nothing for this long is probed, so that streams do not sit on a dead connection (grpc-rust#2746).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Each stream's window is small beside the connection's, so that one slow stream does not stall the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// A running replica.
+pub struct App {
+    cluster: Cluster,
+    api_socket: Option<std::path::PathBuf>,
+}
+
+impl App {
+    /// Starts everything; returns when this replica is a member and its actors run. Certificates and with them the proxies'
+    /// port follow by themselves, as soon as the control plane has a root.
+    ///
+    /// # Errors
+    /// When something that only a person can mend is in the way.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let seed = Arc::new(Seed::load(&config.seed_file)?);
+        let cluster = start_cluster(&config, &seed).await?;
+        let telemetry = Arc::new(Mutex::new(Telemetry::new(Instant::now())));
+        let own = Own {
+            cluster: cluster.clone(),
+            registry: Registry::default(),
+            telemetry,
+            taps: TapServer::new(cluster.state()),
+        };
+        serve_peers(&config, &seed, &own).await?;
+        become_member(&config, &cluster).await?;
+
+        let issuer = Arc::new(ArcSwapOption::empty());
+        let (serving, served) = watch::channel(None);
+        let setup = Setup {
+            seed: seed.clone(),
+            trust_domain: config.trust_domain.clone(),
+            intermediate_lifetime: config.intermediate_lifetime,
+            trust_bundle_file: config.trust_bundle_file.clone(),
+            issuer: issuer.clone(),
+            serving,
+        };
+        AuthorityActor::start(setup, cluster.clone());
+        PlatformActor::start(config.platform_file.clone(), cluster.clone())?;
+
+        let ready = {
+            let served = served.clone();
+            move || served.borrow().is_some()
+        };
+        let admin = config.listen(ADMIN_PORT);
+        admin::serve(admin, own.clone(), ready).await.with_context(|| format!("cannot listen on {admin}"))?;
+        let api = || ApiService::new(ApiServer { own: own.clone(), issuer: issuer.clone() });
+        if let Some(socket) = &config.api_socket {
+            serve_socket(socket, reflected(api())?)?;
+        }
+        let identity = IdentityServer {
+            seed,
+            trust_domain: config.trust_domain.clone(),
+            issuer: issuer.clone(),
+            state: cluster.state(),
+            leaf_lifetime: config.leaf_lifetime,
+        };
+        tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, reflected(api())?, served));
+        Ok(Self { cluster, api_socket: config.api_socket })
+    }
+
+    /// Resolves when this replica can no longer take part, with the reason; the process must then end.
+    pub async fn failed(&self) -> anyhow::Error {
+        anyhow::Error::from(self.cluster.fatal().await)
+    }
+
+    /// Hands leadership over, and stops.
+    pub async fn stop(self) {
+        self.cluster.shutdown().await;
+        if let Some(socket) = self.api_socket {
+            // Whoever looks for it finds another replica's.
+            let _ = fs::remove_file(socket);
+        }
+    }
+}
+
+async fn start_cluster(config: &Config, seed: &Seed) -> anyhow::Result<Cluster> {
+    let cluster_config = ClusterConfig::new(&config.data_dir, &config.name, config.own_address()?);
+    let trust_domain = config.trust_domain.clone();
+    let cluster = Cluster::start(cluster_config, |node| ReplicaTls::new(seed, &trust_domain, node)).await?;
+    info!(node = %cluster.id(), name = %config.name, "started");
+    Ok(cluster)
+}
+
+/// Raft, and what replicas ask of each other.
+async fn serve_peers(config: &Config, seed: &Seed, own: &Own) -> anyhow::Result<()> {
+    let address = config.listen(PEER_PORT);
+    let tls = ReplicaTls::new(seed, &config.trust_domain, own.cluster.id())?.server_config();
+    let connections =
+        serve::listen(address, tls).await.with_context(|| format!("cannot listen on {address} for other replicas"))?;
+    let services = server().add_service(own.cluster.raft_service()).add_service(PeerServer::new(own.clone()));
+    tokio::spawn(services.serve_with_incoming(connections).map(ended("peer")));
+    Ok(())
+}
+
+/// Starts the control plane if nobody ever has, joins it otherwise; nothing, if this replica is a member already.
+async fn become_member(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
+    if cluster.is_initialized().await {
+        return Ok(());
+    }
+    if pass_gate(&config.bootstrap_gate, &cluster.id().to_string())
+        .with_context(|| format!("cannot use the bootstrap gate {}", config.bootstrap_gate.display()))?
+    {
+        cluster.initialize().await?;
+        info!(node = %cluster.id(), "started a new control plane");
+        return Ok(());
+    }
+    let peers = config.other_addresses();
+    let mut waiting = false;
+    while let Err(error) = cluster.join(&peers).await {
+        if !waiting {
+            info!(%error, "waiting to join the control plane");
+            waiting = true;
+        }
+        sleep(JOIN_RETRY).await;
+    }
+    info!(node = %cluster.id(), "joined the control plane");
+    Ok(())
+}
+
+/// Whether this replica, by its id, is the one that starts the control plane. Exactly one id ever is, also when its replica
+/// died in between and comes back to finish.
+fn pass_gate(gate: &Path, node: &str) -> io::Result<bool> {
+    match fs::OpenOptions::new().write(true).create_new(true).open(gate) {
+        Ok(mut file) => {
+            file.write_all(node.as_bytes())?;
+            file.sync_all()?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(fs::read_to_string(gate)? == node),
+        Err(error) => Err(error),
+    }
+}
+
+/// The public API for callers on this machine: the directory's permissions say who may.
+fn serve_socket(path: &Path, api: Router) -> anyhow::Result<()> {
+    // Left behind by a process that was killed; the lock on the data directory tells that it is gone.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace the socket {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    tokio::spawn(api.serve_with_incoming(UnixListenerStream::new(listener)).map(ended("api socket")));
+    Ok(())
+}
+
+/// `proxy-api` and `api`, as soon as there is a certificate to serve them with.
+async fn serve_workloads(
+    config: Config,
+    own: Own,
+    identity: IdentityServer,
+    api: Router,
+    mut served: watch::Receiver<Option<WorkloadTls>>,
+) {
+    let tls = match served.wait_for(Option::is_some).await {
+        Ok(tls) => tls.clone().expect("waited for"),
+        Err(_) => return,
+    };
+    let telemetry = TelemetryServer { telemetry: own.telemetry.clone(), state: own.cluster.state() };
+    let discovery = DiscoveryServer::new(config.trust_domain.clone(), own.cluster.state(), own.registry.clone());
+    let proxies = server()
+        .add_service(IdentityService::new(identity))
+        .add_service(DiscoveryService::new(discovery))
+        .add_service(TelemetryService::new(telemetry))
+        .add_service(TapService::new(own.taps.clone()));
+    let proxy_api = serve_tls(&config, PROXY_API_PORT, &tls, ClientAuth::Optional, proxies);
+    let public = serve_tls(&config, API_PORT, &tls, ClientAuth::Required, api);
+    tokio::join!(proxy_api, public);
+}
+
+async fn serve_tls(config: &Config, port: u16, tls: &WorkloadTls, client: ClientAuth, services: Router) {
+    let address = config.listen(port);
+    match serve::listen(address, tls.server_config(&[b"h2"], client)).await {
+        Ok(connections) => ended("workloads")(services.serve_with_incoming(connections).await),
+        Err(error) => {
+            error!(%address, %error, "cannot listen");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+}
+
+/// The public API with gRPC reflection, so that any gRPC tool can be pointed at it.
+fn reflected(api: ApiService<ApiServer>) -> anyhow::Result<Router> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .build_v1()?;
+    Ok(server().add_service(api).add_service(reflection))
+}
+
+fn ended(what: &'static str) -> impl FnOnce(Result<(), tonic::transport::Error>) {
+    move |outcome| match outcome {
+        Ok(()) => info!(server = what, "stopped serving"),
+        Err(error) => warn!(server = what, %error, "stopped serving"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_id_passes_the_gate_and_passes_it_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let gate = directory.path().join("gate");
+        assert!(pass_gate(&gate, "00000000000000aa").unwrap());
+        assert!(!pass_gate(&gate, "00000000000000bb").unwrap());
+        assert!(pass_gate(&gate, "00000000000000aa").unwrap());
+        assert!(pass_gate(&directory.path().join("no/such/directory"), "x").is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! What a replica is told when it starts.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::Parser;
+use conduit_api::TrustDomain;
+
+/// Raft, and what replicas ask of each other.
+pub const PEER_PORT: u16 = 8300;
+/// `proxy-api`: discovery, identity, telemetry and tap for proxies.
+pub const PROXY_API_PORT: u16 = 8086;
+/// `api`: the public API.
+pub const API_PORT: u16 = 8085;
+/// `/live`, `/ready` and `/metrics`.
+pub const ADMIN_PORT: u16 = 9990;
+
+/// One replica of Conduit's control plane.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "conduit-controller", version)]
+pub struct Config {
+    /// The replica's stable name, e.g. controller-0.
+    #[arg(long)]
+    pub name: String,
+
+    /// Where the log and the snapshots are kept; one replica to a directory.
+    #[arg(long)]
+    pub data_dir: PathBuf,
+
+    /// The 32-byte seed, in hexadecimal, that all replicas of this control plane share.
+    #[arg(long)]
+    pub seed_file: PathBuf,
+
+    /// The trust domain of every identity this control plane issues.
+    #[arg(long, default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+
+    /// All replicas, this one included: name=host:port,...
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub peers: Vec<PeerAddress>,
+
+    /// The address to listen on.
+    #[arg(long)]
+    pub listen_ip: IpAddr,
+
+    /// A unix socket to serve the public API on, for callers on this machine.
+    #[arg(long)]
+    pub api_socket: Option<PathBuf>,
+
+    /// What runs in the local mesh, as its supervisor writes it.
+    #[arg(long)]
+    pub platform_file: PathBuf,
+
+    /// Created by the one replica that starts the control plane, so that no second one ever does.
+    #[arg(long)]
+    pub bootstrap_gate: PathBuf,
+
+    /// Where to write the roots that proxies trust at their first start.
+    #[arg(long)]
+    pub trust_bundle_file: Option<PathBuf>,
+
+    /// How long a workload's certificate is valid.
+    #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+    pub leaf_lifetime: Duration,
+
+    /// How long a replica's own issuing certificate is valid.
+    #[arg(long, default_value = "7d", value_parser = humantime::parse_duration)]
+    pub intermediate_lifetime: Duration,
+
+    /// What to log: a level, or directives as `tracing` takes them.
+    #[arg(long, default_value = "info", env = "CONDUIT_CONTROLLER_LOG")]
+    pub log: String,
+}
+
+impl Config {
+    /// Where this replica listens on `port`.
+    pub fn listen(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.listen_ip, port)
+    }
+
+    /// The address at which the other replicas reach this one.
+    ///
+    /// # Errors
+    /// When `--peers` does not name this replica.
+    pub fn own_address(&self) -> anyhow::Result<&str> {
+        let own = self.peers.iter().find(|peer| peer.name == self.name);
+        own.map(|peer| peer.address.as_str())
+            .ok_or_else(|| anyhow::anyhow!("--peers does not name this replica, `{}`: add {0}=host:port", self.name))
+    }
+
+    /// The addresses of the others.
+    pub fn other_addresses(&self) -> Vec<String> {
+        self.peers.iter().filter(|peer| peer.name != self.name).map(|peer| peer.address.clone()).collect()
+    }
+}
+
+/// `name=host:port`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// The replica's name.
+    pub name: String,
+    /// `host:port` of its Raft port; the host is resolved at every connection.
+    pub address: String,
+}
+
+impl FromStr for PeerAddress {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let wrong = || format!("`{s}` is not name=host:port");
+        let (name, address) = s.split_once('=').ok_or_else(wrong)?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+        if name.is_empty() || host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(wrong());
+        }
+        Ok(Self { name: name.to_owned(), address: address.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_name_host_port() {
+        let peer: PeerAddress = "controller-0=[fd00::1]:8300".parse().unwrap();
+        assert_eq!((peer.name.as_str(), peer.address.as_str()), ("controller-0", "[fd00::1]:8300"));
+        for bad in ["", "controller-0", "=a:1", "a=:1", "a=b", "a=b:x", "a=b:70000"] {
+            assert!(bad.parse::<PeerAddress>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What one proxy's discovery stream has been sent, and what it must be sent next. Pure.
+//!
+//! ```text
+//!   MeshState (latest) ──► Subscriptions::update ──► WatchResponse (only what changed) ──► the stream
+//!                                   ▲
+//!     subscribe / unsubscribe ──────┘
+//! ```
+//!
+//! A slow stream is coalesced: it is diffed against the latest state when it can take more, and never queues states.
+
+pub mod registry;
+pub mod server;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use conduit_api::{
+    Endpoint, Revision, Service, ServiceName, SpiffeId, TrustDomain,
+    proto::{
+        common,
+        discovery::{self, destination, target, target_update},
+        identity,
+    },
+    wire::{self, WireError},
+};
+use conduit_consensus::{MeshState, Versioned};
+
+/// The most destinations one proxy may follow: what it calls, not what there is.
+pub const TARGETS_PER_STREAM_MAX: usize = 10_000;
+
+/// What a proxy wants to know of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// The original destination of a connection.
+    Address(SocketAddr),
+    /// A service port by name.
+    Service(ServiceName, u16),
+}
+
+/// One stream's subscriptions, and what it holds of each.
+pub struct Subscriptions {
+    trust_domain: TrustDomain,
+    sent: BTreeMap<Target, Sent>,
+    bundle: Option<identity::TrustBundle>,
+    /// The first response is sent even when it is empty: it tells the proxy that it is connected.
+    greeted: bool,
+}
+
+/// What the proxy holds of a target.
+enum Sent {
+    /// Nothing of this stream; a service at this version of an earlier one (0 for none).
+    Resumed(Revision),
+    Service(Arc<Versioned<Service>>),
+    Other(Box<discovery::Destination>),
+}
+
+/// More targets than [`TARGETS_PER_STREAM_MAX`].
+#[derive(Debug, thiserror::Error)]
+#[error("more than {TARGETS_PER_STREAM_MAX} subscriptions on one stream")]
+pub struct TooManyTargets;
+
+impl Subscriptions {
+    /// Of a proxy that holds nothing yet.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self { trust_domain, sent: BTreeMap::new(), bundle: None, greeted: false }
+    }
+
+    /// Follows `target`; `held` is the version that the proxy has of it from an earlier stream.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn subscribe(&mut self, target: Target, held: Revision) -> Result<(), TooManyTargets> {
+        if self.sent.len() >= TARGETS_PER_STREAM_MAX && !self.sent.contains_key(&target) {
+            return Err(TooManyTargets);
+        }
+        self.sent.insert(target, Sent::Resumed(held));
+        Ok(())
+    }
+
+    /// Follows `target` no longer.
+    pub fn unsubscribe(&mut self, target: &Target) {
+        self.sent.remove(target);
+    }
+
+    /// What to send so that the proxy holds `state`; `None` when it already does.
+    pub fn update(&mut self, state: &MeshState) -> Option<discovery::WatchResponse> {
+        let mut updates = Vec::new();
+        for (target, sent) in &mut self.sent {
+            if let Some((version, kind)) = advance(sent, resolve(target, state, &self.trust_domain)) {
+                let version = version.as_u64();
+                updates.push(discovery::TargetUpdate { target: Some(target.into()), version, kind: Some(kind) });
+            }
+        }
+        let bundle = bundle_of(state).filter(|bundle| self.bundle.as_ref() != Some(bundle));
+        if self.greeted && updates.is_empty() && bundle.is_none() {
+            return None;
+        }
+        self.greeted = true;
+        if bundle.is_some() {
+            self.bundle.clone_from(&bundle);
+        }
+        Some(discovery::WatchResponse { revision: state.revision().as_u64(), updates, bundle })
+    }
+}
+
+/// Makes `sent` what `now` is, and says what takes the proxy from the one to the other.
+fn advance(sent: &mut Sent, now: Resolved) -> Option<(Revision, target_update::Kind)> {
+    match now {
+        Resolved::Service(service, port) => {
+            let kind = match &*sent {
+                Sent::Service(before) if Arc::ptr_eq(before, &service) => return None,
+                Sent::Service(before) => delta(&before.value, &service.value, port),
+                Sent::Resumed(held) if *held == service.version => None,
+                Sent::Resumed(_) | Sent::Other(_) => Some(target_update::Kind::Full(full(&service.value, port))),
+            };
+            let version = service.version;
+            *sent = Sent::Service(service);
+            kind.map(|kind| (version, kind))
+        }
+        Resolved::Other(destination) => {
+            if matches!(&*sent, Sent::Other(before) if *before == destination) {
+                return None;
+            }
+            *sent = Sent::Other(destination.clone());
+            // A pod, and nothing at all, have no version: they are small, and sent whole on every stream.
+            Some((Revision::default(), target_update::Kind::Full(*destination)))
+        }
+    }
+}
+
+enum Resolved {
+    /// A service that has this port.
+    Service(Arc<Versioned<Service>>, u16),
+    Other(Box<discovery::Destination>),
+}
+
+fn resolve(target: &Target, state: &MeshState, trust_domain: &TrustDomain) -> Resolved {
+    let (service, port) = match target {
+        Target::Address(address) => (state.service_by_cluster_ip(address.ip()), address.port()),
+        Target::Service(name, port) => (state.services().get(name), *port),
+    };
+    match (service, target) {
+        (Some(service), _) if service.value.ports.contains_key(&port) => Resolved::Service(service.clone(), port),
+        (None, Target::Address(address)) => Resolved::Other(Box::new(pod_or_unknown(*address, state, trust_domain))),
+        _ => Resolved::Other(Box::new(unknown())),
+    }
+}
+
+fn pod_or_unknown(address: SocketAddr, state: &MeshState, trust_domain: &TrustDomain) -> discovery::Destination {
+    let Some(pod) = state.pod_by_ip(address.ip()) else { return unknown() };
+    let pod = &pod.value;
+    let endpoint = Endpoint {
+        address,
+        pod: Some(pod.name.clone()),
+        workload: pod.workload.clone(),
+        identity: pod
+            .meshed
+            .then(|| SpiffeId::new(trust_domain, pod.name.namespace(), &pod.service_account).ok())
+            .flatten(),
+    };
+    let headless = state.headless_services_of(address);
+    let headless = headless.iter().map(|(name, port)| service_port_ref(name, *port)).collect();
+    let pod = discovery::Pod { endpoint: Some((&endpoint).into()), headless };
+    discovery::Destination { kind: Some(destination::Kind::Pod(pod)) }
+}
+
+fn unknown() -> discovery::Destination {
+    discovery::Destination { kind: Some(destination::Kind::Unknown(discovery::Unknown {})) }
+}
+
+fn full(service: &Service, port: u16) -> discovery::Destination {
+    let endpoints = endpoints_of(service, port).values().map(Into::into).collect();
+    let service = discovery::Service {
+        namespace: service.name.namespace().to_owned(),
+        name: service.name.name().to_owned(),
+        port: port.into(),
+        endpoints,
+    };
+    discovery::Destination { kind: Some(destination::Kind::Service(service)) }
+}
+
+/// `None` when the endpoints of this port are the same.
+fn delta(before: &Service, after: &Service, port: u16) -> Option<target_update::Kind> {
+    let (before, after) = (endpoints_of(before, port), endpoints_of(after, port));
+    let upserts: Vec<_> =
+        after.values().filter(|e| before.get(&e.address) != Some(e)).map(discovery::Endpoint::from).collect();
+    let removals: Vec<_> =
+        before.keys().filter(|address| !after.contains_key(address)).map(|address| (*address).into()).collect();
+    let changed = !upserts.is_empty() || !removals.is_empty();
+    changed.then_some(target_update::Kind::Delta(discovery::EndpointDelta { upserts, removals }))
+}
+
+fn endpoints_of(service: &Service, port: u16) -> &BTreeMap<SocketAddr, Endpoint> {
+    static NONE: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+    service.ports.get(&port).map_or(&NONE, |port| &port.endpoints)
+}
+
+/// The roots that every proxy is to trust; none before the CA exists.
+pub fn bundle_of(state: &MeshState) -> Option<identity::TrustBundle> {
+    let roots = state.ca()?.roots.iter().map(|root| root.certificate.to_vec()).collect();
+    Some(identity::TrustBundle { roots })
+}
+
+fn service_port_ref(name: &ServiceName, port: u16) -> discovery::ServicePortRef {
+    let (namespace, name) = (name.namespace().to_owned(), name.name().to_owned());
+    discovery::ServicePortRef { namespace, name, port: port.into() }
+}
+
+impl From<&Target> for discovery::Target {
+    fn from(target: &Target) -> Self {
+        let kind = match target {
+            Target::Address(address) => target::Kind::Address(common::SocketAddress::from(*address)),
+            Target::Service(name, port) => target::Kind::Service(service_port_ref(name, *port)),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<&discovery::Target> for Target {
+    type Error = WireError;
+
+    fn try_from(wire: &discovery::Target) -> Result<Self, WireError> {
+        match wire.kind.as_ref().ok_or(WireError::Missing("target.kind"))? {
+            target::Kind::Address(address) => Ok(Self::Address(address.try_into()?)),
+            target::Kind::Service(service) => {
+                Ok(Self::Service(ServiceName::new(&service.namespace, &service.name)?, wire::port(service.port)?))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

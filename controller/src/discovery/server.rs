@@ -1,0 +1,177 @@
+//! The discovery service: a stream's shell around [`Subscriptions`].
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use conduit_api::{
+    PodName, Revision, TrustDomain,
+    proto::discovery::{self, Hello, WatchRequest, WatchResponse, discovery_server, watch_request},
+};
+use conduit_consensus::MeshState;
+use futures::Stream;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use super::{
+    Subscriptions, Target,
+    registry::{Registration, Registry},
+};
+use crate::serve::peer_of;
+
+/// A proxy that takes nothing for this long is cut off, so that it reconnects, perhaps to a replica it can hear.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Responses between the stream's task and its connection. One: what waits in a queue goes stale, what waits in the state
+/// is merged.
+const RESPONSES_IN_FLIGHT: usize = 1;
+
+/// The service, over this replica's applied state.
+pub struct DiscoveryServer {
+    trust_domain: TrustDomain,
+    state: watch::Receiver<Arc<MeshState>>,
+    registry: Registry,
+}
+
+impl DiscoveryServer {
+    /// Serves what `state` says; who is connected shows in `registry`.
+    pub fn new(trust_domain: TrustDomain, state: watch::Receiver<Arc<MeshState>>, registry: Registry) -> Self {
+        Self { trust_domain, state, registry }
+    }
+}
+
+#[tonic::async_trait]
+impl discovery_server::Discovery for DiscoveryServer {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let peer = peer_of(&request)?;
+        let mut requests = request.into_inner();
+        let hello = first_hello(&mut requests).await?;
+        if hello.namespace != peer.id().namespace() {
+            let message = format!("{} may not speak for a pod in namespace `{}`", peer.id(), hello.namespace);
+            return Err(Status::permission_denied(message));
+        }
+        let pod = PodName::new(&hello.namespace, &hello.pod).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let applied = self.state.borrow().revision();
+        if Revision::from(hello.revision) > applied {
+            let message = format!("behind: this replica is at revision {applied}, the proxy at {}", hello.revision);
+            return Err(Status::failed_precondition(message));
+        }
+
+        let mut subscriptions = Subscriptions::new(self.trust_domain.clone());
+        for held in hello.resume {
+            subscribe(&mut subscriptions, held)?;
+        }
+        info!(peer.pod = %pod, proxy.version = %hello.version, revision = hello.revision, "subscribed");
+        let (responses, stream) = mpsc::channel(RESPONSES_IN_FLIGHT);
+        let watch = Watch {
+            proxy: Proxy { registration: self.registry.open(pod), subscriptions },
+            requests,
+            state: self.state.clone(),
+            responses,
+        };
+        tokio::spawn(watch.run());
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+async fn first_hello(requests: &mut Streaming<WatchRequest>) -> Result<Hello, Status> {
+    match requests.message().await?.and_then(|request| request.kind) {
+        Some(watch_request::Kind::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first request of a discovery stream must be hello")),
+    }
+}
+
+/// One open stream.
+struct Watch {
+    proxy: Proxy,
+    requests: Streaming<WatchRequest>,
+    state: watch::Receiver<Arc<MeshState>>,
+    responses: mpsc::Sender<Result<WatchResponse, Status>>,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        if let Err(status) = self.serve().await {
+            debug!(error = %status, "discovery stream ended");
+            // The proxy may be gone already, or not reading; it then learns from the connection.
+            let _ = self.responses.try_send(Err(status));
+        }
+    }
+
+    /// Until the proxy ends the stream (`Ok`), or it cannot go on.
+    async fn serve(&mut self) -> Result<(), Status> {
+        let Self { proxy, requests, state, responses } = self;
+        // Something may have changed since the proxy was last sent anything.
+        let mut stale_since = Some(Instant::now());
+        loop {
+            let cut_off = stale_since.map(|since| since + SEND_TIMEOUT);
+            tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => {
+                        if proxy.on_request(request)? {
+                            stale_since.get_or_insert_with(Instant::now);
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                changed = state.changed() => {
+                    changed.map_err(|_| Status::unavailable("this replica is shutting down"))?;
+                    stale_since.get_or_insert_with(Instant::now);
+                }
+                permit = responses.reserve(), if stale_since.is_some() => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    let latest = state.borrow_and_update().clone();
+                    if let Some(response) = proxy.subscriptions.update(&latest) {
+                        permit.send(Ok(response));
+                    }
+                    stale_since = None;
+                }
+                () = sleep_until(cut_off.unwrap_or_else(Instant::now)), if cut_off.is_some() => {
+                    return Err(Status::deadline_exceeded("the proxy does not take updates"));
+                }
+            }
+        }
+    }
+}
+
+/// What one stream's proxy follows, and has acknowledged.
+struct Proxy {
+    registration: Registration,
+    subscriptions: Subscriptions,
+}
+
+impl Proxy {
+    /// Whether there may be something to send now.
+    fn on_request(&mut self, request: WatchRequest) -> Result<bool, Status> {
+        match request.kind {
+            Some(watch_request::Kind::Subscribe(held)) => {
+                subscribe(&mut self.subscriptions, held)?;
+                return Ok(true);
+            }
+            Some(watch_request::Kind::Unsubscribe(target)) => self.subscriptions.unsubscribe(&parse(&target)?),
+            Some(watch_request::Kind::Ack(revision)) => self.registration.acked(revision.into()),
+            Some(watch_request::Kind::Nack(nack)) => {
+                warn!(revision = nack.revision, reason = %nack.reason, "a proxy refused an update");
+            }
+            Some(watch_request::Kind::Hello(_)) | None => {
+                return Err(Status::invalid_argument("hello is only allowed as the first request"));
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn subscribe(subscriptions: &mut Subscriptions, held: discovery::Subscribe) -> Result<(), Status> {
+    let target = held.target.ok_or_else(|| Status::invalid_argument("subscribe without a target"))?;
+    let subscribed = subscriptions.subscribe(parse(&target)?, held.version.into());
+    subscribed.map_err(|e| Status::resource_exhausted(e.to_string()))
+}
+
+fn parse(target: &discovery::Target) -> Result<Target, Status> {
+    target.try_into().map_err(|e: conduit_api::wire::WireError| Status::invalid_argument(e.to_string()))
+}

@@ -1,0 +1,187 @@
+use conduit_api::{Pod, PodName, ServicePort, WorkloadRef};
+use conduit_consensus::{Change, Command, Proposal};
+
+use super::*;
+
+fn endpoint(address: &str) -> Endpoint {
+    Endpoint { address: address.parse().unwrap(), pod: None, workload: None, identity: None }
+}
+
+fn service(name: &str, cluster_ip: Option<&str>, endpoints: &[&str]) -> Change {
+    let endpoints = endpoints.iter().map(|address| (address.parse().unwrap(), endpoint(address))).collect();
+    Change::UpsertService(Service {
+        name: ServiceName::new("ns", name).unwrap(),
+        cluster_ips: cluster_ip.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ports: [(80, ServicePort { name: String::new(), endpoints })].into(),
+    })
+}
+
+fn pod(name: &str, ip: &str, meshed: bool) -> Change {
+    Change::UpsertPod(Pod {
+        name: PodName::new("ns", name).unwrap(),
+        ip: ip.parse().unwrap(),
+        workload: Some(WorkloadRef { kind: "deployment".into(), name: "web".into() }),
+        service_account: "web".into(),
+        meshed,
+        ready: true,
+    })
+}
+
+fn apply(state: &mut MeshState, index: u64, changes: Vec<Change>) {
+    state.apply(index, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+}
+
+fn subscriptions() -> Subscriptions {
+    Subscriptions::new("cluster.local".parse().unwrap())
+}
+
+fn address(text: &str) -> Target {
+    Target::Address(text.parse().unwrap())
+}
+
+fn only(response: Option<discovery::WatchResponse>) -> target_update::Kind {
+    let mut updates = response.expect("something to send").updates;
+    assert_eq!(updates.len(), 1, "{updates:?}");
+    updates.remove(0).kind.unwrap()
+}
+
+fn addresses(endpoints: &[discovery::Endpoint]) -> Vec<String> {
+    endpoints.iter().map(|e| SocketAddr::try_from(e.address.as_ref().unwrap()).unwrap().to_string()).collect()
+}
+
+fn endpoints_in_full(kind: &target_update::Kind) -> Vec<String> {
+    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Service(service)) }) = kind
+    else {
+        panic!("not a service in full: {kind:?}")
+    };
+    addresses(&service.endpoints)
+}
+
+#[test]
+fn the_first_response_comes_even_when_there_is_nothing_to_say() {
+    let mut subscriptions = subscriptions();
+    let state = MeshState::default();
+    assert_eq!(subscriptions.update(&state), Some(discovery::WatchResponse::default()));
+    assert_eq!(subscriptions.update(&state), None);
+}
+
+#[test]
+fn a_service_is_sent_whole_once_and_then_by_its_differences() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80", "10.0.0.2:80"])]);
+    let mut subscriptions = subscriptions();
+    subscriptions.subscribe(address("10.96.0.1:80"), Revision::default()).unwrap();
+    let response = subscriptions.update(&state);
+    assert_eq!(response.as_ref().unwrap().revision, 1);
+    assert_eq!(endpoints_in_full(&only(response)), ["10.0.0.1:80", "10.0.0.2:80"]);
+
+    apply(&mut state, 2, vec![service("other", None, &[])]);
+    assert_eq!(subscriptions.update(&state), None, "nothing that this proxy follows");
+
+    apply(&mut state, 3, vec![service("web", Some("10.96.0.1"), &["10.0.0.2:80", "10.0.0.3:80"])]);
+    let target_update::Kind::Delta(delta) = only(subscriptions.update(&state)) else { panic!("not a delta") };
+    assert_eq!(addresses(&delta.upserts), ["10.0.0.3:80"]);
+    let removed: Vec<_> = delta.removals.iter().map(|a| SocketAddr::try_from(a).unwrap().to_string()).collect();
+    assert_eq!(removed, ["10.0.0.1:80"]);
+}
+
+#[test]
+fn skipped_states_are_merged() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80"])]);
+    let mut subscriptions = subscriptions();
+    subscriptions.subscribe(address("10.96.0.1:80"), Revision::default()).unwrap();
+    subscriptions.update(&state);
+    apply(&mut state, 2, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80", "10.0.0.2:80"])]);
+    apply(&mut state, 3, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80"])]);
+    assert_eq!(subscriptions.update(&state), None, "it went and came back while nobody looked");
+}
+
+#[test]
+fn what_the_proxy_holds_already_is_not_sent_again() {
+    let mut state = MeshState::default();
+    apply(&mut state, 5, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80"])]);
+    for (held, sent) in [(5, false), (4, true), (0, true)] {
+        let mut subscriptions = subscriptions();
+        subscriptions.subscribe(address("10.96.0.1:80"), held.into()).unwrap();
+        let updates = subscriptions.update(&state).unwrap().updates;
+        assert_eq!(!updates.is_empty(), sent, "held {held}");
+    }
+}
+
+#[test]
+fn pods_are_found_by_address_with_their_identity_and_headless_services() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, vec![pod("web-0", "10.0.0.1", true), service("web-svc", None, &["10.0.0.1:80"])]);
+    let mut subscriptions = subscriptions();
+    subscriptions.subscribe(address("10.0.0.1:80"), Revision::default()).unwrap();
+    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Pod(found)) }) =
+        only(subscriptions.update(&state))
+    else {
+        panic!("not a pod")
+    };
+    assert_eq!(found.endpoint.unwrap().identity, "spiffe://cluster.local/ns/ns/sa/web");
+    assert_eq!(found.headless.iter().map(|s| (s.name.as_str(), s.port)).collect::<Vec<_>>(), [("web-svc", 80)]);
+
+    apply(&mut state, 2, vec![Change::RemoveService(ServiceName::new("ns", "web-svc").unwrap())]);
+    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Pod(found)) }) =
+        only(subscriptions.update(&state))
+    else {
+        panic!("not a pod")
+    };
+    assert_eq!(found.headless, []);
+
+    apply(&mut state, 3, vec![Change::RemovePod(PodName::new("ns", "web-0").unwrap())]);
+    let target_update::Kind::Full(gone) = only(subscriptions.update(&state)) else { panic!("not in full") };
+    assert_eq!(gone, unknown());
+}
+
+#[test]
+fn an_unmeshed_pod_has_no_identity() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, vec![pod("web-0", "10.0.0.1", false)]);
+    let mut subscriptions = subscriptions();
+    subscriptions.subscribe(address("10.0.0.1:80"), Revision::default()).unwrap();
+    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Pod(found)) }) =
+        only(subscriptions.update(&state))
+    else {
+        panic!("not a pod")
+    };
+    assert_eq!(found.endpoint.unwrap().identity, "");
+}
+
+#[test]
+fn a_service_that_goes_becomes_unknown_and_comes_back_whole() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80"])]);
+    let mut subscriptions = subscriptions();
+    let target = Target::Service(ServiceName::new("ns", "web").unwrap(), 80);
+    subscriptions.subscribe(target, Revision::default()).unwrap();
+    subscriptions.update(&state);
+    apply(&mut state, 2, vec![Change::RemoveService(ServiceName::new("ns", "web").unwrap())]);
+    assert_eq!(only(subscriptions.update(&state)), target_update::Kind::Full(unknown()));
+    apply(&mut state, 3, vec![service("web", Some("10.96.0.2"), &["10.0.0.9:80"])]);
+    assert_eq!(endpoints_in_full(&only(subscriptions.update(&state))), ["10.0.0.9:80"]);
+}
+
+#[test]
+fn a_port_that_the_service_does_not_have_is_unknown() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80"])]);
+    let mut subscriptions = subscriptions();
+    subscriptions.subscribe(address("10.96.0.1:81"), Revision::default()).unwrap();
+    assert_eq!(only(subscriptions.update(&state)), target_update::Kind::Full(unknown()));
+}
+
+#[test]
+fn subscriptions_are_bounded() {
+    let mut subscriptions = subscriptions();
+    let target = |i: usize| Target::Address(([10, 1, (i >> 8) as u8, i as u8], 80).into());
+    for i in 0..TARGETS_PER_STREAM_MAX {
+        subscriptions.subscribe(target(i), Revision::default()).unwrap();
+    }
+    assert!(subscriptions.subscribe(target(TARGETS_PER_STREAM_MAX), Revision::default()).is_err());
+    assert!(subscriptions.subscribe(target(0), Revision::default()).is_ok());
+    subscriptions.unsubscribe(&target(0));
+    assert!(subscriptions.subscribe(target(TARGETS_PER_STREAM_MAX), Revision::default()).is_ok());
+}

@@ -1,0 +1,99 @@
+//! This replica's own part of the answers.
+
+use std::{
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
+
+use conduit_api::{
+    Revision,
+    proto::{
+        peer::{
+            CollectStatRequest, CollectStatResponse, ConnectedProxy, Counts, PeerTapRequest, StatusRequest,
+            StatusResponse, peer_server,
+        },
+        tap::TapEvent,
+    },
+};
+use conduit_consensus::Cluster;
+use futures::Stream;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    discovery::registry::Registry, propose::unix_ms, tap::server::TapServer, telemetry::server::SharedTelemetry,
+};
+
+/// What this replica knows by itself. Cloned handles share it.
+#[derive(Clone)]
+pub struct Own {
+    /// The replicated state, and Raft.
+    pub cluster: Cluster,
+    /// The proxies connected to it.
+    pub registry: Registry,
+    /// What they counted.
+    pub telemetry: SharedTelemetry,
+    /// Their taps.
+    pub taps: TapServer,
+}
+
+impl Own {
+    /// How this replica is.
+    pub fn status(&self) -> StatusResponse {
+        let status = self.cluster.status().borrow().clone();
+        let proxies = self.registry.connected().into_iter().map(|(pod, acked): (_, Revision)| ConnectedProxy {
+            namespace: pod.namespace().to_owned(),
+            pod: pod.name().to_owned(),
+            acked_revision: acked.as_u64(),
+        });
+        StatusResponse {
+            node_id: self.cluster.id().as_u64(),
+            role: status.role.to_string(),
+            term: status.term,
+            applied_index: status.applied_index,
+            last_log_index: status.last_log_index,
+            pid: std::process::id(),
+            time_ms: unix_ms(SystemTime::now()),
+            proxies: proxies.collect(),
+        }
+    }
+
+    /// What the proxies connected to it counted.
+    pub fn collect(&self, request: &CollectStatRequest) -> Vec<Counts> {
+        let Some(stat) = &request.stat else { return Vec::new() };
+        let (now, window) = (Instant::now(), Duration::from_millis(stat.window_ms.into()));
+        let telemetry = self.telemetry.lock();
+        let covered_ms = u32::try_from(telemetry.covered(now, window).as_millis()).unwrap_or(u32::MAX);
+        let counts = telemetry.query(now, window, stat).into_iter().map(|((namespace, name), counts)| Counts {
+            namespace,
+            name,
+            success: counts.success,
+            failure: counts.failure,
+            tls: counts.tls,
+            covered_ms,
+            latency: counts.latencies.iter().collect(),
+        });
+        counts.collect()
+    }
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for Own {
+    type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(Own::status(self)))
+    }
+
+    async fn collect_stat(
+        &self,
+        request: Request<CollectStatRequest>,
+    ) -> Result<Response<CollectStatResponse>, Status> {
+        Ok(Response::new(CollectStatResponse { counts: self.collect(request.get_ref()) }))
+    }
+
+    async fn tap(&self, request: Request<PeerTapRequest>) -> Result<Response<Self::TapStream>, Status> {
+        let tap = request.into_inner().tap.ok_or_else(|| Status::invalid_argument("tap without a request"))?;
+        Ok(Response::new(Box::pin(self.taps.watch(tap)?)))
+    }
+}

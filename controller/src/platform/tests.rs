@@ -1,0 +1,125 @@
+use conduit_api::{Endpoint, Pod, PodName, Service, ServiceName, ServicePort};
+use conduit_consensus::{Command, Proposal};
+
+use super::*;
+
+fn service(name: &str, endpoints: &[&str]) -> Service {
+    let endpoint = |address: &&str| {
+        let address = address.parse().unwrap();
+        (address, Endpoint { address, pod: None, workload: None, identity: None })
+    };
+    let port = ServicePort { name: String::new(), endpoints: endpoints.iter().map(endpoint).collect() };
+    Service { name: ServiceName::new("ns", name).unwrap(), cluster_ips: Default::default(), ports: [(80, port)].into() }
+}
+
+fn pod(name: &str, ready: bool) -> Pod {
+    Pod {
+        name: PodName::new("ns", name).unwrap(),
+        ip: "10.244.1.1".parse().unwrap(),
+        workload: None,
+        service_account: "default".into(),
+        meshed: true,
+        ready,
+    }
+}
+
+fn inventory(services: &[Service], pods: &[Pod]) -> Inventory {
+    Inventory { services: services.to_vec(), pods: pods.to_vec() }
+}
+
+fn state_of(inventory: &Inventory) -> MeshState {
+    let mut state = MeshState::default();
+    let changes = diff(&state, inventory);
+    state.apply(1, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+    state
+}
+
+#[test]
+fn the_difference_takes_the_state_to_the_inventory() {
+    let before = inventory(&[service("gone", &[]), service("same", &["10.0.0.1:80"])], &[pod("gone-0", true)]);
+    let after = inventory(&[service("new", &[]), service("same", &["10.0.0.1:80"])], &[pod("new-0", true)]);
+    let mut state = state_of(&before);
+    let changes = diff(&state, &after);
+    assert_eq!(changes.len(), 4, "the service that is the same is left alone: {changes:?}");
+    state.apply(2, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+    assert_eq!(diff(&state, &after), []);
+}
+
+#[test]
+fn only_the_leader_proposes_and_one_thing_at_a_time() {
+    let now = Instant::now();
+    let state = MeshState::default();
+    let mut reconciler = Reconciler::default();
+    let wanted = inventory(&[service("web", &[])], &[]);
+    assert_eq!(reconciler.handle(now, &state, Input::Inventory(wanted.clone())), []);
+    assert_eq!(reconciler.handle(now, &state, Input::Leading(true)), [Effect::WakeAt(now + QUIET)]);
+    let proposed = reconciler.handle(now + QUIET, &state, Input::Timer);
+    assert_eq!(proposed, [Effect::Propose(diff(&state, &wanted))]);
+    assert_eq!(reconciler.handle(now + QUIET, &state, Input::Inventory(wanted.clone())), []);
+    assert_eq!(reconciler.handle(now + QUIET, &state_of(&wanted), Input::Proposed(true)), []);
+}
+
+#[test]
+fn additions_gather_but_not_for_ever() {
+    let start = Instant::now();
+    let state = MeshState::default();
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(start, &state, Input::Leading(true));
+    let mut proposed_at = None;
+    for step in 0..100 {
+        let now = start + Duration::from_millis(10 * step);
+        let names = (0..=step).map(|i| service(&format!("s{i}"), &[]));
+        let effects = reconciler.handle(now, &state, Input::Inventory(inventory(&names.collect::<Vec<_>>(), &[])));
+        if matches!(effects[..], [Effect::Propose(_)]) {
+            proposed_at = Some(now);
+            break;
+        }
+    }
+    let waited = proposed_at.expect("proposed while changes kept coming") - start;
+    assert!(waited >= QUIET && waited <= GATHER_MAX, "{waited:?}");
+}
+
+#[test]
+fn what_is_gone_is_proposed_at_once() {
+    let now = Instant::now();
+    let before = inventory(&[service("web", &["10.0.0.1:80", "10.0.0.2:80"])], &[pod("web-0", true)]);
+    for after in [
+        inventory(&[service("web", &["10.0.0.1:80"])], &[pod("web-0", true)]),
+        inventory(&[service("web", &["10.0.0.1:80", "10.0.0.2:80"])], &[pod("web-0", false)]),
+        inventory(&[service("web", &["10.0.0.1:80", "10.0.0.2:80"])], &[]),
+        inventory(&[], &[pod("web-0", true)]),
+    ] {
+        let state = state_of(&before);
+        let mut reconciler = Reconciler::default();
+        reconciler.handle(now, &state, Input::Leading(true));
+        let effects = reconciler.handle(now, &state, Input::Inventory(after));
+        assert!(matches!(effects[..], [Effect::Propose(_)]), "{effects:?}");
+    }
+}
+
+#[test]
+fn a_platform_that_says_nothing_at_all_removes_nothing() {
+    let now = Instant::now();
+    let before = inventory(&[service("web", &[])], &[pod("web-0", true)]);
+    let state = state_of(&before);
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(now, &state, Input::Leading(true));
+    reconciler.handle(now, &state, Input::Inventory(before));
+    assert_eq!(reconciler.handle(now, &state, Input::Inventory(Inventory::default())), []);
+    assert_eq!(reconciler.handle(now, &state, Input::Timer), []);
+}
+
+#[test]
+fn a_refused_proposal_is_made_again_after_a_pause() {
+    let now = Instant::now();
+    let state = MeshState::default();
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(now, &state, Input::Leading(true));
+    reconciler.handle(now, &state, Input::Inventory(inventory(&[service("web", &[])], &[])));
+    let proposed = reconciler.handle(now + QUIET, &state, Input::Timer);
+    assert!(matches!(proposed[..], [Effect::Propose(_)]));
+    let refused = now + QUIET;
+    assert_eq!(reconciler.handle(refused, &state, Input::Proposed(false)), [Effect::WakeAt(refused + RETRY)]);
+    let again = reconciler.handle(refused + RETRY, &state, Input::Timer);
+    assert!(matches!(again[..], [Effect::Propose(_)]), "{again:?}");
+}

@@ -1,0 +1,198 @@
+//! Taps: who watches what, and which proxies are told. Pure.
+//!
+//! ```text
+//!   CLI ──► any replica ──► every replica: Broker::start ──► Start to each attached proxy that is concerned
+//!   CLI ◄── any replica ◄── every replica ◄── Broker::event ◄── what those proxies observe
+//! ```
+
+pub mod server;
+
+use std::collections::BTreeMap;
+
+use conduit_api::{
+    PodName,
+    proto::{
+        public::ResourceSelection,
+        tap::{Match, Start},
+    },
+};
+use conduit_consensus::MeshState;
+
+use crate::telemetry::matches;
+
+/// Taps that run at once on one replica; each costs every tapped proxy a match per request.
+pub const TAPS_MAX: usize = 64;
+
+/// A running tap.
+#[derive(Clone, Debug)]
+pub struct Tap {
+    /// Which pods.
+    pub target: ResourceSelection,
+    /// Which of their requests.
+    pub matches: Match,
+    /// Of each proxy.
+    pub max_rps: f32,
+}
+
+/// Why a tap does not start.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TapError {
+    /// See [`TAPS_MAX`].
+    #[error("{TAPS_MAX} taps are running on this replica already; end one of them first")]
+    TooMany,
+}
+
+/// The taps and the attached proxies of this replica. `A` sends to a proxy, `S` to the one who watches.
+pub struct Broker<A, S> {
+    next: u64,
+    taps: BTreeMap<u64, (Tap, S)>,
+    proxies: BTreeMap<u64, (PodName, A)>,
+}
+
+impl<A: Clone, S: Clone> Default for Broker<A, S> {
+    fn default() -> Self {
+        Self { next: 1, taps: BTreeMap::new(), proxies: BTreeMap::new() }
+    }
+}
+
+impl<A: Clone, S: Clone> Broker<A, S> {
+    /// A proxy attached: its number, and the taps to start in it.
+    pub fn attach(&mut self, pod: PodName, proxy: A, state: &MeshState) -> (u64, Vec<Start>) {
+        let id = self.number();
+        let starts = self.taps.iter().filter(|(_, (tap, _))| concerns(&tap.target, &pod, state));
+        let starts = starts.map(|(id, (tap, _))| tap.start(*id)).collect();
+        self.proxies.insert(id, (pod, proxy));
+        (id, starts)
+    }
+
+    /// A proxy is gone.
+    pub fn detach(&mut self, proxy: u64) {
+        self.proxies.remove(&proxy);
+    }
+
+    /// Somebody watches: the tap's number, and the proxies to tell.
+    ///
+    /// # Errors
+    /// When too many taps are running.
+    pub fn start(&mut self, tap: Tap, watcher: S, state: &MeshState) -> Result<(Start, Vec<A>), TapError> {
+        if self.taps.len() >= TAPS_MAX {
+            return Err(TapError::TooMany);
+        }
+        let id = self.number();
+        let concerned = self.proxies.values().filter(|(pod, _)| concerns(&tap.target, pod, state));
+        let concerned = concerned.map(|(_, proxy)| proxy.clone()).collect();
+        let start = tap.start(id);
+        self.taps.insert(id, (tap, watcher));
+        Ok((start, concerned))
+    }
+
+    /// Nobody watches any more: the proxies to tell, which may include some that were never concerned.
+    pub fn stop(&mut self, tap: u64) -> Vec<A> {
+        self.taps.remove(&tap);
+        self.proxies.values().map(|(_, proxy)| proxy.clone()).collect()
+    }
+
+    /// Who watches `tap`; nobody when it has just ended.
+    pub fn watcher(&self, tap: u64) -> Option<S> {
+        self.taps.get(&tap).map(|(_, watcher)| watcher.clone())
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+}
+
+impl Tap {
+    fn start(&self, id: u64) -> Start {
+        Start { tap: id, r#match: Some(self.matches.clone()), max_rps: self.max_rps }
+    }
+}
+
+/// Whether a selection takes in `pod`, itself or by its workload, namespace or service.
+pub fn concerns(selection: &ResourceSelection, pod: &PodName, state: &MeshState) -> bool {
+    let namespace = pod.namespace();
+    match selection.kind.as_str() {
+        "pod" => matches(selection, "pod", namespace, pod.name()),
+        "namespace" => matches(selection, "namespace", "", namespace),
+        kind => {
+            let workload = state.pods().get(pod).and_then(|pod| pod.value.workload.as_ref());
+            workload
+                .is_some_and(|workload| workload.kind == kind && matches(selection, kind, namespace, &workload.name))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conduit_api::{Pod, WorkloadRef};
+    use conduit_consensus::{Change, Command, Proposal};
+
+    use super::*;
+
+    fn state() -> MeshState {
+        let pod = |name: &str| Pod {
+            name: PodName::new("emojivoto", name).unwrap(),
+            ip: format!("10.244.1.{}", name.len()).parse().unwrap(),
+            workload: Some(WorkloadRef { kind: "deployment".into(), name: name.rsplit_once('-').unwrap().0.into() }),
+            service_account: "default".into(),
+            meshed: true,
+            ready: true,
+        };
+        let mut state = MeshState::default();
+        let changes = ["web-0", "voting-0"].map(|name| Change::UpsertPod(pod(name))).to_vec();
+        state.apply(1, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+        state
+    }
+
+    fn tap(kind: &str, name: &str) -> Tap {
+        let target = ResourceSelection { kind: kind.into(), namespace: "emojivoto".into(), name: name.into() };
+        Tap { target, matches: Match::default(), max_rps: 100.0 }
+    }
+
+    fn pod(name: &str) -> PodName {
+        PodName::new("emojivoto", name).unwrap()
+    }
+
+    #[test]
+    fn only_proxies_concerned_are_told_also_those_that_attach_later() {
+        let state = state();
+        let mut broker = Broker::<&str, &str>::default();
+        broker.attach(pod("web-0"), "web-0", &state);
+        let (start, told) = broker.start(tap("deployment", "voting"), "cli", &state).unwrap();
+        assert!(told.is_empty());
+        let (_, starts) = broker.attach(pod("voting-0"), "voting-0", &state);
+        assert_eq!(starts, std::slice::from_ref(&start));
+        assert_eq!(broker.watcher(start.tap), Some("cli"));
+        assert_eq!(broker.stop(start.tap), ["web-0", "voting-0"]);
+        assert_eq!(broker.watcher(start.tap), None);
+    }
+
+    #[test]
+    fn selections_take_in_pods_by_name_workload_and_namespace() {
+        let state = state();
+        for (kind, name, concerned) in [
+            ("deployment", "web", true),
+            ("deployment", "voting", false),
+            ("deployment", "", true),
+            ("pod", "web-0", true),
+            ("pod", "web", false),
+            ("namespace", "emojivoto", true),
+            ("namespace", "other", false),
+            ("service", "web", false),
+        ] {
+            assert_eq!(concerns(&tap(kind, name).target, &pod("web-0"), &state), concerned, "{kind}/{name}");
+        }
+    }
+
+    #[test]
+    fn taps_are_bounded() {
+        let state = MeshState::default();
+        let mut broker = Broker::<(), ()>::default();
+        for _ in 0..TAPS_MAX {
+            broker.start(tap("pod", ""), (), &state).unwrap();
+        }
+        assert_eq!(broker.start(tap("pod", ""), (), &state).unwrap_err(), TapError::TooMany);
+    }
+}

@@ -1,0 +1,166 @@
+//! The tap service for proxies, and the replica's end of a running tap.
+
+use std::{pin::Pin, sync::Arc};
+
+use conduit_api::{
+    PodName,
+    proto::{
+        common::{Direction, ResourceRef},
+        public::TapRequest,
+        tap::{AttachRequest, AttachResponse, TapEvent, attach_request, attach_response, tap_event, tap_server},
+    },
+};
+use conduit_consensus::MeshState;
+use futures::Stream;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::debug;
+
+use super::{Broker, Tap};
+use crate::serve::peer_of;
+
+/// Events that may wait for one who watches. Past it they are lost, so that watching never slows the watched.
+const EVENTS_WAITING_MAX: usize = 1024;
+/// Starts and stops that may wait for one proxy: all taps that can run, both ways.
+const ORDERS_WAITING_MAX: usize = 2 * super::TAPS_MAX;
+
+type ToProxy = mpsc::Sender<Result<AttachResponse, Status>>;
+type ToWatcher = mpsc::Sender<Result<TapEvent, Status>>;
+
+/// The taps of this replica. Cloned handles share it; the lock is held for look-ups only.
+#[derive(Clone)]
+pub struct TapServer {
+    broker: Arc<Mutex<Broker<ToProxy, ToWatcher>>>,
+    state: watch::Receiver<Arc<MeshState>>,
+}
+
+impl TapServer {
+    /// No taps yet; `state` says which pods a tap concerns.
+    pub fn new(state: watch::Receiver<Arc<MeshState>>) -> Self {
+        Self { broker: Arc::default(), state }
+    }
+
+    /// Taps the proxies attached to this replica, also those that attach later, until the stream is dropped.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when too many taps are running.
+    pub fn watch(&self, request: TapRequest) -> Result<TapStream, Status> {
+        let target = request.target.ok_or_else(|| Status::invalid_argument("tap without a target"))?;
+        let tap = Tap { target, matches: request.r#match.unwrap_or_default(), max_rps: request.max_rps };
+        let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
+        let state = self.state.borrow().clone();
+        let (start, concerned) = self
+            .broker
+            .lock()
+            .start(tap, sender, &state)
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        let id = start.tap;
+        for proxy in concerned {
+            tell(&proxy, attach_response::Kind::Start(start.clone()));
+        }
+        Ok(TapStream { events: ReceiverStream::new(events), _running: Running { broker: self.broker.clone(), id } })
+    }
+}
+
+/// What a tap observes; the tap ends when this is dropped.
+pub struct TapStream {
+    events: ReceiverStream<Result<TapEvent, Status>>,
+    _running: Running,
+}
+
+struct Running {
+    broker: Arc<Mutex<Broker<ToProxy, ToWatcher>>>,
+    id: u64,
+}
+
+impl Stream for TapStream {
+    type Item = Result<TapEvent, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+        Pin::new(&mut self.events).poll_next(cx)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let proxies = self.broker.lock().stop(self.id);
+        for proxy in proxies {
+            tell(&proxy, attach_response::Kind::Stop(self.id));
+        }
+    }
+}
+
+/// A proxy that does not take its orders is about to be disconnected, and is told everything when it attaches again.
+fn tell(proxy: &ToProxy, kind: attach_response::Kind) {
+    if proxy.try_send(Ok(AttachResponse { kind: Some(kind) })).is_err() {
+        debug!("a proxy does not take tap orders");
+    }
+}
+
+#[tonic::async_trait]
+impl tap_server::Tap for TapServer {
+    type AttachStream = ReceiverStream<Result<AttachResponse, Status>>;
+
+    async fn attach(&self, request: Request<Streaming<AttachRequest>>) -> Result<Response<Self::AttachStream>, Status> {
+        let peer = peer_of(&request)?;
+        let mut requests = request.into_inner();
+        let hello = match requests.message().await?.and_then(|request| request.kind) {
+            Some(attach_request::Kind::Hello(hello)) => hello,
+            _ => return Err(Status::invalid_argument("the first message of a tap stream must be hello")),
+        };
+        if hello.namespace != peer.id().namespace() {
+            let message = format!("{} may not speak for a pod in namespace `{}`", peer.id(), hello.namespace);
+            return Err(Status::permission_denied(message));
+        }
+        let pod = PodName::new(&hello.namespace, &hello.pod).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let (orders, stream) = mpsc::channel(ORDERS_WAITING_MAX);
+        let state = self.state.borrow().clone();
+        let (id, starts) = self.broker.lock().attach(pod.clone(), orders.clone(), &state);
+        for start in starts {
+            tell(&orders, attach_response::Kind::Start(start));
+        }
+        tokio::spawn(self.clone().relay(id, pod, requests));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl TapServer {
+    /// Passes on what a proxy observes, until it detaches.
+    async fn relay(self, id: u64, pod: PodName, mut requests: Streaming<AttachRequest>) {
+        while let Ok(Some(request)) = requests.message().await {
+            let Some(attach_request::Kind::Event(observed)) = request.kind else { continue };
+            let watcher = self.broker.lock().watcher(observed.tap);
+            if let (Some(watcher), Some(mut event)) = (watcher, observed.event) {
+                complete(&mut event, &pod, &self.state.borrow());
+                if watcher.try_send(Ok(event)).is_err() {
+                    debug!(tap = observed.tap, "an event was lost: the one who watches is slow");
+                }
+            }
+        }
+        self.broker.lock().detach(id);
+    }
+}
+
+/// Adds what the proxy could not know: which pod it is itself, and who is behind an address.
+fn complete(event: &mut TapEvent, pod: &PodName, state: &MeshState) {
+    let inbound = event.direction() == Direction::Inbound;
+    let (own, other) =
+        if inbound { (&mut event.destination, &mut event.source) } else { (&mut event.source, &mut event.destination) };
+    if let Some(own) = own {
+        describe(own, Some(pod), state);
+    }
+    if let Some(other) = other.as_mut().filter(|other| other.pod.is_none()) {
+        let address = other.address.as_ref().and_then(|address| std::net::SocketAddr::try_from(address).ok());
+        let known = address.and_then(|address| state.pod_by_ip(address.ip()));
+        describe(other, known.map(|pod| &pod.value.name), state);
+    }
+}
+
+fn describe(peer: &mut tap_event::Peer, pod: Option<&PodName>, state: &MeshState) {
+    let Some(pod) = pod else { return };
+    peer.pod = Some(ResourceRef::from(pod));
+    let workload = state.pods().get(pod).and_then(|pod| pod.value.workload.as_ref());
+    peer.workload = workload.map(|workload| workload.to_wire(pod.namespace()));
+}
