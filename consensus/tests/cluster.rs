@@ -1,5 +1,7 @@
 //! Replicas in one process, over real TCP and mutual TLS.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     io,
     net::SocketAddr,

@@ -3,6 +3,8 @@
 //! Each test starts a mesh of its own in a directory of its own, breaks it on purpose, and takes it down again, also when it
 //! fails. They run one after the other: each has eleven processes on perhaps two cores.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod mesh {
     pub mod harness;
     pub mod traffic;
@@ -40,7 +42,9 @@ fn a_new_user_sees_the_demo() {
     let request = tap.iter().position(|line| line.starts_with("req id=")).expect("a request");
     let id = tap[request].split(' ').nth(1).unwrap();
     let of_this: Vec<_> = tap[request..].iter().filter(|line| line.split(' ').nth(1) == Some(id)).collect();
-    assert!(of_this[0].contains(" :method=POST :authority=voting-svc.emojivoto:8080 :path=/emojivoto.v1.VotingService/"));
+    assert!(
+        of_this[0].contains(" :method=POST :authority=voting-svc.emojivoto:8080 :path=/emojivoto.v1.VotingService/")
+    );
     assert!(of_this[1].starts_with("rsp ") && of_this[1].contains(" :status=200 latency="), "{of_this:?}");
     assert!(of_this[2].starts_with("end ") && of_this[2].contains(" grpc-status="), "{of_this:?}");
     assert!(of_this[2].contains(" duration=") && of_this[2].contains(" response-length="), "{of_this:?}");
@@ -99,7 +103,8 @@ fn traffic_goes_on_without_controllers_and_they_come_back_as_they_were() {
     traffic.wait_for(100);
     let after = eventually(SOON, "all replicas are back", || {
         let raft = mesh.try_raft()?;
-        let back = raft.members.iter().all(|m| m.role != "unreachable" && before.members.iter().all(|b| b.pid != m.pid));
+        let back =
+            raft.members.iter().all(|m| m.role != "unreachable" && before.members.iter().all(|b| b.pid != m.pid));
         (back && !raft.leader_id.is_empty()).then_some(raft)
     });
     let (_, failed) = traffic.stop();
@@ -148,7 +153,8 @@ fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
         let error = none.fails(args);
         assert!(error.contains(says), "`conduit {args}` says {error:?}");
     }
-    let wrong = none.file("wrong.yml", "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: many\n");
+    let wrong = none
+        .file("wrong.yml", "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: many\n");
     let error = none.fails(&format!("local up -f {}", wrong.display()));
     assert!(error.contains("wrong.yml:6"), "{error:?}");
     none.is_empty();
