@@ -1,0 +1,129 @@
+//! `/live`, `/ready` and `/metrics`, on the control thread: a scrape never touches a request.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use conduit_ca::WorkloadTls;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::watch, task::spawn_local, time::sleep};
+use tracing::warn;
+
+use crate::{
+    discovery::client::DiscoveryStatus,
+    telemetry::{Telemetry, prometheus},
+};
+
+/// A client that does not finish its request head is let go.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// What it tells of.
+pub struct Admin {
+    /// Has this proxy an identity?
+    pub tls: WorkloadTls,
+    /// Does it know the mesh?
+    pub discovery: Arc<ArcSwap<DiscoveryStatus>>,
+    /// What has it counted?
+    pub telemetry: Telemetry,
+    /// Is it about to end?
+    pub drain: watch::Receiver<bool>,
+}
+
+impl Admin {
+    /// Serves until the proxy ends.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn serve(self, address: SocketAddr) -> io::Result<()> {
+        let listener = TcpListener::bind(address).await?;
+        let admin = Rc::new(self);
+        spawn_local(async move {
+            loop {
+                let (stream, _) = match listener.accept().await {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        warn!(%error, "cannot accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
+                let admin = admin.clone();
+                spawn_local(async move {
+                    let service = service_fn(move |request| {
+                        let admin = admin.clone();
+                        async move { Ok::<_, Infallible>(admin.answer(&request)) }
+                    });
+                    let mut http = http1::Builder::new();
+                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+                    // The client went away.
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.tls.identity().is_some() && self.discovery.load().answered && !*self.drain.borrow()
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
+            "/live" | "/ping" => text(StatusCode::OK, "live\n"),
+            "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
+            "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+            "/metrics" => text(StatusCode::OK, prometheus::render(&self.telemetry.totals(), &self.gauges())),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready and /metrics\n"),
+        }
+    }
+
+    fn gauges(&self) -> Vec<prometheus::Gauge> {
+        let discovery = **self.discovery.load();
+        let expiry = self.tls.identity().and_then(|i| i.not_after.duration_since(SystemTime::UNIX_EPOCH).ok());
+        vec![
+            ("conduit_proxy_ready", "Whether traffic may be sent here.", f64::from(u8::from(self.is_ready()))),
+            (
+                "conduit_proxy_discovery_connected",
+                "Whether a replica of the control plane is connected; if not, the last state is in force.",
+                f64::from(u8::from(discovery.connected)),
+            ),
+            (
+                "conduit_proxy_discovery_revision",
+                "Revision of the discovery state in force.",
+                discovery.revision.as_u64() as f64,
+            ),
+            (
+                "identity_cert_expiration_timestamp_seconds",
+                "When this proxy's certificate expires, since the Unix epoch.",
+                expiry.map_or(0.0, |expiry| expiry.as_secs_f64()),
+            ),
+            ("process_resident_memory_bytes", "Resident memory of this process.", resident_bytes()),
+        ]
+    }
+}
+
+/// From the kernel's own account (proc(5)); 0 where there is none.
+fn resident_bytes() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) * 1024.0
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+}

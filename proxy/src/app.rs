@@ -1,0 +1,160 @@
+//! A proxy's parts, in the order in which they start.
+//!
+//! ```text
+//!   control thread:  certifier ─► discovery, tap, reporter ─► admin
+//!   data threads:    a listener each way, connections, pools, counters
+//! ```
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU32},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use conduit_ca::{TrustBundle, WorkloadTls};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::{LocalSet, spawn_local},
+    time::sleep,
+};
+use tracing::info;
+
+use crate::{
+    admin::Admin,
+    config::Config,
+    connect::Connector,
+    control::Controllers,
+    discovery::{Directory, client::DiscoveryTask},
+    identity::Certifier,
+    original::OriginalDestination,
+    tap::{Taps, client::TapTask},
+    telemetry::{Telemetry, report::Reporter},
+    worker::{Setup, Worker},
+};
+
+/// Nothing here recurses deeply, and every thread's stack counts.
+const THREAD_STACK_BYTES: usize = 512 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// Between two looks for the trust anchors, which the control plane writes when it has a root.
+const ANCHORS_POLL: Duration = Duration::from_millis(50);
+
+/// Runs a proxy until `stop` resolves and its connections have ended.
+///
+/// # Errors
+/// When it cannot listen, or is told what makes no sense.
+pub async fn run(config: Config, original: OriginalDestination, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    conduit_ca::warm()?;
+    let listeners = (0..config.cores)
+        .map(|_| Ok((listen(config.outbound)?, listen(config.inbound)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let tls = WorkloadTls::new(config.trust_domain.clone(), trust_anchors(&config).await?);
+    let connector = Connector::new(config.socket_mark, tls.clone());
+    let controllers = Controllers::new(config.controllers.clone(), &config.trust_domain, connector.clone())?;
+    let (namespace, pod) = (config.pod.namespace().to_owned(), config.pod.name().to_owned());
+    let directory = Directory::new(&namespace, &pod);
+    let (discovery_task, discovery, discovery_status) = DiscoveryTask::new(directory, controllers.clone(), tls.clone());
+    let (taps, events) = Taps::new();
+    let telemetry = Telemetry::default();
+    let (draining, drain) = watch::channel(false);
+
+    let certifier = Certifier { controllers: controllers.clone(), token: config.token.clone(), tls: tls.clone() };
+    let tap_task = TapTask {
+        taps: taps.clone(),
+        events,
+        controllers: controllers.clone(),
+        tls: tls.clone(),
+        namespace: namespace.clone(),
+        pod: pod.clone(),
+    };
+    let reporter = Reporter { controllers, telemetry: telemetry.clone(), namespace, pod };
+    let control = LocalSet::new();
+    control.spawn_local(certifier.run());
+    control.spawn_local(discovery_task.run());
+    control.spawn_local(tap_task.run());
+    control.spawn_local(reporter.run());
+
+    let setup = Setup {
+        pod_ip: config.pod_ip,
+        own_ports: [config.outbound.port(), config.inbound.port()],
+        tls: tls.clone(),
+        connector,
+        original,
+        discovery,
+        taps,
+        telemetry: telemetry.clone(),
+        connections: Arc::new(AtomicU32::new(0)),
+        drain: drain.clone(),
+    };
+    let threads = listeners.into_iter().map(|listeners| data_thread(setup.clone(), listeners));
+    let threads = threads.collect::<io::Result<Vec<_>>>().context("cannot start a data thread")?;
+    let admin = Admin { tls, discovery: discovery_status, telemetry, drain };
+    control
+        .run_until(async {
+            let serving = spawn_local(admin.serve(config.metrics)).await?;
+            serving.with_context(|| format!("cannot listen on {} for metrics", config.metrics))?;
+            info!(pod = %config.pod, "carrying traffic");
+            stop.await;
+            info!("draining");
+            draining.send_replace(true);
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Each thread has its own socket; the kernel spreads connections over them.
+fn listen(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    listen().with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Waits for the control plane's first root.
+async fn trust_anchors(config: &Config) -> anyhow::Result<TrustBundle> {
+    let mut told = false;
+    loop {
+        match tokio::fs::read_to_string(&config.trust_anchors).await {
+            Ok(pem) => {
+                let bundle = TrustBundle::from_pem(&pem);
+                return bundle.with_context(|| format!("no trust anchors in {}", config.trust_anchors.display()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !std::mem::replace(&mut told, true) {
+                    info!(path = %config.trust_anchors.display(), "waiting for the trust anchors");
+                }
+                sleep(ANCHORS_POLL).await;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", config.trust_anchors.display()));
+            }
+        }
+    }
+}
+
+fn data_thread(
+    setup: Setup,
+    (outbound, inbound): (std::net::TcpListener, std::net::TcpListener),
+) -> io::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("data".to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
+        let local = LocalSet::new();
+        local.block_on(&runtime, async {
+            let outbound = TcpListener::from_std(outbound).expect("a listener of this runtime's kind");
+            let inbound = TcpListener::from_std(inbound).expect("a listener of this runtime's kind");
+            Worker::new(setup).run(outbound, inbound).await;
+        });
+    })
+}

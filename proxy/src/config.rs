@@ -1,0 +1,183 @@
+//! What a proxy is told when it starts: environment variables, as a pod's manifest sets them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use conduit_api::{PodName, TrustDomain};
+
+/// More data threads than this help nobody beside one application instance.
+const CORES_MAX: usize = 16;
+/// Threads when nothing is said: one proxy must not crowd out its application.
+const CORES_DEFAULT: usize = 2;
+
+/// One proxy.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The pod that it is beside.
+    pub pod: PodName,
+    /// The pod's address; connections to it do not leave the pod.
+    pub pod_ip: IpAddr,
+    /// `host:port` of replicas of the control plane; any will do.
+    pub controllers: Vec<String>,
+    /// Of all identities in this mesh.
+    pub trust_domain: TrustDomain,
+    /// The roots to trust at the first start, PEM.
+    pub trust_anchors: PathBuf,
+    /// Proof of the workload's identity; read again whenever it is used.
+    pub token: PathBuf,
+    /// Where the application's outgoing connections arrive.
+    pub outbound: SocketAddr,
+    /// Where connections to the application arrive.
+    pub inbound: SocketAddr,
+    /// `/ready`, `/live` and `/metrics`.
+    pub metrics: SocketAddr,
+    /// Set on every connection that the proxy makes, where it cannot be told from the application by its user.
+    pub socket_mark: Option<u32>,
+    /// Data threads.
+    pub cores: usize,
+}
+
+/// A variable that is missing, or not what it should be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Not set.
+    #[error("{0} is not set")]
+    Missing(&'static str),
+    /// Set to something else.
+    #[error("{name}: `{value}` is not {expected}")]
+    Invalid {
+        /// The variable.
+        name: &'static str,
+        /// What it is.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+impl Config {
+    /// From `variable`, which looks one up.
+    ///
+    /// # Errors
+    /// For the first variable that is missing or wrong.
+    pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let env = Env { variable };
+        let namespace: String = env.required("CONDUIT_PROXY_POD_NAMESPACE", "a namespace")?;
+        let name: String = env.required("CONDUIT_PROXY_POD_NAME", "a pod's name")?;
+        let pod = PodName::new(&namespace, &name).map_err(|_| ConfigError::Invalid {
+            name: "CONDUIT_PROXY_POD_NAME",
+            value: name,
+            expected: "a pod's name",
+        })?;
+        let controllers: String = env.required("CONDUIT_PROXY_CONTROL_URL", "a list of addresses")?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(CORES_DEFAULT);
+        Ok(Self {
+            pod,
+            pod_ip: env.required("CONDUIT_PROXY_POD_IP", "an IP address")?,
+            controllers: controllers.split(',').map(|url| host_port(url).to_owned()).collect(),
+            trust_domain: env.required("CONDUIT_PROXY_TRUST_DOMAIN", "a trust domain")?,
+            trust_anchors: env.required("CONDUIT_PROXY_TRUST_ANCHORS_FILE", "a path")?,
+            token: env.required("CONDUIT_PROXY_IDENTITY_TOKEN_FILE", "a path")?,
+            outbound: env.address("CONDUIT_PROXY_PRIVATE_LISTENER", ([127, 0, 0, 1], 4140))?,
+            inbound: env.address("CONDUIT_PROXY_PUBLIC_LISTENER", ([0, 0, 0, 0], 4143))?,
+            metrics: env.address("CONDUIT_PROXY_METRICS_LISTENER", ([0, 0, 0, 0], 4191))?,
+            socket_mark: env.optional("CONDUIT_PROXY_SOCKET_MARK", "a number")?.map(|Mark(mark)| mark),
+            cores: env.optional("CONDUIT_PROXY_CORES", "a number")?.unwrap_or(cores).clamp(1, CORES_MAX),
+        })
+    }
+}
+
+/// `tcp://` and `https://` are how these variables have been written since 2018; the scheme says nothing new.
+fn host_port(url: &str) -> &str {
+    url.trim().split_once("://").map_or(url.trim(), |(_, rest)| rest).trim_end_matches('/')
+}
+
+/// Decimal, or hexadecimal with `0x`.
+struct Mark(u32);
+
+impl FromStr for Mark {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.strip_prefix("0x").map_or_else(|| s.parse(), |hex| u32::from_str_radix(hex, 16)).map(Self)
+    }
+}
+
+struct Env<V> {
+    variable: V,
+}
+
+impl<V: Fn(&str) -> Option<String>> Env<V> {
+    fn optional<T: FromStr>(&self, name: &'static str, expected: &'static str) -> Result<Option<T>, ConfigError> {
+        let Some(value) = (self.variable)(name) else { return Ok(None) };
+        value.parse().map(Some).map_err(|_| ConfigError::Invalid { name, value, expected })
+    }
+
+    fn required<T: FromStr>(&self, name: &'static str, expected: &'static str) -> Result<T, ConfigError> {
+        self.optional(name, expected)?.ok_or(ConfigError::Missing(name))
+    }
+
+    fn address(&self, name: &'static str, default: ([u8; 4], u16)) -> Result<SocketAddr, ConfigError> {
+        let Some(value) = (self.variable)(name) else { return Ok(default.into()) };
+        host_port(&value).parse().map_err(|_| ConfigError::Invalid { name, value, expected: "an address and a port" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn variables() -> BTreeMap<&'static str, &'static str> {
+        BTreeMap::from([
+            ("CONDUIT_PROXY_POD_NAMESPACE", "emojivoto"),
+            ("CONDUIT_PROXY_POD_NAME", "web-0"),
+            ("CONDUIT_PROXY_POD_IP", "10.244.1.1"),
+            ("CONDUIT_PROXY_CONTROL_URL", "https://10.244.0.10:8086, 10.244.0.11:8086"),
+            ("CONDUIT_PROXY_TRUST_DOMAIN", "cluster.local"),
+            ("CONDUIT_PROXY_TRUST_ANCHORS_FILE", "/anchors.pem"),
+            ("CONDUIT_PROXY_IDENTITY_TOKEN_FILE", "/token"),
+        ])
+    }
+
+    fn parse(variables: &BTreeMap<&str, &str>) -> Result<Config, ConfigError> {
+        Config::from_env(|name| variables.get(name).map(|value| (*value).to_owned()))
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_usual_value() {
+        let config = parse(&variables()).unwrap();
+        assert_eq!(config.controllers, ["10.244.0.10:8086", "10.244.0.11:8086"]);
+        assert_eq!(config.outbound.to_string(), "127.0.0.1:4140");
+        assert_eq!(config.socket_mark, None);
+        assert!(config.cores >= 1);
+    }
+
+    #[test]
+    fn what_is_said_is_taken() {
+        let mut variables = variables();
+        variables.insert("CONDUIT_PROXY_PUBLIC_LISTENER", "tcp://0.0.0.0:5143");
+        variables.insert("CONDUIT_PROXY_SOCKET_MARK", "0x2102");
+        variables.insert("CONDUIT_PROXY_CORES", "1");
+        let config = parse(&variables).unwrap();
+        assert_eq!((config.inbound.port(), config.socket_mark, config.cores), (5143, Some(0x2102), 1));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        for name in variables().keys() {
+            let mut without = variables();
+            without.remove(name);
+            assert_eq!(parse(&without).unwrap_err(), ConfigError::Missing(name));
+        }
+        for name in ["CONDUIT_PROXY_POD_IP", "CONDUIT_PROXY_SOCKET_MARK", "CONDUIT_PROXY_METRICS_LISTENER"] {
+            let mut wrong = variables();
+            wrong.insert(name, "nonsense");
+            assert!(parse(&wrong).unwrap_err().to_string().contains("`nonsense`"), "{name}");
+        }
+    }
+}

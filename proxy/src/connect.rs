@@ -1,0 +1,87 @@
+//! Making connections: to endpoints, to the application, to the control plane.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use conduit_api::SpiffeId;
+use conduit_ca::WorkloadTls;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::{http::Protocol, io::Stream};
+
+/// Within this a connection is made, or another endpoint is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Within this its TLS handshake is done.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Makes this proxy's connections, so that they can be told from the application's.
+#[derive(Clone)]
+pub struct Connector {
+    mark: Option<u32>,
+    tls: WorkloadTls,
+}
+
+impl Connector {
+    /// Marks sockets with `mark`, if there is one; authenticates with `tls`.
+    pub fn new(mark: Option<u32>, tls: WorkloadTls) -> Self {
+        Self { mark, tls }
+    }
+
+    /// A TCP connection.
+    ///
+    /// # Errors
+    /// When it is refused, or takes longer than a second.
+    pub async fn tcp(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(mark) = self.mark {
+            socket2::SockRef::from(&socket).set_mark(mark)?;
+        }
+        let connected = timeout(CONNECT_TIMEOUT, socket.connect(address)).await;
+        let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// A connection to the proxy beside an endpoint, which must prove to be `peer`; it is then known what it will carry.
+    ///
+    /// # Errors
+    /// When it cannot be made, or the peer is somebody else.
+    pub async fn mesh(&self, address: SocketAddr, peer: &SpiffeId, protocol: Protocol) -> io::Result<Stream> {
+        let tcp = self.tcp(address).await?;
+        let config = self.tls.client_config(&[protocol.alpn()], peer);
+        let tls = handshake(config, address, tcp).await?;
+        if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn()) {
+            return Err(io::Error::other("the peer's proxy does not speak this mesh's protocol"));
+        }
+        Ok(Stream::TlsClient(Box::new(tls)))
+    }
+
+    /// A connection to the control plane.
+    ///
+    /// # Errors
+    /// When it cannot be made, or somebody else answers.
+    pub async fn control(
+        &self,
+        address: SocketAddr,
+        controller: &SpiffeId,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let tcp = self.tcp(address).await?;
+        handshake(self.tls.client_config(&[b"h2"], controller), address, tcp).await
+    }
+}
+
+/// Boxed: it is much larger than what is left when it is done, and a connection's task keeps the size of its largest part.
+async fn handshake(
+    config: Arc<ClientConfig>,
+    address: SocketAddr,
+    tcp: TcpStream,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    // An address is not sent as a name; the peer is known by its SPIFFE id.
+    let name = ServerName::from(address.ip());
+    let connected = timeout(HANDSHAKE_TIMEOUT, Box::pin(TlsConnector::from(config).connect(name, tcp))).await;
+    connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}

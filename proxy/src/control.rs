@@ -1,0 +1,98 @@
+//! Channels to the control plane: any replica will do, the next one when that fails.
+
+use std::{cell::Cell, io, net::SocketAddr, time::Duration};
+
+use conduit_api::{SpiffeId, TrustDomain, spiffe::ParseSpiffeError};
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use crate::connect::Connector;
+
+/// A replica that says nothing for this long is probed: a dead path looks like a quiet one.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first pause after a failure, doubled at each further one ...
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// ... up to this; each is drawn from zero to its length, so that a thousand proxies do not come back at once.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The replicas of the control plane.
+#[derive(Clone)]
+pub struct Controllers {
+    addresses: Vec<String>,
+    controller: SpiffeId,
+    connector: Connector,
+}
+
+impl Controllers {
+    /// At `addresses`, each `host:port`.
+    ///
+    /// # Errors
+    /// Never for a valid trust domain.
+    pub fn new(
+        addresses: Vec<String>,
+        trust_domain: &TrustDomain,
+        connector: Connector,
+    ) -> Result<Self, ParseSpiffeError> {
+        let controller = SpiffeId::new(trust_domain, "conduit", "controller")?;
+        Ok(Self { addresses, controller, connector })
+    }
+
+    /// Goes round the replicas, from a random one on.
+    pub fn rotation(&self) -> Rotation {
+        Rotation { next: Cell::new(rand::random_range(0..self.addresses.len().max(1))) }
+    }
+
+    /// A connection to the replica whose turn it is.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn connect(&self, rotation: &Rotation) -> Result<Channel, tonic::transport::Error> {
+        let turn = rotation.next.get();
+        rotation.next.set(turn.wrapping_add(1));
+        let address = self.addresses[turn % self.addresses.len()].clone();
+        let (connector, controller) = (self.connector.clone(), self.controller.clone());
+        // The URI is only what HTTP/2 wants to see; the connector knows where to go.
+        Endpoint::from(Uri::from_static("http://controller.conduit"))
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_with_connector(service_fn(move |_: Uri| {
+                let (address, connector, controller) = (address.clone(), connector.clone(), controller.clone());
+                async move {
+                    let resolved = resolve(&address).await?;
+                    Ok::<_, io::Error>(TokioIo::new(connector.control(resolved, &controller).await?))
+                }
+            }))
+            .await
+    }
+}
+
+/// Whose turn it is.
+pub struct Rotation {
+    next: Cell<usize>,
+}
+
+/// The pause after a number of failures in a row; `random` is below 1.
+pub fn backoff(failures: u32, random: f64) -> Duration {
+    (BACKOFF_MIN * 2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MAX).mul_f64(random)
+}
+
+async fn resolve(address: &str) -> io::Result<SocketAddr> {
+    let mut found = tokio::net::lookup_host(address).await?;
+    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        assert_eq!(backoff(0, 1.0), BACKOFF_MIN);
+        assert_eq!(backoff(3, 0.5), BACKOFF_MIN * 4);
+        assert_eq!(backoff(1000, 1.0), BACKOFF_MAX);
+        assert_eq!(backoff(5, 0.0), Duration::ZERO);
+    }
+}

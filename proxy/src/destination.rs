@@ -1,0 +1,146 @@
+//! What a connection was made to, as the control plane knows it.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use conduit_api::{
+    Endpoint, ServiceName,
+    proto::{
+        common,
+        discovery::{self, destination, target},
+    },
+    wire::{self, WireError},
+};
+
+/// What a proxy can ask the control plane about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// The original destination of a connection.
+    Address(SocketAddr),
+    /// A service port by name.
+    Service(ServiceName, u16),
+}
+
+/// What the control plane says of a [`Target`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A service: requests are balanced over its endpoints, and fail when there are none.
+    Service(ServiceName, u16, BTreeMap<SocketAddr, Arc<Endpoint>>),
+    /// One pod; and the headless services whose clients may mean the whole service by its address.
+    Pod(Arc<Endpoint>, Vec<(ServiceName, u16)>),
+    /// Not of this mesh.
+    Unknown,
+}
+
+impl Destination {
+    /// The service that `authority`, the one of a request to this address, names, if the address is part of it.
+    ///
+    /// A client of a headless service has resolved its name to one pod; what it means is the service. A name that the address
+    /// is not part of is not believed: a request never leaves its original destination because of a header.
+    pub fn headless(&self, authority: &str) -> Option<&(ServiceName, u16)> {
+        let Self::Pod(_, headless) = self else { return None };
+        headless.iter().find(|(name, port)| names(authority, name, *port))
+    }
+}
+
+/// Whether `authority` is one of the names that DNS has for a service: `svc`, `svc.ns`, `svc.ns.svc`, `svc.ns.svc.<domain>`.
+fn names(authority: &str, service: &ServiceName, port: u16) -> bool {
+    let (host, named_port) =
+        authority.rsplit_once(':').map_or((authority, 80), |(host, port)| (host, port.parse().unwrap_or(0)));
+    let host = host.trim_end_matches('.');
+    let mut labels = host.splitn(4, '.');
+    let matches = |label: Option<&str>, expected: &str| label.is_none_or(|l| l.eq_ignore_ascii_case(expected));
+    named_port == port
+        && labels.next().is_some_and(|name| name.eq_ignore_ascii_case(service.name()))
+        && matches(labels.next(), service.namespace())
+        && matches(labels.next(), "svc")
+}
+
+impl From<&Target> for discovery::Target {
+    fn from(target: &Target) -> Self {
+        let kind = match target {
+            Target::Address(address) => target::Kind::Address(common::SocketAddress::from(*address)),
+            Target::Service(name, port) => target::Kind::Service(discovery::ServicePortRef {
+                namespace: name.namespace().to_owned(),
+                name: name.name().to_owned(),
+                port: (*port).into(),
+            }),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<&discovery::Target> for Target {
+    type Error = WireError;
+
+    fn try_from(wire: &discovery::Target) -> Result<Self, WireError> {
+        match wire.kind.as_ref().ok_or(WireError::Missing("target.kind"))? {
+            target::Kind::Address(address) => Ok(Self::Address(address.try_into()?)),
+            target::Kind::Service(service) => {
+                let (name, port) = service_port(service)?;
+                Ok(Self::Service(name, port))
+            }
+        }
+    }
+}
+
+impl TryFrom<&discovery::Destination> for Destination {
+    type Error = WireError;
+
+    fn try_from(wire: &discovery::Destination) -> Result<Self, WireError> {
+        match wire.kind.as_ref().ok_or(WireError::Missing("destination.kind"))? {
+            destination::Kind::Service(service) => {
+                let name = ServiceName::new(&service.namespace, &service.name)?;
+                let endpoints = service.endpoints.iter().map(endpoint).collect::<Result<_, _>>()?;
+                Ok(Self::Service(name, wire::port(service.port)?, endpoints))
+            }
+            destination::Kind::Pod(pod) => {
+                let found = pod.endpoint.as_ref().ok_or(WireError::Missing("pod.endpoint"))?;
+                let headless = pod.headless.iter().map(service_port).collect::<Result<_, _>>()?;
+                Ok(Self::Pod(endpoint(found)?.1, headless))
+            }
+            destination::Kind::Unknown(_) => Ok(Self::Unknown),
+        }
+    }
+}
+
+/// An endpoint, by its address.
+///
+/// # Errors
+/// When it is not one.
+pub fn endpoint(wire: &discovery::Endpoint) -> Result<(SocketAddr, Arc<Endpoint>), WireError> {
+    let endpoint = Endpoint::try_from(wire)?;
+    Ok((endpoint.address, Arc::new(endpoint)))
+}
+
+fn service_port(wire: &discovery::ServicePortRef) -> Result<(ServiceName, u16), WireError> {
+    Ok((ServiceName::new(&wire.namespace, &wire.name)?, wire::port(wire.port)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_headless_service_is_known_by_the_names_that_dns_has_for_it() {
+        let service = ServiceName::new("emojivoto", "voting-svc").unwrap();
+        let endpoint = Endpoint { address: ([10, 244, 1, 1], 8080).into(), pod: None, workload: None, identity: None };
+        let pod = Destination::Pod(Arc::new(endpoint), vec![(service, 8080)]);
+        for (authority, known) in [
+            ("voting-svc:8080", true),
+            ("voting-svc.emojivoto:8080", true),
+            ("Voting-Svc.emojivoto.svc:8080", true),
+            ("voting-svc.emojivoto.svc.cluster.local:8080", true),
+            ("voting-svc.emojivoto.svc.cluster.local.:8080", true),
+            ("voting-svc.emojivoto", false),
+            ("voting-svc.emojivoto:8081", false),
+            ("voting-svc.other:8080", false),
+            ("voting-svc.emojivoto.com:8080", false),
+            ("evil.example:8080", false),
+            ("10.244.1.1:8080", false),
+            ("", false),
+        ] {
+            assert_eq!(pod.headless(authority).is_some(), known, "{authority}");
+        }
+        assert_eq!(Destination::Unknown.headless("voting-svc:8080"), None);
+    }
+}

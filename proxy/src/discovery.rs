@@ -1,0 +1,311 @@
+//! What this proxy knows of the mesh: the pure part of its discovery stream.
+//!
+//! ```text
+//!   data threads ──wanted──► Directory ──► Subscribe, Unsubscribe, Ack ──► control plane
+//!   data threads ◄──watch─── Directory ◄── updates, each with its revision ◄──┘
+//! ```
+//!
+//! What was learned is kept when the control plane is gone, for as long as that takes: the last state is better than none.
+
+pub mod client;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use conduit_api::{
+    Revision,
+    proto::discovery::{
+        Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse, target_update, watch_request,
+    },
+    wire::WireError,
+};
+use tokio::{sync::watch, time::Instant};
+
+use crate::destination::{Destination, Target, endpoint};
+
+/// A destination that no connection uses is forgotten after this long.
+const IDLE: Duration = Duration::from_secs(60);
+/// Destinations at once. Past it new ones are forwarded unresolved.
+pub const TARGETS_MAX: usize = 10_000;
+
+/// What a data thread holds of a target: nothing until the first answer.
+pub type Watched = watch::Receiver<Option<Arc<Destination>>>;
+
+struct Entry {
+    version: u64,
+    destination: watch::Sender<Option<Arc<Destination>>>,
+    /// Since nobody holds a receiver.
+    idle_since: Option<Instant>,
+}
+
+/// All targets that this proxy follows.
+pub struct Directory {
+    namespace: String,
+    pod: String,
+    revision: Revision,
+    connected: bool,
+    targets: BTreeMap<Target, Entry>,
+}
+
+/// An update that must not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// The replica is behind another one that this proxy has heard.
+    #[error("revision {0} is older than {1}, which is in force")]
+    Stale(Revision, Revision),
+    /// It does not say what the protocol requires.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Differences to what was never sent.
+    #[error("a difference for a target that is not known")]
+    NothingToChange,
+}
+
+impl Directory {
+    /// Of the proxy beside the pod `namespace`/`pod`; empty.
+    pub fn new(namespace: &str, pod: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            revision: Revision::default(),
+            connected: false,
+            targets: BTreeMap::new(),
+        }
+    }
+
+    /// The highest revision that was ever in force.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// A stream begins: what to say first. It resumes everything that is known.
+    pub fn connect(&mut self) -> WatchRequest {
+        self.connected = true;
+        let resume = self.targets.iter().map(|(target, entry)| subscribe(target, entry.version)).collect();
+        request(watch_request::Kind::Hello(Hello {
+            namespace: self.namespace.clone(),
+            pod: self.pod.clone(),
+            version: conduit_api::VERSION.to_owned(),
+            revision: self.revision.as_u64(),
+            resume,
+        }))
+    }
+
+    /// The stream has ended. Everything stays as it is.
+    pub fn disconnect(&mut self) {
+        self.connected = false;
+    }
+
+    /// Somebody wants to know `target`; the request to send, if it is new and there is a stream. `None` instead of the
+    /// receiver when there are too many.
+    pub fn want(&mut self, target: Target) -> (Option<Watched>, Option<WatchRequest>) {
+        if let Some(entry) = self.targets.get_mut(&target) {
+            entry.idle_since = None;
+            return (Some(entry.destination.subscribe()), None);
+        }
+        if self.targets.len() >= TARGETS_MAX {
+            return (None, None);
+        }
+        let (destination, watched) = watch::channel(None);
+        let request = self.connected.then(|| request(watch_request::Kind::Subscribe(subscribe(&target, 0))));
+        self.targets.insert(target, Entry { version: 0, destination, idle_since: None });
+        (Some(watched), request)
+    }
+
+    /// Forgets what nobody has used for a while; the requests to send.
+    pub fn sweep(&mut self, now: Instant) -> Vec<WatchRequest> {
+        let mut requests = Vec::new();
+        let connected = self.connected;
+        self.targets.retain(|target, entry| {
+            if entry.destination.receiver_count() > 0 {
+                entry.idle_since = None;
+                return true;
+            }
+            let keep = now.saturating_duration_since(*entry.idle_since.get_or_insert(now)) < IDLE;
+            if !keep && connected {
+                requests.push(request(watch_request::Kind::Unsubscribe(target.into())));
+            }
+            keep
+        });
+        requests
+    }
+
+    /// Takes an update over, all of it or, with the request that says why not, nothing. The request acknowledges it
+    /// otherwise: it is in force then.
+    ///
+    /// # Errors
+    /// When it is older than what is in force, or makes no sense; the stream must be ended.
+    pub fn update(&mut self, response: &WatchResponse) -> Result<WatchRequest, (UpdateError, WatchRequest)> {
+        let revision = Revision::from(response.revision);
+        let parsed = if revision < self.revision {
+            Err(UpdateError::Stale(revision, self.revision))
+        } else {
+            response.updates.iter().map(|update| self.parse(update)).collect::<Result<Vec<_>, _>>()
+        };
+        match parsed {
+            Ok(updates) => {
+                for (target, version, destination) in updates.into_iter().flatten() {
+                    if let Some(entry) = self.targets.get_mut(&target) {
+                        entry.version = version;
+                        entry.destination.send_replace(Some(Arc::new(destination)));
+                    }
+                }
+                self.revision = revision;
+                Ok(request(watch_request::Kind::Ack(response.revision)))
+            }
+            Err(error) => {
+                let nack = Nack { revision: response.revision, reason: error.to_string() };
+                Err((error, request(watch_request::Kind::Nack(nack))))
+            }
+        }
+    }
+
+    /// What an update makes of its target; `None` of one that was given up in the meantime.
+    fn parse(&self, update: &TargetUpdate) -> Result<Option<(Target, u64, Destination)>, UpdateError> {
+        let target = Target::try_from(update.target.as_ref().ok_or(WireError::Missing("update.target"))?)?;
+        let Some(entry) = self.targets.get(&target) else { return Ok(None) };
+        let destination = match update.kind.as_ref().ok_or(WireError::Missing("update.kind"))? {
+            target_update::Kind::Full(full) => Destination::try_from(full)?,
+            target_update::Kind::Delta(delta) => {
+                let current = entry.destination.borrow().clone();
+                let Some(Destination::Service(name, port, endpoints)) = current.as_deref() else {
+                    return Err(UpdateError::NothingToChange);
+                };
+                let mut endpoints = endpoints.clone();
+                for removed in &delta.removals {
+                    endpoints.remove(&removed.try_into()?);
+                }
+                for upsert in &delta.upserts {
+                    let (address, upsert) = endpoint(upsert)?;
+                    endpoints.insert(address, upsert);
+                }
+                Destination::Service(name.clone(), *port, endpoints)
+            }
+        };
+        Ok(Some((target, update.version, destination)))
+    }
+}
+
+fn subscribe(target: &Target, version: u64) -> Subscribe {
+    Subscribe { target: Some(target.into()), version }
+}
+
+fn request(kind: watch_request::Kind) -> WatchRequest {
+    WatchRequest { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use conduit_api::proto::discovery::{self, EndpointDelta, destination};
+
+    use super::*;
+
+    fn target() -> Target {
+        Target::Address(([10, 96, 0, 1], 80).into())
+    }
+
+    fn wire_endpoint(port: u16) -> discovery::Endpoint {
+        let address = std::net::SocketAddr::from(([10, 244, 1, 1], port));
+        discovery::Endpoint { address: Some(address.into()), ..discovery::Endpoint::default() }
+    }
+
+    fn response(revision: u64, kind: target_update::Kind) -> WatchResponse {
+        let update = TargetUpdate { target: Some((&target()).into()), version: revision, kind: Some(kind) };
+        WatchResponse { revision, updates: vec![update], bundle: None }
+    }
+
+    fn full(ports: &[u16]) -> target_update::Kind {
+        let endpoints = ports.iter().map(|port| wire_endpoint(*port)).collect();
+        let service = discovery::Service { namespace: "ns".into(), name: "web".into(), port: 80, endpoints };
+        target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Service(service)) })
+    }
+
+    fn delta(upserts: &[u16], removals: &[u16]) -> target_update::Kind {
+        target_update::Kind::Delta(EndpointDelta {
+            upserts: upserts.iter().map(|port| wire_endpoint(*port)).collect(),
+            removals: removals.iter().filter_map(|port| wire_endpoint(*port).address).collect(),
+        })
+    }
+
+    fn ports(watched: &Watched) -> Vec<u16> {
+        match watched.borrow().as_deref() {
+            Some(Destination::Service(_, _, endpoints)) => endpoints.keys().map(std::net::SocketAddr::port).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn connected() -> (Directory, Watched) {
+        let mut directory = Directory::new("emojivoto", "web-0");
+        directory.connect();
+        let (watched, request) = directory.want(target());
+        assert!(matches!(request.unwrap().kind, Some(watch_request::Kind::Subscribe(_))));
+        (directory, watched.unwrap())
+    }
+
+    #[test]
+    fn updates_are_in_force_and_acknowledged() {
+        let (mut directory, watched) = connected();
+        assert!(watched.borrow().is_none());
+        let ack = directory.update(&response(5, full(&[1, 2]))).unwrap();
+        assert_eq!(ack.kind, Some(watch_request::Kind::Ack(5)));
+        assert_eq!(ports(&watched), [1, 2]);
+        directory.update(&response(6, delta(&[3], &[1]))).unwrap();
+        assert_eq!(ports(&watched), [2, 3]);
+        assert_eq!(directory.revision(), Revision::from(6));
+    }
+
+    #[test]
+    fn nothing_older_is_ever_taken_over() {
+        let (mut directory, watched) = connected();
+        directory.update(&response(5, full(&[1]))).unwrap();
+        let (error, nack) = directory.update(&response(4, full(&[2]))).unwrap_err();
+        assert!(matches!(error, UpdateError::Stale(..)));
+        assert!(matches!(nack.kind, Some(watch_request::Kind::Nack(Nack { revision: 4, .. }))));
+        assert_eq!(ports(&watched), [1]);
+    }
+
+    #[test]
+    fn half_an_update_is_not_taken_over() {
+        let (mut directory, watched) = connected();
+        directory.update(&response(5, full(&[1]))).unwrap();
+        let mut bad = response(6, full(&[2]));
+        bad.updates.push(TargetUpdate::default());
+        assert!(directory.update(&bad).is_err());
+        assert_eq!(ports(&watched), [1]);
+        assert_eq!(directory.revision(), Revision::from(5));
+    }
+
+    #[test]
+    fn what_is_known_outlives_the_stream_and_is_resumed() {
+        let (mut directory, watched) = connected();
+        directory.update(&response(5, full(&[1]))).unwrap();
+        directory.disconnect();
+        assert_eq!(ports(&watched), [1]);
+        let (_, request) = directory.want(Target::Address(([10, 96, 0, 2], 80).into()));
+        assert!(request.is_none(), "there is nobody to ask");
+        let Some(watch_request::Kind::Hello(hello)) = directory.connect().kind else { panic!("not hello") };
+        assert_eq!(hello.revision, 5);
+        assert_eq!(hello.resume.iter().map(|held| held.version).collect::<Vec<_>>(), [5, 0]);
+    }
+
+    #[test]
+    fn what_nobody_uses_is_forgotten() {
+        let (mut directory, watched) = connected();
+        let now = Instant::now();
+        assert!(directory.sweep(now + IDLE * 2).is_empty(), "somebody holds it");
+        drop(watched);
+        assert!(directory.sweep(now).is_empty());
+        let requests = directory.sweep(now + IDLE);
+        assert!(matches!(requests[..], [WatchRequest { kind: Some(watch_request::Kind::Unsubscribe(_)) }]));
+        assert!(directory.update(&response(5, full(&[1]))).is_ok(), "an answer that comes late does no harm");
+    }
+
+    #[test]
+    fn targets_are_bounded() {
+        let mut directory = Directory::new("ns", "pod");
+        let held: Vec<_> = (0..TARGETS_MAX)
+            .map(|i| directory.want(Target::Address(([10, 1, (i >> 8) as u8, i as u8], 80).into())).0.unwrap())
+            .collect();
+        assert!(directory.want(target()).0.is_none());
+        drop(held);
+    }
+}

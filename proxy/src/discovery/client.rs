@@ -1,0 +1,210 @@
+//! The shell of the [`Directory`]: one stream to whichever replica takes it, and the data threads' questions.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use conduit_api::{
+    Revision,
+    proto::discovery::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
+};
+use conduit_ca::{TrustBundle, WorkloadTls};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, interval, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{info, warn};
+
+use super::{Directory, Watched};
+use crate::{
+    control::{Controllers, Rotation, backoff},
+    destination::Target,
+};
+
+/// Questions of the data threads that wait to be taken; a thread that meets a full queue waits for its turn.
+const QUESTIONS_MAX: usize = 1024;
+/// Requests to the control plane that wait for the stream; all subscriptions of a second of new destinations.
+const REQUESTS_MAX: usize = 1024;
+/// Between two looks for destinations that nobody uses.
+const SWEEP: Duration = Duration::from_secs(10);
+/// A replica that has not answered a new stream by then is not waited for.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
+/// Asks the control thread to follow a target.
+#[derive(Clone)]
+pub struct Discovery {
+    questions: mpsc::Sender<Question>,
+}
+
+struct Question {
+    target: Target,
+    answer: oneshot::Sender<Option<Watched>>,
+}
+
+/// How discovery is, for readiness and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryStatus {
+    /// Some replica has answered since the start.
+    pub answered: bool,
+    /// There is a stream now.
+    pub connected: bool,
+    /// What is in force.
+    pub revision: Revision,
+}
+
+impl Discovery {
+    /// What is known of `target`, now and from now on; `None` when this proxy follows as many as it may.
+    pub async fn follow(&self, target: Target) -> Option<Watched> {
+        let (answer, answered) = oneshot::channel();
+        self.questions.send(Question { target, answer }).await.ok()?;
+        answered.await.ok().flatten()
+    }
+}
+
+/// Keeps the stream.
+pub struct DiscoveryTask {
+    directory: Rc<RefCell<Directory>>,
+    questions: mpsc::Receiver<Question>,
+    controllers: Controllers,
+    tls: WorkloadTls,
+    status: Arc<ArcSwap<DiscoveryStatus>>,
+    /// The present stream's requests; none while there is no stream.
+    requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
+}
+
+impl DiscoveryTask {
+    /// The task, to be run on the control thread, and its handle.
+    pub fn new(
+        directory: Directory,
+        controllers: Controllers,
+        tls: WorkloadTls,
+    ) -> (Self, Discovery, Arc<ArcSwap<DiscoveryStatus>>) {
+        let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
+        let status = Arc::new(ArcSwap::default());
+        let directory = Rc::new(RefCell::new(directory));
+        let task = Self { directory, questions, controllers, tls, status: status.clone(), requests: Rc::default() };
+        (task, Discovery { questions: sender }, status)
+    }
+
+    /// Runs until the proxy ends.
+    pub async fn run(mut self) {
+        let stream = Stream {
+            directory: self.directory.clone(),
+            controllers: self.controllers.clone(),
+            tls: self.tls.clone(),
+            status: self.status.clone(),
+            requests: self.requests.clone(),
+        };
+        let mut sweep = interval(SWEEP);
+        let keep_streaming = stream.keep();
+        tokio::pin!(keep_streaming);
+        loop {
+            tokio::select! {
+                () = &mut keep_streaming => return,
+                question = self.questions.recv() => match question {
+                    Some(question) => self.answer(question).await,
+                    None => return,
+                },
+                _ = sweep.tick() => {
+                    let requests = self.directory.borrow_mut().sweep(Instant::now());
+                    for request in requests {
+                        self.send(request).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, Question { target, answer }: Question) {
+        let (watched, request) = self.directory.borrow_mut().want(target);
+        // The one who asked may have gone.
+        let _ = answer.send(watched);
+        if let Some(request) = request {
+            self.send(request).await;
+        }
+    }
+
+    async fn send(&self, request: WatchRequest) {
+        let requests = self.requests.borrow().clone();
+        if let Some(requests) = requests {
+            // A stream that has ended resumes with everything that is wanted.
+            let _ = requests.send(request).await;
+        }
+    }
+}
+
+/// The stream's side of the task.
+struct Stream {
+    directory: Rc<RefCell<Directory>>,
+    controllers: Controllers,
+    tls: WorkloadTls,
+    status: Arc<ArcSwap<DiscoveryStatus>>,
+    requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
+}
+
+impl Stream {
+    async fn keep(self) {
+        let rotation = self.controllers.rotation();
+        let mut failures = 0;
+        loop {
+            // Without a certificate nobody lets us in.
+            while self.tls.identity().is_none() {
+                sleep(Duration::from_millis(20)).await;
+            }
+            let ended = self.stream(&rotation, &mut failures).await;
+            self.requests.replace(None);
+            self.directory.borrow_mut().disconnect();
+            self.tell(|status| status.connected = false);
+            let pause = backoff(failures, rand::random());
+            failures += 1;
+            if let Err(error) = ended {
+                warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "discovery is interrupted; the last state stays in force");
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// One stream, until it ends.
+    async fn stream(&self, rotation: &Rotation, failures: &mut u32) -> anyhow::Result<()> {
+        let channel = timeout(FIRST_ANSWER, self.controllers.connect(rotation)).await??;
+        let (requests, stream) = mpsc::channel(REQUESTS_MAX);
+        let hello = self.directory.borrow_mut().connect();
+        requests.send(hello).await?;
+        self.requests.replace(Some(requests.clone()));
+        let mut client = DiscoveryClient::new(channel);
+        let mut responses = timeout(FIRST_ANSWER, client.watch(ReceiverStream::new(stream))).await??.into_inner();
+        let mut response = timeout(FIRST_ANSWER, responses.message()).await??;
+        info!(revision = %self.directory.borrow().revision(), "discovery is connected");
+        while let Some(update) = response {
+            self.take(&update, &requests).await?;
+            *failures = 0;
+            response = responses.message().await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, update: &WatchResponse, requests: &mpsc::Sender<WatchRequest>) -> anyhow::Result<()> {
+        if let Some(bundle) = &update.bundle {
+            self.tls.set_bundle(TrustBundle::try_from(bundle.clone())?);
+        }
+        let taken = self.directory.borrow_mut().update(update);
+        match taken {
+            Ok(ack) => {
+                requests.send(ack).await?;
+                let revision = self.directory.borrow().revision();
+                self.tell(|status| *status = DiscoveryStatus { answered: true, connected: true, revision });
+                Ok(())
+            }
+            Err((error, nack)) => {
+                requests.send(nack).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn tell(&self, change: impl Fn(&mut DiscoveryStatus)) {
+        let mut status = **self.status.load();
+        change(&mut status);
+        self.status.store(Arc::new(status));
+    }
+}

@@ -1,0 +1,256 @@
+//! Connections that requests are sent on: kept for the next request to the same endpoint, by one thread.
+
+use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use conduit_api::{Endpoint, SpiffeId};
+use futures::FutureExt as _;
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{sync::Mutex, task::spawn_local, time::Instant};
+
+use super::{Protocol, serve::LocalExecutor};
+use crate::{connect::Connector, io::Stream};
+
+/// Idle HTTP/1 connections to one endpoint.
+const IDLE_MAX: usize = 32;
+/// Less than the five seconds after which common servers close an idle connection: one that is reused just then fails.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// A peer on an HTTP/2 connection that says nothing for this long is probed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// RFC 9113's default for a stream; a connection has room for sixteen streams that nobody reads.
+const STREAM_WINDOW: u32 = 65_535;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
+/// The connections of one thread.
+pub struct Pool {
+    connector: Connector,
+    endpoints: RefCell<HashMap<SocketAddr, Rc<Connections>>>,
+}
+
+/// To one endpoint, which proved to be `identity`.
+struct Connections {
+    identity: Option<SpiffeId>,
+    http1: RefCell<Vec<(Instant, http1::SendRequest<Incoming>)>>,
+    /// Held while the connection is made, so that requests which come meanwhile share it.
+    http2: Mutex<Option<http2::SendRequest<Incoming>>>,
+}
+
+/// A response, and its connection, if that is to be given back when the response has ended.
+pub struct Sent {
+    /// As it came.
+    pub response: Response<Incoming>,
+    giving_back: Option<(Rc<Connections>, http1::SendRequest<Incoming>)>,
+}
+
+impl Sent {
+    /// What to do when the response has ended: gives its connection back.
+    pub fn split(self) -> (Response<Incoming>, Option<impl FnOnce() + 'static>) {
+        let give_back = self.giving_back.map(|(connections, sender)| {
+            move || {
+                let mut idle = connections.http1.borrow_mut();
+                if idle.len() < IDLE_MAX {
+                    idle.push((Instant::now(), sender));
+                }
+            }
+        });
+        (self.response, give_back)
+    }
+}
+
+/// Why there is no response.
+pub enum SendError {
+    /// There is no connection. The request is as it was.
+    Connect(io::Error, Request<Incoming>),
+    /// The connection broke before any of the request was sent on it: it may be sent on another.
+    Unsent(Request<Incoming>),
+    /// It broke afterwards.
+    Broken(hyper::Error),
+}
+
+impl Pool {
+    /// Without connections.
+    pub fn new(connector: Connector) -> Self {
+        Self { connector, endpoints: RefCell::default() }
+    }
+
+    /// Sends `request` to `endpoint`, in plaintext if `plain` says so. `tunnel` asks for a connection of its own.
+    ///
+    /// # Errors
+    /// When there is no response.
+    pub async fn send(
+        &self,
+        endpoint: &Endpoint,
+        plain: bool,
+        protocol: Protocol,
+        tunnel: bool,
+        request: Request<Incoming>,
+    ) -> Result<Sent, SendError> {
+        let identity = endpoint.identity.as_ref().filter(|_| !plain);
+        let connections = self.connections(endpoint.address, identity);
+        match protocol {
+            Protocol::Http2 => self.send_http2(endpoint.address, &connections, request).await,
+            Protocol::Http1 | Protocol::Opaque => self.send_http1(endpoint.address, connections, tunnel, request).await,
+        }
+    }
+
+    /// Forgets connections that nobody has used for a while.
+    pub fn sweep(&self, now: Instant) {
+        self.endpoints.borrow_mut().retain(|_, connections| {
+            let mut http1 = connections.http1.borrow_mut();
+            http1.retain(|(since, sender)| now.saturating_duration_since(*since) < IDLE_TIMEOUT && !sender.is_closed());
+            let http2 = connections
+                .http2
+                .try_lock()
+                .map_or(true, |http2| http2.as_ref().is_some_and(|sender| !sender.is_closed()));
+            !http1.is_empty() || http2 || Rc::strong_count(connections) > 1
+        });
+    }
+
+    /// An endpoint whose address has passed to somebody else has other connections.
+    fn connections(&self, address: SocketAddr, identity: Option<&SpiffeId>) -> Rc<Connections> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        if let Some(connections) = endpoints.get(&address)
+            && connections.identity.as_ref() == identity
+        {
+            return connections.clone();
+        }
+        let identity = identity.cloned();
+        let connections = Rc::new(Connections { identity, http1: RefCell::default(), http2: Mutex::default() });
+        endpoints.insert(address, connections.clone());
+        connections
+    }
+
+    async fn send_http1(
+        &self,
+        address: SocketAddr,
+        connections: Rc<Connections>,
+        tunnel: bool,
+        mut request: Request<Incoming>,
+    ) -> Result<Sent, SendError> {
+        *request.version_mut() = http::Version::HTTP_11;
+        if !tunnel {
+            while let Some(mut sender) = connections.idle() {
+                match sender.try_send_request(request).await {
+                    Ok(response) => return Ok(Sent { response, giving_back: Some((connections, sender)) }),
+                    Err(mut error) => match error.take_message() {
+                        // The server was closing it: the next one, or a new one.
+                        Some(unsent) => request = unsent,
+                        None => return Err(SendError::Broken(error.into_error())),
+                    },
+                }
+            }
+        }
+        let mut sender = match self.connect_http1(address, connections.identity.as_ref()).await {
+            Ok(sender) => sender,
+            Err(error) => return Err(SendError::Connect(error, request)),
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let giving_back = (!tunnel).then_some((connections, sender));
+                Ok(Sent { response, giving_back })
+            }
+            Err(mut error) => Err(match error.take_message() {
+                Some(unsent) => SendError::Unsent(unsent),
+                None => SendError::Broken(error.into_error()),
+            }),
+        }
+    }
+
+    async fn send_http2(
+        &self,
+        address: SocketAddr,
+        connections: &Connections,
+        request: Request<Incoming>,
+    ) -> Result<Sent, SendError> {
+        let mut sender = {
+            let mut shared = connections.http2.lock().await;
+            let usable = match shared.as_mut() {
+                Some(sender) => sender.ready().await.is_ok(),
+                None => false,
+            };
+            match shared.as_ref().filter(|_| usable) {
+                Some(sender) => sender.clone(),
+                None => match self.connect_http2(address, connections.identity.as_ref()).await {
+                    Ok(sender) => shared.insert(sender).clone(),
+                    Err(error) => {
+                        *shared = None;
+                        return Err(SendError::Connect(error, request));
+                    }
+                },
+            }
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(Sent { response, giving_back: None }),
+            Err(mut error) => Err(match error.take_message() {
+                Some(unsent) => SendError::Unsent(unsent),
+                None => SendError::Broken(error.into_error()),
+            }),
+        }
+    }
+
+    async fn connect(
+        &self,
+        address: SocketAddr,
+        identity: Option<&SpiffeId>,
+        protocol: Protocol,
+    ) -> io::Result<TokioIo<Stream>> {
+        let stream = match identity {
+            Some(peer) => self.connector.mesh(address, peer, protocol).await?,
+            None => Stream::Tcp(self.connector.tcp(address).await?),
+        };
+        Ok(TokioIo::new(stream))
+    }
+
+    async fn connect_http1(
+        &self,
+        address: SocketAddr,
+        identity: Option<&SpiffeId>,
+    ) -> io::Result<http1::SendRequest<Incoming>> {
+        let stream = self.connect(address, identity, Protocol::Http1).await?;
+        let handshake = http1::Builder::new().preserve_header_case(true).handshake(stream).await;
+        let (sender, connection) = handshake.map_err(io::Error::other)?;
+        // Ends with its connection; those who use it learn why.
+        spawn_local(connection.with_upgrades().map(drop));
+        Ok(sender)
+    }
+
+    async fn connect_http2(
+        &self,
+        address: SocketAddr,
+        identity: Option<&SpiffeId>,
+    ) -> io::Result<http2::SendRequest<Incoming>> {
+        let stream = self.connect(address, identity, Protocol::Http2).await?;
+        let handshake = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(stream)
+            .await;
+        let (sender, connection) = handshake.map_err(io::Error::other)?;
+        spawn_local(connection.map(drop));
+        Ok(sender)
+    }
+}
+
+impl Connections {
+    /// An idle connection that can take a request now, the one last used first.
+    fn idle(&self) -> Option<http1::SendRequest<Incoming>> {
+        let mut idle = self.http1.borrow_mut();
+        let now = Instant::now();
+        idle.retain(|(since, sender)| !sender.is_closed() && now.saturating_duration_since(*since) < IDLE_TIMEOUT);
+        let ready = idle.iter_mut().rposition(|(_, sender)| matches!(sender.ready().now_or_never(), Some(Ok(()))))?;
+        Some(idle.remove(ready).1)
+    }
+}
+
+/// Of an endpoint that is nowhere in the mesh.
+pub fn foreign(address: SocketAddr) -> Arc<Endpoint> {
+    Arc::new(Endpoint { address, pod: None, workload: None, identity: None })
+}

@@ -1,0 +1,80 @@
+//! This proxy's certificate: made with a key of its own, and renewed long before it expires.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use conduit_api::proto::identity::{CertifyRequest, CertifyResponse, identity_client::IdentityClient};
+use conduit_ca::{KeyPair, TrustBundle, WorkloadTls, renew_at};
+use rustls::pki_types::CertificateDer;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::control::{Controllers, backoff};
+
+/// A replica that has not signed by then is not asked any longer.
+const CERTIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A clock that is further off than this will get its certificates refused.
+const SKEW_MAX: Duration = Duration::from_secs(10);
+
+/// Gets certificates, for ever.
+pub struct Certifier {
+    /// Who signs.
+    pub controllers: Controllers,
+    /// What proves who we are; read again for every request.
+    pub token: PathBuf,
+    /// Where certificate and trust bundle go.
+    pub tls: WorkloadTls,
+}
+
+impl Certifier {
+    /// Runs until the proxy ends. A failure costs nothing as long as the present certificate is valid, and is retried.
+    pub async fn run(self) {
+        let rotation = self.controllers.rotation();
+        let mut failures = 0;
+        loop {
+            match self.certify(&rotation).await {
+                Ok(renewal) => {
+                    failures = 0;
+                    sleep(renewal.duration_since(SystemTime::now()).unwrap_or_default()).await;
+                }
+                Err(error) => {
+                    let pause = backoff(failures, rand::random());
+                    failures += 1;
+                    warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "no certificate yet");
+                    sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// One certificate; when the next one is due.
+    async fn certify(&self, rotation: &crate::control::Rotation) -> anyhow::Result<SystemTime> {
+        let token = fs::read_to_string(&self.token)
+            .map_err(|error| anyhow::anyhow!("cannot read the identity token {}: {error}", self.token.display()))?;
+        let key = KeyPair::generate()?;
+        let request = CertifyRequest { csr: key.csr()?, token: token.trim().to_owned() };
+        let channel = timeout(CERTIFY_TIMEOUT, self.controllers.connect(rotation)).await??;
+        let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
+        let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
+        if let Some(bundle) = bundle {
+            self.tls.set_bundle(TrustBundle::try_from(bundle)?);
+        }
+        self.tls.set_identity(&key, chain.into_iter().map(CertificateDer::from).collect())?;
+        let identity = self.tls.identity().ok_or_else(|| anyhow::anyhow!("the certificate was not taken over"))?;
+        warn_of_skew(server_time_ms);
+        info!(spiffe_id = %identity.id, "certified");
+        Ok(renew_at(identity.not_before, identity.not_after, rand::random()))
+    }
+}
+
+fn warn_of_skew(server_time_ms: u64) {
+    let server = SystemTime::UNIX_EPOCH + Duration::from_millis(server_time_ms);
+    let now = SystemTime::now();
+    let skew = now.duration_since(server).or_else(|_| server.duration_since(now)).unwrap_or_default();
+    if skew > SKEW_MAX {
+        warn!(?skew, "this machine's clock is not the control plane's; certificates may be refused");
+    }
+}

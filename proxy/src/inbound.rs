@@ -1,0 +1,269 @@
+//! A connection to the application, on its way in. Read it from top to bottom:
+//!
+//! accept → original destination → TLS → identity → authorize → detect → connect → forward → record
+
+use std::{cell::Cell, cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use conduit_api::{Endpoint, proto::common};
+use conduit_ca::{AuthenticatedPeer, ClientAuth, Refusal};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info};
+
+use crate::{
+    detect::{Detected, detect},
+    forward::{self, Answered},
+    http::{
+        Failure, Protocol, ResponseBody, authority,
+        exchange::{Exchange, Path},
+        is_grpc,
+        pool::{SendError, foreign},
+        serve, strip_hop_by_hop, strip_reserved, wants_tunnel,
+    },
+    io::{Prefixed, Stream, read_ahead, read_ahead_for},
+    telemetry::{Counters, Direction, Labels, Tls},
+    worker::Worker,
+};
+
+/// A client that says nothing for so long may be waiting for the server to speak first.
+const CLIENT_FIRST: Duration = Duration::from_millis(10);
+/// Within this a TLS handshake is done.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Authorities whose counters a connection remembers; a proxy's connection carries requests of many.
+const AUTHORITIES_REMEMBERED_MAX: usize = 16;
+/// How often a request that was not sent is sent again, on another connection to the application.
+const ATTEMPTS_MAX: usize = 3;
+
+/// Serves one connection.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
+    if let Err(error) = connection(&worker, stream).await {
+        debug!(%error, "an inbound connection ended badly");
+    }
+}
+
+async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let source = stream.peer_addr()?;
+
+    // Which of the application's ports is it for?
+    let original = worker.original(&stream)?;
+    let application = foreign(original);
+
+    // Another proxy says in its handshake what the connection carries, and who it is.
+    let mut buffer = BytesMut::new();
+    let mut upstream = None;
+    let protocol = loop {
+        match detect(&buffer) {
+            Detected::Http1 => break Protocol::Http1,
+            Detected::Http2 => break Protocol::Http2,
+            Detected::Opaque => break Protocol::Opaque,
+            Detected::Tls => {
+                let protocol = mesh_protocol(&mut stream, &mut buffer).await?;
+                let stream = Prefixed::new(buffer.freeze(), stream);
+                return match protocol {
+                    Some(protocol) => mesh(worker, stream, source, application, protocol).await,
+                    None => opaque(worker, Stream::Detected(stream), None, &application, Tls::Passthrough).await,
+                };
+            }
+            Detected::Undecided => {}
+        }
+        let open = match &mut upstream {
+            None => match read_ahead_for(CLIENT_FIRST, &mut stream, &mut buffer).await? {
+                Some(open) => open,
+                None if buffer.is_empty() => {
+                    upstream = Some(Stream::Tcp(worker.setup.connector.tcp(original).await?));
+                    continue;
+                }
+                None => read_ahead(&mut stream, &mut buffer).await?,
+            },
+            Some(upstream) => match forward::first_to_speak(&mut stream, &mut buffer, upstream).await? {
+                forward::First::Client(open) => open,
+                forward::First::Server => break Protocol::Opaque,
+            },
+        };
+        if !open {
+            break Protocol::Opaque;
+        }
+    };
+    let stream = Prefixed::new(buffer.freeze(), stream);
+    if protocol == Protocol::Opaque {
+        return opaque(worker, Stream::Detected(stream), upstream, &application, Tls::NoIdentity).await;
+    }
+    drop(upstream);
+    requests(worker, stream, source, application, protocol, Tls::NoIdentity).await
+}
+
+/// What another proxy's handshake says that the connection carries; `None` for TLS of the application's own.
+async fn mesh_protocol(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Option<Protocol>> {
+    loop {
+        let mut acceptor = Acceptor::default();
+        acceptor.read_tls(&mut &buffer[..])?;
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                return Ok(hello.alpn().into_iter().flatten().find_map(Protocol::from_alpn));
+            }
+            Ok(None) if read_ahead(stream, buffer).await? => {}
+            // It is not TLS that we understand; perhaps the application does.
+            Ok(None) | Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// A connection from another proxy: who is it?
+async fn mesh(
+    worker: &Rc<Worker>,
+    stream: Prefixed<TcpStream>,
+    source: SocketAddr,
+    application: Arc<Endpoint>,
+    protocol: Protocol,
+) -> io::Result<()> {
+    let config = worker.setup.tls.server_config(&[protocol.alpn()], ClientAuth::Required);
+    let accepted = timeout(HANDSHAKE_TIMEOUT, Box::pin(TlsAcceptor::from(config).accept(stream))).await;
+    let accepted = accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten();
+    let tls = accepted.inspect_err(|error| {
+        let reason = Refusal::of_io(error).map_or("io", |refusal| refusal.reason());
+        info!(peer.addr = %source, reason, %error, "refused a connection");
+    })?;
+    let peer = AuthenticatedPeer::from_connection(tls.get_ref().1)
+        .ok_or_else(|| io::Error::other("a handshake that requires a certificate was completed without one"))?;
+    let secured = Tls::Mutual(peer.id().clone());
+    let stream = Stream::TlsServer(Box::new(tls));
+    match protocol {
+        Protocol::Opaque => {
+            let upstream = Stream::Tcp(worker.setup.connector.tcp(application.address).await?);
+            let counters = worker.telemetry.counters(&labels(String::new(), secured));
+            forward::copy(stream, upstream, &counters).await;
+            Ok(())
+        }
+        Protocol::Http1 | Protocol::Http2 => requests(worker, stream, source, application, protocol, secured).await,
+    }
+}
+
+/// Bytes, to the application as they are.
+async fn opaque(
+    worker: &Worker,
+    stream: Stream,
+    upstream: Option<Stream>,
+    application: &Endpoint,
+    tls: Tls,
+) -> io::Result<()> {
+    let upstream = match upstream {
+        Some(upstream) => upstream,
+        None => match worker.setup.connector.tcp(application.address).await {
+            Ok(upstream) => Stream::Tcp(upstream),
+            Err(error) => {
+                // The application does not listen: its client is to see what it would see without us.
+                forward::reset(stream.tcp());
+                return Err(error);
+            }
+        },
+    };
+    forward::copy(stream, upstream, &worker.telemetry.counters(&labels(String::new(), tls))).await;
+    Ok(())
+}
+
+async fn requests(
+    worker: &Rc<Worker>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    source: SocketAddr,
+    application: Arc<Endpoint>,
+    protocol: Protocol,
+    tls: Tls,
+) -> io::Result<()> {
+    let path = Path {
+        direction: common::Direction::Inbound,
+        source,
+        destination: application.address,
+        pod: None,
+        workload: None,
+        tls,
+    };
+    let connection = Rc::new(Connection {
+        worker: worker.clone(),
+        number: worker.number(),
+        requests: Cell::new(0),
+        application,
+        protocol,
+        path,
+        counters: RefCell::default(),
+    });
+    let drain = worker.setup.drain.clone();
+    let answer = move |request| request_of(connection.clone(), request);
+    serve::serve(protocol, stream, drain, answer).await.map_err(io::Error::other)
+}
+
+/// A connection that carries requests.
+struct Connection {
+    worker: Rc<Worker>,
+    number: u32,
+    requests: Cell<u64>,
+    application: Arc<Endpoint>,
+    protocol: Protocol,
+    path: Path,
+    /// By authority.
+    counters: RefCell<Vec<(String, Arc<Counters>)>>,
+}
+
+async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    let tunnel = wants_tunnel(&request);
+    strip_hop_by_hop(request.headers_mut(), tunnel);
+    strip_reserved(request.headers_mut());
+    let stream = connection.requests.replace(connection.requests.get() + 1);
+    let is_grpc = is_grpc(request.headers());
+    let worker = &connection.worker;
+    let counters = connection.counters(authority(&request));
+    let mut failure = Failure::Connect;
+    for _ in 0..ATTEMPTS_MAX {
+        let number = (connection.number, stream);
+        let exchange = Exchange::begin(&request, counters.clone(), &worker.setup.taps, &connection.path, number);
+        let (endpoint, protocol) = (&connection.application, connection.protocol);
+        match forward::request(worker, endpoint, true, protocol, tunnel, request, exchange).await {
+            Answered::Response(response) => return response,
+            Answered::Failed(SendError::Unsent(unsent), exchange) => {
+                exchange.abandon();
+                failure = Failure::Broken;
+                request = unsent;
+            }
+            Answered::Failed(SendError::Connect(error, _), exchange) => {
+                exchange.fail(Failure::Connect.status());
+                debug!(dst.addr = %endpoint.address, %error, "the application cannot be connected to");
+                return Failure::Connect.response(is_grpc);
+            }
+            Answered::Failed(SendError::Broken(error), exchange) => {
+                exchange.fail(Failure::Broken.status());
+                debug!(dst.addr = %endpoint.address, %error, "the application did not answer");
+                return Failure::Broken.response(is_grpc);
+            }
+        }
+    }
+    failure.response(is_grpc)
+}
+
+impl Connection {
+    /// Looked up once for each authority that this connection carries requests of.
+    fn counters(&self, authority: &str) -> Arc<Counters> {
+        let mut known = self.counters.borrow_mut();
+        if let Some((_, counters)) = known.iter().find(|(known, _)| known == authority) {
+            return counters.clone();
+        }
+        let counters = self.worker.telemetry.counters(&labels(authority.to_owned(), self.path.tls.clone()));
+        if known.len() >= AUTHORITIES_REMEMBERED_MAX {
+            known.remove(0);
+        }
+        known.push((authority.to_owned(), counters.clone()));
+        counters
+    }
+}
+
+fn labels(authority: String, tls: Tls) -> Labels {
+    Labels { direction: Direction::Inbound, authority, tls, destination: None }
+}

@@ -1,0 +1,57 @@
+//! `conduit-proxy`, and `conduit-proxy init`, which redirects a pod's traffic to it.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use conduit_proxy::{app, config::Config, original::OriginalDestination, redirect};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The sidecar proxy of Conduit. Without a command it runs, and takes its settings from CONDUIT_PROXY_* variables.
+#[derive(Parser)]
+#[command(name = "conduit-proxy", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Redirects the TCP traffic of this network namespace to the proxy.
+    Init(redirect::Rules),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = std::env::var("CONDUIT_PROXY_LOG").unwrap_or_else(|_| "warn,conduit_proxy=info".to_owned());
+    let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
+        eprintln!("CONDUIT_PROXY_LOG: {error}; logging warnings only");
+        EnvFilter::new("warn")
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    let result = match args.command {
+        Some(Command::Init(rules)) => redirect::apply(&rules).map_err(Into::into),
+        None => run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let config = Config::from_env(|name| std::env::var(name).ok())?;
+    // The control thread is this one: what is not traffic has it to itself.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let stop = async move {
+            terminate.recv().await;
+        };
+        app::run(config, OriginalDestination::Kernel, stop).await
+    })
+}

@@ -1,0 +1,258 @@
+//! Requests that somebody watches, as they pass.
+//!
+//! Without a tap a request costs one relaxed load. With one, a data thread matches its requests against the taps, and gives
+//! what it saw to the control thread, if that can take it: what cannot be taken is counted, and never waited for.
+
+pub mod client;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use conduit_api::proto::{
+    common::{self, ResourceRef},
+    tap::{AttachRequest, Match, Observed, Start, TapEvent, attach_request},
+};
+use tokio::{sync::mpsc, time::Instant};
+
+/// Events between the data threads and the control plane.
+const EVENTS_MAX: usize = 1024;
+
+/// The running taps, and where what they see goes. Clones are the same.
+#[derive(Clone)]
+pub struct Taps {
+    /// Whether there are any: what a request looks at.
+    any: Arc<AtomicBool>,
+    running: Arc<ArcSwap<Vec<Arc<Tap>>>>,
+    events: mpsc::Sender<AttachRequest>,
+    started: Instant,
+}
+
+/// One of them.
+pub struct Tap {
+    id: u64,
+    matches: Match,
+    max_rps: f32,
+    /// The second that is being counted, since the proxy's start, in the upper half; requests in it in the lower.
+    second: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// What a tap may look at when a request begins.
+pub struct Request<'a> {
+    /// Inbound or outbound.
+    pub direction: common::Direction,
+    /// e.g. `GET`
+    pub method: &'a str,
+    /// e.g. `http`
+    pub scheme: &'a str,
+    /// Host and port, as the request names them.
+    pub authority: &'a str,
+    /// With the query.
+    pub path: &'a str,
+    /// Where it goes, if that is known.
+    pub workload: Option<&'a ResourceRef>,
+    /// Where it goes, if that is known.
+    pub pod: Option<&'a ResourceRef>,
+}
+
+impl Taps {
+    /// None running; what they see can be received.
+    pub fn new() -> (Self, mpsc::Receiver<AttachRequest>) {
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let taps = Self { any: Arc::default(), running: Arc::default(), events, started: Instant::now() };
+        (taps, receiver)
+    }
+
+    /// Nobody watches anything.
+    pub fn is_idle(&self) -> bool {
+        !self.any.load(Ordering::Relaxed)
+    }
+
+    /// Starts a tap, in place of an earlier one of its number.
+    pub fn start(&self, start: Start) {
+        let tap = Tap {
+            id: start.tap,
+            matches: start.r#match.unwrap_or_default(),
+            max_rps: start.max_rps,
+            second: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        };
+        self.change(|taps| {
+            taps.retain(|known| known.id != tap.id);
+            taps.push(Arc::new(tap));
+        });
+    }
+
+    /// Ends a tap.
+    pub fn stop(&self, id: u64) {
+        self.change(|taps| taps.retain(|tap| tap.id != id));
+    }
+
+    /// Ends them all: whoever asked for them is out of reach.
+    pub fn stop_all(&self) {
+        self.change(Vec::clear);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Tap>>)) {
+        let mut taps = (**self.running.load()).clone();
+        change(&mut taps);
+        let any = !taps.is_empty();
+        self.running.store(Arc::new(taps));
+        self.any.store(any, Ordering::Relaxed);
+    }
+
+    /// The taps that watch `request`.
+    pub fn watching(&self, request: &Request<'_>) -> Vec<Arc<Tap>> {
+        if self.is_idle() {
+            return Vec::new();
+        }
+        let second = self.started.elapsed().as_secs();
+        let running = self.running.load();
+        running.iter().filter(|tap| tap.matches(request) && tap.admits(second)).cloned().collect()
+    }
+
+    /// Tells the ones who watch.
+    pub fn observe(&self, taps: &[Arc<Tap>], event: &TapEvent) {
+        for tap in taps {
+            let dropped = tap.dropped.swap(0, Ordering::Relaxed);
+            let observed = Observed { tap: tap.id, event: Some(event.clone()), dropped };
+            let request = AttachRequest { kind: Some(attach_request::Kind::Event(observed)) };
+            if self.events.try_send(request).is_err() {
+                tap.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Tap {
+    /// All that is asked for holds.
+    fn matches(&self, request: &Request<'_>) -> bool {
+        let wanted = &self.matches;
+        let direction = wanted.direction();
+        let is = |wanted: &str, found: &str| wanted.is_empty() || wanted.eq_ignore_ascii_case(found);
+        let to = wanted.to.as_ref().is_none_or(|to| {
+            let same = |found: Option<&ResourceRef>| {
+                found.is_some_and(|found| {
+                    is(&to.kind, &found.kind) && is(&to.namespace, &found.namespace) && is(&to.name, &found.name)
+                })
+            };
+            same(request.workload)
+                || same(request.pod)
+                || (to.kind == "namespace" && request.pod.is_some_and(|pod| is(&to.name, &pod.namespace)))
+        });
+        (direction == common::Direction::Unspecified || direction == request.direction)
+            && is(&wanted.method, request.method)
+            && is(&wanted.scheme, request.scheme)
+            && (wanted.authority.is_empty() || wanted.authority == request.authority)
+            && request.path.starts_with(&wanted.path_prefix)
+            && to
+    }
+
+    /// Whether the rate allows one more in this second. A rate below one allows one request in so many seconds.
+    fn admits(&self, second: u64) -> bool {
+        let (window, limit) = if self.max_rps >= 1.0 {
+            (second, self.max_rps as u64)
+        } else {
+            ((second as f64 * f64::from(self.max_rps.max(0.001))) as u64, 1)
+        };
+        // The window after the one that is stored begins with nothing; zero is stored before the first.
+        let window = window + 1;
+        let admit = |packed: u64| match (packed >> 32, packed & u64::from(u32::MAX)) {
+            (known, count) if known == window => (count < limit).then_some(packed + 1),
+            _ => Some((window << 32) | 1),
+        };
+        let admitted = self.second.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit).is_ok();
+        if !admitted {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request<'a>(method: &'a str, path: &'a str) -> Request<'a> {
+        let direction = common::Direction::Inbound;
+        Request { direction, method, scheme: "http", authority: "web-svc:80", path, workload: None, pod: None }
+    }
+
+    fn start(tap: u64, matches: Match, max_rps: f32) -> Start {
+        Start { tap, r#match: Some(matches), max_rps }
+    }
+
+    #[test]
+    fn all_that_is_asked_for_must_hold() {
+        let outbound = i32::from(common::Direction::Outbound);
+        let to = ResourceRef { kind: "deployment".into(), namespace: "ns".into(), name: "web".into() };
+        for (matches, watched) in [
+            (Match::default(), true),
+            (Match { method: "get".into(), ..Match::default() }, true),
+            (Match { method: "POST".into(), ..Match::default() }, false),
+            (Match { path_prefix: "/api".into(), ..Match::default() }, true),
+            (Match { path_prefix: "/api/x".into(), ..Match::default() }, false),
+            (Match { authority: "web-svc:80".into(), ..Match::default() }, true),
+            (Match { authority: "web-svc".into(), ..Match::default() }, false),
+            (Match { scheme: "https".into(), ..Match::default() }, false),
+            (Match { direction: outbound, ..Match::default() }, false),
+            (Match { to: Some(to.clone()), ..Match::default() }, false),
+        ] {
+            let (taps, _events) = Taps::new();
+            assert!(taps.watching(&request("GET", "/api/vote")).is_empty());
+            taps.start(start(1, matches.clone(), 100.0));
+            assert_eq!(!taps.watching(&request("GET", "/api/vote")).is_empty(), watched, "{matches:?}");
+        }
+        let (taps, _events) = Taps::new();
+        taps.start(start(1, Match { to: Some(to.clone()), ..Match::default() }, 100.0));
+        assert_eq!(taps.watching(&Request { workload: Some(&to), ..request("GET", "/") }).len(), 1);
+    }
+
+    #[test]
+    fn rates_are_kept_and_what_is_left_out_is_counted() {
+        let tap = |max_rps| Tap {
+            id: 1,
+            matches: Match::default(),
+            max_rps,
+            second: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+        };
+        let ten = tap(10.0);
+        let admitted = |tap: &Tap, second| (0..100).filter(|_| tap.admits(second)).count();
+        assert_eq!((admitted(&ten, 0), admitted(&ten, 1)), (10, 10));
+        assert_eq!(ten.dropped.load(Ordering::Relaxed), 180);
+        let seldom = tap(0.5);
+        assert_eq!((0..6).map(|second| admitted(&seldom, second)).collect::<Vec<_>>(), [1, 0, 1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_full_queue_loses_events_and_says_so() {
+        let (taps, mut events) = Taps::new();
+        taps.start(start(7, Match::default(), 1_000_000.0));
+        let watching = taps.watching(&request("GET", "/"));
+        for _ in 0..EVENTS_MAX + 5 {
+            taps.observe(&watching, &TapEvent::default());
+        }
+        events.try_recv().unwrap();
+        taps.observe(&watching, &TapEvent::default());
+        let mut last = None;
+        while let Ok(event) = events.try_recv() {
+            last = Some(event);
+        }
+        let Some(attach_request::Kind::Event(observed)) = last.unwrap().kind else { panic!("not an event") };
+        assert_eq!((observed.tap, observed.dropped), (7, 5));
+    }
+
+    #[test]
+    fn without_taps_there_is_nothing_to_do() {
+        let (taps, _events) = Taps::new();
+        assert!(taps.is_idle());
+        taps.start(start(1, Match::default(), 1.0));
+        assert!(!taps.is_idle());
+        taps.stop(1);
+        assert!(taps.is_idle());
+    }
+}

@@ -1,0 +1,78 @@
+//! The stream on which the control plane orders taps and is told what they see.
+
+use std::time::Duration;
+
+use conduit_api::proto::tap::{AttachRequest, Hello, attach_request, attach_response, tap_client::TapClient};
+use conduit_ca::WorkloadTls;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::debug;
+
+use super::Taps;
+use crate::control::{Controllers, Rotation, backoff};
+
+/// A replica that has not answered by then is not waited for.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Events between the queue and the stream: the queue is the one that is bounded on purpose.
+const IN_FLIGHT: usize = 16;
+
+/// Keeps the stream.
+pub struct TapTask {
+    /// What is ordered.
+    pub taps: Taps,
+    /// What is seen.
+    pub events: mpsc::Receiver<AttachRequest>,
+    /// Who orders.
+    pub controllers: Controllers,
+    /// Without a certificate nobody lets us in.
+    pub tls: WorkloadTls,
+    /// Of the pod.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+}
+
+impl TapTask {
+    /// Runs until the proxy ends.
+    pub async fn run(mut self) {
+        let rotation = self.controllers.rotation();
+        let mut failures = 0;
+        loop {
+            while self.tls.identity().is_none() {
+                sleep(Duration::from_millis(50)).await;
+            }
+            if let Err(error) = self.attach(&rotation, &mut failures).await {
+                debug!(error = %format_args!("{error:#}"), "cannot be tapped for a moment");
+            }
+            self.taps.stop_all();
+            sleep(backoff(failures, rand::random())).await;
+            failures += 1;
+        }
+    }
+
+    async fn attach(&mut self, rotation: &Rotation, failures: &mut u32) -> anyhow::Result<()> {
+        let channel = timeout(ATTACH_TIMEOUT, self.controllers.connect(rotation)).await??;
+        let (requests, stream) = mpsc::channel(IN_FLIGHT);
+        let hello = Hello { namespace: self.namespace.clone(), pod: self.pod.clone() };
+        requests.send(AttachRequest { kind: Some(attach_request::Kind::Hello(hello)) }).await?;
+        let mut client = TapClient::new(channel);
+        let mut orders = timeout(ATTACH_TIMEOUT, client.attach(ReceiverStream::new(stream))).await??.into_inner();
+        *failures = 0;
+        loop {
+            tokio::select! {
+                order = orders.message() => match order?.and_then(|order| order.kind) {
+                    Some(attach_response::Kind::Start(start)) => self.taps.start(start),
+                    Some(attach_response::Kind::Stop(tap)) => self.taps.stop(tap),
+                    None => return Ok(()),
+                },
+                event = self.events.recv() => match event {
+                    Some(event) => requests.send(event).await?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+}

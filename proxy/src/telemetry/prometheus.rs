@@ -1,0 +1,211 @@
+//! The counters as Prometheus reads them, with the names that Conduit's and Linkerd's charts use.
+//!
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>, text format 0.0.4. Counters are summed per label set at the
+//! scrape; nothing here is ever on a request's path.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use conduit_api::latency;
+
+use super::{Direction, End, Labels, Tls, Totals};
+
+/// Upper bounds in milliseconds, as Conduit has had them since 0.5.
+const BOUNDS_MS: [u64; 26] = [
+    1,
+    2,
+    3,
+    4,
+    5,
+    10,
+    20,
+    30,
+    40,
+    50,
+    100,
+    200,
+    300,
+    400,
+    500,
+    1_000,
+    2_000,
+    3_000,
+    4_000,
+    5_000,
+    10_000,
+    20_000,
+    30_000,
+    40_000,
+    50_000,
+    u64::MAX,
+];
+
+/// A value of the proxy itself: name, help, and the value.
+pub type Gauge = (&'static str, &'static str, f64);
+
+/// All of it.
+pub fn render(totals: &BTreeMap<Labels, Totals>, gauges: &[Gauge]) -> String {
+    let mut text = String::new();
+    let rows: Vec<_> = totals.iter().map(|(labels, totals)| (pairs(labels), totals)).collect();
+    let http = || rows.iter().filter(|(_, totals)| totals.requests > 0);
+    let tcp = || rows.iter().filter(|(_, totals)| totals.tcp_opened > 0);
+
+    family(&mut text, "request_total", "counter", "Requests.");
+    for (labels, totals) in http() {
+        sample(&mut text, "request_total", labels, "", totals.requests);
+    }
+    family(&mut text, "response_total", "counter", "Responses, when they ended.");
+    for (labels, totals) in http() {
+        for (end, count) in totals.ends() {
+            sample(&mut text, "response_total", labels, &end_pairs(end), count);
+        }
+    }
+    family(&mut text, "response_latency_ms", "histogram", "Milliseconds from a request to the head of its response.");
+    for (labels, totals) in http() {
+        histogram(&mut text, labels, totals);
+    }
+    let connections: [(&str, &str, &str, fn(&Totals) -> u64); 6] = [
+        ("tcp_open_total", "counter", "Connections opened.", |t| t.tcp_opened),
+        ("tcp_close_total", "counter", "Connections that have ended.", |t| t.tcp_closed),
+        ("tcp_open_connections", "gauge", "Connections open now.", |t| t.tcp_opened.saturating_sub(t.tcp_closed)),
+        ("tcp_read_bytes_total", "counter", "Bytes from the side that opened the connection.", |t| t.tcp_read_bytes),
+        ("tcp_write_bytes_total", "counter", "Bytes to the side that opened the connection.", |t| t.tcp_write_bytes),
+        ("tcp_connection_duration_ms_total", "counter", "Milliseconds that ended connections lasted.", |t| {
+            t.tcp_duration_ms
+        }),
+    ];
+    for (name, kind, help, value) in connections {
+        family(&mut text, name, kind, help);
+        for (labels, totals) in tcp() {
+            sample(&mut text, name, labels, "", value(totals));
+        }
+    }
+    for (name, help, value) in gauges {
+        family(&mut text, name, "gauge", help);
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name} {value}");
+    }
+    text
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn sample(text: &mut String, name: &str, labels: &str, more: &str, value: u64) {
+    let _ = writeln!(text, "{name}{{{labels}{more}}} {value}");
+}
+
+fn histogram(text: &mut String, labels: &str, totals: &Totals) {
+    let mut buckets = totals.latency.iter().peekable();
+    let mut below = 0;
+    for bound in BOUNDS_MS {
+        while let Some((_, count)) =
+            buckets.next_if(|(bucket, _)| latency::midpoint(**bucket as usize) <= bound.saturating_mul(1_000))
+        {
+            below += count;
+        }
+        let le = if bound == u64::MAX { "+Inf".to_owned() } else { bound.to_string() };
+        sample(text, "response_latency_ms_bucket", labels, &format!(",le=\"{le}\""), below);
+    }
+    let _ = writeln!(text, "response_latency_ms_sum{{{labels}}} {}", totals.latency_sum_us as f64 / 1_000.0);
+    sample(text, "response_latency_ms_count", labels, "", below);
+}
+
+fn pairs(labels: &Labels) -> String {
+    let direction = match labels.direction {
+        Direction::Inbound => "inbound",
+        Direction::Outbound => "outbound",
+    };
+    let mut pairs = format!("direction=\"{direction}\",authority=\"{}\"", escape(&labels.authority));
+    let (tls, reason) = match &labels.tls {
+        Tls::Mutual(_) => ("true", None),
+        Tls::NoIdentity => ("no_identity", Some("not_provided_by_service_discovery")),
+        Tls::Loopback => ("no_identity", Some("loopback")),
+        Tls::Passthrough => ("opaque", None),
+    };
+    let _ = write!(pairs, ",tls=\"{tls}\"");
+    if let Some(reason) = reason {
+        let _ = write!(pairs, ",no_tls_reason=\"{reason}\"");
+    }
+    if let Tls::Mutual(peer) = &labels.tls {
+        let side = if labels.direction == Direction::Inbound { "client_id" } else { "server_id" };
+        let _ = write!(pairs, ",{side}=\"{peer}\"");
+    }
+    if let Some(peer) = &labels.destination {
+        let _ = write!(pairs, ",dst_namespace=\"{}\",dst_pod=\"{}\"", escape(&peer.namespace), escape(&peer.pod));
+        if let Some((kind, name)) = &peer.workload {
+            let _ = write!(pairs, ",dst_{kind}=\"{}\"", escape(name));
+        }
+    }
+    pairs
+}
+
+fn end_pairs(end: End) -> String {
+    let classification = if end.is_success() { "success" } else { "failure" };
+    match end {
+        End::Http(status) => format!(",classification=\"{classification}\",status_code=\"{status}\""),
+        End::Grpc(code) => {
+            format!(",classification=\"{classification}\",status_code=\"200\",grpc_status_code=\"{code}\"")
+        }
+        End::Reset => format!(",classification=\"{classification}\",error=\"reset\""),
+    }
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::telemetry::{Peer, Telemetry};
+
+    #[test]
+    fn charts_find_what_they_look_for() {
+        let telemetry = Telemetry::default();
+        let labels = Labels {
+            direction: Direction::Outbound,
+            authority: "web-svc.\"emojivoto\"".into(),
+            tls: Tls::Mutual("spiffe://cluster.local/ns/emojivoto/sa/web".parse().unwrap()),
+            destination: Some(Arc::new(Peer {
+                namespace: "emojivoto".into(),
+                pod: "web-0".into(),
+                workload: Some(("deployment".into(), "web".into())),
+            })),
+        };
+        let thread = telemetry.thread();
+        let counters = thread.counters(&labels);
+        counters.requests.add(3);
+        counters.end(End::Http(200));
+        counters.end(End::Http(500));
+        counters.end(End::Grpc(2));
+        counters.latency(Duration::from_micros(900));
+        counters.latency(Duration::from_millis(7));
+        let text = render(&telemetry.totals(), &[("conduit_proxy_ready", "Whether it is.", 1.0)]);
+        let common = concat!(
+            "direction=\"outbound\",authority=\"web-svc.\\\"emojivoto\\\"\",tls=\"true\",",
+            "server_id=\"spiffe://cluster.local/ns/emojivoto/sa/web\",",
+            "dst_namespace=\"emojivoto\",dst_pod=\"web-0\",dst_deployment=\"web\""
+        );
+        for line in [
+            format!("request_total{{{common}}} 3"),
+            format!("response_total{{{common},classification=\"success\",status_code=\"200\"}} 1"),
+            format!("response_total{{{common},classification=\"failure\",status_code=\"500\"}} 1"),
+            format!(
+                "response_total{{{common},classification=\"failure\",status_code=\"200\",grpc_status_code=\"2\"}} 1"
+            ),
+            format!("response_latency_ms_bucket{{{common},le=\"1\"}} 1"),
+            format!("response_latency_ms_bucket{{{common},le=\"5\"}} 1"),
+            format!("response_latency_ms_bucket{{{common},le=\"10\"}} 2"),
+            format!("response_latency_ms_bucket{{{common},le=\"+Inf\"}} 2"),
+            format!("response_latency_ms_count{{{common}}} 2"),
+            format!("response_latency_ms_sum{{{common}}} 7.9"),
+            "conduit_proxy_ready 1".to_owned(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+        }
+        assert!(!text.contains("tcp_open_total{"), "nothing is said of what did not happen");
+    }
+}
