@@ -1,2 +1,96 @@
-//! placeholder
-fn main() {}
+//! `conduit-bench`: see `bench/README.md`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use conduit_bench::{
+    load,
+    memory::Memory,
+    report::{Report, comparison},
+    serve,
+};
+use tokio::{net::TcpListener, signal::unix};
+
+/// Measurements of Conduit
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer every HTTP/1.1 request with the same body
+    Serve {
+        /// Where to listen
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        /// Size of the body
+        #[arg(long, default_value_t = 1024)]
+        body_bytes: usize,
+    },
+    /// Send HTTP/1.1 requests at a constant rate and report how long they took
+    Load {
+        #[command(flatten)]
+        plan: load::Plan,
+        /// Wait for this file before starting: the report of a measurement that must not be disturbed
+        #[arg(long, value_name = "FILE")]
+        after: Option<PathBuf>,
+        /// Write the report to this file, too
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+        /// Do not end after the report, for a Deployment, whose processes are started again when they end
+        #[arg(long)]
+        stay: bool,
+    },
+    /// Put two reports beside each other
+    Compare {
+        /// The one to compare with
+        base: PathBuf,
+        /// The one that is compared
+        other: PathBuf,
+    },
+    /// Sum up `conduit local status -o json` from standard input
+    Memory,
+}
+
+// One thread, as the load is on two machines of one: what it does not use is left to what is measured.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let mut terminated = unix::signal(unix::SignalKind::terminate())?;
+    tokio::select! {
+        result = run(Cli::parse().command) => result,
+        _ = terminated.recv() => Ok(()),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve { port, body_bytes } => {
+            serve::serve(TcpListener::bind(("0.0.0.0", port)).await?, body_bytes).await
+        }
+        Command::Load { plan, after, report, stay } => {
+            if let Some(file) = after {
+                load::wait_for(&file).await;
+            }
+            let measured = load::run(&plan).await?;
+            print!("{}", measured.text());
+            if let Some(file) = report {
+                measured.write(&file)?;
+            }
+            if stay {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+        Command::Compare { base, other } => {
+            print!("{}", comparison(&Report::read(&base)?, &Report::read(&other)?));
+            Ok(())
+        }
+        Command::Memory => {
+            print!("{}", Memory::of_status(&std::io::read_to_string(std::io::stdin())?)?);
+            Ok(())
+        }
+    }
+}

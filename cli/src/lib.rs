@@ -1,1 +1,24 @@
-//! placeholder
+//! The `conduit` command.
+//!
+//! - [`args`]: what can be typed. [`resource`]: how workloads are named. [`failure`]: how everything that goes wrong is said.
+//! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are.
+//! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
+//!   [`check`], [`stat`], [`tap`], [`raft`], [`pods`], [`completion`].
+//! - [`table`], [`printable`], [`stdout`]: what all of them write with.
+
+pub mod address;
+pub mod args;
+pub mod check;
+pub mod completion;
+pub mod control_plane;
+pub mod failure;
+pub mod output;
+pub mod pods;
+pub mod printable;
+pub mod raft;
+pub mod resource;
+pub mod stat;
+pub mod stdout;
+pub mod table;
+pub mod tap;
+pub mod version;

@@ -1,0 +1,10 @@
+//! Measurements of Conduit that anyone can run again: `bench/README.md` says how.
+//!
+//! - [`serve`]: a server that costs next to nothing. [`load`]: requests to it at a constant rate, each timed from the moment
+//!   at which it was due. [`report`]: what came out, and two of them beside each other.
+//! - [`memory`]: what the processes of a local mesh hold.
+
+pub mod load;
+pub mod memory;
+pub mod report;
+pub mod serve;

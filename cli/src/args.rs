@@ -1,0 +1,98 @@
+//! What can be typed.
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    address::Address,
+    check, completion, pods, raft,
+    resource::{ResourceError, Scope},
+    stat, tap, version,
+};
+
+/// Conduit, a service mesh
+#[derive(Debug, Parser)]
+#[command(name = "conduit", version = conduit_api::VERSION, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What holds for all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that may stand before and after the command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Namespace of the resources that a command is about [default: default]
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// Namespace that the control plane runs in, on Kubernetes
+    #[arg(short, long, global = true, env = "CONDUIT_NAMESPACE", default_value = "conduit")]
+    pub conduit_namespace: String,
+    /// Where the control plane is: host:port or unix:/path, several with commas between [default: the mesh on this machine]
+    #[arg(long, global = true, value_name = "ADDRESS", value_delimiter = ',')]
+    pub api_addr: Vec<Address>,
+    /// Tell on standard error what happens
+    #[arg(long, global = true)]
+    pub verbose: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check that the control plane works
+    Check(check::Args),
+    /// Write the completion script of a shell
+    Completion(completion::Args),
+    /// List resources of the mesh
+    Get(pods::GetArgs),
+    /// List pods (short for `get pods`)
+    Pods(pods::Args),
+    /// Look at the replicas of the control plane
+    Raft {
+        /// What to look at.
+        #[command(subcommand)]
+        command: raft::Command,
+    },
+    /// Show traffic: success rate, requests per second, latencies
+    Stat(stat::Args),
+    /// Watch requests as they pass
+    Tap(tap::Args),
+    /// Print the versions of this command and of the control plane
+    Version(version::Args),
+}
+
+impl Global {
+    /// Which namespaces are meant; `all` is the command's `-A`.
+    ///
+    /// # Errors
+    /// When one of them cannot be a namespace.
+    pub fn scope(&self, all: bool) -> Result<Scope, ResourceError> {
+        Scope::new(Some(&self.conduit_namespace), false)?;
+        Scope::new(self.namespace.as_deref(), all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_namespace_may_stand_before_and_after_the_command() {
+        for args in
+            ["-n emojivoto stat deployment", "stat -n emojivoto deployment", "stat deployment --namespace=emojivoto"]
+        {
+            let cli = Cli::try_parse_from(["conduit"].into_iter().chain(args.split(' '))).unwrap();
+            assert_eq!(cli.global.scope(false), Ok(Scope::Namespace("emojivoto".into())), "{args}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The control plane as the command line sees it: replicas, any of which will do.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use conduit_api::proto::public::api_client::ApiClient;
+use tokio::time::timeout;
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tracing::debug;
+
+use crate::address::Address;
+
+/// A replica that has not accepted by then is skipped.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A replica asks all others within half a second before it answers; one that takes much longer is skipped.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The client of one replica.
+pub type Client = ApiClient<Channel>;
+
+/// The replicas' addresses, in the order in which they are asked.
+#[derive(Clone, Debug)]
+pub struct ControlPlane {
+    replicas: Vec<Address>,
+}
+
+impl ControlPlane {
+    /// Replicas at these addresses; without any, every question is answered with how to start one.
+    pub fn at(replicas: Vec<Address>) -> Self {
+        Self { replicas }
+    }
+
+    /// The answer of the first replica that gives one. `ask` is called once for each replica that can be connected to,
+    /// until its error is not about that replica alone.
+    ///
+    /// # Errors
+    /// When there is no replica, none of them answers, or one refuses.
+    pub async fn ask<T>(&self, ask: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>) -> anyhow::Result<T> {
+        if self.replicas.is_empty() {
+            bail!(
+                "no Conduit control plane found: start one on this machine with `conduit local up --demo`, or give its \
+                 address with --api-addr"
+            );
+        }
+        let mut failure = None;
+        for replica in &self.replicas {
+            match ask_one(replica, &ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(Refusal::Final(status)) => return Err(refused(&status)),
+                Err(Refusal::OfReplica(error)) => {
+                    debug!(%replica, error = format!("{error:#}"), "asking the next replica");
+                    failure = Some(error);
+                }
+            }
+        }
+        let failure = failure.expect("there is a replica, and it did not answer");
+        Err(failure.context(match self.replicas.as_slice() {
+            [replica] => format!("the control plane at {replica} does not answer"),
+            replicas => format!("none of {} replicas of the control plane answers", replicas.len()),
+        }))
+    }
+}
+
+enum Refusal {
+    /// Another replica may do better.
+    OfReplica(anyhow::Error),
+    /// All would say this.
+    Final(Status),
+}
+
+async fn ask_one<T>(
+    replica: &Address,
+    ask: &impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
+) -> Result<T, Refusal> {
+    let mut client = connect(replica).await.map_err(Refusal::OfReplica)?;
+    let answer = timeout(ANSWER_TIMEOUT, ask(&mut client)).await;
+    match answer.map_err(|_| Refusal::OfReplica(anyhow!("no answer within {ANSWER_TIMEOUT:?}")))? {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) if is_of_replica(&status) => Err(Refusal::OfReplica(refused(&status))),
+        Err(status) => Err(Refusal::Final(status)),
+    }
+}
+
+async fn connect(replica: &Address) -> anyhow::Result<Client> {
+    let endpoint = Endpoint::from_shared(replica.to_uri()).with_context(|| format!("`{replica}` is not an address"))?;
+    let connected = timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
+    let channel = connected.map_err(|_| anyhow!("no connection within {CONNECT_TIMEOUT:?}"))?.map_err(innermost)?;
+    Ok(ApiClient::new(channel))
+}
+
+/// Whether an error says something about one replica or its connection rather than about what was asked.
+pub fn is_of_replica(status: &Status) -> bool {
+    let broken = std::error::Error::source(status).is_some();
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) || broken
+}
+
+/// What a replica said, without the wrapping of gRPC.
+pub fn refused(status: &Status) -> anyhow::Error {
+    match status.message() {
+        "" => anyhow!("the control plane answered with {:?}", status.code()),
+        message => anyhow!("{message}"),
+    }
+}
+
+/// The cause that says something: a transport error's own text is only "transport error".
+fn innermost(error: tonic::transport::Error) -> anyhow::Error {
+    let error = anyhow::Error::from(error);
+    anyhow!("{}", error.root_cause())
+}

@@ -1,0 +1,83 @@
+//! `conduit`: the only thing a person types.
+
+use std::{io::stderr, process::ExitCode};
+
+use clap::Parser as _;
+use conduit_cli::{
+    address::Address,
+    args::{Cli, Command, Global},
+    check, completion,
+    control_plane::ControlPlane,
+    failure, pods, raft, stat,
+    stdout::{self, Stdout},
+    tap, version,
+};
+use tracing_subscriber::EnvFilter;
+
+/// What `conduit check` ends with when something is not well.
+const CHECK_FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error),
+    };
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) if stdout::was_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", failure::line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    if let Some(line) = failure::usage_line(error) {
+        eprintln!("{line}");
+        return ExitCode::FAILURE;
+    }
+    // The help or the version: clap knows where it goes. That nobody reads it is no error.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    log_to_stderr(cli.global.verbose);
+    cli.global.scope(false)?;
+    let control_plane = ControlPlane::at(replicas(&cli.global));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(cli, &control_plane))
+}
+
+/// Where the control plane is: what the command line says.
+fn replicas(global: &Global) -> Vec<Address> {
+    global.api_addr.clone()
+}
+
+async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode> {
+    let (global, out, notes) = (&cli.global, &mut Stdout, &mut stderr());
+    match &cli.command {
+        Command::Check(args) => {
+            if !check::run(args, control_plane, out).await? {
+                return Ok(CHECK_FAILED.into());
+            }
+        }
+        Command::Completion(args) => completion::run(args, out)?,
+        Command::Get(args) => {
+            args.check()?;
+            pods::run(&args.pods, global, control_plane, out, notes).await?;
+        }
+        Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
+        Command::Raft { command } => raft::run(command, control_plane, out).await?,
+        Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
+        Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,
+        Command::Version(args) => version::run(args, control_plane, out).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_to_stderr(verbose: bool) {
+    let filter = if verbose { "info,conduit_cli=debug" } else { "off" };
+    tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(stderr).init();
+}

@@ -1,0 +1,89 @@
+//! Counts, as rates and shares.
+
+use conduit_api::proto::public::BasicStats;
+
+/// What there is to say of some requests. There was at least one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Figures {
+    /// From 0 to 1.
+    pub(super) success: f64,
+    /// Requests per second.
+    pub(super) rps: f64,
+    /// From 0 to 1.
+    pub(super) tls: f64,
+    /// 50th, 95th and 99th percentile, in microseconds.
+    pub(super) latencies_us: [u64; 3],
+}
+
+impl Figures {
+    /// None without requests, or without a time that they were counted in.
+    pub(super) fn new(stats: &BasicStats) -> Option<Self> {
+        let total = stats.success_count.saturating_add(stats.failure_count);
+        if total == 0 || stats.window_ms == 0 {
+            return None;
+        }
+        let total = total as f64;
+        Some(Self {
+            success: stats.success_count as f64 / total,
+            rps: total * 1000.0 / f64::from(stats.window_ms),
+            tls: stats.tls_count as f64 / total,
+            latencies_us: [stats.latency_p50_us, stats.latency_p95_us, stats.latency_p99_us],
+        })
+    }
+}
+
+/// To the millisecond; what took any time at all took one.
+pub(super) fn rounded_latency(us: u64) -> String {
+    format!("{}ms", (us.saturating_add(500) / 1000).max(1))
+}
+
+/// To the microsecond below a millisecond, and to a tenth of a millisecond below a second.
+pub(super) fn exact_latency(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us}µs"),
+        1_000..1_000_000 => format!("{:.1}ms", us as f64 / 1e3),
+        _ => format!("{:.2}s", us as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_of_all_requests() {
+        let stats = BasicStats {
+            success_count: 22,
+            failure_count: 7,
+            window_ms: 29_000,
+            tls_count: 29,
+            ..BasicStats::default()
+        };
+        let figures = Figures::new(&stats).unwrap();
+        assert_eq!(
+            format!("{:.2} {:.1} {:.0}", figures.success * 100.0, figures.rps, figures.tls * 100.0),
+            "75.86 1.0 100"
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_of_no_requests() {
+        assert_eq!(Figures::new(&BasicStats { window_ms: 60_000, ..BasicStats::default() }), None);
+        assert_eq!(Figures::new(&BasicStats { success_count: 1, ..BasicStats::default() }), None);
+    }
+
+    #[test]
+    fn latencies() {
+        for (us, rounded, exact) in [
+            (0, "1ms", "0µs"),
+            (478, "1ms", "478µs"),
+            (1_499, "1ms", "1.5ms"),
+            (1_500, "2ms", "1.5ms"),
+            (88_000, "88ms", "88.0ms"),
+            (12_345_678, "12346ms", "12.35s"),
+            (u64::MAX, "18446744073709551ms", "18446744073709.55s"),
+        ] {
+            assert_eq!((rounded_latency(us).as_str(), exact_latency(us).as_str()), (rounded, exact));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `conduit tap`: requests as they pass.
+
+mod grpc_code;
+mod json;
+mod line;
+#[cfg(test)]
+mod samples;
+
+use std::io::Write;
+
+use anyhow::{anyhow, bail, ensure};
+use clap::ValueEnum;
+use conduit_api::proto::{
+    public::TapRequest,
+    tap::{Match, TapEvent},
+};
+use tonic::Streaming;
+use tracing::debug;
+
+use self::line::Detail;
+use crate::{
+    args::Global,
+    control_plane::{ControlPlane, is_of_replica, refused},
+    resource::{Kind, Scope, Selection},
+};
+
+/// Which requests, and how they are shown.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// TYPE, TYPE NAME, TYPE/NAME or TYPE NAMESPACE/NAME; TYPE is deployment, pod or namespace
+    #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
+    resource: Vec<String>,
+    /// Only requests to this resource: TYPE/NAME
+    #[arg(long, value_name = "RESOURCE")]
+    to: Option<String>,
+    /// Namespace of the resource in --to
+    #[arg(long, value_name = "NAMESPACE", requires = "to")]
+    to_namespace: Option<String>,
+    /// Only requests of this method
+    #[arg(long)]
+    method: Option<String>,
+    /// Only requests whose path begins with this
+    #[arg(long)]
+    path: Option<String>,
+    /// Only requests for this host
+    #[arg(long)]
+    authority: Option<String>,
+    /// Only requests of this scheme
+    #[arg(long)]
+    scheme: Option<String>,
+    /// Requests per second at most, over all proxies; the others pass unseen
+    #[arg(long, value_name = "RPS", default_value_t = 100.0)]
+    max_rps: f32,
+    /// How to write it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// `-o` of this command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// One line for each event
+    #[default]
+    Line,
+    /// With the proxy, TLS, and who is at both ends
+    Wide,
+    /// One JSON object on a line for each event
+    Json,
+}
+
+impl Args {
+    /// What to ask, before anybody is asked.
+    fn request(&self, global: &Global) -> anyhow::Result<TapRequest> {
+        let scope = global.scope(false)?;
+        let target = Selection::parse(&self.resource, &scope)?;
+        if matches!(target.kind, Kind::Service | Kind::Authority) {
+            bail!("proxies are tapped by deployment, pod or namespace; for a {}, see --to", target.kind.as_str());
+        }
+        let to = self.to.as_ref().map(|to| {
+            let scope = self.to_namespace.as_deref().map_or(Ok(scope), |given| Scope::new(Some(given), false))?;
+            let to = Selection::parse(&[to], &scope)?;
+            ensure!(to.name.is_some(), "--to needs a name, as in --to {}/NAME", to.kind.as_str());
+            Ok(to.to_reference())
+        });
+        ensure!(self.max_rps > 0.0 && self.max_rps.is_finite(), "--max-rps must be above 0, not {}", self.max_rps);
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let matches = Match {
+            method: text(&self.method).to_uppercase(),
+            scheme: text(&self.scheme).to_lowercase(),
+            authority: text(&self.authority),
+            path_prefix: text(&self.path),
+            to: to.transpose()?,
+            ..Match::default()
+        };
+        Ok(TapRequest { target: Some(target.to_wire()), r#match: Some(matches), max_rps: self.max_rps })
+    }
+}
+
+/// Writes events until nobody reads them any more. When the replica that collects them dies, another one is asked, as
+/// long as some event came in between.
+///
+/// # Errors
+/// When the arguments are wrong, the target names nothing, no control plane answers, or `out` cannot be written.
+pub async fn run(
+    args: &Args,
+    global: &Global,
+    control_plane: &ControlPlane,
+    out: &mut impl Write,
+    notes: &mut impl Write,
+) -> anyhow::Result<()> {
+    let request = args.request(global)?;
+    loop {
+        let mut events = control_plane.ask(async |client| client.tap(request.clone()).await).await?;
+        let broken = write_events(args.output, &mut events, out).await?;
+        if broken.seen == 0 {
+            return Err(broken.error.context("the control plane broke the tap off"));
+        }
+        debug!(error = format!("{:#}", broken.error), "the stream of events broke");
+        writeln!(notes, "note: the controller went away; going on with another")?;
+    }
+}
+
+/// A stream of events ended, which has no end of its own.
+struct Broken {
+    /// Events that came before.
+    seen: u64,
+    error: anyhow::Error,
+}
+
+async fn write_events(
+    output: Output,
+    events: &mut Streaming<TapEvent>,
+    out: &mut impl Write,
+) -> anyhow::Result<Broken> {
+    let mut seen = 0;
+    loop {
+        let event = match events.message().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return Ok(Broken { seen, error: anyhow!("it ended") }),
+            Err(status) if is_of_replica(&status) => return Ok(Broken { seen, error: refused(&status) }),
+            Err(status) => return Err(refused(&status)),
+        };
+        seen += 1;
+        let line = match output {
+            Output::Line => line::line(&event, Detail::Short),
+            Output::Wide => line::line(&event, Detail::Wide),
+            Output::Json => Some(serde_json::to_string(&json::event(&event))?),
+        };
+        if let Some(line) = line {
+            out.write_all(format!("{line}\n").as_bytes())?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use conduit_api::proto::common::ResourceRef;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn request(args: &str) -> anyhow::Result<TapRequest> {
+        let cli = Cli::try_parse_from(args.split(' '))?;
+        let Command::Tap(args) = &cli.command else { panic!("{args} is another command") };
+        args.request(&cli.global)
+    }
+
+    #[test]
+    fn what_is_asked() {
+        let forms = [
+            "conduit tap deploy emojivoto/voting",
+            "conduit -n emojivoto tap deploy voting",
+            "conduit tap deploy/voting -n emojivoto",
+        ];
+        let [first, others @ ..] = forms.map(|args| request(args).unwrap());
+        let target = first.target.as_ref().unwrap();
+        assert_eq!(
+            (target.kind.as_str(), target.namespace.as_str(), target.name.as_str()),
+            ("deployment", "emojivoto", "voting")
+        );
+        assert_eq!((first.max_rps, &first.r#match), (100.0, &Some(Match::default())));
+        assert!(others.iter().all(|other| *other == first));
+
+        let matches =
+            request("conduit tap ns/a --method get --scheme HTTP --path /x --authority y --to svc/z --to-namespace b");
+        let to = ResourceRef { kind: "service".into(), namespace: "b".into(), name: "z".into() };
+        let expected = Match {
+            method: "GET".into(),
+            scheme: "http".into(),
+            path_prefix: "/x".into(),
+            authority: "y".into(),
+            to: Some(to),
+            ..Match::default()
+        };
+        assert_eq!(matches.unwrap().r#match, Some(expected));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (args, says) in [
+            ("conduit tap svc/web-svc", "for a service, see --to"),
+            ("conduit tap deploy/web --to deploy", "--to deployment/NAME"),
+            ("conduit tap deploy/web --max-rps 0", "above 0"),
+            ("conduit tap deploy/web --max-rps inf", "above 0"),
+            ("conduit tap deploy/web --to-namespace a", "--to"),
+        ] {
+            let error = request(args).unwrap_err().to_string();
+            assert!(error.contains(says), "{args}: {error}");
+        }
+    }
+}

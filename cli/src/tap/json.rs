@@ -1,0 +1,136 @@
+//! An event as an object for programs, with the keys that Linkerd's users know. Pure.
+
+use std::collections::BTreeMap;
+
+use conduit_api::proto::tap::{
+    TapEvent,
+    tap_event::{Id, Kind, Peer, response_end},
+};
+use serde::Serialize;
+
+use super::line::{socket_address, tls_state};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Event<'a> {
+    source: End<'a>,
+    destination: End<'a>,
+    proxy_direction: &'static str,
+    #[serde(flatten)]
+    kind: Option<EventKind<'a>>,
+}
+
+#[derive(Serialize)]
+struct End<'a> {
+    ip: Option<String>,
+    port: Option<u16>,
+    metadata: BTreeMap<&'a str, &'a str>,
+}
+
+#[derive(Serialize)]
+enum EventKind<'a> {
+    #[serde(rename = "requestInitEvent")]
+    RequestInit { id: JsonId, method: &'a str, scheme: &'a str, authority: &'a str, path: &'a str },
+    #[serde(rename = "responseInitEvent", rename_all = "camelCase")]
+    ResponseInit { id: JsonId, since_request_init: Elapsed, http_status: u32 },
+    #[serde(rename = "responseEndEvent", rename_all = "camelCase")]
+    ResponseEnd {
+        id: JsonId,
+        since_request_init: Elapsed,
+        since_response_init: Elapsed,
+        response_bytes: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        grpc_status_code: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reset_error_code: Option<u32>,
+    },
+}
+
+#[derive(Serialize)]
+struct JsonId {
+    base: u32,
+    stream: u64,
+}
+
+/// As protobuf's `Duration`.
+#[derive(Serialize)]
+struct Elapsed {
+    seconds: u64,
+    nanos: u64,
+}
+
+pub(super) fn event(event: &TapEvent) -> Event<'_> {
+    let mut destination = end(event.destination.as_ref());
+    destination.metadata.insert("tls", tls_state(event.tls.as_ref()));
+    Event {
+        source: end(event.source.as_ref()),
+        destination,
+        proxy_direction: event.direction().as_str_name().trim_start_matches("DIRECTION_"),
+        kind: event.kind.as_ref().map(|kind| event_kind(kind, event.id.unwrap_or_default())),
+    }
+}
+
+fn end(peer: Option<&Peer>) -> End<'_> {
+    let address = socket_address(peer.and_then(|peer| peer.address.as_ref()));
+    let mut metadata = BTreeMap::new();
+    for resource in peer.into_iter().flat_map(|peer| peer.workload.iter().chain(&peer.pod)) {
+        metadata.insert("namespace", resource.namespace.as_str());
+        metadata.insert(resource.kind.as_str(), resource.name.as_str());
+    }
+    End { ip: address.map(|address| address.ip().to_string()), port: address.map(|address| address.port()), metadata }
+}
+
+fn event_kind(kind: &Kind, id: Id) -> EventKind<'_> {
+    let id = JsonId { base: id.base, stream: id.stream };
+    match kind {
+        Kind::RequestInit(init) => EventKind::RequestInit {
+            id,
+            method: &init.method,
+            scheme: &init.scheme,
+            authority: &init.authority,
+            path: &init.path,
+        },
+        Kind::ResponseInit(init) => EventKind::ResponseInit {
+            id,
+            since_request_init: elapsed(init.since_request_init_us),
+            http_status: init.http_status,
+        },
+        Kind::ResponseEnd(end) => {
+            let (grpc_status_code, reset_error_code) = match end.end {
+                Some(response_end::End::GrpcStatus(code)) => (Some(code), None),
+                Some(response_end::End::ResetError(code)) => (None, Some(code)),
+                None => (None, None),
+            };
+            EventKind::ResponseEnd {
+                id,
+                since_request_init: elapsed(end.since_request_init_us),
+                since_response_init: elapsed(end.since_response_init_us),
+                response_bytes: end.response_bytes,
+                grpc_status_code,
+                reset_error_code,
+            }
+        }
+    }
+}
+
+fn elapsed(us: u64) -> Elapsed {
+    Elapsed { seconds: us / 1_000_000, nanos: us % 1_000_000 * 1000 }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::{super::samples, *};
+
+    #[test]
+    fn one_object_for_each_event() {
+        let objects =
+            samples::exchange().iter().map(|e| serde_json::to_string(&event(e)).unwrap() + "\n").collect::<String>();
+        expect![[r#"
+            {"source":{"ip":"10.244.6.239","port":57202,"metadata":{"deployment":"web","namespace":"emojivoto","pod":"web-0"}},"destination":{"ip":"10.244.1.237","port":8080,"metadata":{"deployment":"voting","namespace":"emojivoto","pod":"voting-0","tls":"true"}},"proxyDirection":"INBOUND","requestInitEvent":{"id":{"base":0,"stream":809},"method":"POST","scheme":"http","authority":"voting-svc.emojivoto:8080","path":"/emojivoto.v1.VotingService/VoteDoughnut"}}
+            {"source":{"ip":"10.244.6.239","port":57202,"metadata":{"deployment":"web","namespace":"emojivoto","pod":"web-0"}},"destination":{"ip":"10.244.1.237","port":8080,"metadata":{"deployment":"voting","namespace":"emojivoto","pod":"voting-0","tls":"true"}},"proxyDirection":"INBOUND","responseInitEvent":{"id":{"base":0,"stream":809},"sinceRequestInit":{"seconds":0,"nanos":478000},"httpStatus":200}}
+            {"source":{"ip":"10.244.6.239","port":57202,"metadata":{"deployment":"web","namespace":"emojivoto","pod":"web-0"}},"destination":{"ip":"10.244.1.237","port":8080,"metadata":{"deployment":"voting","namespace":"emojivoto","pod":"voting-0","tls":"true"}},"proxyDirection":"INBOUND","responseEndEvent":{"id":{"base":0,"stream":809},"sinceRequestInit":{"seconds":0,"nanos":485000},"sinceResponseInit":{"seconds":0,"nanos":7000},"responseBytes":5,"grpcStatusCode":0}}
+        "#]].assert_eq(&objects);
+    }
+}

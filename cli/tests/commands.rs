@@ -1,0 +1,324 @@
+//! The `conduit` command as a process, against replicas that answer what they were told to.
+
+#![allow(clippy::unwrap_used, reason = "what fails in a test shall fail the test")]
+
+mod commands {
+    pub mod fake;
+}
+
+use std::process::{Output, Stdio};
+
+use commands::fake::{Answers, Replica};
+use conduit_api::proto::{
+    common::{ResourceRef, SocketAddress},
+    public::{
+        BasicStats, CheckResult, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
+        check_result,
+    },
+    tap::{
+        TapEvent,
+        tap_event::{Id, Kind, Peer, ResponseInit},
+    },
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::UnixListener,
+    process::Command,
+};
+use tonic::Status;
+
+/// A command that finds no mesh on this machine by itself.
+fn conduit(args: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_conduit"));
+    command.args(args.split(' ')).env("CONDUIT_LOCAL_DIR", "/nonexistent/conduit").env_remove("CONDUIT_NAMESPACE");
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn run(args: &str) -> Output {
+    conduit(args).output().await.unwrap()
+}
+
+/// Standard output of a command that must succeed, and what it notes beside it.
+async fn ok(args: &str) -> (String, String) {
+    let output = run(args).await;
+    let (out, notes) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "`conduit {args}`: {notes}{out}");
+    (out, notes)
+}
+
+/// The one line with which a command fails.
+async fn fails(args: &str) -> String {
+    let output = run(args).await;
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "`conduit {args}`: {error}");
+    assert!(output.stdout.is_empty() && error.lines().count() == 1 && error.starts_with("error: "), "{args}: {error}");
+    error
+}
+
+fn row(namespace: &str, name: &str, stats: Option<BasicStats>) -> StatRow {
+    let resource = ResourceRef { kind: "deployment".into(), namespace: namespace.into(), name: name.into() };
+    StatRow { resource: Some(resource), meshed_pods: 1, running_pods: 1, stats }
+}
+
+fn emojivoto() -> StatResponse {
+    let stats = |success_count, failure_count, latency_ms: u64| BasicStats {
+        success_count,
+        failure_count,
+        window_ms: 60_000,
+        latency_p50_us: latency_ms * 1000,
+        latency_p95_us: latency_ms * 1000,
+        latency_p99_us: latency_ms * 1000,
+        tls_count: success_count + failure_count,
+    };
+    let rows = vec![row("emojivoto", "vote-bot", None), row("emojivoto", "web", Some(stats(102, 18, 3)))];
+    StatResponse { rows, replicas_answered: 3, replicas_total: 3 }
+}
+
+#[tokio::test]
+async fn version_never_fails() {
+    let replica = Replica::start(Answers { version: "v9.9.9".into(), ..Answers::default() });
+    let address = replica.address();
+    for (args, expected) in [
+        ("version".to_owned(), "Client version: v0.1.0\nServer version: unavailable\n"),
+        ("version --client".to_owned(), "Client version: v0.1.0\n"),
+        ("version --short".to_owned(), "v0.1.0\nunavailable\n"),
+        (format!("version --api-addr {address}"), "Client version: v0.1.0\nServer version: v9.9.9\n"),
+        (format!("--api-addr {address} version --short"), "v0.1.0\nv9.9.9\n"),
+    ] {
+        assert_eq!(ok(&args).await, (expected.to_owned(), String::new()), "{args}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_control_plane_commands_say_how_to_start_one() {
+    for args in ["stat deployment", "tap deploy/web", "raft status", "get pods", "pods"] {
+        let error = fails(args).await;
+        assert!(
+            error.contains("no Conduit control plane found") && error.contains("`conduit local up --demo`"),
+            "{error}"
+        );
+    }
+    let error = fails("stat deploy --api-addr unix:/nonexistent/api.sock").await;
+    assert!(error.contains("unix:/nonexistent/api.sock") && error.contains("No such file"), "{error}");
+}
+
+#[tokio::test]
+async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
+    for (args, says) in [
+        ("stat nonsense", "`nonsense`"),
+        ("stat deploy -t 1s", "15s"),
+        ("-n not_valid stat deploy", "not_valid is not a valid namespace"),
+        ("tap svc/web-svc", "--to"),
+        ("get services", "invalid resource type services, only pods are allowed as resource types"),
+        ("completion tcsh", "unsupported shell type (must be bash, zsh or fish): tcsh"),
+        ("stat deploy --api-addr here", "`here` is not an address"),
+        ("stta", "similar subcommand exists: 'stat'"),
+    ] {
+        let error = fails(args).await;
+        assert!(error.contains(says), "{args}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn stat_writes_a_table_and_json() {
+    let replica = Replica::start(Answers { stat: emojivoto(), ..Answers::default() });
+    let flags = format!("--api-addr {}", replica.address());
+    let table = "\
+NAME       MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99    TLS
+vote-bot      1/1         -        -             -             -             -      -
+web           1/1    85.00%   2.0rps           3ms           3ms           3ms   100%
+";
+    assert_eq!(ok(&format!("{flags} -n emojivoto stat deployment")).await, (table.to_owned(), String::new()));
+
+    let (json, _) = ok(&format!("{flags} stat deploy -n emojivoto -o json")).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["rows"][1]["name"], &json["rows"][1]["success"]), (&"web".into(), &0.85.into()));
+    assert_eq!(json["partial"], Value::Bool(false));
+
+    assert_eq!(ok(&format!("{flags} stat deploy")).await, (String::new(), "No traffic found.\n".to_owned()));
+    let error = fails(&format!("{flags} stat svc")).await;
+    assert_eq!(error, "error: there are no stats by `service`\n");
+}
+
+#[tokio::test]
+async fn partial_figures_are_noted() {
+    let stat = StatResponse { replicas_answered: 2, ..emojivoto() };
+    let replica = Replica::start(Answers { stat, ..Answers::default() });
+    let (_, notes) = ok(&format!("--api-addr {} -n emojivoto stat deploy", replica.address())).await;
+    assert_eq!(notes, "note: 2 of 3 controllers answered: the figures are partial\n");
+}
+
+#[tokio::test]
+async fn replicas_that_do_not_answer_are_skipped() {
+    let directory = TempDir::with_prefix("conduit-cli-").unwrap();
+    // What a killed process leaves behind, and one that hangs up on everybody.
+    let dead = directory.path().join("dead.sock");
+    drop(UnixListener::bind(&dead).unwrap());
+    let rude = directory.path().join("rude.sock");
+    let listener = UnixListener::bind(&rude).unwrap();
+    let hang_up = tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            drop(connection);
+        }
+    });
+    let replica = Replica::start(Answers { stat: emojivoto(), ..Answers::default() });
+    let (dead, rude) = (format!("unix:{}", dead.display()), format!("unix:{}", rude.display()));
+    let (table, _) = ok(&format!("--api-addr {dead},{rude},{} -n emojivoto stat deploy", replica.address())).await;
+    assert!(table.contains("85.00%"), "{table}");
+
+    let error = fails(&format!("--api-addr {dead},{rude} stat deploy")).await;
+    assert!(error.contains("none of 2 replicas of the control plane answers"), "{error}");
+    hang_up.abort();
+}
+
+fn event(stream: u64) -> TapEvent {
+    let address: std::net::SocketAddr = "10.244.1.2:8080".parse().unwrap();
+    let peer = Peer { address: Some(SocketAddress::from(address)), ..Peer::default() };
+    TapEvent {
+        id: Some(Id { base: 1, stream }),
+        source: Some(peer.clone()),
+        destination: Some(peer),
+        kind: Some(Kind::ResponseInit(ResponseInit { http_status: 200, since_request_init_us: 478 })),
+        ..TapEvent::default()
+    }
+}
+
+#[tokio::test]
+async fn tap_writes_each_line_at_once_goes_on_with_another_replica_and_ends_with_its_reader() {
+    let answers = Answers::default();
+    let (first, second) = (answers.tap(), answers.tap());
+    let replica = Replica::start(answers);
+    let mut tap = conduit(&format!("--api-addr {} tap deploy emojivoto/voting", replica.address()));
+    let mut tap = tap.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(tap.stdout.take().unwrap()).lines();
+    for stream in 0..2 {
+        first.send(Ok(event(stream))).await.unwrap();
+        // Read before the next one is sent: nothing may wait in a buffer.
+        let expected = format!("rsp id=1:{stream} src=10.244.1.2:8080 dst=10.244.1.2:8080 :status=200 latency=478µs");
+        assert_eq!(lines.next_line().await.unwrap(), Some(expected));
+    }
+    first.send(Err(Status::unavailable("the replica stops"))).await.unwrap();
+    second.send(Ok(event(7))).await.unwrap();
+    assert!(lines.next_line().await.unwrap().unwrap().starts_with("rsp id=1:7 "));
+
+    // `| head`: the reader leaves, and the next line finds nobody.
+    drop(lines);
+    second.send(Ok(event(8))).await.unwrap();
+    let output = tap.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "note: the controller went away; going on with another\n");
+}
+
+#[tokio::test]
+async fn tap_of_nothing_says_so() {
+    let replica = Replica::start(Answers::default());
+    let error = fails(&format!("--api-addr {} -n emojivoto tap deploy nothing", replica.address())).await;
+    assert_eq!(error, "error: no pods found for deployment/nothing\n");
+}
+
+#[tokio::test]
+async fn tap_in_json_is_one_object_on_a_line() {
+    let answers = Answers::default();
+    let events = answers.tap();
+    let replica = Replica::start(answers);
+    events.send(Ok(event(3))).await.unwrap();
+    events.send(Err(Status::internal("enough"))).await.unwrap();
+    let output = run(&format!("--api-addr {} tap deploy/web -o json", replica.address())).await;
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(out.lines().count(), 1);
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(object["responseInitEvent"]["id"]["stream"], 3);
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(1), "error: enough\n".into()));
+}
+
+#[tokio::test]
+async fn check_tells_what_is_wrong_and_how_it_ended() {
+    let result = |description: &str, status: check_result::Status, message: &str| CheckResult {
+        subsystem: "conduit-api[raft]".into(),
+        description: description.into(),
+        status: status.into(),
+        message: message.into(),
+    };
+    let mut results = vec![result("a leader is known", check_result::Status::Ok, "")];
+    let answers = |results: &[CheckResult]| Answers {
+        version: "v0.1.0".into(),
+        checks: SelfCheckResponse { results: results.to_vec() },
+        ..Answers::default()
+    };
+    let well = Replica::start(answers(&results));
+    let expected = "\
+conduit-api: can query the Conduit API.....................................[ok]
+conduit-api[raft]: a leader is known.......................................[ok]
+conduit-version: cli is up-to-date.........................................[ok]
+conduit-version: control plane is up-to-date...............................[ok]
+
+Status check results are [ok]
+";
+    assert_eq!(ok(&format!("--api-addr {} check", well.address())).await.0, expected);
+
+    results.push(result("a quorum is reachable", check_result::Status::Fail, "1 of 3 are reachable"));
+    let unwell = Replica::start(answers(&results));
+    let output = run(&format!("--api-addr {} check --expected-version v0.1.1", unwell.address())).await;
+    let expected = "\
+conduit-api: can query the Conduit API.....................................[ok]
+conduit-api[raft]: a leader is known.......................................[ok]
+conduit-api[raft]: a quorum is reachable...................................[FAIL]  -- 1 of 3 are reachable
+conduit-version: cli is up-to-date.........................................[FAIL]  -- is running version v0.1.0 but the latest version is v0.1.1
+conduit-version: control plane is up-to-date...............................[FAIL]  -- is running version v0.1.0 but the latest version is v0.1.1
+
+Status check results are [FAIL]
+";
+    assert_eq!((String::from_utf8(output.stdout).unwrap().as_str(), output.status.code()), (expected, Some(2)));
+
+    let output = run("check -o json").await;
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &json["success"]), (Some(2), &Value::Bool(false)));
+    assert!(json["categories"][0]["checks"][0]["error"].as_str().unwrap().contains("conduit local up"), "{json}");
+}
+
+#[tokio::test]
+async fn raft_status_and_pods() {
+    let member = RaftMember {
+        name: "controller-0".into(),
+        id: "00000000000000aa".into(),
+        role: "leader".into(),
+        address: "10.244.0.10:8300".into(),
+        term: 1,
+        applied_index: 12,
+        lag: Some(0),
+        pid: Some(4100),
+        voter: true,
+    };
+    let raft = RaftStatusResponse {
+        leader_id: member.id.clone(),
+        term: 1,
+        members: vec![member],
+        ..RaftStatusResponse::default()
+    };
+    let pod = |namespace: &str| Pod { namespace: namespace.into(), name: "web-0".into(), ..Pod::default() };
+    let replica = Replica::start(Answers { raft, pods: vec![pod("books"), pod("emojivoto")], ..Answers::default() });
+    let flags = format!("--api-addr {}", replica.address());
+
+    let (table, _) = ok(&format!("{flags} raft status")).await;
+    assert!(
+        table.contains("\ncontroller-0   00000000000000aa   leader      1        12     0   10.244.0.10:8300\n"),
+        "{table}"
+    );
+    let json: Value = serde_json::from_str(&ok(&format!("{flags} raft status -o json")).await.0).unwrap();
+    assert_eq!((&json["leader_id"], &json["members"][0]["pid"]), (&"00000000000000aa".into(), &4100.into()));
+
+    assert_eq!(ok(&format!("{flags} -n emojivoto get pods")).await.0, "emojivoto/web-0\n");
+    assert_eq!(ok(&format!("{flags} pods -A")).await.0, "books/web-0\nemojivoto/web-0\n");
+    assert_eq!(ok(&format!("{flags} get pods")).await, (String::new(), "No resources found.\n".to_owned()));
+}
+
+#[tokio::test]
+async fn completion_knows_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (script, _) = ok(&format!("completion {shell}")).await;
+        assert!(script.contains("conduit") && script.contains("stat") && script.contains("tap"), "{shell}");
+    }
+}

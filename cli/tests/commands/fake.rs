@@ -1,0 +1,120 @@
+//! A control plane that answers what it was told to.
+
+use std::{
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use conduit_api::proto::{
+    public::{
+        Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse,
+        StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
+        api_server::{Api, ApiServer},
+    },
+    tap::TapEvent,
+};
+use futures::{Stream, StreamExt as _};
+use tempfile::TempDir;
+use tokio::{net::UnixListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Request, Response, Status, transport::Server};
+
+/// Events, or the end of a tap.
+pub type TapSender = mpsc::Sender<Result<TapEvent, Status>>;
+pub type TapReceiver = mpsc::Receiver<Result<TapEvent, Status>>;
+
+#[derive(Clone, Default)]
+pub struct Answers {
+    pub version: String,
+    pub checks: SelfCheckResponse,
+    pub raft: RaftStatusResponse,
+    pub stat: StatResponse,
+    pub pods: Vec<Pod>,
+    /// One for each tap that is started; when there is none left, nothing is found.
+    pub taps: Arc<Mutex<Vec<TapReceiver>>>,
+}
+
+impl Answers {
+    /// The next tap that is started gets what is sent here.
+    pub fn tap(&self) -> TapSender {
+        let (sender, receiver) = mpsc::channel(16);
+        self.taps.lock().unwrap().push(receiver);
+        sender
+    }
+}
+
+/// A replica on a unix socket, until it is dropped.
+pub struct Replica {
+    directory: TempDir,
+    server: JoinHandle<()>,
+}
+
+impl Replica {
+    pub fn start(answers: Answers) -> Self {
+        let directory = TempDir::with_prefix("conduit-cli-").unwrap();
+        let listener = UnixListener::bind(socket(directory.path())).unwrap();
+        let serve = Server::builder().add_service(ApiServer::new(answers));
+        let server = tokio::spawn(async move {
+            serve.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
+        });
+        Self { directory, server }
+    }
+
+    /// As `--api-addr` takes it.
+    pub fn address(&self) -> String {
+        format!("unix:{}", socket(self.directory.path()).display())
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("api.sock")
+}
+
+#[tonic::async_trait]
+impl Api for Answers {
+    type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
+
+    async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
+        Ok(Response::new(VersionResponse { version: self.version.clone() }))
+    }
+
+    async fn self_check(&self, _: Request<SelfCheckRequest>) -> Result<Response<SelfCheckResponse>, Status> {
+        Ok(Response::new(self.checks.clone()))
+    }
+
+    async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
+        Ok(Response::new(self.raft.clone()))
+    }
+
+    async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
+        let selector = request.into_inner().selector.unwrap_or_default();
+        if selector.kind != "deployment" {
+            return Err(Status::invalid_argument(format!("there are no stats by `{}`", selector.kind)));
+        }
+        let mut stat = self.stat.clone();
+        stat.rows.retain(|row| row.resource.as_ref().is_some_and(|resource| resource.namespace == selector.namespace));
+        Ok(Response::new(stat))
+    }
+
+    async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {
+        let namespace = request.into_inner().namespace;
+        let selected = self.pods.iter().filter(|pod| namespace.is_empty() || pod.namespace == namespace);
+        Ok(Response::new(PodsResponse { pods: selected.cloned().collect() }))
+    }
+
+    async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {
+        let mut taps = self.taps.lock().unwrap();
+        if taps.is_empty() {
+            let target = request.into_inner().target.unwrap_or_default();
+            return Err(Status::not_found(format!("no pods found for {}/{}", target.kind, target.name)));
+        }
+        Ok(Response::new(ReceiverStream::new(taps.remove(0)).boxed()))
+    }
+}
