@@ -24,7 +24,7 @@ const WINDOW_MAX: Duration = Duration::from_secs(3600);
 /// Which traffic, and how it is shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TYPE, TYPE NAME, TYPE/NAME or TYPE NAMESPACE/NAME; TYPE is deployment, pod, namespace, service or authority
+    /// TYPE, TYPE NAME, TYPE/NAME or TYPE NAMESPACE/NAME; TYPE is deployment, pod, namespace or authority
     #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
     resource: Vec<String>,
     /// How far to look back: 15s to 1h
@@ -139,9 +139,9 @@ mod tests {
         assert_eq!((plain.window_ms, plain.other), (60_000, None));
 
         let to =
-            request("conduit stat deploy emojivoto/web --to svc/voting-svc --to-namespace emojivoto -t 5m").unwrap();
+            request("conduit stat deploy emojivoto/web --to deploy/voting --to-namespace emojivoto -t 5m").unwrap();
         assert_eq!(to.window_ms, 300_000);
-        assert_eq!(to.other, Some(Other::To(selection("service", "emojivoto", "voting-svc"))));
+        assert_eq!(to.other, Some(Other::To(selection("deployment", "emojivoto", "voting"))));
 
         let from = request("conduit stat po -A --from deploy/web").unwrap();
         assert_eq!(from.selector, Some(selection("pod", "", "")));

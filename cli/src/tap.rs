@@ -30,7 +30,7 @@ pub struct Args {
     /// TYPE, TYPE NAME, TYPE/NAME or TYPE NAMESPACE/NAME; TYPE is deployment, pod or namespace
     #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
     resource: Vec<String>,
-    /// Only requests to this resource: TYPE/NAME
+    /// Only requests to this deployment, pod or namespace: TYPE/NAME
     #[arg(long, value_name = "RESOURCE")]
     to: Option<String>,
     /// Namespace of the resource in --to
@@ -42,7 +42,7 @@ pub struct Args {
     /// Only requests whose path begins with this
     #[arg(long)]
     path: Option<String>,
-    /// Only requests for this host
+    /// Only requests for this host, e.g. voting-svc.emojivoto:8080
     #[arg(long)]
     authority: Option<String>,
     /// Only requests of this scheme
@@ -73,12 +73,11 @@ impl Args {
     fn request(&self, global: &Global) -> anyhow::Result<TapRequest> {
         let scope = global.scope(false)?;
         let target = Selection::parse(&self.resource, &scope)?;
-        if matches!(target.kind, Kind::Service | Kind::Authority) {
-            bail!("proxies are tapped by deployment, pod or namespace; for a {}, see --to", target.kind.as_str());
-        }
+        proxies_know(target.kind)?;
         let to = self.to.as_ref().map(|to| {
             let scope = self.to_namespace.as_deref().map_or(Ok(scope), |given| Scope::new(Some(given), false))?;
             let to = Selection::parse(&[to], &scope)?;
+            proxies_know(to.kind)?;
             ensure!(to.name.is_some(), "--to needs a name, as in --to {}/NAME", to.kind.as_str());
             Ok(to.to_reference())
         });
@@ -93,6 +92,17 @@ impl Args {
             ..Match::default()
         };
         Ok(TapRequest { target: Some(target.to_wire()), r#match: Some(matches), max_rps: self.max_rps })
+    }
+}
+
+/// Proxies see pods and what owns them. A tap for anything else would stay silent for ever.
+fn proxies_know(kind: Kind) -> anyhow::Result<()> {
+    match kind {
+        Kind::Deployment | Kind::Pod | Kind::Namespace => Ok(()),
+        Kind::Service | Kind::Authority => bail!(
+            "a tap is by deployment, pod or namespace, not by {}; --authority selects requests by the host they ask for",
+            kind.as_str()
+        ),
     }
 }
 
@@ -183,8 +193,8 @@ mod tests {
         assert!(others.iter().all(|other| *other == first));
 
         let matches =
-            request("conduit tap ns/a --method get --scheme HTTP --path /x --authority y --to svc/z --to-namespace b");
-        let to = ResourceRef { kind: "service".into(), namespace: "b".into(), name: "z".into() };
+            request("conduit tap ns/a --method get --scheme HTTP --path /x --authority y --to po/z --to-namespace b");
+        let to = ResourceRef { kind: "pod".into(), namespace: "b".into(), name: "z".into() };
         let expected = Match {
             method: "GET".into(),
             scheme: "http".into(),
@@ -199,7 +209,8 @@ mod tests {
     #[test]
     fn what_is_refused() {
         for (args, says) in [
-            ("conduit tap svc/web-svc", "for a service, see --to"),
+            ("conduit tap svc/web-svc", "not by service; --authority selects"),
+            ("conduit tap deploy/web --to svc/voting-svc", "not by service; --authority selects"),
             ("conduit tap deploy/web --to deploy", "--to deployment/NAME"),
             ("conduit tap deploy/web --max-rps 0", "above 0"),
             ("conduit tap deploy/web --max-rps inf", "above 0"),

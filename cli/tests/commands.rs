@@ -118,7 +118,7 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
         ("stat nonsense", "`nonsense`"),
         ("stat deploy -t 1s", "15s"),
         ("-n not_valid stat deploy", "not_valid is not a valid namespace"),
-        ("tap svc/web-svc", "--to"),
+        ("tap svc/web-svc", "--authority"),
         ("get services", "invalid resource type services, only pods are allowed as resource types"),
         ("completion tcsh", "unsupported shell type (must be bash, zsh or fish): tcsh"),
         ("stat deploy --api-addr here", "`here` is not an address"),
