@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     address::Address,
-    check, completion, pods, raft,
+    check, completion,
+    local::LocalCommand,
+    pods, raft,
     resource::{ResourceError, Scope},
     stat, tap, version,
 };
@@ -50,6 +52,12 @@ pub enum Command {
     Get(pods::GetArgs),
     /// List pods (short for `get pods`)
     Pods(pods::Args),
+    /// Run a mesh on this machine
+    Local {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: LocalCommand,
+    },
     /// Look at the replicas of the control plane
     Raft {
         /// What to look at.

@@ -12,6 +12,7 @@ pub mod check;
 pub mod completion;
 pub mod control_plane;
 pub mod failure;
+pub mod local;
 pub mod output;
 pub mod pods;
 pub mod printable;

@@ -1,6 +1,6 @@
 //! `conduit`: the only thing a person types.
 
-use std::{io::stderr, process::ExitCode};
+use std::{io::stderr, path::PathBuf, process::ExitCode};
 
 use clap::Parser as _;
 use conduit_cli::{
@@ -8,7 +8,9 @@ use conduit_cli::{
     args::{Cli, Command, Global},
     check, completion,
     control_plane::ControlPlane,
-    failure, pods, raft, stat,
+    failure,
+    local::directory::MeshDirectory,
+    pods, raft, stat,
     stdout::{self, Stdout},
     tap, version,
 };
@@ -45,14 +47,24 @@ fn wrong_usage(error: &clap::Error) -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     log_to_stderr(cli.global.verbose);
     cli.global.scope(false)?;
+    if let Command::Local { command } = &cli.command {
+        // It has its own ideas of threads: a process leaves the host's network while it has one only.
+        command.run(cli.global.namespace.as_deref())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let control_plane = ControlPlane::at(replicas(&cli.global));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(cli, &control_plane))
 }
 
-/// Where the control plane is: what the command line says.
+/// Where the control plane is: what the command line says, or else the mesh on this machine.
 fn replicas(global: &Global) -> Vec<Address> {
-    global.api_addr.clone()
+    if !global.api_addr.is_empty() {
+        return global.api_addr.clone();
+    }
+    let given = std::env::var_os("CONDUIT_LOCAL_DIR").map(PathBuf::from);
+    let local = MeshDirectory::resolve(given.as_deref()).map(|directory| directory.api_sockets());
+    local.unwrap_or_default().into_iter().map(Address::Unix).collect()
 }
 
 async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode> {
@@ -68,6 +80,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
             args.check()?;
             pods::run(&args.pods, global, control_plane, out, notes).await?;
         }
+        Command::Local { .. } => {}
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
         Command::Raft { command } => raft::run(command, control_plane, out).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,

@@ -1,0 +1,318 @@
+//! What is to run: Kubernetes Deployments and Services, as a cluster takes them.
+
+use std::{collections::BTreeMap, fs, io::Read as _, path::Path};
+
+use anyhow::{Context as _, anyhow, bail};
+use conduit_api::{PodName, ServiceName};
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment as KubeDeployment,
+        core::v1::{Container, PodTemplateSpec, Service as KubeService},
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use serde::Deserialize;
+
+/// On a pod template: no proxy beside these pods.
+const INJECT_ANNOTATION: &str = "conduit.io/inject";
+/// The demo, which this command brings along.
+const DEMO: &str = include_str!("../../../demo/emojivoto.yml");
+
+/// Everything that the files describe.
+#[derive(Clone, Debug, Default)]
+pub struct Manifest {
+    /// Sorted by namespace and name.
+    pub deployments: BTreeMap<(String, String), Deployment>,
+    /// In the order of the files.
+    pub services: Vec<Service>,
+    /// What was left out, for the person who wrote it.
+    pub warnings: Vec<String>,
+}
+
+/// Instances of a program.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// How many.
+    pub replicas: u32,
+    /// What services select them by.
+    pub labels: BTreeMap<String, String>,
+    /// What they run as.
+    pub service_account: String,
+    /// A proxy beside each.
+    pub meshed: bool,
+    /// Program, then arguments.
+    pub command: Vec<String>,
+    /// Set for it, in this order.
+    pub env: Vec<(String, String)>,
+    /// The ports it listens on, with their names.
+    pub ports: Vec<(Option<String>, u16)>,
+}
+
+/// A name for instances.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// `namespace/name`
+    pub name: ServiceName,
+    /// Without an address of its own.
+    pub headless: bool,
+    /// Of type LoadBalancer: the first of these is what the browser is shown.
+    pub load_balancer: bool,
+    /// What it selects.
+    pub selector: BTreeMap<String, String>,
+    /// Port, name, and where it leads to.
+    pub ports: Vec<(u16, String, TargetPort)>,
+}
+
+/// Of an instance.
+#[derive(Clone, Debug)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the name that the container gives it.
+    Name(String),
+}
+
+impl Manifest {
+    /// Reads `files` (`-` is standard input), and the demo if asked for.
+    ///
+    /// # Errors
+    /// With file and line.
+    pub fn read(files: &[std::path::PathBuf], demo: bool) -> anyhow::Result<Self> {
+        let mut manifest = Self::default();
+        if demo {
+            manifest.add("emojivoto.yml", DEMO)?;
+        }
+        for file in files {
+            let (name, text) = if file == Path::new("-") {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+                ("standard input".to_owned(), text)
+            } else {
+                let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+                (file.display().to_string(), text)
+            };
+            manifest.add(&name, &text)?;
+        }
+        Ok(manifest)
+    }
+
+    fn add(&mut self, file: &str, text: &str) -> anyhow::Result<()> {
+        for (first_line, document) in documents(text) {
+            let at = |error: serde_yaml_ng::Error| {
+                let line = first_line + error.location().map_or(1, |location| location.line()) - 1;
+                anyhow!("{file}:{line}: {}", without_location(&error.to_string()))
+            };
+            let Some(head) = serde_yaml_ng::from_str::<Option<Head>>(document).map_err(at)? else { continue };
+            let object = match head.kind.as_str() {
+                "Deployment" => self.deployment(serde_yaml_ng::from_str(document).map_err(at)?),
+                "Service" => self.service(serde_yaml_ng::from_str(document).map_err(at)?),
+                "Namespace" | "ServiceAccount" => Ok(()),
+                kind => {
+                    self.warnings.push(format!("{file}:{first_line}: {kind} is left out: a local mesh has none"));
+                    Ok(())
+                }
+            };
+            object.map_err(|error| anyhow!("{file}:{first_line}: {} {error:#}", head.kind))?;
+        }
+        Ok(())
+    }
+
+    fn deployment(&mut self, object: KubeDeployment) -> anyhow::Result<()> {
+        let name = object.metadata.name.context("has no name")?;
+        let namespace = object.metadata.namespace.unwrap_or_else(|| "default".to_owned());
+        // An instance's name is the longest made of it.
+        PodName::new(&namespace, &format!("{name}-0"))?;
+        let spec = object.spec.with_context(|| format!("`{name}` has no spec"))?;
+        let replicas = u32::try_from(spec.replicas.unwrap_or(1)).with_context(|| format!("`{name}`: replicas"))?;
+        let deployment = Deployment { replicas, ..template(spec.template).with_context(|| format!("`{name}`"))? };
+        if self.deployments.insert((namespace, name.clone()), deployment).is_some() {
+            bail!("`{name}` is described twice");
+        }
+        Ok(())
+    }
+
+    fn service(&mut self, object: KubeService) -> anyhow::Result<()> {
+        let name = object.metadata.name.context("has no name")?;
+        let namespace = object.metadata.namespace.unwrap_or_else(|| "default".to_owned());
+        let spec = object.spec.with_context(|| format!("`{name}` has no spec"))?;
+        let mut ports = Vec::new();
+        for port in spec.ports.unwrap_or_default() {
+            if port.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+                self.warnings.push(format!("service {namespace}/{name}: only TCP ports are carried"));
+                continue;
+            }
+            let number = u16::try_from(port.port).with_context(|| format!("`{name}`: port {}", port.port))?;
+            let target = match port.target_port {
+                None => TargetPort::Number(number),
+                Some(IntOrString::Int(target)) => {
+                    TargetPort::Number(u16::try_from(target).with_context(|| format!("`{name}`: port {target}"))?)
+                }
+                Some(IntOrString::String(target)) => TargetPort::Name(target),
+            };
+            ports.push((number, port.name.unwrap_or_default(), target));
+        }
+        self.services.push(Service {
+            name: ServiceName::new(&namespace, &name)?,
+            headless: spec.cluster_ip.as_deref() == Some("None"),
+            load_balancer: spec.type_.as_deref() == Some("LoadBalancer"),
+            selector: spec.selector.unwrap_or_default(),
+            ports,
+        });
+        Ok(())
+    }
+}
+
+fn template(template: PodTemplateSpec) -> anyhow::Result<Deployment> {
+    let metadata = template.metadata.unwrap_or_default();
+    let spec = template.spec.context("has no pod spec")?;
+    let [container] = spec.containers.as_slice() else {
+        bail!("has {} containers; a local mesh runs one beside each proxy", spec.containers.len());
+    };
+    let inject = metadata.annotations.as_ref().and_then(|annotations| annotations.get(INJECT_ANNOTATION));
+    let env = environment(container)?;
+    let words = container.command.iter().chain(&container.args).flatten();
+    let command: Vec<_> = words.map(|word| expand(word, &env)).collect();
+    if command.is_empty() {
+        bail!("has no command: images are not run here, so say with `command` what to run");
+    }
+    let mut ports = Vec::new();
+    for port in container.ports.iter().flatten() {
+        let number = u16::try_from(port.container_port).with_context(|| format!("port {}", port.container_port))?;
+        ports.push((port.name.clone(), number));
+    }
+    Ok(Deployment {
+        replicas: 1,
+        labels: metadata.labels.unwrap_or_default(),
+        service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()),
+        meshed: inject.map(String::as_str) != Some("disabled"),
+        command,
+        env,
+        ports,
+    })
+}
+
+fn environment(container: &Container) -> anyhow::Result<Vec<(String, String)>> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    for variable in container.env.iter().flatten() {
+        if variable.value_from.is_some() {
+            bail!("{}: only plain values can be set in a local mesh, not `valueFrom`", variable.name);
+        }
+        let value = expand(variable.value.as_deref().unwrap_or_default(), &env);
+        env.push((variable.name.clone(), value));
+    }
+    Ok(env)
+}
+
+/// `$(NAME)` is replaced by a variable that is set, `$$` by one dollar, as Kubernetes does.
+fn expand(text: &str, env: &[(String, String)]) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        expanded.push_str(&rest[..dollar]);
+        rest = &rest[dollar..];
+        let reference = rest.strip_prefix("$(").and_then(|reference| reference.split_once(')'));
+        let value = reference.and_then(|(name, after)| Some((&env.iter().rev().find(|(n, _)| n == name)?.1, after)));
+        if let Some(after) = rest.strip_prefix("$$") {
+            expanded.push('$');
+            rest = after;
+        } else if let Some((value, after)) = value {
+            expanded.push_str(value);
+            rest = after;
+        } else {
+            expanded.push('$');
+            rest = &rest[1..];
+        }
+    }
+    expanded + rest
+}
+
+#[derive(Deserialize)]
+struct Head {
+    kind: String,
+}
+
+/// The documents of a YAML stream, each with the line it begins on.
+fn documents(text: &str) -> Vec<(usize, &str)> {
+    let mut documents = Vec::new();
+    let (mut start, mut first_line, mut offset) = (0, 1, 0);
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        if line.trim_end() == "---" || line.starts_with("--- ") {
+            documents.push((first_line, &text[start..offset]));
+            (start, first_line) = (offset + line.len(), number + 1);
+        }
+        offset += line.len();
+    }
+    documents.push((first_line, &text[start..]));
+    documents.retain(|(_, document)| document.lines().any(|l| !l.trim().is_empty() && !l.trim().starts_with('#')));
+    documents
+}
+
+/// The library's message ends with a line that counts from the document's beginning.
+fn without_location(message: &str) -> &str {
+    message.rsplit_once(" at line ").map_or(message, |(message, _)| message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> anyhow::Result<Manifest> {
+        let mut manifest = Manifest::default();
+        manifest.add("mesh.yml", text)?;
+        Ok(manifest)
+    }
+
+    fn deployment(spec: &str) -> String {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: ns}}\nspec:\n  selector: {{}}\n{spec}"
+        )
+    }
+
+    #[test]
+    fn the_demo_is_understood() {
+        let manifest = Manifest::read(&[], true).unwrap();
+        let names: Vec<_> = manifest.deployments.keys().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, ["emoji", "vote-bot", "voting", "web"]);
+        assert_eq!(manifest.services.len(), 3);
+        assert!(manifest.services[0].headless && manifest.services[2].load_balancer);
+        assert_eq!(manifest.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn mistakes_are_told_by_file_and_line() {
+        for (text, says) in [
+            ("kind: Deployment\nmetadata:\n  name: web\nspec:\n  replicas: many\n", "mesh.yml:5: "),
+            ("kind: Namespace\n---\nkind: Deployment\nmetadata:\n  name: [\n", "mesh.yml:6: "),
+            (&deployment("  template: {spec: {containers: []}}"), "mesh.yml:1: Deployment `web`: has 0 containers"),
+            (&deployment("  template: {spec: {containers: [{name: a}]}}"), "has no command"),
+            ("kind: Service\nmetadata: {name: Web}\nspec: {}\n", "mesh.yml:1: Service"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error} does not say {says}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out_with_a_word() {
+        let manifest = parse("kind: ConfigMap\n").unwrap();
+        assert_eq!(manifest.warnings, ["mesh.yml:1: ConfigMap is left out: a local mesh has none"]);
+    }
+
+    #[test]
+    fn variables_are_replaced_as_kubernetes_does() {
+        let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())];
+        for (text, expanded) in
+            [("$(A)-$(B)", "1-2"), ("$$(A)", "$(A)"), ("$(C)", "$(C)"), ("$", "$"), ("a$(A", "a$(A"), ("$A", "$A")]
+        {
+            assert_eq!(expand(text, &env), expanded);
+        }
+    }
+
+    #[test]
+    fn proxies_can_be_left_out() {
+        let spec = "  template:\n    metadata: {annotations: {conduit.io/inject: disabled}}\n    \
+                    spec: {containers: [{name: a, command: [x]}]}";
+        let manifest = parse(&deployment(spec)).unwrap();
+        assert!(!manifest.deployments[&("ns".to_owned(), "web".to_owned())].meshed);
+    }
+}

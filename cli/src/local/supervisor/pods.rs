@@ -1,0 +1,329 @@
+//! Instances of deployments: started, watched, added and taken away.
+
+use std::{os::unix::fs::PermissionsExt as _, time::SystemTime};
+
+use conduit_ca::LaunchToken;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    start::{POLL, program},
+    *,
+};
+use crate::local::{enter::POD_FILES, manifest::Deployment, network::NODE_IP};
+
+/// The proxy's user, where it can have one of its own.
+const PROXY_UID: u32 = 2102;
+/// How its connections are told from the program's, where there is only one user.
+const SOCKET_MARK: &str = "0x2102";
+/// A launch token is written anew long before it ends.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const TOKEN_RENEWAL: Duration = Duration::from_secs(3600);
+/// Pods are at the addresses after this one.
+const PODS: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 0);
+const PODS_MAX: u32 = 60_000;
+/// Between two looks at a pod that is ready: its processes' ends are noticed at once anyway.
+const WATCH: Duration = Duration::from_millis(500);
+/// A proxy that does not say whether it is ready within this is not.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Scaling is done within this, or has failed.
+const SCALE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The proxy's metrics, where it also says whether it is ready.
+const PROXY_ADMIN_PORT: u16 = 4191;
+
+impl Supervisor {
+    pub(super) async fn start_pods(self: &Rc<Self>) -> anyhow::Result<()> {
+        let dns = SocketAddr::from((NODE_IP, 53));
+        super::super::dns::serve(dns, self.inventory.subscribe()).await.context("cannot answer DNS questions")?;
+        let wanted: Vec<_> = self
+            .manifest
+            .borrow()
+            .deployments
+            .iter()
+            .map(|(key, deployment)| (key.clone(), deployment.clone()))
+            .collect();
+        for ((namespace, name), deployment) in wanted {
+            for number in 0..deployment.replicas {
+                self.start_pod(&namespace, &name, number, &deployment).await?;
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Sets the number of instances of a deployment; how many are ready then.
+    pub(super) async fn scale(self: &Rc<Self>, namespace: &str, name: &str, replicas: u32) -> anyhow::Result<u32> {
+        let deployment = {
+            let mut manifest = self.manifest.borrow_mut();
+            let known: Vec<_> = manifest.deployments.keys().map(|(ns, name)| format!("{ns}/{name}")).collect();
+            let deployment = manifest.deployments.get_mut(&(namespace.to_owned(), name.to_owned()));
+            let deployment = deployment.with_context(|| {
+                format!("there is no deployment {namespace}/{name}; there are {}", known.join(", "))
+            })?;
+            deployment.replicas = replicas;
+            deployment.clone()
+        };
+        let pod = |number: u32| PodName::new(namespace, &format!("{name}-{number}"));
+        for number in 0..replicas {
+            if !self.state.borrow().pods.contains_key(&pod(number)?) {
+                self.start_pod(namespace, name, number, &deployment).await?;
+            }
+        }
+        let surplus: Vec<_> = {
+            let state = self.state.borrow();
+            let of_it = |pod: &&Pod| pod.instance.name.namespace() == namespace && pod.instance.deployment == name;
+            let names = state.pods.values().filter(of_it).map(|pod| pod.instance.name.clone());
+            let number = |pod: &PodName| pod.name().rsplit_once('-').and_then(|(_, n)| n.parse::<u32>().ok());
+            names.filter(|pod| number(pod).is_some_and(|number| number >= replicas)).collect()
+        };
+        for pod in &surplus {
+            self.set_ready(pod, false);
+        }
+        let ready = || {
+            let state = self.state.borrow();
+            (0..replicas).all(|n| pod(n).is_ok_and(|pod| state.pods.get(&pod).is_some_and(|pod| pod.instance.ready)))
+        };
+        let done = async {
+            loop {
+                let wanted = self.state.borrow().pods.values().filter(|pod| pod.instance.ready).count() as u32;
+                if ready() && self.known_ready().await == wanted {
+                    return;
+                }
+                sleep(POLL).await;
+            }
+        };
+        let scaled = timeout(SCALE_TIMEOUT, done).await;
+        // Nobody sends to them any more: now they may end.
+        for pod in surplus {
+            if let Some(gone) = self.state.borrow_mut().pods.remove(&pod) {
+                gone.stop.send_replace(true);
+            }
+        }
+        self.publish();
+        scaled.map_err(|_| {
+            anyhow!(
+                "{namespace}/{name} has not {replicas} ready instances within {}s; see `conduit local status`",
+                SCALE_TIMEOUT.as_secs()
+            )
+        })?;
+        Ok(replicas)
+    }
+
+    async fn start_pod(
+        self: &Rc<Self>,
+        namespace: &str,
+        deployment_name: &str,
+        number: u32,
+        deployment: &Deployment,
+    ) -> anyhow::Result<()> {
+        let name = PodName::new(namespace, &format!("{deployment_name}-{number}"))?;
+        let next = self.next_pod_ip.get() + 1;
+        if next > PODS_MAX {
+            bail!("this mesh has had {PODS_MAX} pods; start it again");
+        }
+        self.next_pod_ip.set(next);
+        let ip = IpAddr::from(Ipv4Addr::from(u32::from(PODS) + next));
+        let network = Rc::new(self.network.namespace(ip).await?);
+        let (stop, stopped) = watch::channel(false);
+        let instance = Instance { name: name.clone(), deployment: deployment_name.to_owned(), ip, ready: false };
+        let pod = Pod { instance, stop, _namespace: network.clone() };
+        self.state.borrow_mut().pods.insert(name.clone(), pod);
+
+        let files = self.pod_files(&name, deployment)?;
+        let ended = {
+            let (supervisor, name) = (self.clone(), name.clone());
+            move || supervisor.set_ready(&name, false)
+        };
+        if deployment.meshed {
+            self.redirect(&network).await.with_context(|| format!("cannot redirect the traffic of {name}"))?;
+            let proxy = self.proxy(&name, ip, &network, &files)?;
+            spawn_local(self.clone().keep(proxy, stopped.clone(), ended.clone()));
+        }
+        let program = self.application(&name, ip, &network, &files, deployment);
+        spawn_local(self.clone().keep(program, stopped.clone(), ended));
+        spawn_local(self.clone().watch_pod(name, ip, deployment.clone(), files, stopped));
+        Ok(())
+    }
+
+    /// A directory with what belongs to one pod alone.
+    fn pod_files(&self, pod: &PodName, deployment: &Deployment) -> anyhow::Result<PathBuf> {
+        let files = self.directory.tokens().join(format!("{}.{}", pod.namespace(), pod.name()));
+        fs::create_dir_all(&files).with_context(|| format!("cannot create {}", files.display()))?;
+        self.write_token(pod, deployment, &files)?;
+        fs::copy(self.directory.trust_bundle(), files.join("trust-anchors.pem"))
+            .context("cannot copy the trust bundle")?;
+        let search = format!("search {0}.svc.cluster.local svc.cluster.local cluster.local", pod.namespace());
+        let resolv = format!("nameserver {NODE_IP}\n{search}\noptions ndots:5\n");
+        replace_file(&files.join("resolv.conf"), resolv.as_bytes(), 0o644)?;
+        replace_file(&files.join("nsswitch.conf"), b"hosts: files dns\n", 0o644)?;
+        fs::set_permissions(&files, fs::Permissions::from_mode(0o755))?;
+        Ok(files)
+    }
+
+    fn write_token(&self, pod: &PodName, deployment: &Deployment, files: &std::path::Path) -> anyhow::Result<()> {
+        let token = LaunchToken {
+            namespace: pod.namespace().to_owned(),
+            service_account: deployment.service_account.clone(),
+            pod: pod.name().to_owned(),
+        };
+        let path = files.join("token");
+        replace_file(&path, token.mint(&self.seed, SystemTime::now() + TOKEN_LIFETIME).as_bytes(), 0o600)?;
+        if self.is_root {
+            nix::unistd::chown(&path, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The rules are there before anything that they are for, and outlive the proxy.
+    async fn redirect(&self, network: &Namespace) -> anyhow::Result<()> {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.args(["local", "enter", "--netns", &network.path(), "--", &program("conduit-proxy")?, "init"]);
+        if !self.is_root {
+            command.args(["--proxy-mark", SOCKET_MARK]);
+        }
+        let output = command.output().await?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    fn proxy(&self, pod: &PodName, ip: IpAddr, network: &Namespace, files: &std::path::Path) -> anyhow::Result<Spec> {
+        let mut enter = vec!["--netns".to_owned(), network.path(), "--files".to_owned(), files.display().to_string()];
+        let state = self.state.borrow();
+        let controllers = state.processes.values().filter(|running| running.spec.role == "controller");
+        let controllers: Vec<_> = controllers.map(|running| format!("https://{}:8086", running.spec.ip)).collect();
+        let mut env: Vec<(String, String)> = [
+            ("POD_NAMESPACE", pod.namespace().to_owned()),
+            ("POD_NAME", pod.name().to_owned()),
+            ("POD_IP", ip.to_string()),
+            ("CONTROL_URL", controllers.join(",")),
+            ("TRUST_DOMAIN", self.trust_domain.to_string()),
+            ("TRUST_ANCHORS_FILE", format!("{POD_FILES}/trust-anchors.pem")),
+            ("IDENTITY_TOKEN_FILE", format!("{POD_FILES}/token")),
+        ]
+        .map(|(name, value)| (format!("CONDUIT_PROXY_{name}"), value))
+        .into();
+        if self.is_root {
+            enter.extend(["--uid".to_owned(), PROXY_UID.to_string()]);
+        } else {
+            env.push(("CONDUIT_PROXY_SOCKET_MARK".to_owned(), SOCKET_MARK.to_owned()));
+        }
+        enter.extend(["--".to_owned(), program("conduit-proxy")?]);
+        Ok(self.spec(pod, "proxy", ip, enter, env))
+    }
+
+    fn application(
+        &self,
+        pod: &PodName,
+        ip: IpAddr,
+        network: &Namespace,
+        files: &std::path::Path,
+        deployment: &Deployment,
+    ) -> Spec {
+        let mut enter = vec!["--netns".to_owned(), network.path()];
+        for file in ["resolv.conf", "nsswitch.conf"] {
+            enter.extend(["--replace".to_owned(), format!("/etc/{file}={}", files.join(file).display())]);
+        }
+        enter.push("--".to_owned());
+        // A program of this mesh is beside this one; any other is where the shell finds it.
+        let (first, rest) = deployment.command.split_first().map_or(("", [].as_slice()), |(f, r)| (f.as_str(), r));
+        enter.push(program(first).unwrap_or_else(|_| first.to_owned()));
+        enter.extend(rest.iter().cloned());
+        self.spec(pod, "app", ip, enter, deployment.env.clone())
+    }
+
+    fn spec(
+        &self,
+        pod: &PodName,
+        role: &'static str,
+        ip: IpAddr,
+        enter: Vec<String>,
+        env: Vec<(String, String)>,
+    ) -> Spec {
+        let name = format!("{}/{role}", pod.name());
+        let log = self.directory.log(&format!("{}.{}.{role}", pod.namespace(), pod.name()));
+        Spec { name, role, pod: Some(pod.clone()), ip, enter, env, log }
+    }
+
+    /// Notices when a pod becomes ready, and keeps its token fresh.
+    async fn watch_pod(
+        self: Rc<Self>,
+        pod: PodName,
+        ip: IpAddr,
+        deployment: Deployment,
+        files: PathBuf,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let mut written = Instant::now();
+        loop {
+            let ready = self.is_ready(&pod, ip, &deployment).await;
+            if *stopped.borrow() {
+                return;
+            }
+            self.set_ready(&pod, ready);
+            if written.elapsed() > TOKEN_RENEWAL {
+                written = Instant::now();
+                if let Err(error) = self.write_token(&pod, &deployment, &files) {
+                    error!(%pod, "its launch token cannot be renewed: {error:#}");
+                }
+            }
+            let pause = if ready { WATCH } else { POLL };
+            if timeout(pause, stopped.wait_for(|stop| *stop)).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn is_ready(&self, pod: &PodName, ip: IpAddr, deployment: &Deployment) -> bool {
+        let pid = |role| {
+            let state = self.state.borrow();
+            let running = state.processes.get(&format!("{}/{role}", pod.name()))?;
+            running.pid.filter(|_| running.state == "running")
+        };
+        let Some(program) = pid("app") else { return false };
+        if deployment.meshed && (pid("proxy").is_none() || !proxy_is_ready(ip).await) {
+            return false;
+        }
+        let listening = listening_ports(program);
+        deployment.ports.iter().all(|(_, port)| listening.contains(port))
+    }
+
+    fn set_ready(&self, pod: &PodName, ready: bool) {
+        let changed = match self.state.borrow_mut().pods.get_mut(pod) {
+            Some(known) if known.instance.ready != ready => {
+                known.instance.ready = ready;
+                true
+            }
+            _ => false,
+        };
+        if changed {
+            info!(%pod, ready, "a pod changed");
+            self.publish();
+        }
+    }
+}
+
+async fn proxy_is_ready(ip: IpAddr) -> bool {
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect((ip, PROXY_ADMIN_PORT)).await?;
+        stream.write_all(b"GET /ready HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, std::io::Error>(&answer == b"HTTP/1.1 200")
+    };
+    matches!(timeout(PROBE_TIMEOUT, ask).await, Ok(Ok(true)))
+}
+
+/// The TCP ports that something listens on in the network of a process (proc(5), net/tcp): asking them would be traffic.
+fn listening_ports(pid: u32) -> Vec<u16> {
+    const LISTEN: &str = "0A";
+    let tables =
+        ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+    let ports = tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        let (local, _, state) = (columns.next()?, columns.next()?, columns.next()?);
+        let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
+        (state == LISTEN).then_some(port)
+    });
+    ports.collect()
+}
