@@ -159,6 +159,9 @@ pub struct ServicePort {
     pub name: String,
     /// The ready ones only, by address.
     pub endpoints: BTreeMap<SocketAddr, Endpoint>,
+    /// Of instances that are not ready: nothing is sent there, but who connects to one of them means this service.
+    #[serde(default)]
+    pub not_ready: BTreeSet<SocketAddr>,
 }
 
 /// Where one instance of a service listens.

@@ -134,7 +134,7 @@ impl Directory {
     ///
     /// # Errors
     /// When it is older than what is in force, or makes no sense; the stream must be ended.
-    pub fn update(&mut self, response: &WatchResponse) -> Result<WatchRequest, (UpdateError, WatchRequest)> {
+    pub fn update(&mut self, response: &WatchResponse) -> Result<WatchRequest, Box<(UpdateError, WatchRequest)>> {
         let revision = Revision::from(response.revision);
         let parsed = if revision < self.revision {
             Err(UpdateError::Stale(revision, self.revision))
@@ -154,7 +154,7 @@ impl Directory {
             }
             Err(error) => {
                 let nack = Nack { revision: response.revision, reason: error.to_string() };
-                Err((error, request(watch_request::Kind::Nack(nack))))
+                Err(Box::new((error, request(watch_request::Kind::Nack(nack)))))
             }
         }
     }
@@ -257,7 +257,7 @@ mod tests {
     fn nothing_older_is_ever_taken_over() {
         let (mut directory, watched) = connected();
         directory.update(&response(5, full(&[1]))).unwrap();
-        let (error, nack) = directory.update(&response(4, full(&[2]))).unwrap_err();
+        let (error, nack) = *directory.update(&response(4, full(&[2]))).unwrap_err();
         assert!(matches!(error, UpdateError::Stale(..)));
         assert!(matches!(nack.kind, Some(watch_request::Kind::Nack(Nack { revision: 4, .. }))));
         assert_eq!(ports(&watched), [1]);

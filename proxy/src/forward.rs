@@ -5,7 +5,10 @@ use std::{io, sync::Arc};
 use bytes::BytesMut;
 use conduit_api::Endpoint;
 use http::{Request, Response};
-use hyper::{body::Incoming, upgrade};
+use hyper::{
+    body::{Body as _, Incoming},
+    upgrade,
+};
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::{net::TcpStream, task::spawn_local, time::Instant};
@@ -23,7 +26,7 @@ pub enum Answered {
     /// It was answered.
     Response(Response<ResponseBody>),
     /// It was not; what is to be recorded depends on whether it is tried again.
-    Failed(SendError, Exchange),
+    Failed(SendError, Box<Exchange>),
 }
 
 /// Sends `request` to `endpoint`, and its response back, recorded in `exchange`. If it asks for a tunnel and gets it, the
@@ -41,12 +44,16 @@ pub async fn request(
     let client = tunnel.then(|| upgrade::on(&mut request));
     let sent = match worker.pool.send(endpoint, plain, protocol, tunnel, request).await {
         Ok(sent) => sent,
-        Err(error) => return Answered::Failed(error, exchange),
+        Err(error) => return Answered::Failed(error, Box::new(exchange)),
     };
     let (mut response, give_back) = sent.split();
     exchange.head(response.status().as_u16(), response.headers());
     if let Some(give_back) = give_back {
         exchange.at_end(give_back);
+    }
+    if response.body().is_end_stream() {
+        // Nobody asks a body that has ended already: a gRPC status that is all there is comes in the head.
+        exchange.end(None);
     }
     let granted = tunnel && grants_tunnel(&method, &response);
     strip_hop_by_hop(response.headers_mut(), granted);

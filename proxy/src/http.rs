@@ -236,7 +236,9 @@ mod tests {
     }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {
-        headers.keys().map(HeaderName::as_str).collect()
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
     }
 
     #[test]
@@ -247,7 +249,7 @@ mod tests {
             (
                 &[("connection", "host, content-length"), ("host", "a"), ("content-length", "1")],
                 false,
-                &["host", "content-length"],
+                &["content-length", "host"],
             ),
             (&[("connection", "te"), ("te", "trailers")], false, &["te"]),
             (&[("te", "trailers, deflate")], false, &[]),

@@ -16,7 +16,7 @@ use crate::{
     detect::{Detected, detect},
     forward::{self, Answered},
     http::{
-        Failure, Protocol, ResponseBody, authority,
+        ERROR_HEADER, Failure, Protocol, ResponseBody, authority,
         exchange::{Exchange, Path},
         is_grpc,
         pool::{SendError, foreign},
@@ -31,6 +31,8 @@ use crate::{
 const CLIENT_FIRST: Duration = Duration::from_millis(10);
 /// Endpoints that one request is tried at, when it cannot be sent to the first.
 const ENDPOINTS_TRIED_MAX: usize = 3;
+/// Headless services that one connection's requests may name; a client has one or two names for one.
+const HEADLESS_REMEMBERED_MAX: usize = 8;
 /// Peers whose counters a connection remembers; more than one only for balanced requests.
 const PEERS_REMEMBERED_MAX: usize = 64;
 
@@ -97,6 +99,7 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
         original,
         protocol,
         followed,
+        headless: RefCell::default(),
         peers: RefCell::default(),
     });
     let drain = worker.setup.drain.clone();
@@ -113,6 +116,8 @@ struct Connection {
     original: SocketAddr,
     protocol: Protocol,
     followed: Rc<Followed>,
+    /// By authority: the headless services that this connection's requests were found to mean.
+    headless: RefCell<Vec<(String, Rc<Followed>)>>,
     /// What was looked up for the peers that this connection's requests went to.
     peers: RefCell<Vec<Rc<KnownPeer>>>,
 }
@@ -133,11 +138,7 @@ async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) 
     let stream = connection.requests.replace(connection.requests.get() + 1);
 
     // Route: the original destination, or the headless service that the request names and the destination is part of.
-    let named = connection.followed.destination().headless(authority(&request)).cloned();
-    let followed = match named {
-        Some((name, port)) => connection.worker.follow(Target::Service(name, port)).await,
-        None => connection.followed.clone(),
-    };
+    let followed = connection.route(authority(&request)).await;
 
     // Balance and send; to another endpoint if the first cannot be reached, as long as nothing was sent.
     let mut tried = Vec::new();
@@ -179,7 +180,14 @@ async fn send(
     let answered =
         forward::request(worker, &peer.endpoint, plain, connection.protocol, tunnel, request, exchange).await;
     match answered {
-        Answered::Response(response) => Ok(response),
+        Answered::Response(response) => {
+            if response.headers().contains_key(ERROR_HEADER) {
+                // The peer's proxy speaks for an application that is gone. It says so quickly, and must not be liked for it.
+                let mut balancer = followed.balancer.borrow_mut();
+                balancer.unreachable(Instant::now(), peer.endpoint.address, rand::random());
+            }
+            Ok(response)
+        }
         Answered::Failed(SendError::Connect(error, request), exchange) => {
             exchange.abandon();
             debug!(dst.addr = %peer.endpoint.address, %error, "cannot connect to an endpoint");
@@ -200,6 +208,24 @@ async fn send(
 }
 
 impl Connection {
+    /// Where a request goes. One that was found to mean a headless service goes on meaning it when the one pod that its
+    /// client once chose is gone: that is what a service is for.
+    async fn route(&self, authority: &str) -> Rc<Followed> {
+        let known = self.headless.borrow().iter().find(|(known, _)| known == authority).map(|(_, f)| f.clone());
+        if let Some(followed) = known {
+            return followed;
+        }
+        let Some((name, port)) = self.followed.destination().headless(authority).cloned() else {
+            return self.followed.clone();
+        };
+        let followed = self.worker.follow(Target::Service(name, port)).await;
+        let mut headless = self.headless.borrow_mut();
+        if headless.len() < HEADLESS_REMEMBERED_MAX {
+            headless.push((authority.to_owned(), followed.clone()));
+        }
+        followed
+    }
+
     /// A request that never got an endpoint counts as well.
     fn count_failure(&self, request: &Request<Incoming>, failure: Failure) {
         let labels = labels(authority(request).to_owned(), &foreign(self.original), Tls::NoIdentity);

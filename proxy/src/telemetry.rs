@@ -248,10 +248,13 @@ impl Totals {
     }
 }
 
+/// The counters of one label set in one thread.
+type Registered = (Labels, Arc<Counters>);
+
 /// All counters of all threads.
 #[derive(Clone, Default)]
 pub struct Telemetry {
-    all: Arc<Mutex<Vec<(Labels, Arc<Counters>)>>>,
+    all: Arc<Mutex<Vec<Registered>>>,
 }
 
 impl Telemetry {

@@ -1,8 +1,11 @@
 //! `conduit local down`, `status` and `scale`: questions to the supervisor.
 
+use std::{fs::File, time::Duration};
+
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::proto::local::{DownRequest, ScaleRequest, StatusRequest, local_client::LocalClient};
 use serde_json::json;
+use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{DirectoryArgs, directory::MeshDirectory};
@@ -50,6 +53,8 @@ pub struct Scale {
     replicas: u32,
 }
 
+/// After everything has ended, the supervisor has nothing left to do.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// More would need more addresses and memory than one machine has.
 const REPLICAS_MAX: u32 = 100;
 
@@ -73,7 +78,8 @@ pub fn down(args: &DownArgs) -> anyhow::Result<()> {
             let mut supervisor = connect(&directory).await?;
             let asked = supervisor.down(DownRequest {}).await;
             // It may end before its answer is out.
-            asked.map(drop).or_else(|status| if directory.is_running() { Err(said(&status)) } else { Ok(()) })
+            asked.map(drop).or_else(|status| if directory.is_running() { Err(said(&status)) } else { Ok(()) })?;
+            supervisor_gone(&directory).await
         })?;
     } else if !(args.purge && directory.path().exists()) {
         bail!(not_running(&directory));
@@ -151,6 +157,16 @@ pub async fn connect(directory: &MeshDirectory) -> anyhow::Result<LocalClient<Ch
     let endpoint = Endpoint::from_shared(format!("unix:{}", directory.supervisor_socket().display()))?;
     let channel = endpoint.connect().await.map_err(|_| anyhow!(not_running(directory)))?;
     Ok(LocalClient::new(channel))
+}
+
+/// Its lock is the last thing that it gives up.
+async fn supervisor_gone(directory: &MeshDirectory) -> anyhow::Result<()> {
+    let gone = async {
+        while File::open(directory.lock()).is_ok_and(|lock| lock.try_lock().is_err()) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(END_TIMEOUT, gone).await.context("the supervisor does not end; kill it, and everything ends with it")
 }
 
 fn not_running(directory: &MeshDirectory) -> String {

@@ -144,7 +144,8 @@ mod tests {
         let service = |name: &str, ip: Option<[u8; 4]>, count: u8| Service {
             name: ServiceName::new("emojivoto", name).unwrap(),
             cluster_ips: ip.map(IpAddr::from).into_iter().collect(),
-            ports: [(80, ServicePort { name: String::new(), endpoints: (1..=count).map(endpoint).collect() })].into(),
+            ports: [(80, ServicePort { endpoints: (1..=count).map(endpoint).collect(), ..ServicePort::default() })]
+                .into(),
         };
         let services = vec![
             service("web-svc", Some([10, 96, 0, 1]), 1),

@@ -59,17 +59,22 @@ pub fn inventory(
         .collect();
     let services = manifest.services.iter().map(|service| {
         let selected = running.iter().filter(|(instance, deployment)| {
-            instance.ready
-                && instance.name.namespace() == service.name.namespace()
+            instance.name.namespace() == service.name.namespace()
                 && !service.selector.is_empty()
                 && service.selector.iter().all(|(key, value)| deployment.labels.get(key) == Some(value))
         });
         let ports = service.ports.iter().map(|(number, name, target)| {
-            let endpoints = selected.clone().filter_map(|(instance, deployment)| {
-                let address = SocketAddr::new(instance.ip, port(target, deployment)?);
-                Some((address, endpoint(instance, deployment, address, trust_domain)))
-            });
-            (*number, ServicePort { name: name.clone(), endpoints: endpoints.collect() })
+            let mut described = ServicePort { name: name.clone(), ..ServicePort::default() };
+            for (instance, deployment) in selected.clone() {
+                let Some(target) = port(target, deployment) else { continue };
+                let address = SocketAddr::new(instance.ip, target);
+                if instance.ready {
+                    described.endpoints.insert(address, endpoint(instance, deployment, address, trust_domain));
+                } else {
+                    described.not_ready.insert(address);
+                }
+            }
+            (*number, described)
         });
         Service {
             name: service.name.clone(),
@@ -137,6 +142,7 @@ mod tests {
         assert_eq!(web.cluster_ips, [IpAddr::from([10, 96, 0, 1])].into());
         let endpoints: Vec<_> = web.ports[&80].endpoints.values().collect();
         assert_eq!(endpoints.len(), 1, "only what is ready");
+        assert_eq!(web.ports[&80].not_ready.len(), 1);
         assert_eq!(endpoints[0].address.ip(), IpAddr::from([10, 244, 1, 1]));
         let identity = endpoints[0].identity.as_ref().unwrap();
         assert_eq!(identity.to_string(), "spiffe://cluster.local/ns/emojivoto/sa/web");

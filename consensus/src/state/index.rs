@@ -79,7 +79,7 @@ fn headless_addresses(service: &Service) -> impl Iterator<Item = (SocketAddr, u1
     let ports = service.ports.iter().filter(|_| service.is_headless());
     ports.flat_map(|(number, port)| {
         // DNS gives only the pod's address: a client that means port 80 of the service connects to port 80 of the pod.
-        port.endpoints.keys().flat_map(|address| {
+        port.endpoints.keys().chain(&port.not_ready).flat_map(|address| {
             let direct = SocketAddr::new(address.ip(), *number);
             [*address].into_iter().chain((direct != *address).then_some(direct)).map(|address| (address, *number))
         })

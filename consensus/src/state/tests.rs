@@ -12,7 +12,7 @@ fn service(name: u8, cluster_ip: Option<u8>, endpoints: &[u8]) -> Service {
         let address = SocketAddr::from(([10, 244, 1, *i], 8080));
         (address, Endpoint { address, pod: None, workload: None, identity: None })
     };
-    let port = ServicePort { name: String::new(), endpoints: endpoints.iter().map(endpoint).collect() };
+    let port = ServicePort { endpoints: endpoints.iter().map(endpoint).collect(), ..ServicePort::default() };
     Service {
         name: ServiceName::new("ns", &format!("s{name}")).unwrap(),
         cluster_ips: cluster_ip.map(|i| IpAddr::from([10, 96, 0, i])).into_iter().collect(),

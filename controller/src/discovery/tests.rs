@@ -12,7 +12,7 @@ fn service(name: &str, cluster_ip: Option<&str>, endpoints: &[&str]) -> Change {
     Change::UpsertService(Service {
         name: ServiceName::new("ns", name).unwrap(),
         cluster_ips: cluster_ip.iter().map(|ip| ip.parse().unwrap()).collect(),
-        ports: [(80, ServicePort { name: String::new(), endpoints })].into(),
+        ports: [(80, ServicePort { endpoints, ..ServicePort::default() })].into(),
     })
 }
 

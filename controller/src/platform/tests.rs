@@ -8,7 +8,7 @@ fn service(name: &str, endpoints: &[&str]) -> Service {
         let address = address.parse().unwrap();
         (address, Endpoint { address, pod: None, workload: None, identity: None })
     };
-    let port = ServicePort { name: String::new(), endpoints: endpoints.iter().map(endpoint).collect() };
+    let port = ServicePort { endpoints: endpoints.iter().map(endpoint).collect(), ..ServicePort::default() };
     Service { name: ServiceName::new("ns", name).unwrap(), cluster_ips: Default::default(), ports: [(80, port)].into() }
 }
 

@@ -195,7 +195,8 @@ impl Stream {
                 self.tell(|status| *status = DiscoveryStatus { answered: true, connected: true, revision });
                 Ok(())
             }
-            Err((error, nack)) => {
+            Err(refused) => {
+                let (error, nack) = *refused;
                 requests.send(nack).await?;
                 Err(error.into())
             }

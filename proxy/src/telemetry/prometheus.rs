@@ -42,6 +42,9 @@ const BOUNDS_MS: [u64; 26] = [
 /// A value of the proxy itself: name, help, and the value.
 pub type Gauge = (&'static str, &'static str, f64);
 
+/// Name, type and help of a family, and where its values are.
+type Column = (&'static str, &'static str, &'static str, fn(&Totals) -> u64);
+
 /// All of it.
 pub fn render(totals: &BTreeMap<Labels, Totals>, gauges: &[Gauge]) -> String {
     let mut text = String::new();
@@ -63,7 +66,7 @@ pub fn render(totals: &BTreeMap<Labels, Totals>, gauges: &[Gauge]) -> String {
     for (labels, totals) in http() {
         histogram(&mut text, labels, totals);
     }
-    let connections: [(&str, &str, &str, fn(&Totals) -> u64); 6] = [
+    let connections: [Column; 6] = [
         ("tcp_open_total", "counter", "Connections opened.", |t| t.tcp_opened),
         ("tcp_close_total", "counter", "Connections that have ended.", |t| t.tcp_closed),
         ("tcp_open_connections", "gauge", "Connections open now.", |t| t.tcp_opened.saturating_sub(t.tcp_closed)),

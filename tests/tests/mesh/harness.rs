@@ -40,6 +40,7 @@ pub struct Mesh {
 
 pub struct Raft {
     pub leader_id: String,
+    pub term: u64,
     pub revision: u64,
     pub members: Vec<Member>,
 }
@@ -168,6 +169,7 @@ impl Mesh {
         };
         Some(Raft {
             leader_id: json["leader_id"].as_str().unwrap_or_default().to_owned(),
+            term: json["term"].as_u64().unwrap(),
             revision: json["revision"].as_u64().unwrap(),
             members: json["members"].as_array().unwrap().iter().map(member).collect(),
         })
