@@ -111,7 +111,10 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<()> {
                 })
             })
             .collect();
-        return Ok(write_json(&mut Stdout, &json!({ "ready": status.ready, "processes": processes }))?);
+        return Ok(write_json(
+            &mut Stdout,
+            &json!({ "ready": status.ready, "web_address": status.web_address, "processes": processes }),
+        )?);
     }
     let mut table = Table::new(&[
         ("NAME", Align::Left),

@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     network::leave_host()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let supervisor = Supervisor::new(directory, manifest, is_root, args.controllers).await?;
+        let supervisor = Supervisor::new(directory, manifest, is_root, args).await?;
         supervisor.run(web).await
     })
 }
@@ -117,6 +117,7 @@ struct Supervisor {
     directory: MeshDirectory,
     is_root: bool,
     controllers: u32,
+    web_port: u16,
     trust_domain: TrustDomain,
     seed: Seed,
     network: Network,
@@ -157,12 +158,7 @@ struct Pod {
 }
 
 impl Supervisor {
-    async fn new(
-        directory: MeshDirectory,
-        manifest: Manifest,
-        is_root: bool,
-        controllers: u32,
-    ) -> anyhow::Result<Rc<Self>> {
+    async fn new(directory: MeshDirectory, manifest: Manifest, is_root: bool, args: &Args) -> anyhow::Result<Rc<Self>> {
         let seed = if directory.seed().exists() {
             Seed::load(&directory.seed())?
         } else {
@@ -181,7 +177,8 @@ impl Supervisor {
         Ok(Rc::new(Self {
             directory,
             is_root,
-            controllers,
+            controllers: args.controllers,
+            web_port: args.web_port,
             trust_domain: "cluster.local".parse()?,
             seed,
             network,
@@ -336,11 +333,9 @@ impl Supervisor {
             pod: running.spec.pod.as_ref().map(|pod| pod.name().to_owned()).unwrap_or_default(),
             log_file: running.spec.log.display().to_string(),
         });
-        StatusResponse {
-            processes: processes.collect(),
-            ready: self.progress.borrow().ready,
-            web_address: String::new(),
-        }
+        let has_web = self.manifest.borrow().services.iter().any(|service| service.load_balancer);
+        let web_address = if has_web { format!("127.0.0.1:{}", self.web_port) } else { String::new() };
+        StatusResponse { processes: processes.collect(), ready: self.progress.borrow().ready, web_address }
     }
 
     /// Connections to the host's loopback go to the first service that is meant to be reached from outside.
