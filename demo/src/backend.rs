@@ -7,8 +7,8 @@ use tonic::transport::{Channel, Endpoint};
 
 /// A service that cannot be reached by then is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// People do not wait longer for a page.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A vote is two calls, one after the other: people wait that long for a page, and not longer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One long-lived HTTP/2 connection to `host`, e.g. `voting-svc.emojivoto:8080`: made at the first call, and made again,
 /// with a new look-up of the name, when it broke. Must be called within a runtime.

@@ -148,6 +148,20 @@ async fn web_finds_a_backend_that_comes_later_and_answers_500_until_then() {
 }
 
 #[tokio::test]
+async fn a_backend_that_stays_silent_is_not_waited_for() {
+    // Nobody accepts, but the system lets clients connect and ask.
+    let (_silent, emoji) = listen().await;
+    let (web_listener, web) = listen().await;
+    let (trigger, shutdown) = Shutdown::manual();
+    let backends = Backends { emoji: emoji.clone(), voting: emoji.clone() };
+    let serving = tokio::spawn(async move { web::serve(web_listener, &backends, shutdown).await });
+    let demo = Demo { web, voting: emoji, trigger, services: vec![serving] };
+    let answer = timeout(Duration::from_secs(30), demo.get("/api/vote?choice=:dog:")).await.unwrap();
+    assert_eq!(answer.0, "HTTP/1.1 500 Internal Server Error");
+    demo.stop().await;
+}
+
+#[tokio::test]
 async fn a_bot_without_a_page_goes_on_and_says_what_was_lost() {
     let (listener, address) = listen().await;
     drop(listener);
