@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use conduit_bench::{
     load,
     memory::Memory,
@@ -40,6 +40,9 @@ enum Command {
         /// Write the report to this file, too
         #[arg(long, value_name = "FILE")]
         report: Option<PathBuf>,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
         /// Do not end after the report, for a Deployment, whose processes are started again when they end
         #[arg(long)]
         stay: bool,
@@ -53,6 +56,16 @@ enum Command {
     },
     /// Sum up `conduit local status -o json` from standard input
     Memory,
+}
+
+/// `-o` of `load`.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs, as `--report` writes it
+    Json,
 }
 
 // One thread, as the load is on two machines of one: what it does not use is left to what is measured.
@@ -70,12 +83,15 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve { port, body_bytes } => {
             serve::serve(TcpListener::bind(("0.0.0.0", port)).await?, body_bytes).await
         }
-        Command::Load { plan, after, report, stay } => {
+        Command::Load { plan, after, report, output, stay } => {
             if let Some(file) = after {
                 load::wait_for(&file).await;
             }
             let measured = load::run(&plan).await?;
-            print!("{}", measured.text());
+            match output {
+                Output::Table => print!("{}", measured.text()),
+                Output::Json => println!("{}", measured.json()?),
+            }
             if let Some(file) = report {
                 measured.write(&file)?;
             }

@@ -87,9 +87,16 @@ impl Report {
     /// When the file cannot be written.
     pub fn write(&self, file: &Path) -> anyhow::Result<()> {
         let unfinished = file.with_extension("unfinished");
-        let write =
-            || fs::write(&unfinished, serde_json::to_vec_pretty(self)?).and_then(|()| fs::rename(&unfinished, file));
+        let write = || fs::write(&unfinished, self.json()?).and_then(|()| fs::rename(&unfinished, file));
         write().with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// For programs; no line end at its end.
+    ///
+    /// # Errors
+    /// When a figure is one that JSON cannot hold.
+    pub fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
     }
 
     /// For people.
