@@ -16,6 +16,8 @@ use crate::control::{Controllers, backoff};
 
 /// A replica that has not signed by then is not asked any longer.
 const CERTIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two certificates, however short-lived they are: the control plane must not be asked in a loop.
+const RENEWAL_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// A clock that is further off than this will get its certificates refused.
 const SKEW_MAX: Duration = Duration::from_secs(10);
 
@@ -38,7 +40,7 @@ impl Certifier {
             match self.certify(&rotation).await {
                 Ok(renewal) => {
                     failures = 0;
-                    sleep(renewal.duration_since(SystemTime::now()).unwrap_or_default()).await;
+                    sleep(renewal.duration_since(SystemTime::now()).unwrap_or_default().max(RENEWAL_PAUSE_MIN)).await;
                 }
                 Err(error) => {
                     let pause = backoff(failures, rand::random());

@@ -147,6 +147,23 @@ fn killed_proxies_and_instances_are_restarted_and_avoided() {
 }
 
 #[test]
+fn certificates_are_renewed_under_traffic() {
+    // Valid from a minute ago, for clocks that are behind: 70 % of that life is over ten seconds from now.
+    let mesh = Mesh::up_with("--leaf-lifetime 40s");
+    let traffic = Traffic::start(mesh.web_address());
+    for pod in ["web-0", "voting-0", "emoji-0"] {
+        eventually(Duration::from_secs(60), "its certificate was renewed", || {
+            let certified = mesh.log(&format!("emojivoto.{pod}.proxy")).matches(" certified ").count();
+            (certified >= 2).then_some(())
+        });
+    }
+    traffic.wait_for(50);
+    let (_, failed) = traffic.stop();
+    assert_eq!(failed, Vec::<String>::new());
+    mesh.down();
+}
+
+#[test]
 fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
     let none = without_mesh();
     for (args, says) in [

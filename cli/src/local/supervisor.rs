@@ -68,6 +68,9 @@ pub struct Args {
     controllers: u32,
     #[arg(long)]
     web_port: u16,
+    /// As the controllers take it.
+    #[arg(long)]
+    leaf_lifetime: String,
 }
 
 /// Runs a mesh until it is taken down.
@@ -118,6 +121,7 @@ struct Supervisor {
     is_root: bool,
     controllers: u32,
     web_port: u16,
+    leaf_lifetime: String,
     trust_domain: TrustDomain,
     seed: Seed,
     network: Network,
@@ -179,6 +183,7 @@ impl Supervisor {
             is_root,
             controllers: args.controllers,
             web_port: args.web_port,
+            leaf_lifetime: args.leaf_lifetime.replace(' ', ""),
             trust_domain: "cluster.local".parse()?,
             seed,
             network,

@@ -36,6 +36,9 @@ pub struct Args {
     /// Replicas of the control plane
     #[arg(long, default_value_t = 3, value_parser = parse_controllers)]
     controllers: u32,
+    /// How long a workload's certificate is valid; it is renewed at 70 % of that
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    leaf_lifetime: Duration,
     /// The port of this machine's loopback where the first LoadBalancer service is shown
     #[arg(long, default_value_t = 8080)]
     web_port: u16,
@@ -98,6 +101,7 @@ fn supervise(args: &Args, directory: &MeshDirectory) -> anyhow::Result<Superviso
         command.arg("--demo");
     }
     command.arg("--controllers").arg(args.controllers.to_string()).arg("--web-port").arg(args.web_port.to_string());
+    command.arg("--leaf-lifetime").arg(humantime::format_duration(args.leaf_lifetime).to_string());
     command.env("CONDUIT_LOCAL_DIR", directory.path());
     // In a process group of its own: Ctrl-C is for this command, which then ends the mesh in order.
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);

@@ -78,16 +78,26 @@ pub fn run_as_nobody(test: impl FnOnce(Mesh)) {
     }
     let user = nix::unistd::geteuid().is_root().then_some(NOBODY);
     let mesh = Mesh::place(programs.path().to_owned(), user, Some(turn()));
-    mesh.start();
+    mesh.start("");
     test(mesh);
 }
 
 impl Mesh {
     /// A running mesh with the demo in it.
     pub fn up() -> Self {
+        Self::up_with("")
+    }
+
+    /// The same, with more flags.
+    pub fn up_with(flags: &str) -> Self {
         let mesh = Self::place(built_programs(), None, Some(turn()));
-        mesh.start();
+        mesh.start(flags);
         mesh
+    }
+
+    /// What a process has written so far.
+    pub fn log(&self, process: &str) -> String {
+        fs::read_to_string(self.mesh_directory().join("logs").join(format!("{process}.log"))).unwrap_or_default()
     }
 
     fn place(programs: PathBuf, user: Option<u32>, turn: Option<MutexGuard<'static, ()>>) -> Self {
@@ -100,8 +110,8 @@ impl Mesh {
         Self { directory, programs, user, web_port, _turn: turn }
     }
 
-    fn start(&self) {
-        self.ok(&format!("local up --demo --detach --web-port {}", self.web_port));
+    fn start(&self, flags: &str) {
+        self.ok(format!("local up --demo --detach --web-port {} {flags}", self.web_port).trim_end());
     }
 
     fn command(&self, args: &str) -> Command {

@@ -52,6 +52,7 @@ impl Supervisor {
             ("--platform-file", path(self.directory.platform_file())),
             ("--bootstrap-gate", path(self.directory.bootstrap_gate())),
             ("--trust-bundle-file", path(self.directory.trust_bundle())),
+            ("--leaf-lifetime", self.leaf_lifetime.clone()),
         ] {
             enter.extend([flag.to_owned(), value]);
         }
