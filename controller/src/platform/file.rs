@@ -1,6 +1,9 @@
 //! The local mesh's description of itself, a file that its supervisor replaces whenever something changes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use conduit_api::mesh::Inventory;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -66,14 +69,45 @@ impl FileWatch {
         let name = path.file_name().map(ToOwned::to_owned);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An error means that events may have been lost: look.
-            let ours =
-                event.map_or(true, |e| e.paths.is_empty() || e.paths.iter().any(|p| p.file_name() == name.as_deref()));
-            if ours {
+            if event.map_or(true, |event| concerns(&event, name.as_deref())) {
                 sender.send_replace(());
             }
         })
         .map_err(failed)?;
         watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(failed)?;
         Ok(Self { changed, _watcher: watcher })
+    }
+}
+
+/// Whether `event` may mean that the file called `name` is another one now. To read it is an event as well, and must not be
+/// a reason to read it.
+fn concerns(event: &notify::Event, name: Option<&OsStr>) -> bool {
+    !event.kind.is_access() && (event.paths.is_empty() || event.paths.iter().any(|path| path.file_name() == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::{
+        Event, EventKind,
+        event::{AccessKind, AccessMode, ModifyKind, RenameMode},
+    };
+
+    use super::*;
+
+    #[test]
+    fn only_a_change_of_the_file_is_a_reason_to_read_it() {
+        let moved = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        let read = EventKind::Access(AccessKind::Close(AccessMode::Read));
+        for (kind, paths, concerned) in [
+            (moved, &["/mesh/platform.json"][..], true),
+            (moved, &["/mesh/platform.json.new", "/mesh/platform.json"], true),
+            (moved, &["/mesh/trust-bundle.pem"], false),
+            (EventKind::Other, &[], true),
+            (read, &["/mesh/platform.json"], false),
+            (read, &[], false),
+        ] {
+            let event = paths.iter().fold(Event::new(kind), |event, path| event.add_path(path.into()));
+            assert_eq!(concerns(&event, Some(OsStr::new("platform.json"))), concerned, "{event:?}");
+        }
     }
 }
