@@ -356,7 +356,8 @@ impl Supervisor {
                     if let Ok(Ok(mut server)) =
                         timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(address)).await
                     {
-                        // Either side went away.
+                        // Small answers must not wait for acknowledgements; and either side may go away.
+                        let _ = client.set_nodelay(true).and_then(|()| server.set_nodelay(true));
                         let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
                         return;
                     }
