@@ -14,7 +14,12 @@ use conduit_cli::{
     stdout::{self, Stdout},
     tap, version,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// What `conduit check` ends with when something is not well.
 const CHECK_FAILED: u8 = 2;
@@ -91,6 +96,8 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
 }
 
 fn log_to_stderr(verbose: bool) {
-    let filter = if verbose { "info,conduit_cli=debug" } else { "off" };
-    tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(stderr).init();
+    let (all, own) =
+        if verbose { (LevelFilter::INFO, LevelFilter::DEBUG) } else { (LevelFilter::OFF, LevelFilter::OFF) };
+    let filter = Targets::new().with_default(all).with_target("conduit_cli", own);
+    tracing_subscriber::registry().with(filter).with(fmt::layer().with_writer(stderr)).init();
 }

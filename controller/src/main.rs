@@ -5,22 +5,18 @@ use clap::Parser as _;
 use conduit_controller::{app::App, config::Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
-
-/// Many small, short-lived messages on several threads: measurably less memory than glibc's arenas.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 fn main() -> std::process::ExitCode {
     let config = Config::parse();
-    let filter = match EnvFilter::try_new(&config.log) {
+    let filter: Targets = match config.log.parse() {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("error: --log: {error}");
             return std::process::ExitCode::FAILURE;
         }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    tracing_subscriber::registry().with(filter).with(fmt::layer().with_ansi(false)).init();
     abort_on_panic();
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         error!("another TLS provider is installed");

@@ -11,7 +11,12 @@ use conduit_demo::{
 };
 use tokio::net::TcpListener;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// People, and a bot, vote for emoji.
 #[derive(Parser)]
@@ -62,9 +67,11 @@ enum Service {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter: Option<Targets> = std::env::var("RUST_LOG").ok().and_then(|filter| filter.parse().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
+    tracing_subscriber::registry().with(filter).with(lines).init();
     let shutdown = Shutdown::on_signal()?;
     shutdown.clone().bound(run(cli.service, shutdown)).await?;
     Ok(())

@@ -6,7 +6,12 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use conduit_proxy::{app, config::Config, original::OriginalDestination, redirect};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// The sidecar proxy of Conduit. Without a command it runs, and takes its settings from CONDUIT_PROXY_* variables.
 #[derive(Parser)]
@@ -25,11 +30,11 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = std::env::var("CONDUIT_PROXY_LOG").unwrap_or_else(|_| "warn,conduit_proxy=info".to_owned());
-    let filter = EnvFilter::try_new(&filter).unwrap_or_else(|error| {
+    let filter = filter.parse().unwrap_or_else(|error| {
         eprintln!("CONDUIT_PROXY_LOG: {error}; logging warnings only");
-        EnvFilter::new("warn")
+        Targets::new().with_default(LevelFilter::WARN)
     });
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    tracing_subscriber::registry().with(filter).with(fmt::layer().with_ansi(false)).init();
     let result = match args.command {
         Some(Command::Init(rules)) => redirect::apply(&rules).map_err(Into::into),
         None => run(),
