@@ -84,7 +84,10 @@ impl Admin {
             "/live" | "/ping" => text(StatusCode::OK, "live\n"),
             "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            "/metrics" => text(StatusCode::OK, prometheus::render(&self.telemetry.totals(), &self.gauges())),
+            "/metrics" => {
+                let (requests, connections) = (self.telemetry.requests(), self.telemetry.connections());
+                text(StatusCode::OK, prometheus::render(&requests, &connections, &self.gauges()))
+            }
             _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready and /metrics\n"),
         }
     }

@@ -106,9 +106,11 @@ impl Balancer {
         }
     }
 
-    /// It could not be connected to; `jitter` is below 1.
+    /// It could not be connected to, or its proxy said that there is nobody behind it; `jitter` is below 1. Of requests that
+    /// fail at the same time only the first counts: they all saw one and the same failure.
     pub fn unreachable(&mut self, now: Instant, address: SocketAddr, jitter: f64) {
-        if let Some(load) = self.loads.get_mut(&address) {
+        let load = self.loads.get_mut(&address).filter(|load| load.aside_until.is_none_or(|until| until <= now));
+        if let Some(load) = load {
             let aside = (ASIDE_MIN * 2_u32.saturating_pow(load.failures)).min(ASIDE_MAX);
             load.failures = (load.failures + 1).min(16);
             load.aside_until = Some(now + aside.mul_f64(0.5 + jitter / 2.0));
@@ -193,7 +195,15 @@ mod tests {
         for _ in 0..20 {
             balancer.unreachable(now, address(0), 1.0);
         }
-        assert_eq!(balancer.loads[&address(0)].aside_until, Some(now + ASIDE_MAX));
+        assert!(balancer.loads[&address(0)].aside_until.unwrap() <= back, "one failure, seen by many requests");
+        let mut later = now;
+        for _ in 0..20 {
+            later += ASIDE_MAX;
+            balancer.unreachable(later, address(0), 1.0);
+        }
+        assert_eq!(balancer.loads[&address(0)].aside_until, Some(later + ASIDE_MAX));
+        balancer.end(later, address(0), Some(Duration::from_millis(1)));
+        assert_eq!(balancer.loads[&address(0)].aside_until, None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use conduit_api::SpiffeId;
+use conduit_api::{Endpoint, SpiffeId};
 use conduit_ca::WorkloadTls;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -11,12 +11,37 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{http::Protocol, io::Stream};
+use crate::{
+    http::Protocol,
+    io::Stream,
+    telemetry::{Direction, Tls},
+};
 
 /// Within this a connection is made, or another endpoint is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Within this its TLS handshake is done.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where a connection or a request goes next.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Inbound to the application, outbound to an endpoint.
+    pub direction: Direction,
+    /// Who is there.
+    pub endpoint: Arc<Endpoint>,
+    /// [`Tls::Mutual`] when it is a proxy, which must prove to be that peer; anything else is plaintext from here.
+    pub tls: Tls,
+}
+
+impl Upstream {
+    /// Who must be there.
+    pub fn peer(&self) -> Option<&SpiffeId> {
+        match &self.tls {
+            Tls::Mutual(peer) => Some(peer),
+            Tls::NoIdentity | Tls::Loopback | Tls::Passthrough => None,
+        }
+    }
+}
 
 /// Makes this proxy's connections, so that they can be told from the application's.
 #[derive(Clone)]

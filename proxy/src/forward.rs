@@ -1,9 +1,8 @@
 //! What both directions do with a connection once they know where it goes: send a request on, or copy bytes.
 
-use std::{io, sync::Arc};
+use std::io;
 
 use bytes::BytesMut;
-use conduit_api::Endpoint;
 use http::{Request, Response};
 use hyper::{
     body::{Body as _, Incoming},
@@ -11,13 +10,17 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::{net::TcpStream, task::spawn_local, time::Instant};
+use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::{
-    http::{Protocol, Proxied, ResponseBody, exchange::Exchange, grants_tunnel, pool::SendError, strip_hop_by_hop},
-    io::{self as streams, Stream, read_ahead},
-    telemetry::Counters,
+    connect::Upstream,
+    http::{
+        Protocol, Proxied, ResponseBody, exchange::Exchange, grants_tunnel, pool::SendError, strip_hop_by_hop,
+        strip_reserved,
+    },
+    io::{self as streams, read_ahead},
+    telemetry::transport::Counted,
     worker::Worker,
 };
 
@@ -29,12 +32,11 @@ pub enum Answered {
     Failed(SendError, Box<Exchange>),
 }
 
-/// Sends `request` to `endpoint`, and its response back, recorded in `exchange`. If it asks for a tunnel and gets it, the
+/// Sends `request` to `upstream`, and its response back, recorded in `exchange`. If it asks for a tunnel and gets it, the
 /// two connections are tied together.
 pub async fn request(
     worker: &Worker,
-    endpoint: &Endpoint,
-    plain: bool,
+    upstream: &Upstream,
     protocol: Protocol,
     tunnel: bool,
     mut request: Request<Incoming>,
@@ -42,11 +44,15 @@ pub async fn request(
 ) -> Answered {
     let method = request.method().clone();
     let client = tunnel.then(|| upgrade::on(&mut request));
-    let sent = match worker.pool.send(endpoint, plain, protocol, tunnel, request).await {
+    let sent = match worker.pool.send(upstream, protocol, tunnel, request).await {
         Ok(sent) => sent,
         Err(error) => return Answered::Failed(error, Box::new(exchange)),
     };
     let (mut response, give_back) = sent.split();
+    if upstream.peer().is_none() {
+        // Only a proxy of this mesh, which has proved to be one, speaks for it.
+        strip_reserved(response.headers_mut());
+    }
     exchange.head(response.status().as_u16(), response.headers());
     if let Some(give_back) = give_back {
         exchange.at_end(give_back);
@@ -59,33 +65,33 @@ pub async fn request(
     strip_hop_by_hop(response.headers_mut(), granted);
     if let Some(client) = client.filter(|_| granted) {
         let server = upgrade::on(&mut response);
-        spawn_local(tie(client, server));
+        worker.tunnel(tie(client, server));
     }
     Answered::Response(response.map(|body| ResponseBody::Proxied(Box::new(Proxied::new(body, exchange)))))
 }
 
 async fn tie(client: upgrade::OnUpgrade, server: upgrade::OnUpgrade) {
-    match tokio::try_join!(client, server) {
-        Ok((client, server)) => {
-            streams::copy(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+    let (client, server) = match tokio::try_join!(client, server) {
+        Ok(upgraded) => upgraded,
+        Err(error) => return debug!(%error, "a tunnel was granted and not used"),
+    };
+    let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+    if streams::copy(&mut client, &mut server).await.reset {
+        for side in [client, server] {
+            // A stream of an HTTP/2 connection is reset when it is dropped.
+            if let Ok(connection) = side.into_inner().downcast::<TokioIo<Counted>>() {
+                reset(connection.io.inner().tcp());
+            }
         }
-        Err(error) => debug!(%error, "a tunnel was granted and not used"),
     }
 }
 
 /// Copies bytes both ways until both sides have ended. A reset of one side becomes a reset of the other.
-pub async fn copy(mut client: Stream, mut server: Stream, counters: &Arc<Counters>) {
-    counters.tcp_opened.add(1);
-    let started = Instant::now();
-    let copied = streams::copy(&mut client, &mut server).await;
-    if copied.reset {
+pub async fn copy(mut client: Counted, mut server: Counted) {
+    if streams::copy(&mut client, &mut server).await.reset {
         reset(client.tcp());
         reset(server.tcp());
     }
-    counters.tcp_read_bytes.add(copied.there);
-    counters.tcp_write_bytes.add(copied.back);
-    counters.tcp_duration_ms.add(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
-    counters.tcp_closed.add(1);
 }
 
 /// Makes the close that follows an abortive one.
@@ -107,7 +113,7 @@ pub enum First {
 ///
 /// # Errors
 /// When one of the connections breaks.
-pub async fn first_to_speak(client: &mut TcpStream, buffer: &mut BytesMut, server: &Stream) -> io::Result<First> {
+pub async fn first_to_speak(client: &mut TcpStream, buffer: &mut BytesMut, server: &Counted) -> io::Result<First> {
     tokio::select! {
         read = read_ahead(client, buffer) => Ok(First::Client(read?)),
         // Under TLS as well: our peers send nothing after the handshake but what their side has said.

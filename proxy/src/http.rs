@@ -100,10 +100,12 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Whether a request asks for the connection itself: by `Upgrade`, or by CONNECT.
+/// Whether a request asks for the connection itself: by `Upgrade`, or by CONNECT. To go on as HTTP/2 in clear is not asking
+/// for that (RFC 9113 section 3.1 has made it obsolete): such a request is answered as what it is.
 pub fn wants_tunnel<B>(request: &Request<B>) -> bool {
+    let upgrade = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"h2c");
     request.method() == Method::CONNECT
-        || (request.headers().contains_key(UPGRADE) && lists(request.headers(), "upgrade"))
+        || (request.headers().get(UPGRADE).is_some_and(upgrade) && lists(request.headers(), "upgrade"))
 }
 
 /// Whether a response to such a request grants it.
@@ -300,6 +302,8 @@ mod tests {
         assert!(wants_tunnel(&upgrade.body(()).unwrap()));
         let half = Request::builder().header("upgrade", "websocket").body(()).unwrap();
         assert!(!wants_tunnel(&half));
+        let h2c = Request::builder().header("connection", "Upgrade, HTTP2-Settings").header("upgrade", "h2c");
+        assert!(!wants_tunnel(&h2c.body(()).unwrap()));
         let connect = Request::builder().method(Method::CONNECT).uri("host:443").body(()).unwrap();
         assert!(wants_tunnel(&connect));
         let ok = Response::new(());

@@ -5,20 +5,17 @@
 use std::{cell::Cell, cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use conduit_api::{Endpoint, proto::common};
+use conduit_api::proto::common;
 use conduit_ca::{AuthenticatedPeer, ClientAuth, Refusal};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use rustls::server::Acceptor;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
 use crate::{
+    connect::Upstream,
     detect::{Detected, detect},
     forward::{self, Answered},
     http::{
@@ -28,8 +25,8 @@ use crate::{
         pool::{SendError, foreign},
         serve, strip_hop_by_hop, strip_reserved, wants_tunnel,
     },
-    io::{Prefixed, Stream, read_ahead, read_ahead_for},
-    telemetry::{Counters, Direction, Labels, Tls},
+    io::{DETECTION_TIMEOUT, Prefixed, Stream, read_ahead_for},
+    telemetry::{Counters, Direction, Labels, Tls, transport::Counted},
     worker::Worker,
 };
 
@@ -55,7 +52,7 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
 
     // Which of the application's ports is it for?
     let original = worker.original(&stream)?;
-    let application = foreign(original);
+    let application = Upstream { direction: Direction::Inbound, endpoint: foreign(original), tls: Tls::Loopback };
 
     // Another proxy says in its handshake what the connection carries, and who it is.
     let mut buffer = BytesMut::new();
@@ -68,10 +65,11 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
             Detected::Tls => {
                 let protocol = mesh_protocol(&mut stream, &mut buffer).await?;
                 let stream = Prefixed::new(buffer.freeze(), stream);
-                return match protocol {
-                    Some(protocol) => mesh(worker, stream, source, application, protocol).await,
-                    None => opaque(worker, Stream::Detected(stream), None, &application, Tls::Passthrough).await,
-                };
+                if let Some(protocol) = protocol {
+                    return mesh(worker, stream, source, application, protocol).await;
+                }
+                let stream = worker.accepted(Direction::Inbound, Tls::Passthrough, Stream::Detected(stream));
+                return opaque(worker, stream, None, &application).await;
             }
             Detected::Undecided => {}
         }
@@ -79,10 +77,13 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
             None => match read_ahead_for(CLIENT_FIRST, &mut stream, &mut buffer).await? {
                 Some(open) => open,
                 None if buffer.is_empty() => {
-                    upstream = Some(Stream::Tcp(worker.setup.connector.tcp(original).await?));
+                    upstream = Some(worker.pool.connect(&application, Protocol::Opaque).await?);
                     continue;
                 }
-                None => read_ahead(&mut stream, &mut buffer).await?,
+                None => match read_ahead_for(DETECTION_TIMEOUT, &mut stream, &mut buffer).await? {
+                    Some(open) => open,
+                    None => break Protocol::Opaque,
+                },
             },
             Some(upstream) => match forward::first_to_speak(&mut stream, &mut buffer, upstream).await? {
                 forward::First::Client(open) => open,
@@ -93,9 +94,10 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
             break Protocol::Opaque;
         }
     };
-    let stream = Prefixed::new(buffer.freeze(), stream);
+    let stream = Stream::Detected(Prefixed::new(buffer.freeze(), stream));
+    let stream = worker.accepted(Direction::Inbound, Tls::NoIdentity, stream);
     if protocol == Protocol::Opaque {
-        return opaque(worker, Stream::Detected(stream), upstream, &application, Tls::NoIdentity).await;
+        return opaque(worker, stream, upstream, &application).await;
     }
     drop(upstream);
     requests(worker, stream, source, application, protocol, Tls::NoIdentity).await
@@ -111,7 +113,7 @@ async fn mesh_protocol(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Res
                 let hello = accepted.client_hello();
                 return Ok(hello.alpn().into_iter().flatten().find_map(Protocol::from_alpn));
             }
-            Ok(None) if read_ahead(stream, buffer).await? => {}
+            Ok(None) if read_ahead_for(DETECTION_TIMEOUT, stream, buffer).await? == Some(true) => {}
             // It is not TLS that we understand; perhaps the application does.
             Ok(None) | Err(_) => return Ok(None),
         }
@@ -123,7 +125,7 @@ async fn mesh(
     worker: &Rc<Worker>,
     stream: Prefixed<TcpStream>,
     source: SocketAddr,
-    application: Arc<Endpoint>,
+    application: Upstream,
     protocol: Protocol,
 ) -> io::Result<()> {
     let config = worker.setup.tls.server_config(&[protocol.alpn()], ClientAuth::Required);
@@ -136,30 +138,19 @@ async fn mesh(
     let peer = AuthenticatedPeer::from_connection(tls.get_ref().1)
         .ok_or_else(|| io::Error::other("a handshake that requires a certificate was completed without one"))?;
     let secured = Tls::Mutual(peer.id().clone());
-    let stream = Stream::TlsServer(Box::new(tls));
+    let stream = worker.accepted(Direction::Inbound, secured.clone(), Stream::TlsServer(Box::new(tls)));
     match protocol {
-        Protocol::Opaque => {
-            let upstream = Stream::Tcp(worker.setup.connector.tcp(application.address).await?);
-            let counters = worker.telemetry.counters(&labels(String::new(), secured));
-            forward::copy(stream, upstream, &counters).await;
-            Ok(())
-        }
+        Protocol::Opaque => opaque(worker, stream, None, &application).await,
         Protocol::Http1 | Protocol::Http2 => requests(worker, stream, source, application, protocol, secured).await,
     }
 }
 
 /// Bytes, to the application as they are.
-async fn opaque(
-    worker: &Worker,
-    stream: Stream,
-    upstream: Option<Stream>,
-    application: &Endpoint,
-    tls: Tls,
-) -> io::Result<()> {
+async fn opaque(worker: &Worker, stream: Counted, upstream: Option<Counted>, application: &Upstream) -> io::Result<()> {
     let upstream = match upstream {
         Some(upstream) => upstream,
-        None => match worker.setup.connector.tcp(application.address).await {
-            Ok(upstream) => Stream::Tcp(upstream),
+        None => match worker.pool.connect(application, Protocol::Opaque).await {
+            Ok(upstream) => upstream,
             Err(error) => {
                 // The application does not listen: its client is to see what it would see without us.
                 forward::reset(stream.tcp());
@@ -167,22 +158,22 @@ async fn opaque(
             }
         },
     };
-    forward::copy(stream, upstream, &worker.telemetry.counters(&labels(String::new(), tls))).await;
+    forward::copy(stream, upstream).await;
     Ok(())
 }
 
 async fn requests(
     worker: &Rc<Worker>,
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    stream: Counted,
     source: SocketAddr,
-    application: Arc<Endpoint>,
+    application: Upstream,
     protocol: Protocol,
     tls: Tls,
 ) -> io::Result<()> {
     let path = Path {
         direction: common::Direction::Inbound,
         source,
-        destination: application.address,
+        destination: application.endpoint.address,
         pod: None,
         workload: None,
         tls,
@@ -206,7 +197,7 @@ struct Connection {
     worker: Rc<Worker>,
     number: u32,
     requests: Cell<u64>,
-    application: Arc<Endpoint>,
+    application: Upstream,
     protocol: Protocol,
     path: Path,
     /// By authority.
@@ -225,8 +216,8 @@ async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) 
     for _ in 0..ATTEMPTS_MAX {
         let number = (connection.number, stream);
         let exchange = Exchange::begin(&request, counters.clone(), &worker.setup.taps, &connection.path, number);
-        let (endpoint, protocol) = (&connection.application, connection.protocol);
-        match forward::request(worker, endpoint, true, protocol, tunnel, request, exchange).await {
+        let (application, protocol) = (&connection.application, connection.protocol);
+        match forward::request(worker, application, protocol, tunnel, request, exchange).await {
             Answered::Response(response) => return response,
             Answered::Failed(SendError::Unsent(unsent), exchange) => {
                 exchange.abandon();
@@ -235,12 +226,12 @@ async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) 
             }
             Answered::Failed(SendError::Connect(error, _), exchange) => {
                 exchange.fail(Failure::Connect.status());
-                debug!(dst.addr = %endpoint.address, %error, "the application cannot be connected to");
+                debug!(dst.addr = %application.endpoint.address, %error, "the application cannot be connected to");
                 return Failure::Connect.response(is_grpc);
             }
             Answered::Failed(SendError::Broken(error), exchange) => {
                 exchange.fail(Failure::Broken.status());
-                debug!(dst.addr = %endpoint.address, %error, "the application did not answer");
+                debug!(dst.addr = %application.endpoint.address, %error, "the application did not answer");
                 return Failure::Broken.response(is_grpc);
             }
         }
@@ -255,7 +246,7 @@ impl Connection {
         if let Some((_, counters)) = known.iter().find(|(known, _)| known == authority) {
             return counters.clone();
         }
-        let counters = self.worker.telemetry.counters(&labels(authority.to_owned(), self.path.tls.clone()));
+        let counters = self.worker.telemetry.requests(&labels(authority.to_owned(), self.path.tls.clone()));
         if known.len() >= AUTHORITIES_REMEMBERED_MAX {
             known.remove(0);
         }

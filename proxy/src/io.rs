@@ -15,6 +15,8 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
+/// A connection that has begun to speak says within this what it speaks; then it is carried as bytes.
+pub const DETECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Enough for a ClientHello with a hybrid key share (1.7 kB), or the head of almost any request.
 const READ_AHEAD_BYTES: usize = 4096;
 /// One buffer of a copy. Two of them are all that an opaque connection keeps.

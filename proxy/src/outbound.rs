@@ -12,18 +12,19 @@ use tokio::{net::TcpStream, time::Instant};
 use tracing::debug;
 
 use crate::{
+    connect::Upstream,
     destination::{Destination, Target},
     detect::{Detected, detect},
     forward::{self, Answered},
     http::{
-        ERROR_HEADER, Failure, Protocol, ResponseBody, authority,
+        Failure, Protocol, ResponseBody, authority,
         exchange::{Exchange, Path},
         is_grpc,
         pool::{SendError, foreign},
         serve, strip_hop_by_hop, strip_reserved, wants_tunnel,
     },
-    io::{Prefixed, Stream, read_ahead, read_ahead_for},
-    telemetry::{Counters, Direction, End, Labels, Peer, Tls},
+    io::{DETECTION_TIMEOUT, Prefixed, Stream, read_ahead_for},
+    telemetry::{Counters, Direction, End, Labels, Peer, Tls, transport::Counted},
     worker::{Followed, Worker},
 };
 
@@ -68,9 +69,12 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
                     upstream = Some(opaque_upstream(worker, &followed, original).await?);
                     continue;
                 }
-                None => read_ahead(&mut stream, &mut buffer).await?,
+                None => match read_ahead_for(DETECTION_TIMEOUT, &mut stream, &mut buffer).await? {
+                    Some(open) => open,
+                    None => break Protocol::Opaque,
+                },
             },
-            Some((upstream, _, _)) => match forward::first_to_speak(&mut stream, &mut buffer, upstream).await? {
+            Some(upstream) => match forward::first_to_speak(&mut stream, &mut buffer, upstream).await? {
                 forward::First::Client(open) => open,
                 forward::First::Server => break Protocol::Opaque,
             },
@@ -80,14 +84,14 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
         }
     };
 
-    let stream = Prefixed::new(buffer.freeze(), stream);
+    let stream = Stream::Detected(Prefixed::new(buffer.freeze(), stream));
+    let stream = worker.accepted(Direction::Outbound, Tls::Loopback, stream);
     if protocol == Protocol::Opaque {
-        let (upstream, endpoint, tls) = match upstream {
+        let upstream = match upstream {
             Some(upstream) => upstream,
             None => opaque_upstream(worker, &followed, original).await?,
         };
-        let labels = labels(String::new(), &endpoint, tls);
-        forward::copy(Stream::Detected(stream), upstream, &worker.telemetry.counters(&labels)).await;
+        forward::copy(stream, upstream).await;
         return Ok(());
     }
     drop(upstream);
@@ -124,7 +128,7 @@ struct Connection {
 
 /// What requests to one endpoint have in common.
 struct KnownPeer {
-    endpoint: Arc<Endpoint>,
+    upstream: Upstream,
     authority: String,
     counters: Arc<Counters>,
     path: Path,
@@ -175,24 +179,15 @@ async fn send(
     let worker = &connection.worker;
     let number = (connection.number, stream);
     let mut exchange = Exchange::begin(&request, peer.counters.clone(), &worker.setup.taps, &peer.path, number);
-    exchange.loads(followed.balancer.clone(), peer.endpoint.address);
-    let plain = worker.is_local(&peer.endpoint);
-    let answered =
-        forward::request(worker, &peer.endpoint, plain, connection.protocol, tunnel, request, exchange).await;
-    match answered {
-        Answered::Response(response) => {
-            if response.headers().contains_key(ERROR_HEADER) {
-                // The peer's proxy speaks for an application that is gone. It says so quickly, and must not be liked for it.
-                let mut balancer = followed.balancer.borrow_mut();
-                balancer.unreachable(Instant::now(), peer.endpoint.address, rand::random());
-            }
-            Ok(response)
-        }
+    exchange.loads(followed.balancer.clone(), peer.upstream.endpoint.address);
+    let address = peer.upstream.endpoint.address;
+    match forward::request(worker, &peer.upstream, connection.protocol, tunnel, request, exchange).await {
+        Answered::Response(response) => Ok(response),
         Answered::Failed(SendError::Connect(error, request), exchange) => {
             exchange.abandon();
-            debug!(dst.addr = %peer.endpoint.address, %error, "cannot connect to an endpoint");
+            debug!(dst.addr = %address, %error, "cannot connect to an endpoint");
             let mut balancer = followed.balancer.borrow_mut();
-            balancer.unreachable(Instant::now(), peer.endpoint.address, rand::random());
+            balancer.unreachable(Instant::now(), address, rand::random());
             Err((Some(request), Failure::Connect))
         }
         Answered::Failed(SendError::Unsent(request), exchange) => {
@@ -201,7 +196,7 @@ async fn send(
         }
         Answered::Failed(SendError::Broken(error), exchange) => {
             exchange.fail(Failure::Broken.status());
-            debug!(dst.addr = %peer.endpoint.address, %error, "an endpoint did not answer");
+            debug!(dst.addr = %address, %error, "an endpoint did not answer");
             Err((None, Failure::Broken))
         }
     }
@@ -229,7 +224,7 @@ impl Connection {
     /// A request that never got an endpoint counts as well.
     fn count_failure(&self, request: &Request<Incoming>, failure: Failure) {
         let labels = labels(authority(request).to_owned(), &foreign(self.original), Tls::NoIdentity);
-        let counters = self.worker.telemetry.counters(&labels);
+        let counters = self.worker.telemetry.requests(&labels);
         counters.requests.add(1);
         counters.end(End::Http(failure.status()));
     }
@@ -242,12 +237,13 @@ impl Connection {
     fn peer(&self, endpoint: Arc<Endpoint>, request: &Request<Incoming>) -> Rc<KnownPeer> {
         let authority = authority(request);
         let mut peers = self.peers.borrow_mut();
-        let known = peers.iter().find(|peer| peer.endpoint == endpoint && peer.authority == authority);
+        let known = peers.iter().find(|peer| peer.upstream.endpoint == endpoint && peer.authority == authority);
         if let Some(known) = known {
             return known.clone();
         }
-        let tls = self.worker.tls_to(&endpoint);
-        let labels = labels(authority.to_owned(), &endpoint, tls.clone());
+        let upstream = self.worker.upstream(endpoint);
+        let endpoint = &upstream.endpoint;
+        let labels = labels(authority.to_owned(), endpoint, upstream.tls.clone());
         let reference = |kind: &str, namespace: &str, name: &str| common::ResourceRef {
             kind: kind.to_owned(),
             namespace: namespace.to_owned(),
@@ -260,10 +256,10 @@ impl Connection {
             destination: endpoint.address,
             pod: pod.map(|pod| reference("pod", pod.namespace(), pod.name())),
             workload: pod.zip(endpoint.workload.as_ref()).map(|(pod, w)| reference(&w.kind, pod.namespace(), &w.name)),
-            tls,
+            tls: upstream.tls.clone(),
         };
-        let counters = self.worker.telemetry.counters(&labels);
-        let peer = Rc::new(KnownPeer { endpoint, authority: authority.to_owned(), counters, path });
+        let counters = self.worker.telemetry.requests(&labels);
+        let peer = Rc::new(KnownPeer { upstream, authority: authority.to_owned(), counters, path });
         if peers.len() >= PEERS_REMEMBERED_MAX {
             peers.remove(0);
         }
@@ -291,27 +287,17 @@ fn pick(
 }
 
 /// A connection for bytes, to an endpoint of where the client's was going.
-async fn opaque_upstream(
-    worker: &Worker,
-    followed: &Followed,
-    original: SocketAddr,
-) -> io::Result<(Stream, Arc<Endpoint>, Tls)> {
+async fn opaque_upstream(worker: &Worker, followed: &Followed, original: SocketAddr) -> io::Result<Counted> {
     let mut tried = Vec::new();
     let mut last = io::Error::new(io::ErrorKind::NotConnected, "no ready endpoints");
     while tried.len() < ENDPOINTS_TRIED_MAX {
         let Some(endpoint) = pick(&followed.destination(), followed, original, &tried) else { break };
-        tried.push(endpoint.address);
-        let connected = match endpoint.identity.as_ref().filter(|_| !worker.is_local(&endpoint)) {
-            Some(peer) => worker.setup.connector.mesh(endpoint.address, peer, Protocol::Opaque).await,
-            None => worker.setup.connector.tcp(endpoint.address).await.map(Stream::Tcp),
-        };
-        match connected {
-            Ok(stream) => {
-                let tls = worker.tls_to(&endpoint);
-                return Ok((stream, endpoint, tls));
-            }
+        let address = endpoint.address;
+        tried.push(address);
+        match worker.pool.connect(&worker.upstream(endpoint), Protocol::Opaque).await {
+            Ok(stream) => return Ok(stream),
             Err(error) => {
-                followed.balancer.borrow_mut().unreachable(Instant::now(), endpoint.address, rand::random());
+                followed.balancer.borrow_mut().unreachable(Instant::now(), address, rand::random());
                 last = error;
             }
         }
@@ -320,17 +306,14 @@ async fn opaque_upstream(
 }
 
 impl Worker {
-    /// It does not leave the pod: there is no proxy in between that could speak TLS.
-    fn is_local(&self, endpoint: &Endpoint) -> bool {
-        endpoint.address.ip() == self.setup.pod_ip
-    }
-
-    fn tls_to(&self, endpoint: &Endpoint) -> Tls {
-        match &endpoint.identity {
-            _ if self.is_local(endpoint) => Tls::Loopback,
+    /// How `endpoint` is reached. What does not leave the pod has no proxy in between that could speak TLS.
+    fn upstream(&self, endpoint: Arc<Endpoint>) -> Upstream {
+        let tls = match &endpoint.identity {
+            _ if endpoint.address.ip() == self.setup.pod_ip => Tls::Loopback,
             Some(identity) => Tls::Mutual(identity.clone()),
             None => Tls::NoIdentity,
-        }
+        };
+        Upstream { direction: Direction::Outbound, endpoint, tls }
     }
 }
 

@@ -4,13 +4,15 @@
 //! has its own, written with plain stores, and the control thread adds them up when somebody asks.
 
 pub mod prometheus;
+mod registry;
 pub mod report;
+mod status;
+pub mod transport;
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,15 +23,16 @@ use conduit_api::{
     latency::{self, BUCKETS},
 };
 
-/// Label sets of one proxy. Past it, what is new is counted under `__other__`: a caller that makes names up must not fill
-/// the memory of everybody who looks at metrics.
-pub const LABEL_SETS_MAX: usize = 1000;
-/// The authority of what came past the budget.
+use self::{
+    registry::{LabelSet, Registry, ThreadRegistry},
+    status::Statuses,
+    transport::{ConnectionLabels, ConnectionTotals, Connections},
+};
+
+/// The authority of what came past the budget of label sets.
 pub const OTHER: &str = "__other__";
 /// gRPC status codes are 0 to 16; one more for those that are not defined.
 const GRPC_CODES: usize = 18;
-/// HTTP status codes are 100 to 999 (RFC 9110 section 15).
-const HTTP_CODES: usize = 900;
 
 /// To or from the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +61,7 @@ pub enum Tls {
 pub struct Labels {
     /// To or from the application.
     pub direction: Direction,
-    /// What requests name as their destination; empty for opaque connections.
+    /// What requests name as their destination.
     pub authority: String,
     /// How the connection to the peer is secured.
     pub tls: Tls,
@@ -112,28 +115,51 @@ impl End {
 /// The counters of one label set in one thread.
 #[derive(Default)]
 pub struct Counters {
-    /// Requests that came, and whose responses have ended.
+    /// Requests that were sent, or failed.
     pub requests: Counter,
     /// Responses by gRPC status.
     grpc: [Counter; GRPC_CODES],
-    /// Responses by HTTP status; made with the first one, since gRPC needs none.
-    http: OnceLock<Box<[Counter]>>,
+    /// Responses by HTTP status.
+    http: Statuses,
     /// Responses that did not end.
     pub resets: Counter,
-    /// Time to the response's head; made with the first one, since opaque connections have none.
-    latency: OnceLock<Box<[Counter]>>,
-    /// Microseconds of all of the above.
-    pub latency_sum_us: Counter,
-    /// Connections.
-    pub tcp_opened: Counter,
-    /// Connections that have ended.
-    pub tcp_closed: Counter,
-    /// Bytes from the peer that opened the connection.
-    pub tcp_read_bytes: Counter,
-    /// Bytes to it.
-    pub tcp_write_bytes: Counter,
-    /// Milliseconds that ended connections lasted.
-    pub tcp_duration_ms: Counter,
+    /// Time to the response's head.
+    latency: Histogram,
+}
+
+/// How long something took, by the buckets of [`latency`]; their memory is taken with the first count.
+#[derive(Default)]
+pub struct Histogram {
+    buckets: OnceLock<Box<[Counter]>>,
+    sum_us: Counter,
+}
+
+/// What a [`Histogram`] has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistogramTotals {
+    /// Counts by bucket.
+    pub buckets: BTreeMap<u32, u64>,
+    /// The sum, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Histogram {
+    /// Counts.
+    pub fn observe(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let buckets = self.buckets.get_or_init(|| std::iter::repeat_with(Counter::default).take(BUCKETS).collect());
+        buckets[latency::bucket(us)].add(1);
+        self.sum_us.add(us);
+    }
+
+    fn add_to(&self, totals: &mut HistogramTotals) {
+        totals.sum_us += self.sum_us.value();
+        for (bucket, count) in self.buckets.get().into_iter().flatten().enumerate() {
+            if count.value() > 0 {
+                *totals.buckets.entry(bucket as u32).or_default() += count.value();
+            }
+        }
+    }
 }
 
 /// Written by one thread only, so that adding needs no locked instruction.
@@ -155,49 +181,29 @@ impl Counter {
 impl Counters {
     /// The head of a response came after `latency`.
     pub fn latency(&self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.latency.get_or_init(|| counters(BUCKETS))[latency::bucket(us)].add(1);
-        self.latency_sum_us.add(us);
+        self.latency.observe(latency);
     }
 
     /// A response ended.
     pub fn end(&self, end: End) {
         match end {
             End::Grpc(code) => self.grpc[(code as usize).min(GRPC_CODES - 1)].add(1),
-            End::Http(status) => {
-                let index = usize::from(status).saturating_sub(100).min(HTTP_CODES - 1);
-                self.http.get_or_init(|| counters(HTTP_CODES))[index].add(1);
-            }
+            End::Http(status) => self.http.add(status),
             End::Reset => self.resets.add(1),
         }
     }
 
-    fn totals(&self, totals: &mut Totals) {
+    fn add_to(&self, totals: &mut Totals) {
         totals.requests += self.requests.value();
-        totals.latency_sum_us += self.latency_sum_us.value();
-        totals.tcp_opened += self.tcp_opened.value();
-        totals.tcp_closed += self.tcp_closed.value();
-        totals.tcp_read_bytes += self.tcp_read_bytes.value();
-        totals.tcp_write_bytes += self.tcp_write_bytes.value();
-        totals.tcp_duration_ms += self.tcp_duration_ms.value();
-        let grpc = self.grpc.iter().enumerate().map(|(code, count)| (End::Grpc(code as u32), count));
-        let http = self.http.get().into_iter().flatten().enumerate();
-        let http = http.map(|(index, count)| (End::Http(index as u16 + 100), count));
-        for (end, count) in grpc.chain(http).chain([(End::Reset, &self.resets)]) {
-            if count.value() > 0 {
-                *totals.ends.entry(end.key()).or_default() += count.value();
+        let grpc = self.grpc.iter().enumerate().map(|(code, count)| (End::Grpc(code as u32), count.value()));
+        let http = self.http.counts().map(|(status, count)| (End::Http(status), count));
+        for (end, count) in grpc.chain(http).chain([(End::Reset, self.resets.value())]) {
+            if count > 0 {
+                *totals.ends.entry(end.key()).or_default() += count;
             }
         }
-        for (bucket, count) in self.latency.get().into_iter().flatten().enumerate() {
-            if count.value() > 0 {
-                *totals.latency.entry(bucket as u32).or_default() += count.value();
-            }
-        }
+        self.latency.add_to(&mut totals.latency);
     }
-}
-
-fn counters(count: usize) -> Box<[Counter]> {
-    std::iter::repeat_with(Counter::default).take(count).collect()
 }
 
 impl End {
@@ -225,20 +231,8 @@ pub struct Totals {
     /// Requests.
     pub requests: u64,
     ends: BTreeMap<(u8, u32), u64>,
-    /// Responses by latency bucket.
-    pub latency: BTreeMap<u32, u64>,
-    /// Microseconds.
-    pub latency_sum_us: u64,
-    /// Connections.
-    pub tcp_opened: u64,
-    /// Ended connections.
-    pub tcp_closed: u64,
-    /// Bytes.
-    pub tcp_read_bytes: u64,
-    /// Bytes.
-    pub tcp_write_bytes: u64,
-    /// Milliseconds.
-    pub tcp_duration_ms: u64,
+    /// Times to the responses' heads.
+    pub latency: HistogramTotals,
 }
 
 impl Totals {
@@ -248,59 +242,51 @@ impl Totals {
     }
 }
 
-/// The counters of one label set in one thread.
-type Registered = (Labels, Arc<Counters>);
+impl LabelSet for Labels {
+    fn past_the_budget(&self) -> Self {
+        Self { authority: OTHER.to_owned(), destination: None, ..self.clone() }
+    }
+}
 
 /// All counters of all threads.
 #[derive(Clone, Default)]
 pub struct Telemetry {
-    all: Arc<Mutex<Vec<Registered>>>,
+    requests: Registry<Labels, Counters>,
+    connections: Registry<ConnectionLabels, Connections>,
 }
 
 impl Telemetry {
     /// One thread's view.
     pub fn thread(&self) -> ThreadTelemetry {
-        ThreadTelemetry { shared: self.clone(), own: RefCell::default() }
+        ThreadTelemetry { requests: self.requests.thread(), connections: self.connections.thread() }
     }
 
-    /// The sums by label set.
-    pub fn totals(&self) -> BTreeMap<Labels, Totals> {
-        let mut sums: BTreeMap<Labels, Totals> = BTreeMap::new();
-        for (labels, counters) in self.all.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            counters.totals(sums.entry(labels.clone()).or_default());
-        }
-        sums
+    /// What became of requests, by label set.
+    pub fn requests(&self) -> BTreeMap<Labels, Totals> {
+        self.requests.sums(Counters::add_to)
     }
 
-    fn is_full(&self) -> bool {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).len() >= LABEL_SETS_MAX
-    }
-
-    /// New counters for `labels`. There are few more than the budget: each thread has one set for what came past it, per
-    /// direction and kind of TLS.
-    fn register(&self, labels: &Labels) -> Arc<Counters> {
-        let counters = Arc::new(Counters::default());
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).push((labels.clone(), counters.clone()));
-        counters
+    /// What became of connections, by label set.
+    pub fn connections(&self) -> BTreeMap<ConnectionLabels, ConnectionTotals> {
+        self.connections.sums(Connections::add_to)
     }
 }
 
 /// The counters of one data thread, by label set.
 pub struct ThreadTelemetry {
-    shared: Telemetry,
-    own: RefCell<HashMap<Labels, Arc<Counters>>>,
+    requests: ThreadRegistry<Labels, Counters>,
+    connections: ThreadRegistry<ConnectionLabels, Connections>,
 }
 
 impl ThreadTelemetry {
-    /// The counters for `labels`; to be held for as long as these are used.
-    pub fn counters(&self, labels: &Labels) -> Arc<Counters> {
-        if let Some(counters) = self.own.borrow().get(labels) {
-            return counters.clone();
-        }
-        let mut own = self.own.borrow_mut();
-        let other = Labels { authority: OTHER.to_owned(), destination: None, ..labels.clone() };
-        let labels = if self.shared.is_full() { other } else { labels.clone() };
-        own.entry(labels).or_insert_with_key(|labels| self.shared.register(labels)).clone()
+    /// The counters for requests with `labels`; to be held for as long as these are used.
+    pub fn requests(&self, labels: &Labels) -> Arc<Counters> {
+        self.requests.counters(labels)
+    }
+
+    /// The counters for connections with `labels`.
+    pub fn connections(&self, labels: &ConnectionLabels) -> Arc<Connections> {
+        self.connections.counters(labels)
     }
 }
 
@@ -316,31 +302,18 @@ mod tests {
     fn threads_are_added_up() {
         let telemetry = Telemetry::default();
         for thread in [telemetry.thread(), telemetry.thread()] {
-            let counters = thread.counters(&labels("web"));
+            let counters = thread.requests(&labels("web"));
             counters.requests.add(2);
             counters.end(End::Http(200));
             counters.end(End::Grpc(2));
             counters.latency(Duration::from_millis(3));
-            assert!(Arc::ptr_eq(&counters, &thread.counters(&labels("web"))));
+            assert!(Arc::ptr_eq(&counters, &thread.requests(&labels("web"))));
         }
-        let totals = &telemetry.totals()[&labels("web")];
+        let totals = &telemetry.requests()[&labels("web")];
         assert_eq!(totals.requests, 4);
         assert_eq!(totals.ends().collect::<Vec<_>>(), [(End::Http(200), 2), (End::Grpc(2), 2)]);
-        assert_eq!(totals.latency.values().sum::<u64>(), 2);
-        assert_eq!(totals.latency_sum_us, 6_000);
-    }
-
-    #[test]
-    fn names_made_up_do_not_fill_the_memory() {
-        let telemetry = Telemetry::default();
-        let thread = telemetry.thread();
-        for i in 0..5 * LABEL_SETS_MAX {
-            thread.counters(&labels(&format!("made-up-{i}"))).requests.add(1);
-        }
-        let totals = telemetry.totals();
-        assert!(totals.len() <= LABEL_SETS_MAX + 1, "{}", totals.len());
-        assert_eq!(totals.values().map(|totals| totals.requests).sum::<u64>(), 5 * LABEL_SETS_MAX as u64);
-        assert!(totals[&labels(OTHER)].requests >= 4 * LABEL_SETS_MAX as u64);
+        assert_eq!(totals.latency.buckets.values().sum::<u64>(), 2);
+        assert_eq!(totals.latency.sum_us, 6_000);
     }
 
     #[test]

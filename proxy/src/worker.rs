@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::Future,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -28,9 +29,13 @@ use crate::{
     destination::{Destination, Target},
     discovery::{Watched, client::Discovery},
     http::pool::Pool,
+    io::Stream,
     original::OriginalDestination,
     tap::Taps,
-    telemetry::{Telemetry, ThreadTelemetry},
+    telemetry::{
+        Direction, Telemetry, ThreadTelemetry, Tls,
+        transport::{ConnectionLabels, Counted, Side},
+    },
 };
 
 /// How long the first connection to a destination waits to be told what it is; then it goes where it was going.
@@ -74,9 +79,11 @@ pub struct Worker {
     /// What all threads have.
     pub setup: Setup,
     /// This thread's counters.
-    pub telemetry: ThreadTelemetry,
+    pub telemetry: Rc<ThreadTelemetry>,
     /// This thread's connections to endpoints.
     pub pool: Pool,
+    /// Upgraded connections, which have outlived the ones that they came from.
+    tunnels: RefCell<JoinSet<()>>,
     followed: RefCell<HashMap<Target, Rc<Followed>>>,
 }
 
@@ -122,9 +129,20 @@ impl Followed {
 impl Worker {
     /// To be made on its own thread.
     pub fn new(setup: Setup) -> Rc<Self> {
-        let telemetry = setup.telemetry.thread();
-        let pool = Pool::new(setup.connector.clone());
-        Rc::new(Self { setup, telemetry, pool, followed: RefCell::default() })
+        let telemetry = Rc::new(setup.telemetry.thread());
+        let pool = Pool::new(setup.connector.clone(), telemetry.clone());
+        Rc::new(Self { setup, telemetry, pool, tunnels: RefCell::default(), followed: RefCell::default() })
+    }
+
+    /// `stream` has come, for `direction`, and is secured by `tls`: from now on it counts.
+    pub fn accepted(&self, direction: Direction, tls: Tls, stream: Stream) -> Counted {
+        let labels = ConnectionLabels { direction, side: Side::Source, tls, destination: None };
+        Counted::new(stream, self.telemetry.connections(&labels))
+    }
+
+    /// Runs `tunnel` on this thread; the proxy waits for it when it is told to stop.
+    pub fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
+        self.tunnels.borrow_mut().spawn_local(tunnel);
     }
 
     /// What `target` is, and from now on will be. The first time it waits for the control plane, but not for long.
@@ -169,6 +187,7 @@ impl Worker {
     fn sweep(&self) {
         let now = Instant::now();
         self.pool.sweep(now);
+        while self.tunnels.borrow_mut().try_join_next().is_some() {}
         self.followed.borrow_mut().retain(|_, followed| {
             now.saturating_duration_since(followed.used.get()) < IDLE || Rc::strong_count(followed) > 1
         });
@@ -203,9 +222,15 @@ impl Worker {
             }
         }
         drop((outbound, inbound));
-        let ended = timeout(DRAIN_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
-        if ended.is_err() {
-            warn!(connections = connections.len(), "connections did not end in time");
+        let mut tunnels = JoinSet::new();
+        let ended = timeout(DRAIN_TIMEOUT, async {
+            while connections.join_next().await.is_some() {}
+            tunnels = self.tunnels.take();
+            while tunnels.join_next().await.is_some() {}
+        });
+        if ended.await.is_err() {
+            let (connections, tunnels) = (connections.len(), tunnels.len() + self.tunnels.borrow().len());
+            warn!(connections, tunnels, "connections did not end in time");
         }
         sweeper.abort();
     }

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
-use super::{Directory, Watched};
+use super::{Directory, TARGETS_MAX, Watched};
 use crate::{
     control::{Controllers, Rotation, backoff},
     destination::Target,
@@ -23,8 +23,8 @@ use crate::{
 
 /// Questions of the data threads that wait to be taken; a thread that meets a full queue waits for its turn.
 const QUESTIONS_MAX: usize = 1024;
-/// Requests to the control plane that wait for the stream; all subscriptions of a second of new destinations.
-const REQUESTS_MAX: usize = 1024;
+/// Requests to the control plane that wait for the stream: every destination once more than there may be.
+const REQUESTS_MAX: usize = 2 * TARGETS_MAX;
 /// Between two looks for destinations that nobody uses.
 const SWEEP: Duration = Duration::from_secs(10);
 /// A replica that has not answered a new stream by then is not waited for.
@@ -184,12 +184,14 @@ impl Stream {
     }
 
     async fn take(&self, update: &WatchResponse, requests: &mpsc::Sender<WatchRequest>) -> anyhow::Result<()> {
-        if let Some(bundle) = &update.bundle {
-            self.tls.set_bundle(TrustBundle::try_from(bundle.clone())?);
-        }
+        let bundle = update.bundle.clone().map(TrustBundle::try_from).transpose()?;
         let taken = self.directory.borrow_mut().update(update);
         match taken {
             Ok(ack) => {
+                // Not before the revision is known to be no older than what is in force: a root that was dropped stays dropped.
+                if let Some(bundle) = bundle {
+                    self.tls.set_bundle(bundle);
+                }
                 requests.send(ack).await?;
                 let revision = self.directory.borrow().revision();
                 self.tell(|status| *status = DiscoveryStatus { answered: true, connected: true, revision });

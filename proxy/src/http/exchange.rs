@@ -12,7 +12,7 @@ use conduit_api::proto::{
 use http::{HeaderMap, Request};
 use tokio::time::Instant;
 
-use super::{authority, is_grpc};
+use super::{ERROR_HEADER, authority, is_grpc};
 use crate::{
     balance::Balancer,
     tap::{self, Tap, Taps},
@@ -21,6 +21,8 @@ use crate::{
 
 /// The HTTP/2 error code of a request that nobody waits for any longer (RFC 9113 section 7).
 const CANCEL: u32 = 8;
+/// ... and of one that was not begun.
+const REFUSED_STREAM: u32 = 7;
 
 /// What is the same for all requests of a connection to one peer.
 #[derive(Clone)]
@@ -64,7 +66,7 @@ struct Tapped {
 }
 
 impl Exchange {
-    /// A request begins, and those who watch are told. It is counted when it ends. `connection` and `stream` number it.
+    /// A request begins, and those who watch are told. It is counted when it is answered, or fails. `connection` and `stream` number it.
     pub fn begin<B>(
         request: &Request<B>,
         counters: Arc<Counters>,
@@ -106,9 +108,17 @@ impl Exchange {
         self.status = status;
         self.head_grpc_status = grpc_status(headers);
         let latency = now.duration_since(self.started);
+        self.counters.requests.add(1);
         self.counters.latency(latency);
-        if let Some((balancer, address)) = &self.load {
-            balancer.borrow_mut().end(now, *address, Some(latency));
+        if let Some((balancer, address)) = self.load.take() {
+            let mut balancer = balancer.borrow_mut();
+            if headers.contains_key(ERROR_HEADER) {
+                // The peer's proxy speaks for an application that is gone. It does so quickly, and must not be liked for it.
+                balancer.end(now, address, None);
+                balancer.unreachable(now, address, rand::random());
+            } else {
+                balancer.end(now, address, Some(latency));
+            }
         }
         if let Some(tapped) = &self.tapped {
             let since_request_init_us = micros(latency);
@@ -145,9 +155,10 @@ impl Exchange {
         self.finish(End::Http(status));
     }
 
-    /// Nothing of it was sent: it is tried again elsewhere, and counted there.
+    /// Nothing of it was sent: it is tried again elsewhere, and counted there. Those who watch see it end as refused.
     pub fn abandon(mut self) {
         self.ended = true;
+        self.tell_end(Some(tap_event::response_end::End::ResetError(REFUSED_STREAM)));
         if let Some((balancer, address)) = self.load.take() {
             balancer.borrow_mut().end(Instant::now(), address, None);
         }
@@ -157,18 +168,23 @@ impl Exchange {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.counters.requests.add(1);
-        self.counters.end(end);
-        let now = Instant::now();
-        if let Some((balancer, address)) = self.load.take_if(|_| self.responded.is_none()) {
-            balancer.borrow_mut().end(now, address, None);
+        if self.responded.is_none() {
+            self.counters.requests.add(1);
         }
+        self.counters.end(end);
+        if let Some((balancer, address)) = self.load.take() {
+            balancer.borrow_mut().end(Instant::now(), address, None);
+        }
+        self.tell_end(match end {
+            End::Grpc(code) => Some(tap_event::response_end::End::GrpcStatus(code)),
+            End::Reset => Some(tap_event::response_end::End::ResetError(CANCEL)),
+            End::Http(_) => None,
+        });
+    }
+
+    fn tell_end(&self, end: Option<tap_event::response_end::End>) {
         if let Some(tapped) = &self.tapped {
-            let end = match end {
-                End::Grpc(code) => Some(tap_event::response_end::End::GrpcStatus(code)),
-                End::Reset => Some(tap_event::response_end::End::ResetError(CANCEL)),
-                End::Http(_) => None,
-            };
+            let now = Instant::now();
             tapped.tell(tap_event::Kind::ResponseEnd(ResponseEnd {
                 since_request_init_us: micros(now.duration_since(self.started)),
                 since_response_init_us: micros(now.duration_since(self.responded.unwrap_or(now))),

@@ -1,6 +1,14 @@
 //! Connections that requests are sent on: kept for the next request to the same endpoint, by one thread.
 
-use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use conduit_api::{Endpoint, SpiffeId};
 use futures::FutureExt as _;
@@ -13,12 +21,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Mutex, task::spawn_local, time::Instant};
 
 use super::{Protocol, serve::LocalExecutor};
-use crate::{connect::Connector, io::Stream};
+use crate::{
+    connect::{Connector, Upstream},
+    io::Stream,
+    telemetry::{
+        Peer, ThreadTelemetry,
+        transport::{ConnectionLabels, Counted, Side},
+    },
+};
 
 /// Idle HTTP/1 connections to one endpoint.
 const IDLE_MAX: usize = 32;
 /// Less than the five seconds after which common servers close an idle connection: one that is reused just then fails.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// An HTTP/2 connection without requests costs both ends its buffers, and a new one a round trip or two.
+const IDLE_TIMEOUT_HTTP2: Duration = Duration::from_secs(60);
 /// A peer on an HTTP/2 connection that says nothing for this long is probed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,6 +46,7 @@ const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// The connections of one thread.
 pub struct Pool {
     connector: Connector,
+    telemetry: Rc<ThreadTelemetry>,
     endpoints: RefCell<HashMap<SocketAddr, Rc<Connections>>>,
 }
 
@@ -38,6 +56,7 @@ struct Connections {
     http1: RefCell<Vec<(Instant, http1::SendRequest<Incoming>)>>,
     /// Held while the connection is made, so that requests which come meanwhile share it.
     http2: Mutex<Option<http2::SendRequest<Incoming>>>,
+    http2_used: Cell<Instant>,
 }
 
 /// A response, and its connection, if that is to be given back when the response has ended.
@@ -74,27 +93,25 @@ pub enum SendError {
 
 impl Pool {
     /// Without connections.
-    pub fn new(connector: Connector) -> Self {
-        Self { connector, endpoints: RefCell::default() }
+    pub fn new(connector: Connector, telemetry: Rc<ThreadTelemetry>) -> Self {
+        Self { connector, telemetry, endpoints: RefCell::default() }
     }
 
-    /// Sends `request` to `endpoint`, in plaintext if `plain` says so. `tunnel` asks for a connection of its own.
+    /// Sends `request` to `upstream`. `tunnel` asks for a connection of its own.
     ///
     /// # Errors
     /// When there is no response.
     pub async fn send(
         &self,
-        endpoint: &Endpoint,
-        plain: bool,
+        upstream: &Upstream,
         protocol: Protocol,
         tunnel: bool,
         request: Request<Incoming>,
     ) -> Result<Sent, SendError> {
-        let identity = endpoint.identity.as_ref().filter(|_| !plain);
-        let connections = self.connections(endpoint.address, identity);
+        let connections = self.connections(upstream);
         match protocol {
-            Protocol::Http2 => self.send_http2(endpoint.address, &connections, request).await,
-            Protocol::Http1 | Protocol::Opaque => self.send_http1(endpoint.address, connections, tunnel, request).await,
+            Protocol::Http2 => self.send_http2(upstream, &connections, request).await,
+            Protocol::Http1 | Protocol::Opaque => self.send_http1(upstream, connections, tunnel, request).await,
         }
     }
 
@@ -103,31 +120,37 @@ impl Pool {
         self.endpoints.borrow_mut().retain(|_, connections| {
             let mut http1 = connections.http1.borrow_mut();
             http1.retain(|(since, sender)| now.saturating_duration_since(*since) < IDLE_TIMEOUT && !sender.is_closed());
-            let http2 = connections
-                .http2
-                .try_lock()
-                .map_or(true, |http2| http2.as_ref().is_some_and(|sender| !sender.is_closed()));
+            let idle = now.saturating_duration_since(connections.http2_used.get()) >= IDLE_TIMEOUT_HTTP2;
+            // Requests that are still under way keep the connection open; it ends with the last of them.
+            let http2 = connections.http2.try_lock().map_or(true, |mut http2| {
+                http2.take_if(|sender| idle || sender.is_closed()).is_none() && http2.is_some()
+            });
             !http1.is_empty() || http2 || Rc::strong_count(connections) > 1
         });
     }
 
     /// An endpoint whose address has passed to somebody else has other connections.
-    fn connections(&self, address: SocketAddr, identity: Option<&SpiffeId>) -> Rc<Connections> {
+    fn connections(&self, upstream: &Upstream) -> Rc<Connections> {
+        let address = upstream.endpoint.address;
         let mut endpoints = self.endpoints.borrow_mut();
         if let Some(connections) = endpoints.get(&address)
-            && connections.identity.as_ref() == identity
+            && connections.identity.as_ref() == upstream.peer()
         {
             return connections.clone();
         }
-        let identity = identity.cloned();
-        let connections = Rc::new(Connections { identity, http1: RefCell::default(), http2: Mutex::default() });
+        let connections = Rc::new(Connections {
+            identity: upstream.peer().cloned(),
+            http1: RefCell::default(),
+            http2: Mutex::default(),
+            http2_used: Cell::new(Instant::now()),
+        });
         endpoints.insert(address, connections.clone());
         connections
     }
 
     async fn send_http1(
         &self,
-        address: SocketAddr,
+        upstream: &Upstream,
         connections: Rc<Connections>,
         tunnel: bool,
         mut request: Request<Incoming>,
@@ -145,7 +168,7 @@ impl Pool {
                 }
             }
         }
-        let mut sender = match self.connect_http1(address, connections.identity.as_ref()).await {
+        let mut sender = match self.connect_http1(upstream).await {
             Ok(sender) => sender,
             Err(error) => return Err(SendError::Connect(error, request)),
         };
@@ -163,10 +186,11 @@ impl Pool {
 
     async fn send_http2(
         &self,
-        address: SocketAddr,
+        upstream: &Upstream,
         connections: &Connections,
         request: Request<Incoming>,
     ) -> Result<Sent, SendError> {
+        connections.http2_used.set(Instant::now());
         let mut sender = {
             let mut shared = connections.http2.lock().await;
             let usable = match shared.as_mut() {
@@ -175,7 +199,7 @@ impl Pool {
             };
             match shared.as_ref().filter(|_| usable) {
                 Some(sender) => sender.clone(),
-                None => match self.connect_http2(address, connections.identity.as_ref()).await {
+                None => match self.connect_http2(upstream).await {
                     Ok(sender) => shared.insert(sender).clone(),
                     Err(error) => {
                         *shared = None;
@@ -193,25 +217,27 @@ impl Pool {
         }
     }
 
-    async fn connect(
-        &self,
-        address: SocketAddr,
-        identity: Option<&SpiffeId>,
-        protocol: Protocol,
-    ) -> io::Result<TokioIo<Stream>> {
-        let stream = match identity {
+    /// A connection that will carry `protocol`.
+    ///
+    /// # Errors
+    /// When it cannot be made, or somebody else is there.
+    pub async fn connect(&self, upstream: &Upstream, protocol: Protocol) -> io::Result<Counted> {
+        let address = upstream.endpoint.address;
+        let stream = match upstream.peer() {
             Some(peer) => self.connector.mesh(address, peer, protocol).await?,
             None => Stream::Tcp(self.connector.tcp(address).await?),
         };
-        Ok(TokioIo::new(stream))
+        let labels = ConnectionLabels {
+            direction: upstream.direction,
+            side: Side::Destination,
+            tls: upstream.tls.clone(),
+            destination: Peer::of(&upstream.endpoint).map(Arc::new),
+        };
+        Ok(Counted::new(stream, self.telemetry.connections(&labels)))
     }
 
-    async fn connect_http1(
-        &self,
-        address: SocketAddr,
-        identity: Option<&SpiffeId>,
-    ) -> io::Result<http1::SendRequest<Incoming>> {
-        let stream = self.connect(address, identity, Protocol::Http1).await?;
+    async fn connect_http1(&self, upstream: &Upstream) -> io::Result<http1::SendRequest<Incoming>> {
+        let stream = TokioIo::new(self.connect(upstream, Protocol::Http1).await?);
         let handshake = http1::Builder::new().preserve_header_case(true).handshake(stream).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
         // Ends with its connection; those who use it learn why.
@@ -219,12 +245,8 @@ impl Pool {
         Ok(sender)
     }
 
-    async fn connect_http2(
-        &self,
-        address: SocketAddr,
-        identity: Option<&SpiffeId>,
-    ) -> io::Result<http2::SendRequest<Incoming>> {
-        let stream = self.connect(address, identity, Protocol::Http2).await?;
+    async fn connect_http2(&self, upstream: &Upstream) -> io::Result<http2::SendRequest<Incoming>> {
+        let stream = TokioIo::new(self.connect(upstream, Protocol::Http2).await?);
         let handshake = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)

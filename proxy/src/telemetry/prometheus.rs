@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use conduit_api::latency;
 
-use super::{Direction, End, Labels, Tls, Totals};
+use super::{
+    Direction, End, HistogramTotals, Labels, Peer, Tls, Totals,
+    transport::{ConnectionLabels, ConnectionTotals, Side},
+};
 
 /// Upper bounds in milliseconds, as Conduit has had them since 0.5.
 const BOUNDS_MS: [u64; 26] = [
@@ -43,45 +46,51 @@ const BOUNDS_MS: [u64; 26] = [
 pub type Gauge = (&'static str, &'static str, f64);
 
 /// Name, type and help of a family, and where its values are.
-type Column = (&'static str, &'static str, &'static str, fn(&Totals) -> u64);
+type Column = (&'static str, &'static str, &'static str, fn(&ConnectionTotals) -> u64);
 
 /// All of it.
-pub fn render(totals: &BTreeMap<Labels, Totals>, gauges: &[Gauge]) -> String {
+pub fn render(
+    requests: &BTreeMap<Labels, Totals>,
+    connections: &BTreeMap<ConnectionLabels, ConnectionTotals>,
+    gauges: &[Gauge],
+) -> String {
     let mut text = String::new();
-    let rows: Vec<_> = totals.iter().map(|(labels, totals)| (pairs(labels), totals)).collect();
-    let http = || rows.iter().filter(|(_, totals)| totals.requests > 0);
-    let tcp = || rows.iter().filter(|(_, totals)| totals.tcp_opened > 0);
-
+    let rows: Vec<_> = requests.iter().map(|(labels, totals)| (request_pairs(labels), totals)).collect();
     family(&mut text, "request_total", "counter", "Requests.");
-    for (labels, totals) in http() {
+    for (labels, totals) in &rows {
         sample(&mut text, "request_total", labels, "", totals.requests);
     }
     family(&mut text, "response_total", "counter", "Responses, when they ended.");
-    for (labels, totals) in http() {
+    for (labels, totals) in &rows {
         for (end, count) in totals.ends() {
             sample(&mut text, "response_total", labels, &end_pairs(end), count);
         }
     }
     family(&mut text, "response_latency_ms", "histogram", "Milliseconds from a request to the head of its response.");
-    for (labels, totals) in http() {
-        histogram(&mut text, labels, totals);
+    for (labels, totals) in &rows {
+        histogram(&mut text, "response_latency_ms", labels, &totals.latency);
     }
-    let connections: [Column; 6] = [
-        ("tcp_open_total", "counter", "Connections opened.", |t| t.tcp_opened),
-        ("tcp_close_total", "counter", "Connections that have ended.", |t| t.tcp_closed),
-        ("tcp_open_connections", "gauge", "Connections open now.", |t| t.tcp_opened.saturating_sub(t.tcp_closed)),
-        ("tcp_read_bytes_total", "counter", "Bytes from the side that opened the connection.", |t| t.tcp_read_bytes),
-        ("tcp_write_bytes_total", "counter", "Bytes to the side that opened the connection.", |t| t.tcp_write_bytes),
-        ("tcp_connection_duration_ms_total", "counter", "Milliseconds that ended connections lasted.", |t| {
-            t.tcp_duration_ms
-        }),
+
+    let rows: Vec<_> = connections.iter().map(|(labels, totals)| (connection_pairs(labels), totals)).collect();
+    let columns: [Column; 5] = [
+        ("tcp_open_total", "counter", "Connections opened.", |t| t.opened),
+        ("tcp_close_total", "counter", "Connections that have ended.", |t| t.closed),
+        ("tcp_open_connections", "gauge", "Connections open now.", |t| t.opened.saturating_sub(t.closed)),
+        ("tcp_read_bytes_total", "counter", "Bytes from the other end.", |t| t.read_bytes),
+        ("tcp_write_bytes_total", "counter", "Bytes to the other end.", |t| t.write_bytes),
     ];
-    for (name, kind, help, value) in connections {
+    for (name, kind, help, value) in columns {
         family(&mut text, name, kind, help);
-        for (labels, totals) in tcp() {
+        for (labels, totals) in &rows {
             sample(&mut text, name, labels, "", value(totals));
         }
     }
+    let help = "Milliseconds that connections which have ended lasted.";
+    family(&mut text, "tcp_connection_duration_ms", "histogram", help);
+    for (labels, totals) in &rows {
+        histogram(&mut text, "tcp_connection_duration_ms", labels, &totals.duration);
+    }
+
     for (name, help, value) in gauges {
         family(&mut text, name, "gauge", help);
         // Writing to a string does not fail.
@@ -98,8 +107,9 @@ fn sample(text: &mut String, name: &str, labels: &str, more: &str, value: u64) {
     let _ = writeln!(text, "{name}{{{labels}{more}}} {value}");
 }
 
-fn histogram(text: &mut String, labels: &str, totals: &Totals) {
-    let mut buckets = totals.latency.iter().peekable();
+fn histogram(text: &mut String, name: &str, labels: &str, totals: &HistogramTotals) {
+    let bucket_name = format!("{name}_bucket");
+    let mut buckets = totals.buckets.iter().peekable();
     let mut below = 0;
     for bound in BOUNDS_MS {
         while let Some((_, count)) =
@@ -108,39 +118,59 @@ fn histogram(text: &mut String, labels: &str, totals: &Totals) {
             below += count;
         }
         let le = if bound == u64::MAX { "+Inf".to_owned() } else { bound.to_string() };
-        sample(text, "response_latency_ms_bucket", labels, &format!(",le=\"{le}\""), below);
+        sample(text, &bucket_name, labels, &format!(",le=\"{le}\""), below);
     }
-    let _ = writeln!(text, "response_latency_ms_sum{{{labels}}} {}", totals.latency_sum_us as f64 / 1_000.0);
-    sample(text, "response_latency_ms_count", labels, "", below);
+    let _ = writeln!(text, "{name}_sum{{{labels}}} {}", totals.sum_us as f64 / 1_000.0);
+    sample(text, &format!("{name}_count"), labels, "", below);
 }
 
-fn pairs(labels: &Labels) -> String {
-    let direction = match labels.direction {
-        Direction::Inbound => "inbound",
-        Direction::Outbound => "outbound",
-    };
-    let mut pairs = format!("direction=\"{direction}\",authority=\"{}\"", escape(&labels.authority));
-    let (tls, reason) = match &labels.tls {
+fn request_pairs(labels: &Labels) -> String {
+    let mut pairs = direction(labels.direction);
+    let _ = write!(pairs, ",authority=\"{}\"", escape(&labels.authority));
+    tls_pairs(&mut pairs, &labels.tls, labels.direction == Direction::Inbound);
+    peer_pairs(&mut pairs, labels.destination.as_deref());
+    pairs
+}
+
+fn connection_pairs(labels: &ConnectionLabels) -> String {
+    let mut pairs = direction(labels.direction);
+    let side = if labels.side == Side::Source { "src" } else { "dst" };
+    let _ = write!(pairs, ",peer=\"{side}\"");
+    tls_pairs(&mut pairs, &labels.tls, labels.side == Side::Source);
+    peer_pairs(&mut pairs, labels.destination.as_deref());
+    pairs
+}
+
+fn direction(direction: Direction) -> String {
+    match direction {
+        Direction::Inbound => "direction=\"inbound\"".to_owned(),
+        Direction::Outbound => "direction=\"outbound\"".to_owned(),
+    }
+}
+
+fn tls_pairs(pairs: &mut String, tls: &Tls, peer_is_client: bool) {
+    let (state, reason) = match tls {
         Tls::Mutual(_) => ("true", None),
         Tls::NoIdentity => ("no_identity", Some("not_provided_by_service_discovery")),
         Tls::Loopback => ("no_identity", Some("loopback")),
         Tls::Passthrough => ("opaque", None),
     };
-    let _ = write!(pairs, ",tls=\"{tls}\"");
+    let _ = write!(pairs, ",tls=\"{state}\"");
     if let Some(reason) = reason {
         let _ = write!(pairs, ",no_tls_reason=\"{reason}\"");
     }
-    if let Tls::Mutual(peer) = &labels.tls {
-        let side = if labels.direction == Direction::Inbound { "client_id" } else { "server_id" };
+    if let Tls::Mutual(peer) = tls {
+        let side = if peer_is_client { "client_id" } else { "server_id" };
         let _ = write!(pairs, ",{side}=\"{peer}\"");
     }
-    if let Some(peer) = &labels.destination {
-        let _ = write!(pairs, ",dst_namespace=\"{}\",dst_pod=\"{}\"", escape(&peer.namespace), escape(&peer.pod));
-        if let Some((kind, name)) = &peer.workload {
-            let _ = write!(pairs, ",dst_{kind}=\"{}\"", escape(name));
-        }
+}
+
+fn peer_pairs(pairs: &mut String, peer: Option<&Peer>) {
+    let Some(peer) = peer else { return };
+    let _ = write!(pairs, ",dst_namespace=\"{}\",dst_pod=\"{}\"", escape(&peer.namespace), escape(&peer.pod));
+    if let Some((kind, name)) = &peer.workload {
+        let _ = write!(pairs, ",dst_{kind}=\"{}\"", escape(name));
     }
-    pairs
 }
 
 fn end_pairs(end: End) -> String {
@@ -179,14 +209,15 @@ mod tests {
             })),
         };
         let thread = telemetry.thread();
-        let counters = thread.counters(&labels);
+        let counters = thread.requests(&labels);
         counters.requests.add(3);
         counters.end(End::Http(200));
         counters.end(End::Http(500));
         counters.end(End::Grpc(2));
         counters.latency(Duration::from_micros(900));
         counters.latency(Duration::from_millis(7));
-        let text = render(&telemetry.totals(), &[("conduit_proxy_ready", "Whether it is.", 1.0)]);
+        let text =
+            render(&telemetry.requests(), &telemetry.connections(), &[("conduit_proxy_ready", "Whether it is.", 1.0)]);
         let common = concat!(
             "direction=\"outbound\",authority=\"web-svc.\\\"emojivoto\\\"\",tls=\"true\",",
             "server_id=\"spiffe://cluster.local/ns/emojivoto/sa/web\",",
@@ -210,5 +241,21 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
         }
         assert!(!text.contains("tcp_open_total{"), "nothing is said of what did not happen");
+    }
+
+    #[test]
+    fn connections_are_charted_by_side() {
+        let telemetry = Telemetry::default();
+        let (direction, side) = (Direction::Inbound, Side::Source);
+        let labels = ConnectionLabels { direction, side, tls: Tls::Passthrough, destination: None };
+        telemetry.thread().connections(&labels);
+        let text = render(&telemetry.requests(), &telemetry.connections(), &[]);
+        let common = "direction=\"inbound\",peer=\"src\",tls=\"opaque\"";
+        for line in [
+            format!("tcp_open_total{{{common}}} 0"),
+            format!("tcp_connection_duration_ms_bucket{{{common},le=\"+Inf\"}} 0"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+        }
     }
 }

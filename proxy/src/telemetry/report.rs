@@ -10,7 +10,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::transport::Channel;
 use tracing::debug;
 
-use super::{Direction, Labels, Telemetry, Tls, Totals};
+use super::{
+    Direction, Labels, Peer, Telemetry, Tls, Totals,
+    transport::{ConnectionLabels, ConnectionTotals, Side},
+};
 use crate::control::{Controllers, Rotation};
 
 /// Between two reports: what a person who watches `stat` waits for.
@@ -18,7 +21,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// A replica that has not taken a report by then is not waited for.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reports, for ever. What a report could not deliver is in the next one.
+/// Reports, for ever. A report that was not taken is sent again as it was, with what came since in a later one: a replica
+/// that took it and could not say so knows its number, and does not count it twice.
 pub struct Reporter {
     /// Who is told.
     pub controllers: Controllers,
@@ -30,32 +34,105 @@ pub struct Reporter {
     pub pod: String,
 }
 
+/// What is told next. Pure.
+struct Reports {
+    incarnation: u64,
+    sequence: u64,
+    told: Sums,
+    told_at: Instant,
+    /// The report that is not known to have been taken, and the sums that it leads to.
+    untold: Option<(ReportRequest, Sums)>,
+}
+
+/// Everything that was counted since the proxy started.
+#[derive(Default)]
+struct Sums {
+    requests: BTreeMap<Labels, Totals>,
+    connections: BTreeMap<ConnectionLabels, ConnectionTotals>,
+}
+
+impl Sums {
+    fn of(telemetry: &Telemetry) -> Self {
+        Self { requests: telemetry.requests(), connections: telemetry.connections() }
+    }
+
+    /// What was counted since `before`.
+    fn since(&self, before: &Self) -> (Vec<RequestCounts>, Vec<TcpCounts>) {
+        let (no_requests, no_connections) = (Totals::default(), ConnectionTotals::default());
+        let requests = self.requests.iter().filter_map(|(labels, after)| {
+            request_counts(labels, before.requests.get(labels).unwrap_or(&no_requests), after)
+        });
+        // One side of each connection's path tells enough: the peer's.
+        let side = |labels: &ConnectionLabels| match labels.direction {
+            Direction::Inbound => labels.side == Side::Source,
+            Direction::Outbound => labels.side == Side::Destination,
+        };
+        let tcp = self.connections.iter().filter(|(labels, _)| side(labels)).filter_map(|(labels, after)| {
+            tcp_counts(labels, before.connections.get(labels).unwrap_or(&no_connections), after)
+        });
+        (requests.collect(), tcp.collect())
+    }
+}
+
+impl Reports {
+    fn new(now: Instant, incarnation: u64) -> Self {
+        Self { incarnation, sequence: 0, told: Sums::default(), told_at: now, untold: None }
+    }
+
+    /// The report to send: the last one, if it was not taken, or what was counted since.
+    fn next(&mut self, now: Instant, sums: impl FnOnce() -> Sums) -> Option<ReportRequest> {
+        if self.untold.is_none() {
+            let sums = sums();
+            let (requests, tcp) = sums.since(&self.told);
+            if requests.is_empty() && tcp.is_empty() {
+                self.told_at = now;
+                return None;
+            }
+            self.sequence += 1;
+            let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.told_at, now));
+            let report = ReportRequest {
+                incarnation: self.incarnation,
+                sequence: self.sequence,
+                interval_ms: u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX),
+                requests,
+                tcp,
+                ..ReportRequest::default()
+            };
+            self.untold = Some((report, sums));
+        }
+        self.untold.as_ref().map(|(report, _)| report.clone())
+    }
+
+    /// It was taken.
+    fn taken(&mut self) {
+        if let Some((_, sums)) = self.untold.take() {
+            self.told = sums;
+        }
+    }
+}
+
 impl Reporter {
     /// Runs until the proxy ends.
     pub async fn run(self) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let rotation = self.controllers.rotation();
-        let (mut told, mut told_at) = (BTreeMap::new(), Instant::now());
-        let (incarnation, mut sequence) = (rand::random(), 0);
+        let mut reports = Reports::new(Instant::now(), rand::random());
         let mut channel = None;
         loop {
             ticks.tick().await;
-            let totals = self.telemetry.totals();
-            let (requests, tcp) = differences(&told, &totals);
-            let interval_ms = u32::try_from(told_at.elapsed().as_millis()).unwrap_or(u32::MAX);
-            if requests.is_empty() && tcp.is_empty() {
-                told_at = Instant::now();
-                continue;
-            }
-            sequence += 1;
-            let (namespace, pod) = (self.namespace.clone(), self.pod.clone());
-            let report = ReportRequest { namespace, pod, incarnation, sequence, interval_ms, requests, tcp };
-            match self.report(&mut channel, &rotation, report).await {
-                Ok(()) => (told, told_at) = (totals, Instant::now()),
-                Err(error) => {
-                    debug!(error = %format_args!("{error:#}"), "a report waits for the next one");
+            while let Some(report) = reports.next(Instant::now(), || Sums::of(&self.telemetry)) {
+                let late = reports.told_at.elapsed() >= INTERVAL;
+                let report = ReportRequest { namespace: self.namespace.clone(), pod: self.pod.clone(), ..report };
+                if let Err(error) = self.report(&mut channel, &rotation, report).await {
+                    debug!(error = %format_args!("{error:#}"), "a report waits for the next turn");
                     channel = None;
+                    break;
+                }
+                reports.taken();
+                // What was counted while that one waited follows at once.
+                if !late {
+                    break;
                 }
             }
         }
@@ -76,24 +153,6 @@ impl Reporter {
     }
 }
 
-/// What was counted since `before`.
-fn differences(
-    before: &BTreeMap<Labels, Totals>,
-    after: &BTreeMap<Labels, Totals>,
-) -> (Vec<RequestCounts>, Vec<TcpCounts>) {
-    let (mut requests, mut tcp) = (Vec::new(), Vec::new());
-    let nothing = Totals::default();
-    for (labels, after) in after {
-        let before = before.get(labels).unwrap_or(&nothing);
-        if before == after {
-            continue;
-        }
-        requests.extend(request_counts(labels, before, after));
-        tcp.extend(tcp_counts(labels, before, after));
-    }
-    (requests, tcp)
-}
-
 fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<RequestCounts> {
     let by_success = |totals: &Totals, success| -> u64 {
         totals.ends().filter(|(end, _)| end.is_success() == success).map(|(_, count)| count).sum()
@@ -102,15 +161,16 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
     let failure = by_success(after, false) - by_success(before, false);
     let latency: Vec<_> = after
         .latency
+        .buckets
         .iter()
-        .map(|(index, count)| (*index, count - before.latency.get(index).unwrap_or(&0)))
+        .map(|(index, count)| (*index, count - before.latency.buckets.get(index).unwrap_or(&0)))
         .filter(|(_, count)| *count > 0)
         .map(|(index, count)| LatencyBucket { index, count })
         .collect();
     (success + failure > 0 || !latency.is_empty()).then(|| RequestCounts {
-        direction: direction(labels).into(),
+        direction: direction(labels.direction).into(),
         authority: labels.authority.clone(),
-        peer: peer(labels),
+        peer: peer(labels.destination.as_deref()),
         tls: Some(tls(&labels.tls)),
         success,
         failure,
@@ -118,29 +178,29 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
     })
 }
 
-fn tcp_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<TcpCounts> {
+fn tcp_counts(labels: &ConnectionLabels, before: &ConnectionTotals, after: &ConnectionTotals) -> Option<TcpCounts> {
     let counts = TcpCounts {
-        direction: direction(labels).into(),
-        peer: peer(labels),
+        direction: direction(labels.direction).into(),
+        peer: peer(labels.destination.as_deref()),
         tls: Some(tls(&labels.tls)),
-        opened: after.tcp_opened - before.tcp_opened,
-        closed: after.tcp_closed - before.tcp_closed,
-        read_bytes: after.tcp_read_bytes - before.tcp_read_bytes,
-        write_bytes: after.tcp_write_bytes - before.tcp_write_bytes,
+        opened: after.opened - before.opened,
+        closed: after.closed - before.closed,
+        read_bytes: after.read_bytes - before.read_bytes,
+        write_bytes: after.write_bytes - before.write_bytes,
     };
     (counts.opened + counts.closed + counts.read_bytes + counts.write_bytes > 0).then_some(counts)
 }
 
-fn direction(labels: &Labels) -> common::Direction {
-    match labels.direction {
+fn direction(direction: Direction) -> common::Direction {
+    match direction {
         Direction::Inbound => common::Direction::Inbound,
         Direction::Outbound => common::Direction::Outbound,
     }
 }
 
 /// The workload that a request went to, or the pod where it has none.
-fn peer(labels: &Labels) -> Option<ResourceRef> {
-    let peer = labels.destination.as_ref()?;
+fn peer(peer: Option<&Peer>) -> Option<ResourceRef> {
+    let peer = peer?;
     let (kind, name) = peer.workload.clone().unwrap_or_else(|| ("pod".to_owned(), peer.pod.clone()));
     Some(ResourceRef { kind, namespace: peer.namespace.clone(), name })
 }
@@ -163,18 +223,39 @@ mod tests {
     use crate::telemetry::End;
 
     #[test]
+    fn a_report_that_was_not_taken_is_sent_again_as_it_was() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        let counters = thread.requests(&crate::telemetry::tests::labels("web"));
+        let now = Instant::now();
+        let mut reports = Reports::new(now, 7);
+        assert_eq!(reports.next(now, || Sums::of(&telemetry)), None);
+        counters.end(End::Http(200));
+        let first = reports.next(now + INTERVAL, || Sums::of(&telemetry)).unwrap();
+        assert_eq!((first.sequence, first.interval_ms, first.requests[0].success), (1, 2_000, 1));
+        counters.end(End::Http(200));
+        counters.end(End::Http(200));
+        assert_eq!(reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry)), Some(first));
+        reports.taken();
+        let second = reports.next(now + 3 * INTERVAL, || Sums::of(&telemetry)).unwrap();
+        assert_eq!((second.sequence, second.interval_ms, second.requests[0].success), (2, 4_000, 2));
+        reports.taken();
+        assert_eq!(reports.next(now + 4 * INTERVAL, || Sums::of(&telemetry)), None);
+    }
+
+    #[test]
     fn only_what_is_new_is_told() {
         let telemetry = Telemetry::default();
         let labels = crate::telemetry::tests::labels("web");
         let thread = telemetry.thread();
-        let counters = thread.counters(&labels);
+        let counters = thread.requests(&labels);
         counters.end(End::Http(200));
         counters.latency(Duration::from_millis(1));
-        let first = telemetry.totals();
-        assert_eq!(differences(&first, &first), (vec![], vec![]));
+        let first = Sums::of(&telemetry);
+        assert_eq!(first.since(&first), (vec![], vec![]));
         counters.end(End::Grpc(2));
         counters.latency(Duration::from_millis(1));
-        let (requests, tcp) = differences(&first, &telemetry.totals());
+        let (requests, tcp) = Sums::of(&telemetry).since(&first);
         assert!(tcp.is_empty());
         assert_eq!((requests.len(), requests[0].success, requests[0].failure), (1, 0, 1));
         assert_eq!(requests[0].latency.iter().map(|bucket| bucket.count).collect::<Vec<_>>(), [1]);

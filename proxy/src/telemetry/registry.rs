@@ -1,0 +1,101 @@
+//! Counters by label set: looked up once, then written by one thread, and added up when somebody asks.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Label sets of one kind in one proxy. Past it, what is new is counted under [`LabelSet::past_the_budget`]: a caller that
+/// makes names up must not fill the memory of everybody who looks at metrics.
+pub const LABEL_SETS_MAX: usize = 1000;
+
+/// What is counted together.
+pub trait LabelSet: Clone + Ord + Hash {
+    /// What it is counted as when there are too many. Of these there are few.
+    #[must_use]
+    fn past_the_budget(&self) -> Self;
+}
+
+/// The counters of all threads; clones are the same.
+pub struct Registry<L, C> {
+    all: Arc<Mutex<Vec<Registered<L, C>>>>,
+}
+
+/// The counters of one label set in one thread.
+type Registered<L, C> = (L, Arc<C>);
+
+impl<L, C> Clone for Registry<L, C> {
+    fn clone(&self) -> Self {
+        Self { all: self.all.clone() }
+    }
+}
+
+impl<L, C> Default for Registry<L, C> {
+    fn default() -> Self {
+        Self { all: Arc::default() }
+    }
+}
+
+impl<L: LabelSet, C: Default> Registry<L, C> {
+    /// One thread's view.
+    pub fn thread(&self) -> ThreadRegistry<L, C> {
+        ThreadRegistry { shared: self.clone(), own: RefCell::default() }
+    }
+
+    /// The sums over all threads, each made by `add`.
+    pub fn sums<T: Default>(&self, add: impl Fn(&C, &mut T)) -> BTreeMap<L, T> {
+        let mut sums: BTreeMap<L, T> = BTreeMap::new();
+        for (labels, counters) in self.locked().iter() {
+            add(counters, sums.entry(labels.clone()).or_default());
+        }
+        sums
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Registered<L, C>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The counters of one data thread.
+pub struct ThreadRegistry<L, C> {
+    shared: Registry<L, C>,
+    own: RefCell<HashMap<L, Arc<C>>>,
+}
+
+impl<L: LabelSet, C: Default> ThreadRegistry<L, C> {
+    /// The counters for `labels`.
+    pub fn counters(&self, labels: &L) -> Arc<C> {
+        if let Some(counters) = self.own.borrow().get(labels) {
+            return counters.clone();
+        }
+        let is_full = self.shared.locked().len() >= LABEL_SETS_MAX;
+        let labels = if is_full { labels.past_the_budget() } else { labels.clone() };
+        let register = |labels: &L| {
+            let counters = Arc::<C>::default();
+            self.shared.locked().push((labels.clone(), counters.clone()));
+            counters
+        };
+        self.own.borrow_mut().entry(labels).or_insert_with_key(register).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{OTHER, Telemetry, tests::labels};
+
+    #[test]
+    fn names_made_up_do_not_fill_the_memory() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        for i in 0..5 * LABEL_SETS_MAX {
+            thread.requests(&labels(&format!("made-up-{i}"))).requests.add(1);
+        }
+        let totals = telemetry.requests();
+        assert!(totals.len() <= LABEL_SETS_MAX + 1, "{}", totals.len());
+        assert_eq!(totals.values().map(|totals| totals.requests).sum::<u64>(), 5 * LABEL_SETS_MAX as u64);
+        assert!(totals[&labels(OTHER)].requests >= 4 * LABEL_SETS_MAX as u64);
+    }
+}
