@@ -9,6 +9,7 @@ mod mesh {
     pub mod harness;
     pub mod traffic;
 }
+mod programs;
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -18,6 +18,8 @@ use nix::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::programs;
 
 /// The programs that make up a mesh.
 const PROGRAMS: [&str; 4] = ["conduit", "conduit-controller", "conduit-proxy", "conduit-demo"];
@@ -66,7 +68,7 @@ impl Raft {
 
 /// A place without a mesh.
 pub fn without_mesh() -> Mesh {
-    Mesh::place(built_programs(), None, None)
+    Mesh::place(programs::built(), None, None)
 }
 
 /// Runs `test` on a mesh that an ordinary user started, with copies of the programs which that user can reach.
@@ -74,7 +76,7 @@ pub fn run_as_nobody(test: impl FnOnce(Mesh)) {
     let programs = TempDir::with_prefix("conduit-bin-").unwrap();
     open_to_all(programs.path());
     for program in PROGRAMS {
-        fs::copy(built_programs().join(program), programs.path().join(program)).unwrap();
+        fs::copy(programs::built().join(program), programs.path().join(program)).unwrap();
     }
     let user = nix::unistd::geteuid().is_root().then_some(NOBODY);
     let mesh = Mesh::place(programs.path().to_owned(), user, Some(turn()));
@@ -90,7 +92,7 @@ impl Mesh {
 
     /// The same, with more flags.
     pub fn up_with(flags: &str) -> Self {
-        let mesh = Self::place(built_programs(), None, Some(turn()));
+        let mesh = Self::place(programs::built(), None, Some(turn()));
         mesh.start(flags);
         mesh
     }
@@ -284,23 +286,6 @@ pub fn eventually<T>(within: Duration, what: &str, mut look: impl FnMut() -> Opt
 
 fn turn() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where the programs of this build are. `cargo test` builds the programs of the package under test only; these are others'.
-fn built_programs() -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let build = || {
-        let test = std::env::current_exe().unwrap();
-        let directory = test.ancestors().nth(2).unwrap().to_owned();
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--workspace", "--bins", "--quiet"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if directory.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success(), "the programs do not build");
-        directory
-    };
-    BUILT.get_or_init(build).clone()
 }
 
 fn open_to_all(directory: &Path) {

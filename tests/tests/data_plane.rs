@@ -1,0 +1,374 @@
+//! Pairs of proxies between clients and servers of every protocol: what arrives is what was sent, by whom it should be.
+//!
+//! The proxies and the controller are the real ones; see `data_plane/harness.rs` for what stands in for redirection.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod data_plane {
+    pub mod harness;
+}
+mod programs;
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use data_plane::harness::{Mesh, identity, text};
+use http::{Request, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+async fn serve_http1<B, F>(stream: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
+where
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + 'static,
+    F: Future<Output = Response<B>>,
+{
+    let service = service_fn(|request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
+    // A client that goes away is not this test's matter.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+}
+
+async fn get(address: std::net::SocketAddr, uri: &str) -> Response<Incoming> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get(uri).header(header::HOST, "service-0.test").body(Empty::<Bytes>::new()).unwrap();
+    sender.send_request(request).await.unwrap()
+}
+
+async fn body(response: Response<Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// Echoes the headers that it got, one to a line.
+async fn echo(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let headers = request.headers().iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()));
+    let mut response = text(&format!("{} {}\n{}", request.method(), request.uri(), headers.collect::<String>()));
+    response.headers_mut().insert("conduit-proxy-error", "an application's lie".parse().unwrap());
+    response.headers_mut().insert("x-own", "kept".parse().unwrap());
+    response
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http1_arrives_over_mutual_tls_as_it_was_sent() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server.app(|stream| serve_http1(stream, echo)).await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+
+    let stream = TcpStream::connect(web.towards(0)).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for i in 0..3 {
+        let request = Request::post(format!("/path?i={i}"))
+            .header(header::HOST, "service-0.test")
+            .header(header::CONNECTION, "x-secret")
+            .header("x-secret", "for the next hop only")
+            .header("conduit-made-up", "a client's lie")
+            .header("x-kept", "yes")
+            .body(Full::<Bytes>::from("question"))
+            .unwrap();
+        sender.ready().await.unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["x-own"], "kept");
+        assert!(!response.headers().contains_key("conduit-proxy-error"), "applications do not speak for the mesh");
+        let echoed = body(response).await;
+        assert!(echoed.starts_with(&format!("POST /path?i={i}\n")), "{echoed}");
+        assert!(echoed.contains("x-kept: yes") && echoed.contains("host: service-0.test"), "{echoed}");
+        assert!(!echoed.contains("x-secret") && !echoed.contains("conduit-"), "{echoed}");
+    }
+
+    let out = ["direction=\"outbound\"", "tls=\"true\"", "dst_deployment=\"server\""];
+    assert_eq!(web.metric("request_total", &out).await, 3.0);
+    let client = format!("client_id=\"{}\"", identity("web"));
+    let into = ["direction=\"inbound\"", "classification=\"success\"", "status_code=\"200\"", &client];
+    assert_eq!(server.metric("response_total", &into).await, 3.0);
+    let connections = |side| ["peer=".to_owned() + side, "tls=\"true\"".into(), "direction=\"inbound\"".into()];
+    let source = connections("\"src\"");
+    let source: Vec<_> = source.iter().map(String::as_str).collect();
+    assert_eq!(server.metric("tcp_open_connections", &source).await, 1.0, "one connection for one client's requests");
+    assert!(server.metric("tcp_read_bytes_total", &source).await > 100.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_keeps_its_trailers_and_its_streams_apart() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server
+        .app(|stream| async {
+            let service = service_fn(|request: Request<Incoming>| async move {
+                let path = request.uri().path().to_owned();
+                let trailers = [("grpc-status", if path == "/fails" { "2" } else { "0" })];
+                let trailers = trailers.map(|(n, v)| (n.parse::<header::HeaderName>().unwrap(), v.parse().unwrap()));
+                let frames = [
+                    Ok::<_, Infallible>(Frame::data(Bytes::from(path))),
+                    Ok(Frame::trailers(trailers.into_iter().collect())),
+                ];
+                let body = StreamBody::new(futures::stream::iter(frames));
+                Ok::<_, Infallible>(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
+            });
+            let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+
+    let stream = TcpStream::connect(web.towards(0)).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let calls = (0..20).map(|i| {
+        let mut sender = sender.clone();
+        async move {
+            let path = if i == 7 { "/fails".to_owned() } else { format!("/call/{i}") };
+            let request = Request::post(format!("http://service-0.test{path}"))
+                .version(Version::HTTP_2)
+                .header("content-type", "application/grpc")
+                .body(Empty::<Bytes>::new())
+                .unwrap();
+            let collected = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+            let status = collected.trailers().unwrap()["grpc-status"].to_str().unwrap().to_owned();
+            assert_eq!(collected.to_bytes(), path);
+            status
+        }
+    });
+    let statuses = futures::future::join_all(calls).await;
+    assert_eq!(statuses.iter().filter(|status| *status == "2").count(), 1);
+
+    let failed = ["direction=\"inbound\"", "classification=\"failure\"", "grpc_status_code=\"2\""];
+    assert_eq!(server.metric("response_total", &failed).await, 1.0);
+    let succeeded = ["direction=\"outbound\"", "classification=\"success\"", "grpc_status_code=\"0\""];
+    assert_eq!(web.metric("response_total", &succeeded).await, 19.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_speaks_first_is_heard_and_half_closed_connections_go_on() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server
+        .app(|mut stream| async move {
+            stream.write_all(b"220 ready\r\n").await.unwrap();
+            let mut said = Vec::new();
+            stream.read_to_end(&mut said).await.unwrap();
+            stream.write_all(&said).await.unwrap();
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+
+    let mut client = TcpStream::connect(web.towards(0)).await.unwrap();
+    let mut greeting = [0; 11];
+    client.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"220 ready\r\n");
+    let sent: Vec<u8> = (0..300_000_u32).map(|i| i as u8).collect();
+    client.write_all(&sent).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut echoed = Vec::new();
+    client.read_to_end(&mut echoed).await.unwrap();
+    assert!(echoed == sent, "{} bytes came back", echoed.len());
+    let into = ["direction=\"inbound\"", "peer=\"src\"", "tls=\"true\""];
+    assert_eq!(server.metric("tcp_read_bytes_total", &into).await, 300_000.0);
+    mesh.wait("the end is counted", async || server.metric("tcp_close_total", &into).await == 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_stays_a_reset() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server
+        .app(|mut stream| async move {
+            stream.write_all(b"hello").await.unwrap();
+            // Or reset, in a test that has failed already.
+            let _ = stream.read_u8().await;
+            stream.set_zero_linger().unwrap();
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    let mut client = TcpStream::connect(web.towards(0)).await.unwrap();
+    let mut hello = [0; 5];
+    client.read_exact(&mut hello).await.unwrap();
+    client.write_all(b"!").await.unwrap();
+    let error = client.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgraded_and_connected_tunnels_carry_bytes() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server
+        .app(|stream| {
+            serve_http1(stream, |mut request| async move {
+                let upgrade = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move {
+                    let mut stream = TokioIo::new(upgrade.await.unwrap());
+                    let mut said = [0; 4];
+                    stream.read_exact(&mut said).await.unwrap();
+                    said.reverse();
+                    stream.write_all(&said).await.unwrap();
+                });
+                let mut response = Response::new(Empty::<Bytes>::new());
+                if request.method() != http::Method::CONNECT {
+                    assert_eq!(request.headers()["upgrade"], "websocket");
+                    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                    response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+                    response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+                }
+                response
+            })
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+
+    let upgrade = Request::get("/chat").header("connection", "Upgrade").header("upgrade", "websocket");
+    for (request, granted) in [
+        (upgrade.header("host", "service-0.test"), StatusCode::SWITCHING_PROTOCOLS),
+        (Request::connect("example.test:443").header("host", "example.test:443"), StatusCode::OK),
+    ] {
+        let stream = TcpStream::connect(web.towards(0)).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let mut response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), granted);
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        tunnel.write_all(b"abcd").await.unwrap();
+        let mut answer = [0; 4];
+        tunnel.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"dcba");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_somebody_else_gets_nothing() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server.app(|stream| serve_http1(stream, echo)).await;
+    mesh.service(0, &[(&server, identity("somebody-else"))]).await;
+    let response = get(web.towards(0), "/").await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(response.headers()["conduit-proxy-error"], "no endpoint could be connected to");
+    assert_eq!(server.metric("request_total", &[]).await, 0.0);
+    // The same service, when it is who it is said to be.
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    mesh.wait("it is trusted", async || get(web.towards(0), "/").await.status() == StatusCode::OK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_follow_the_endpoints() {
+    let mut mesh = Mesh::start();
+    let (web, a, b) = (mesh.pod("web").await, mesh.pod("a").await, mesh.pod("b").await);
+    a.app(|stream| serve_http1(stream, async |_| text("a"))).await;
+    b.app(|stream| serve_http1(stream, async |_| text("b"))).await;
+    let (a, b) = ((&a, identity("a")), (&b, identity("b")));
+    mesh.service(0, &[a.clone(), b.clone()]).await;
+    // One connection for all of them: balancing is per request.
+    let stream = TcpStream::connect(web.towards(0)).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut ask = async move || {
+        let request = Request::get("/").header(header::HOST, "service-0.test").body(Empty::<Bytes>::new()).unwrap();
+        sender.ready().await.unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.status().as_u16();
+        (status, body(response).await)
+    };
+    let mut answers = Vec::new();
+    for _ in 0..50 {
+        answers.push(ask().await.1);
+    }
+    assert!(answers.contains(&"a".into()) && answers.contains(&"b".into()), "{answers:?}");
+
+    mesh.service(0, std::slice::from_ref(&b)).await;
+    mesh.wait("all requests go to the one that is left", async || {
+        for _ in 0..10 {
+            if ask().await != (200, "b".into()) {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+
+    mesh.service(0, &[]).await;
+    mesh.wait("there is nobody", async || ask().await == (503, "no ready endpoints\n".into())).await;
+    mesh.service(0, &[a]).await;
+    mesh.wait("there is somebody", async || ask().await == (200, "a".into())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_an_application_is_avoided_and_found_again() {
+    let mut mesh = Mesh::start();
+    let (web, dead, server) = (mesh.pod("web").await, mesh.pod("dead").await, mesh.pod("server").await);
+    server.app(|stream| serve_http1(stream, async |_| text("server"))).await;
+    mesh.service(0, &[(&dead, identity("dead")), (&server, identity("server"))]).await;
+    let mut refused = 0;
+    for _ in 0..100 {
+        let response = get(web.towards(0), "/").await;
+        refused += u32::from(response.status() == StatusCode::BAD_GATEWAY);
+    }
+    assert!(refused <= 10, "{refused} of 100 requests went to an instance that is known to be dead");
+    dead.app(|stream| serve_http1(stream, async |_| text("alive"))).await;
+    mesh.wait("it is found again", async || body(get(web.towards(0), "/").await).await == "alive").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_the_proxy_itself_goes_nowhere() {
+    let mut mesh = Mesh::start();
+    let web = mesh.pod("web").await;
+    let mut client = TcpStream::connect(web.towards_itself()).await.unwrap();
+    // Either end is possible, an answer is not.
+    let mut nothing = Vec::new();
+    let _ = client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let _ = client.read_to_end(&mut nothing).await;
+    assert_eq!(nothing, b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_told_to_stop_finishes_what_is_under_way() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    let (arrived, mut arrivals) = tokio::sync::mpsc::channel(1);
+    let (go, gone) = tokio::sync::watch::channel(false);
+    server
+        .app(move |stream| {
+            let (arrived, gone) = (arrived.clone(), gone.clone());
+            serve_http1(stream, move |_| {
+                let (arrived, mut gone) = (arrived.clone(), gone.clone());
+                async move {
+                    arrived.send(()).await.unwrap();
+                    gone.wait_for(|go| *go).await.unwrap();
+                    text("done")
+                }
+            })
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    let address = web.towards(0);
+    let asked = tokio::spawn(async move { body(get(address, "/").await).await });
+    arrivals.recv().await.unwrap();
+    let (mut web, mut server) = (web, server);
+    web.terminate();
+    server.terminate();
+    mesh.wait("both are told", async || {
+        let answers = [web.admin("/ready").await, server.admin("/ready").await];
+        answers.iter().all(|answer| answer.as_ref().is_some_and(|answer| answer.contains("503")))
+    })
+    .await;
+    go.send_replace(true);
+    assert_eq!(asked.await.unwrap(), "done");
+    web.stopped();
+    server.stopped();
+}

@@ -1,0 +1,318 @@
+//! A controller, real and alone, and proxies in this process: on loopback addresses, without namespaces or redirection.
+//!
+//! A pod has an address of its own. Its proxy's inbound listener is where redirection would have led its peers, and the
+//! application is behind it at [`APP_PORT`]; its clients connect to the outbound listener at an address that stands for
+//! the original destination.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use conduit_api::proto::public::{PodsRequest, api_client::ApiClient};
+use conduit_api::{
+    Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef, mesh::Inventory,
+};
+use conduit_ca::{LaunchToken, Seed};
+use conduit_proxy::{app, config::Config, original::OriginalDestination};
+use http::{Response, Uri};
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixStream},
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+use tonic::transport::Channel;
+use tower::service_fn;
+
+/// Where applications listen.
+pub const APP_PORT: u16 = 8080;
+const INBOUND_PORT: u16 = 4143;
+const METRICS_PORT: u16 = 4191;
+/// Outbound listeners, one to a pod: below the ports that the kernel gives to clients.
+const FIRST_OUTBOUND_PORT: u16 = 24_140;
+const PODS_MAX: u8 = 8;
+const SERVICES_MAX: u8 = 8;
+/// Whatever is waited for is there by then, on a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// One control plane and its pods.
+pub struct Mesh {
+    number: u8,
+    directory: TempDir,
+    controller: Child,
+    seed: Seed,
+    inventory: Inventory,
+    published: u32,
+    pods: u8,
+}
+
+/// A pod with a proxy.
+pub struct Meshed {
+    pub name: PodName,
+    pub ip: IpAddr,
+    number: u8,
+    mesh: u8,
+    stop: Option<oneshot::Sender<()>>,
+    proxy: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+fn trust_domain() -> TrustDomain {
+    "cluster.local".parse().unwrap()
+}
+
+/// The identity of what runs as `service_account`.
+pub fn identity(service_account: &str) -> SpiffeId {
+    SpiffeId::new(&trust_domain(), "test", service_account).unwrap()
+}
+
+impl Mesh {
+    /// A control plane that knows of nothing yet.
+    pub fn start() -> Self {
+        static MESHES: AtomicU8 = AtomicU8::new(1);
+        let number = MESHES.fetch_add(1, Ordering::Relaxed);
+        let directory = TempDir::with_prefix("conduit-data-plane-").unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let seed = Seed::generate();
+        seed.save_new(&path("seed")).unwrap();
+        let ip = IpAddr::from([127, 77, number, 200]);
+        let log = fs::File::create(path("controller.log")).unwrap();
+        fs::write(path("platform.json"), r#"{"services":[],"pods":[]}"#).unwrap();
+        let controller = Command::new(programs().join("conduit-controller"))
+            .args(["--name", "controller-0", "--peers", &format!("controller-0={ip}:8300")])
+            .args(["--listen-ip", &ip.to_string()])
+            .args(["--data-dir".into(), path("data")])
+            .args(["--seed-file".into(), path("seed")])
+            .args(["--platform-file".into(), path("platform.json")])
+            .args(["--bootstrap-gate".into(), path("gate")])
+            .args(["--trust-bundle-file".into(), path("anchors.pem")])
+            .args(["--api-socket".into(), path("api.sock")])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { number, directory, controller, seed, inventory: Inventory::default(), published: 0, pods: 0 }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A pod that runs as `name`, with its proxy, which is ready.
+    pub async fn pod(&mut self, name: &str) -> Meshed {
+        let number = self.pods;
+        self.pods += 1;
+        assert!(number < PODS_MAX);
+        let pod = PodName::new("test", &format!("{name}-{number}")).unwrap();
+        let ip = IpAddr::from([127, 77, self.number, number + 1]);
+        let running = Pod {
+            name: pod.clone(),
+            ip,
+            workload: Some(WorkloadRef { kind: "deployment".into(), name: name.into() }),
+            service_account: name.into(),
+            meshed: true,
+            ready: true,
+        };
+        self.inventory.pods.push(running);
+        self.publish().await;
+        let token = LaunchToken { namespace: "test".into(), service_account: name.into(), pod: pod.name().to_owned() };
+        let token_file = self.path(&format!("{}.token", pod.name()));
+        fs::write(&token_file, token.mint(&self.seed, SystemTime::now() + Duration::from_secs(3600))).unwrap();
+        let mut meshed = Meshed { name: pod.clone(), ip, number, mesh: self.number, stop: None, proxy: None };
+        let outbound = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), meshed.outbound_port());
+        let config = Config {
+            pod,
+            pod_ip: ip,
+            controllers: vec![format!("127.77.{}.200:8086", self.number)],
+            trust_domain: trust_domain(),
+            trust_anchors: self.path("anchors.pem"),
+            token: token_file,
+            outbound,
+            inbound: (ip, INBOUND_PORT).into(),
+            metrics: (ip, METRICS_PORT).into(),
+            socket_mark: None,
+            cores: 2,
+        };
+        let original = OriginalDestination::Table(Arc::new(meshed.originals()));
+        let (stop, stopped) = oneshot::channel();
+        meshed.stop = Some(stop);
+        meshed.proxy = Some(thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(app::run(config, original, async {
+                // Dropped or sent: it is told to stop.
+                let _ = stopped.await;
+            }))
+        }));
+        self.wait("the proxy is ready", async || meshed.admin("/ready").await.is_some_and(|a| a.contains("200 OK")))
+            .await;
+        meshed
+    }
+
+    /// Makes `service` number `number` known, with these endpoints, each a pod and the identity it is said to have.
+    pub async fn service(&mut self, number: u8, endpoints: &[(&Meshed, SpiffeId)]) {
+        assert!(number < SERVICES_MAX);
+        let endpoint = |(pod, identity): &(&Meshed, SpiffeId)| {
+            let address = pod.inbound();
+            let workload = WorkloadRef { kind: "deployment".into(), name: "server".into() };
+            let (pod, workload, identity) = (Some(pod.name.clone()), Some(workload), Some(identity.clone()));
+            (address, Endpoint { address, pod, workload, identity })
+        };
+        let port = ServicePort { endpoints: endpoints.iter().map(endpoint).collect(), ..ServicePort::default() };
+        let name = ServiceName::new("test", &format!("service-{number}")).unwrap();
+        self.inventory.services.retain(|service| service.name != name);
+        let cluster_ips = [service_address(number).ip()].into();
+        self.inventory.services.push(Service { name, cluster_ips, ports: [(80, port)].into() });
+        self.publish().await;
+    }
+
+    /// Returns when the control plane has committed it: all of an inventory becomes visible at once, so that the pod which
+    /// is different in each tells which one it is.
+    async fn publish(&mut self) {
+        self.published += 1;
+        let marker = PodName::new("test", &format!("inventory-{}", self.published)).unwrap();
+        self.inventory.pods.retain(|pod| pod.meshed);
+        self.inventory.pods.push(Pod {
+            name: marker.clone(),
+            ip: [127, 77, self.number, 250].into(),
+            workload: None,
+            service_account: "default".into(),
+            meshed: false,
+            ready: false,
+        });
+        let new = self.path("platform.json.new");
+        fs::write(&new, serde_json::to_vec(&self.inventory).unwrap()).unwrap();
+        fs::rename(new, self.path("platform.json")).unwrap();
+        self.wait("the change is committed", async || self.knows(&marker).await).await;
+    }
+
+    async fn knows(&self, pod: &PodName) -> bool {
+        let socket = self.path("api.sock");
+        let connect = service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let uri = Uri::from_static("http://controller");
+        let Ok(channel) = Channel::builder(uri).connect_with_connector(connect).await else { return false };
+        let known = ApiClient::new(channel).pods(PodsRequest { namespace: "test".into() }).await;
+        known.is_ok_and(|known| known.into_inner().pods.iter().any(|known| known.name == pod.name()))
+    }
+
+    /// Until `look` says so.
+    pub async fn wait(&self, what: &str, mut look: impl AsyncFnMut() -> bool) {
+        let start = Instant::now();
+        while !look().await {
+            let log = || fs::read_to_string(self.path("controller.log")).unwrap_or_default();
+            assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{}", log());
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        // It was started here and nobody else knows it.
+        let _ = self.controller.kill();
+        let _ = self.controller.wait();
+    }
+}
+
+fn service_address(number: u8) -> SocketAddr {
+    ([10, 96, 77, number + 1], 80).into()
+}
+
+impl Meshed {
+    fn outbound_port(&self) -> u16 {
+        FIRST_OUTBOUND_PORT + u16::from(self.mesh) * u16::from(PODS_MAX) + u16::from(self.number)
+    }
+
+    /// Where its peers reach it.
+    pub fn inbound(&self) -> SocketAddr {
+        (self.ip, INBOUND_PORT).into()
+    }
+
+    /// Where its clients connect to when they mean a service.
+    pub fn towards(&self, service: u8) -> SocketAddr {
+        ([127, 78, self.mesh, service + 1], self.outbound_port()).into()
+    }
+
+    /// ... and when they mean the proxy itself.
+    pub fn towards_itself(&self) -> SocketAddr {
+        ([127, 78, self.mesh, 100], self.outbound_port()).into()
+    }
+
+    fn originals(&self) -> BTreeMap<SocketAddr, SocketAddr> {
+        let services = (0..SERVICES_MAX).map(|number| (self.towards(number), service_address(number)));
+        let own = [(self.inbound(), (self.ip, APP_PORT).into()), (self.towards_itself(), self.inbound())];
+        services.chain(own).collect()
+    }
+
+    /// What the proxy says of itself.
+    pub async fn admin(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect((self.ip, METRICS_PORT)).await.ok()?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    }
+
+    /// Sum of a metric's samples whose labels contain all of `labels`.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = self.admin("/metrics").await.expect("the proxy runs");
+        let samples = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// Tells the proxy to stop.
+    pub fn terminate(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits until it has stopped.
+    pub fn stopped(mut self) {
+        self.terminate();
+        self.proxy.take().unwrap().join().unwrap().unwrap();
+    }
+
+    /// The application beside it, if it is to have one: each connection is given to `serve`.
+    pub async fn app<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        let listener = TcpListener::bind((self.ip, APP_PORT)).await.unwrap();
+        tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.spawn(serve(stream));
+            }
+        })
+    }
+}
+
+/// A response of an application.
+pub fn text(body: &str) -> Response<http_body_util::Full<bytes::Bytes>> {
+    Response::new(body.to_owned().into())
+}
+
+fn programs() -> PathBuf {
+    crate::programs::built()
+}
