@@ -284,6 +284,11 @@ impl Supervisor {
         if deployment.meshed && (pid("proxy").is_none() || !proxy_is_ready(ip).await) {
             return false;
         }
+        // A program that listens goes on listening until it ends, and that is noticed by itself. To look again would cost
+        // milliseconds of the kernel's time: the table is read bucket by bucket, and has hundreds of thousands.
+        if self.state.borrow().pods.get(pod).is_some_and(|known| known.instance.ready) {
+            return true;
+        }
         let listening = listening_ports(program);
         deployment.ports.iter().all(|(_, port)| listening.contains(port))
     }
