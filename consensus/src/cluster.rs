@@ -4,15 +4,21 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use conduit_api::{
     NodeId,
-    proto::peer::{JoinRequest, RaftMessage, raft_server::RaftServer},
+    proto::peer::{
+        JoinRequest, MemberRequest, RaftMessage, raft_client::RaftClient, raft_server, raft_server::RaftServer,
+    },
 };
 use conduit_ca::CryptoError;
+use futures::{FutureExt as _, future::BoxFuture};
 use openraft::{
     LogIdOptionExt as _, RaftMetrics, ServerState,
     async_runtime::watch::WatchReceiver as _,
@@ -24,13 +30,13 @@ use tokio::{
     sync::{Mutex, MutexGuard, watch},
     time::{Instant, sleep, timeout},
 };
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
-    command::{Applied, Proposal},
+    command::{Applied, Command, FEATURE_LEVEL, Proposal, ProposalId},
     network::{Network, client},
     peers::{Dial, MESSAGE_BYTES_MAX, Peers, Purpose},
-    raft::{LeaderId, Member, Raft, Timing, TypeConfig},
+    raft::{Compaction, LeaderId, Member, Raft, Timing, TypeConfig},
     service::RaftService,
     state::MeshState,
     store::{
@@ -40,8 +46,6 @@ use crate::{
     },
 };
 
-/// The trailer in which a replica that does not lead says who does.
-pub(crate) const LEADER_HINT: &str = "conduit-leader";
 /// How long a proposal waits for a leader: three elections.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// One attempt at it; an entry is committed in milliseconds, or its leader is in trouble.
@@ -62,6 +66,10 @@ pub struct ClusterConfig {
     pub address: String,
     /// The same on all replicas.
     pub timing: Timing,
+    /// When the log is cut.
+    pub compaction: Compaction,
+    /// What this release understands; less than [`FEATURE_LEVEL`] only to play an older one.
+    pub feature_level: u32,
     /// Other than [`Flush::Grouped`] in simulation only.
     pub flush: Flush,
 }
@@ -74,6 +82,8 @@ impl ClusterConfig {
             name: name.to_owned(),
             address: address.to_owned(),
             timing: Timing::default(),
+            compaction: Compaction::default(),
+            feature_level: FEATURE_LEVEL,
             flush: Flush::Grouped,
         }
     }
@@ -122,6 +132,9 @@ pub enum JoinError {
     /// Nobody who was asked could do it.
     #[error("no peer could admit this replica: {0}")]
     Refused(String),
+    /// It was removed, and must not come back with the data that it had.
+    #[error("this replica was removed from the control plane; to let it join anew, delete its data directory")]
+    Retired,
     /// It is a member of something already.
     #[error("cannot start a control plane with this data directory: {0}")]
     Initialize(String),
@@ -172,6 +185,8 @@ pub struct MemberStatus {
     pub name: String,
     /// `host:port`
     pub address: String,
+    /// What its release understands.
+    pub feature_level: u32,
     /// Its vote counts.
     pub voter: bool,
 }
@@ -204,6 +219,27 @@ pub struct Cluster {
     status: watch::Receiver<RaftStatus>,
     leadership: watch::Receiver<Option<Fence>>,
     joining: Arc<Mutex<()>>,
+    proposals: Arc<Proposals>,
+    /// What a leader of another release has sent that this one does not understand.
+    incompatible: Arc<watch::Sender<Option<String>>>,
+}
+
+/// Numbers the proposals of this process.
+struct Proposals {
+    session: u64,
+    given: AtomicU64,
+}
+
+impl Proposals {
+    fn next(&self) -> ProposalId {
+        ProposalId { session: self.session, number: self.given.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+}
+
+/// The service of the leader, wherever that is.
+enum Leader {
+    Here(RaftService),
+    There(RaftClient<Channel>),
 }
 
 impl Cluster {
@@ -220,14 +256,19 @@ impl Cluster {
         let log = LogStore::new(database.clone(), config.flush).map_err(StartError::State)?;
         let machine = StateMachine::open(database, published).map_err(StartError::State)?;
         let peers = Peers::new(dial(id)?);
-        let raft_config = config.timing.config().validate().map_err(|error| StartError::Raft(error.to_string()))?;
+        let raft_config =
+            config.timing.config(&config.compaction).validate().map_err(|error| StartError::Raft(error.to_string()))?;
         let network = Network { peers: peers.clone() };
         let raft = Raft::new(id, Arc::new(raft_config), network, log, machine)
             .await
             .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
-        let (status, leadership) = follow_metrics(&raft);
-        let member = Member { name: config.name, address: config.address };
-        Ok(Self { id, member, raft, peers, state, status, leadership, joining: Arc::default() })
+        let (status, leadership) = follow_metrics(&raft, peers.clone());
+        let member = Member { name: config.name, address: config.address, feature_level: config.feature_level };
+        let proposals = Arc::new(Proposals { session: rand::random(), given: AtomicU64::new(0) });
+        let (incompatible, _) = watch::channel(None);
+        let incompatible = Arc::new(incompatible);
+        let joining = Arc::default();
+        Ok(Self { id, member, raft, peers, state, status, leadership, joining, proposals, incompatible })
     }
 
     /// This replica.
@@ -258,7 +299,8 @@ impl Cluster {
     /// Asks the replicas at `peers` to make this one a member. Returns when it votes.
     ///
     /// # Errors
-    /// When none of them could, for instance because there is no leader yet: ask again.
+    /// [`JoinError::Retired`] for good; otherwise none of them could, for instance because there is no leader yet: ask
+    /// again.
     pub async fn join(&self, peers: &[String]) -> Result<(), JoinError> {
         let mut refused = Vec::new();
         for address in peers {
@@ -266,13 +308,70 @@ impl Cluster {
                 node_id: self.id.as_u64(),
                 name: self.member.name.clone(),
                 address: self.member.address.clone(),
+                feature_level: self.member.feature_level,
             };
             match client(self.peers.stranger(address)).join(request).await {
                 Ok(_) => return Ok(()),
+                Err(status) if status.code() == Code::PermissionDenied => return Err(JoinError::Retired),
                 Err(status) => refused.push(format!("{address}: {}", status.message())),
             }
         }
         Err(JoinError::Refused(refused.join("; ")))
+    }
+
+    /// Whether the members know this replica as it is: a voter, at its address, of its release.
+    pub fn is_known(&self) -> bool {
+        let status = self.status.borrow();
+        status.members.get(&self.id).is_some_and(|known| {
+            known.voter && known.address == self.member.address && known.feature_level == self.member.feature_level
+        })
+    }
+
+    /// Removes `node` for good: it is no member any more, and not admitted again with the data that it has. A leader that is
+    /// removed hands over first. `proposer` and `time_ms` are for the audit.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; refused for the last voter, and for who is no member.
+    pub async fn remove(&self, node: NodeId, proposer: &str, time_ms: u64) -> Result<(), ProposeError> {
+        let members = self.status.borrow().members.clone();
+        let refused = |why: &str| Err(ProposeError::Refused(why.to_owned()));
+        match members.get(&node) {
+            None => return refused(&format!("{node} is not a member")),
+            Some(member) if member.voter && members.values().filter(|member| member.voter).count() == 1 => {
+                return refused("it is the only voter: nothing would be left of this control plane");
+            }
+            Some(_) => {}
+        }
+        self.propose(Proposal::new(proposer, time_ms, Command::Retire { node }), None).await?;
+        let remove = |leader, target| {
+            let request = Request::new(MemberRequest { target, node_id: node.as_u64() });
+            let ask = async {
+                match leader {
+                    Leader::Here(service) => raft_server::Raft::remove(&service, request).await,
+                    Leader::There(mut client) => client.remove(request).await,
+                }
+            };
+            ask.boxed()
+        };
+        self.at_leader(remove).await.map(drop)
+    }
+
+    /// Makes `node`, a voter, the leader.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; refused when it is no voter.
+    pub async fn hand_over_to(&self, node: NodeId) -> Result<(), ProposeError> {
+        let hand_over = |leader, target| {
+            let request = Request::new(MemberRequest { target, node_id: node.as_u64() });
+            let ask = async {
+                match leader {
+                    Leader::Here(service) => raft_server::Raft::hand_over(&service, request).await,
+                    Leader::There(mut client) => client.hand_over(request).await,
+                }
+            };
+            ask.boxed()
+        };
+        self.at_leader(hand_over).await.map(drop)
     }
 
     /// The latest state that this replica has applied. Whoever is slow skips some.
@@ -295,7 +394,8 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub async fn propose(&self, proposal: Proposal, fence: Option<Fence>) -> Result<Applied, ProposeError> {
+    pub async fn propose(&self, mut proposal: Proposal, fence: Option<Fence>) -> Result<Applied, ProposeError> {
+        proposal.id = self.proposals.next();
         match fence {
             Some(fence) => self.write_fenced(proposal, fence).await,
             None => self.write_anywhere(proposal).await,
@@ -313,37 +413,73 @@ impl Cluster {
     pub fn channel(&self, node: NodeId) -> Option<Channel> {
         let status = self.status.borrow();
         let member = status.members.get(&node)?;
-        let member = Member { name: member.name.clone(), address: member.address.clone() };
-        Some(self.peers.channel(node, &member, Purpose::Messages))
+        Some(self.peers.channel(node, &member.address, Purpose::Messages))
     }
 
     /// Resolves when Raft has ended without being asked to; the process must end then.
     pub async fn fatal(&self) -> Fatal {
         let mut metrics = self.raft.metrics();
+        let mut incompatible = self.incompatible.subscribe();
         loop {
             let running = metrics.borrow_watched().running_state.clone();
             if let Err(fatal) = running {
                 return Fatal(fatal.to_string());
             }
-            if metrics.changed().await.is_err() {
-                return Fatal("its task is gone".to_owned());
+            if let Some(what) = incompatible.borrow().clone() {
+                return Fatal(what);
+            }
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return Fatal("its task is gone".to_owned());
+                },
+                _ = incompatible.changed() => {}
             }
         }
     }
 
+    /// Ends this replica: a leader has sent what it cannot read. To go on would mean to miss a change that others have.
+    pub(crate) fn cannot_read(&self, error: &io::Error) {
+        let what = format!("the leader has sent what this release does not understand ({error}): upgrade this replica");
+        self.incompatible.send_replace(Some(what));
+    }
+
+    /// What every member understands.
+    pub(crate) fn feature_level(&self) -> u32 {
+        let status = self.status.borrow();
+        status.members.values().map(|member| member.feature_level).min().unwrap_or(self.member.feature_level)
+    }
+
+    /// Nothing, if every member understands `proposal`.
+    pub(crate) fn understood_by_all(&self, proposal: &Proposal) -> Result<(), String> {
+        let needed = proposal.command.feature_level();
+        if needed <= self.feature_level() {
+            return Ok(());
+        }
+        let status = self.status.borrow();
+        let old = status.members.values().filter(|member| member.feature_level < needed);
+        let old: Vec<_> = old.map(|member| member.name.as_str()).collect();
+        Err(format!("{} of an older release do not understand it; upgrade them first", old.join(", ")))
+    }
+
     /// Hands leadership over, if this replica leads, and stops.
     pub async fn shutdown(self) {
-        if let Some(successor) = self.successor()
-            && self.raft.trigger().transfer_leader(successor).await.is_ok()
-        {
-            let mut status = self.status.clone();
-            let followed = status.wait_for(|status| status.leader.is_some_and(|leader| leader != self.id));
+        if let Some(successor) = self.successor() {
             // A successor that does not take over in time loses nothing: the others elect one.
-            let _ = timeout(HANDOVER_TIMEOUT, followed).await;
+            self.hand_over(successor).await;
         }
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }
+    }
+
+    /// Whether `successor` leads now.
+    pub(crate) async fn hand_over(&self, successor: NodeId) -> bool {
+        if self.raft.trigger().transfer_leader(successor).await.is_err() {
+            return false;
+        }
+        let mut status = self.status.clone();
+        let followed = status.wait_for(|status| status.leader == Some(successor));
+        timeout(HANDOVER_TIMEOUT, followed).await.is_ok()
     }
 
     pub(crate) fn raft(&self) -> &Raft {
@@ -356,14 +492,17 @@ impl Cluster {
     }
 
     async fn write_fenced(&self, proposal: Proposal, fence: Fence) -> Result<Applied, ProposeError> {
+        self.understood_by_all(&proposal).map_err(ProposeError::Refused)?;
         let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let sent = self.raft.write(proposal).with_leader(fence.0).responder(responder).await;
         sent.map_err(|fatal| ProposeError::Fatal(fatal.to_string()))?;
         let answer = timeout(PROPOSE_TIMEOUT, answer).await;
         match answer.map_err(|_| ProposeError::NoQuorum { last: "the entry was not committed".to_owned() })? {
             Ok(Ok(written)) => Ok(written.data),
-            Ok(Err(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_))) => {
-                Err(ProposeError::NotLeading)
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeading),
+            // Another leader may have it, and may still commit it.
+            Ok(Err(error @ ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(ProposeError::NoQuorum { last: error.to_string() })
             }
             Ok(Err(error)) => Err(ProposeError::Refused(error.to_string())),
             Err(_) => Err(ProposeError::Fatal("the core is gone".to_owned())),
@@ -371,10 +510,35 @@ impl Cluster {
     }
 
     async fn write_anywhere(&self, proposal: Proposal) -> Result<Applied, ProposeError> {
+        let payload = encode(&proposal).map_err(|error| ProposeError::Refused(error.to_string()))?;
+        let propose = |leader, target| {
+            let request = Request::new(RaftMessage { target, payload: payload.clone() });
+            let ask = async {
+                match leader {
+                    Leader::Here(service) => raft_server::Raft::propose(&service, request).await,
+                    Leader::There(mut client) => client.propose(request).await,
+                }
+            };
+            ask.boxed()
+        };
+        let answer = self.at_leader(propose).await?;
+        decode(&answer.payload).map_err(|error| ProposeError::Refused(error.to_string()))
+    }
+
+    /// Asks the leader, whoever that is at each attempt, until it answers or there has been none for too long.
+    async fn at_leader<T>(
+        &self,
+        ask: impl Fn(Leader, u64) -> BoxFuture<'static, Result<Response<T>, Status>> + Send,
+    ) -> Result<T, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         loop {
-            let last = match self.attempt(&proposal).await {
-                Ok(applied) => return Ok(applied),
+            let attempt = async {
+                let (leader, target) = self.leader()?;
+                ask(leader, target).await
+            };
+            let answer = timeout(ATTEMPT_TIMEOUT, attempt).await;
+            let last = match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the leader does not commit"))) {
+                Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) if status.code() == Code::Aborted => {
                     return Err(ProposeError::Refused(status.message().to_owned()));
                 }
@@ -387,26 +551,17 @@ impl Cluster {
         }
     }
 
-    /// One attempt, at the leader that this replica knows. Its own service answers if that is itself.
-    async fn attempt(&self, proposal: &Proposal) -> Result<Applied, Status> {
+    fn leader(&self) -> Result<(Leader, u64), Status> {
         let leader = self.status.borrow().leader.ok_or_else(|| Status::unavailable("no leader is known"))?;
-        let payload = encode(proposal).map_err(|error| Status::aborted(error.to_string()))?;
-        let request = Request::new(RaftMessage { target: leader.as_u64(), payload });
-        let propose = async {
-            if leader == self.id {
-                let service = RaftService { cluster: self.clone() };
-                return conduit_api::proto::peer::raft_server::Raft::propose(&service, request).await;
-            }
-            let channel = self.channel(leader).ok_or_else(|| Status::unavailable("the leader is not a member"))?;
-            client(channel).propose(request).await
-        };
-        let answer = timeout(ATTEMPT_TIMEOUT, propose).await;
-        let answer = answer.map_err(|_| Status::deadline_exceeded("the leader does not commit"))??;
-        decode(&answer.into_inner().payload).map_err(|error| Status::aborted(error.to_string()))
+        if leader == self.id {
+            return Ok((Leader::Here(RaftService { cluster: self.clone() }), leader.as_u64()));
+        }
+        let channel = self.channel(leader).ok_or_else(|| Status::unavailable("the leader is not a member"))?;
+        Ok((Leader::There(client(channel)), leader.as_u64()))
     }
 
     /// The voter to lead next, if this replica leads: the one whose log is the longest.
-    fn successor(&self) -> Option<NodeId> {
+    pub(crate) fn successor(&self) -> Option<NodeId> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let replication = metrics.replication?;
         let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
@@ -416,7 +571,7 @@ impl Cluster {
 }
 
 /// Turns openraft's metrics into what the rest of the controller looks at, for as long as Raft runs.
-fn follow_metrics(raft: &Raft) -> (watch::Receiver<RaftStatus>, watch::Receiver<Option<Fence>>) {
+fn follow_metrics(raft: &Raft, peers: Peers) -> (watch::Receiver<RaftStatus>, watch::Receiver<Option<Fence>>) {
     let mut metrics = raft.metrics();
     let first = metrics.borrow_watched().clone();
     let (status_sender, status) = watch::channel(status_of(&first));
@@ -425,6 +580,9 @@ fn follow_metrics(raft: &Raft) -> (watch::Receiver<RaftStatus>, watch::Receiver<
         while metrics.changed().await.is_ok() {
             // Cloned at once: a borrow that is held across an await stops the core (openraft#1238).
             let latest = metrics.borrow_watched().clone();
+            for (node, member) in latest.membership_config.membership().nodes() {
+                peers.moved(*node, &member.address);
+            }
             replace_if_new(&status_sender, status_of(&latest));
             replace_if_new(&leadership_sender, fence_of(&latest));
         }
@@ -445,8 +603,8 @@ fn status_of(metrics: &RaftMetrics<TypeConfig>) -> RaftStatus {
     let membership = metrics.membership_config.membership();
     let voters: Vec<NodeId> = membership.voter_ids().collect();
     let member = |(node, member): (&NodeId, &Member)| {
-        let (name, address) = (member.name.clone(), member.address.clone());
-        (*node, MemberStatus { name, address, voter: voters.contains(node) })
+        let Member { name, address, feature_level } = member.clone();
+        (*node, MemberStatus { name, address, feature_level, voter: voters.contains(node) })
     };
     RaftStatus {
         role: match metrics.state {

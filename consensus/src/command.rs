@@ -6,11 +6,17 @@ use conduit_api::{NodeId, Pod, PodName, Revision, Service, ServiceName};
 use conduit_ca::SealedKey;
 use serde::{Deserialize, Serialize};
 
+/// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
+/// [`Command::feature_level`]: such a command is not proposed before every member understands it.
+pub const FEATURE_LEVEL: u32 = 1;
+
 /// One entry of the log: a command, and who gave it when.
 ///
 /// Time comes with the entry, because applying it must be the same on every replica and at every replay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
+    /// One and the same in all attempts to get it committed: it is applied once.
+    pub id: ProposalId,
     /// Who wants it: a component, or a person.
     pub proposer: String,
     /// The proposer's clock, milliseconds since the Unix epoch; for the audit, never compared.
@@ -19,9 +25,23 @@ pub struct Proposal {
     pub command: Command,
 }
 
+impl Proposal {
+    /// `command`, on behalf of `proposer`, at `time_ms` since the Unix epoch. It gets its id when it is proposed.
+    pub fn new(proposer: &str, time_ms: u64, command: Command) -> Self {
+        Self { id: ProposalId::default(), proposer: proposer.to_owned(), time_ms, command }
+    }
+}
+
+/// Tells a proposal from all others: a replica's process, and a number that it gives out once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposalId {
+    /// Drawn at random when the process started.
+    pub session: u64,
+    /// Counts from 1; 0 is not remembered.
+    pub number: u64,
+}
+
 /// Changes the replicated state.
-///
-/// All are idempotent, so that one which is proposed again, because the answer to it was lost, changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Discovery changes that become visible together.
@@ -45,6 +65,24 @@ pub enum Command {
         /// Whose.
         node: NodeId,
     },
+    /// A replica that is removed never comes back with the same data; nor does its issuing certificate stay.
+    Retire {
+        /// Which.
+        node: NodeId,
+    },
+}
+
+impl Command {
+    /// What a member must understand before this is proposed.
+    pub fn feature_level(&self) -> u32 {
+        match self {
+            Self::Batch(_)
+            | Self::CaInit { .. }
+            | Self::AddIssuer { .. }
+            | Self::RemoveIssuer { .. }
+            | Self::Retire { .. } => 1,
+        }
+    }
 }
 
 /// A change of the discovery state.
@@ -78,6 +116,8 @@ pub enum Outcome {
     Unchanged,
     /// The state does not allow it.
     Rejected(String),
+    /// It was applied at an earlier attempt. What became of it then is not known any more.
+    Repeated,
 }
 
 /// For the audit: what kind of change, not its content.
@@ -88,6 +128,7 @@ impl fmt::Display for Command {
             Self::CaInit { .. } => f.write_str("first trust root"),
             Self::AddIssuer { node, .. } => write!(f, "issuing certificate of {node}"),
             Self::RemoveIssuer { node } => write!(f, "removed the issuing certificate of {node}"),
+            Self::Retire { node } => write!(f, "retired replica {node}"),
         }
     }
 }

@@ -17,7 +17,7 @@ pub mod service;
 pub mod state;
 pub mod store;
 
-pub use cluster::{Cluster, ClusterConfig, Fence, MemberStatus, ProposeError, RaftStatus, Role};
-pub use command::{Applied, Change, Command, Outcome, Proposal};
-pub use raft::{Member, Timing};
+pub use cluster::{Cluster, ClusterConfig, Fence, JoinError, MemberStatus, ProposeError, RaftStatus, Role};
+pub use command::{Applied, Change, Command, FEATURE_LEVEL, Outcome, Proposal, ProposalId};
+pub use raft::{Compaction, Member, Timing};
 pub use state::{AuditRecord, CaState, MeshState, RootRecord, Versioned};

@@ -35,15 +35,18 @@ pub(crate) struct Network {
     pub(crate) peers: Peers,
 }
 
-/// One member, as Raft talks to it.
+/// One member, as Raft talks to it: for as long as it is one, wherever it moves.
 pub(crate) struct Peer {
     target: NodeId,
-    client: RaftClient<Channel>,
+    /// Where it was first.
+    address: String,
+    purpose: Purpose,
+    peers: Peers,
 }
 
 impl Network {
     fn peer(&self, target: NodeId, member: &Member, purpose: Purpose) -> Peer {
-        Peer { target, client: client(self.peers.channel(target, member, purpose)) }
+        Peer { target, address: member.address.clone(), purpose, peers: self.peers.clone() }
     }
 }
 
@@ -65,6 +68,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Peer {
+    fn client(&self) -> RaftClient<Channel> {
+        client(self.peers.channel(self.target, &self.address, self.purpose))
+    }
+
     fn request<T: Serialize>(&self, message: &T, option: &RPCOption) -> Rpc<Request<RaftMessage>> {
         let payload = encode(message).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
         let mut request = Request::new(RaftMessage { target: self.target.as_u64(), payload });
@@ -100,17 +107,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         let request = self.request(&rpc, &option)?;
-        answer(self.client.append_entries(request).await)
+        answer(self.client().append_entries(request).await)
     }
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
         let request = self.request(&rpc, &option)?;
-        answer(self.client.vote(request).await)
+        answer(self.client().vote(request).await)
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
         let request = self.request(&rpc, &option)?;
-        answer(self.client.pre_vote(request).await)
+        answer(self.client().pre_vote(request).await)
     }
 
     async fn transfer_leader(
@@ -119,7 +126,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
         let request = self.request(&rpc, &option)?;
-        answer(self.client.transfer_leader(request).await)
+        answer(self.client().transfer_leader(request).await)
     }
 
     async fn full_snapshot(
@@ -133,8 +140,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let header = encode(&(vote, snapshot.meta)).map_err(broken)?;
         let mut request = Request::new(stream::iter(chunks(self.target, header, snapshot.snapshot)));
         request.set_timeout(option.hard_ttl());
+        let mut client = self.client();
         tokio::select! {
-            sent = self.client.install_snapshot(request) => answer(sent).map_err(StreamingError::from),
+            sent = client.install_snapshot(request) => answer(sent).map_err(StreamingError::from),
             closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }

@@ -22,8 +22,6 @@ use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::raft::Member;
-
 /// Within this a connection is made, TLS included. Below the shortest election timeout, or a replica that is down would
 /// keep a candidate waiting until its election is over (fluree/db#1373).
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
@@ -89,16 +87,22 @@ impl Peers {
         Self { dial: Arc::new(dial), channels: Arc::default() }
     }
 
-    /// A channel to `node`. It connects when it is first used, and again whenever it has lost its connection.
-    pub(crate) fn channel(&self, node: NodeId, member: &Member, purpose: Purpose) -> Channel {
+    /// A channel to `node`, at `address` unless it has [moved](Self::moved). It connects when it is first used, and again
+    /// whenever it has lost its connection.
+    pub(crate) fn channel(&self, node: NodeId, address: &str, purpose: Purpose) -> Channel {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let (address, channel) = channels
-            .entry((node, purpose))
-            .or_insert_with(|| (member.address.clone(), self.connect(&member.address, Some(node))));
-        if *address != member.address {
-            (*address, *channel) = (member.address.clone(), self.connect(&member.address, Some(node)));
+        let connect = || (address.to_owned(), self.connect(address, Some(node)));
+        channels.entry((node, purpose)).or_insert_with(connect).1.clone()
+    }
+
+    /// From now on `node` is at `address`.
+    pub(crate) fn moved(&self, node: NodeId, address: &str) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        for purpose in [Purpose::Messages, Purpose::Snapshots] {
+            if let Some(known) = channels.get_mut(&(node, purpose)).filter(|(known, _)| known != address) {
+                *known = (address.to_owned(), self.connect(address, Some(node)));
+            }
         }
-        channel.clone()
     }
 
     /// A channel to whichever replica is at `address`.

@@ -39,6 +39,8 @@ pub struct Member {
     pub name: String,
     /// `host:port` of its peer port; the host is resolved at every connection.
     pub address: String,
+    /// The highest kind of command that its release understands; see [`FEATURE_LEVEL`](crate::command::FEATURE_LEVEL).
+    pub feature_level: u32,
 }
 
 /// How often replicas speak, and for how long one may be silent.
@@ -64,16 +66,30 @@ impl Default for Timing {
     }
 }
 
-/// Entries between two snapshots.
-const SNAPSHOT_EVERY: u64 = 5000;
-/// Entries kept behind a snapshot, for followers that are a little late. It must not be small: openraft#2116, a purge that
-/// overtakes a queued apply ends the core.
-const KEEP_BEHIND_SNAPSHOT: u64 = 10_000;
-/// A follower further behind than this gets a snapshot rather than entries.
-const LAG_FOR_SNAPSHOT: u64 = 20_000;
+/// When the log is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Compaction {
+    /// Entries between two snapshots.
+    pub snapshot_every: u64,
+    /// Entries kept behind a snapshot, for followers that are a little late.
+    pub keep: u64,
+    /// A follower further behind than this gets a snapshot rather than entries.
+    pub lag: u64,
+}
+
+impl Default for Compaction {
+    /// `keep` must not be small: a purge that overtakes a queued apply ends the core (openraft#2116).
+    fn default() -> Self {
+        Self { snapshot_every: 5_000, keep: 10_000, lag: 20_000 }
+    }
+}
+
+/// A snapshot is sent, written and taken over within this. Ten thousands of endpoints are some megabytes; what openraft
+/// allows by default, 200 ms, is less than one busy disk's fsync, and a follower that needs longer would never get there.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Timing {
-    pub(crate) fn config(&self) -> Config {
+    pub(crate) fn config(&self, compaction: &Compaction) -> Config {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Config {
             cluster_name: "conduit".to_owned(),
@@ -86,9 +102,10 @@ impl Timing {
             quorum_loss_probe_interval: Some(ms(self.election_max * 2)),
             // A leader that restarts asks for votes like everybody: its leadership ended with its process.
             enable_leader_restore: Some(false),
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-            max_in_snapshot_log_to_keep: KEEP_BEHIND_SNAPSHOT,
-            replication_lag_threshold: LAG_FOR_SNAPSHOT,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every),
+            max_in_snapshot_log_to_keep: compaction.keep,
+            replication_lag_threshold: compaction.lag,
+            install_snapshot_timeout: ms(SNAPSHOT_TIMEOUT),
             ..Config::default()
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use conduit_api::{
     NodeId,
-    proto::peer::{JoinRequest, JoinResponse, RaftMessage, SnapshotChunk, raft_server},
+    proto::peer::{JoinRequest, JoinResponse, MemberRequest, MemberResponse, RaftMessage, SnapshotChunk, raft_server},
 };
 use openraft::{
     ChangeMembers,
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use crate::{
-    cluster::{Cluster, LEADER_HINT},
+    cluster::Cluster,
     command::Proposal,
     raft::{Member, Snapshot, SnapshotMeta, TypeConfig, Vote},
     store::{decode, encode},
@@ -57,16 +57,13 @@ impl RaftService {
     }
 
     /// What a caller must do who meets a replica that does not lead.
-    fn not_leading(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Status {
+    fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Status {
         match error {
-            RaftError::APIError(
-                ClientWriteError::ForwardToLeader(forward) | ClientWriteError::LogEntryDiscarded(forward),
-            ) => {
-                let mut status = Status::failed_precondition("this replica does not lead");
-                if let Some(hint) = forward.leader_id.and_then(|leader| leader.to_string().parse().ok()) {
-                    status.metadata_mut().insert(LEADER_HINT, hint);
-                }
-                status
+            RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+                Status::failed_precondition("this replica does not lead")
+            }
+            RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => {
+                Status::unavailable(error.to_string())
             }
             RaftError::APIError(error) => Status::aborted(error.to_string()),
             RaftError::Fatal(fatal) => Status::unavailable(fatal.to_string()),
@@ -78,20 +75,54 @@ impl RaftService {
     async fn admit(&self, node: NodeId, member: Member) -> Result<(), Status> {
         let _one_at_a_time = self.cluster.joining().await;
         let status = self.cluster.status().borrow().clone();
-        if status.members.get(&node).is_some_and(|known| known.voter && known.address == member.address) {
+        if self.cluster.state().borrow().is_retired(node) {
+            return Err(Status::permission_denied(
+                "this replica was removed; it can join anew with an empty data directory",
+            ));
+        }
+        let raft = self.cluster.raft();
+        if let Some(known) = status.members.get(&node).filter(|known| known.voter) {
+            if known.address != member.address || known.feature_level != member.feature_level {
+                info!(%node, name = %member.name, address = %member.address, "a replica is not what it was");
+                let change = ChangeMembers::SetNodes([(node, member)].into());
+                raft.change_membership(change, true).await.map_err(Self::refused)?;
+            }
             return Ok(());
         }
         let replaced = status.members.iter().filter(|(id, known)| **id != node && known.name == member.name);
         let replaced: Vec<NodeId> = replaced.map(|(id, _)| *id).collect();
         info!(%node, name = %member.name, address = %member.address, "admitting a replica");
-        let raft = self.cluster.raft();
-        raft.add_learner(node, member, true).await.map_err(|error| self.not_leading(error))?;
+        raft.add_learner(node, member, true).await.map_err(Self::refused)?;
         let mut changes = vec![ChangeMembers::AddVoterIds([node].into())];
         if !replaced.is_empty() {
             changes.push(ChangeMembers::RemoveVoters(replaced.into_iter().collect()));
         }
         let change = ChangeMembers::Batch(changes);
-        raft.change_membership(change, false).await.map_err(|error| self.not_leading(error))?;
+        raft.change_membership(change, false).await.map_err(Self::refused)?;
+        Ok(())
+    }
+
+    /// It is retired already, so that it is not admitted again, whenever it asks.
+    async fn remove_member(&self, node: NodeId) -> Result<(), Status> {
+        let _one_at_a_time = self.cluster.joining().await;
+        let status = self.cluster.status().borrow().clone();
+        // An earlier attempt has done it.
+        let Some(member) = status.members.get(&node) else { return Ok(()) };
+        if node == self.cluster.id() {
+            // Whoever leads then is asked again.
+            let successor = self.cluster.successor();
+            let handed_over = match successor {
+                Some(successor) => self.cluster.hand_over(successor).await,
+                None => false,
+            };
+            let outcome = if handed_over { "this replica has handed over" } else { "no voter took over in time" };
+            return Err(Status::unavailable(outcome));
+        }
+        info!(%node, name = %member.name, "removing a replica");
+        let raft = self.cluster.raft();
+        let nodes = [node].into();
+        let change = if member.voter { ChangeMembers::RemoveVoters(nodes) } else { ChangeMembers::RemoveNodes(nodes) };
+        raft.change_membership(change, false).await.map_err(Self::refused)?;
         Ok(())
     }
 }
@@ -99,7 +130,13 @@ impl RaftService {
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
-        let rpc = self.message(request)?;
+        let message = request.into_inner();
+        self.for_us(message.target)?;
+        let rpc = decode(&message.payload).map_err(|error| {
+            // The peer proved that it has the seed, and its message came whole: it is of another release.
+            self.cluster.cannot_read(&error);
+            Status::invalid_argument(error.to_string())
+        })?;
         self.answer(&self.cluster.raft().append_entries(rpc).await.map_err(ended)?)
     }
 
@@ -138,15 +175,41 @@ impl raft_server::Raft for RaftService {
 
     async fn propose(&self, request: Request<RaftMessage>) -> Answer {
         let proposal: Proposal = self.message(request)?;
-        let written = self.cluster.raft().client_write(proposal).await.map_err(|error| self.not_leading(error))?;
+        self.cluster.understood_by_all(&proposal).map_err(Status::aborted)?;
+        let written = self.cluster.raft().client_write(proposal).await.map_err(Self::refused)?;
         self.answer(&written.data)
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let JoinRequest { node_id, name, address } = request.into_inner();
-        let joined = timeout(JOIN_TIMEOUT, self.admit(NodeId::new(node_id), Member { name, address })).await;
+        let JoinRequest { node_id, name, address, feature_level } = request.into_inner();
+        let member = Member { name, address, feature_level };
+        let joined = timeout(JOIN_TIMEOUT, self.admit(NodeId::new(node_id), member)).await;
         joined.map_err(|_| Status::deadline_exceeded("the replica is not up to date yet"))??;
         Ok(Response::new(JoinResponse {}))
+    }
+
+    async fn remove(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        let MemberRequest { target, node_id } = request.into_inner();
+        self.for_us(target)?;
+        self.remove_member(NodeId::new(node_id)).await?;
+        Ok(Response::new(MemberResponse {}))
+    }
+
+    async fn hand_over(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        let MemberRequest { target, node_id } = request.into_inner();
+        self.for_us(target)?;
+        let (own, node) = (self.cluster.id(), NodeId::new(node_id));
+        let status = self.cluster.status().borrow().clone();
+        if status.leader != Some(own) {
+            return Err(Status::failed_precondition("this replica does not lead"));
+        }
+        if !status.members.get(&node).is_some_and(|member| member.voter) {
+            return Err(Status::aborted(format!("{node} is not a voter")));
+        }
+        if node == own || self.cluster.hand_over(node).await {
+            return Ok(Response::new(MemberResponse {}));
+        }
+        Err(Status::aborted(format!("{node} did not take over in time; {own} goes on leading")))
     }
 }
 

@@ -2,9 +2,10 @@
 //! that the same log makes the same state on every replica and at every replay.
 
 mod index;
+mod sessions;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -13,11 +14,14 @@ use conduit_api::{NodeId, Pod, PodName, Revision, Service, ServiceName};
 use conduit_ca::SealedKey;
 use serde::{Deserialize, Serialize};
 
-use self::index::Index;
+use self::{index::Index, sessions::Sessions};
 use crate::command::{Applied, Change, Command, Outcome, Proposal};
 
 /// How many changes the audit remembers: a few hundred kilobytes, and days of ordinary work.
 pub const AUDIT_MAX: usize = 1000;
+
+/// Removed replicas that are remembered. Nobody replaces a thousand while one of them waits to come back.
+const RETIRED_MAX: usize = 1000;
 
 /// A value, and the revision that last changed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +43,9 @@ pub struct MeshState {
     services: Section<ServiceName, Service>,
     pods: Section<PodName, Pod>,
     ca: Option<Arc<CaState>>,
-    audit: Arc<VecDeque<AuditRecord>>,
+    retired: Arc<BTreeSet<NodeId>>,
+    audit: Arc<VecDeque<Arc<AuditRecord>>>,
+    sessions: Sessions,
     /// Derived from the sections above, and built again when a snapshot is read.
     #[serde(skip)]
     index: Index,
@@ -83,20 +89,25 @@ struct Stored {
     services: Section<ServiceName, Service>,
     pods: Section<PodName, Pod>,
     ca: Option<Arc<CaState>>,
-    audit: Arc<VecDeque<AuditRecord>>,
+    retired: Arc<BTreeSet<NodeId>>,
+    audit: Arc<VecDeque<Arc<AuditRecord>>>,
+    sessions: Sessions,
 }
 
 impl From<Stored> for MeshState {
-    fn from(Stored { revision, services, pods, ca, audit }: Stored) -> Self {
+    fn from(Stored { revision, services, pods, ca, retired, audit, sessions }: Stored) -> Self {
         let index = Index::build(services.values(), pods.values());
-        Self { revision, services, pods, ca, audit, index }
+        Self { revision, services, pods, ca, retired, audit, sessions, index }
     }
 }
 
 impl MeshState {
     /// Applies the entry at log index `index`. Never fails: what the state does not allow is an outcome like any other.
     pub fn apply(&mut self, index: u64, proposal: Proposal) -> Applied {
-        let Proposal { proposer, time_ms, command } = proposal;
+        let Proposal { id, proposer, time_ms, command } = proposal;
+        if !self.sessions.is_new(id) {
+            return Applied { revision: self.revision, outcome: Outcome::Repeated };
+        }
         let summary = command.to_string();
         let at = Revision::from_log_index(index);
         let outcome = match command {
@@ -108,13 +119,14 @@ impl MeshState {
             Command::CaInit { certificate, sealed_key } => self.init_ca(at, RootRecord { certificate, sealed_key }),
             Command::AddIssuer { node, certificate } => self.add_issuer(node, certificate),
             Command::RemoveIssuer { node } => self.remove_issuer(node),
+            Command::Retire { node } => self.retire(node),
         };
         if outcome == Outcome::Done {
             let audit = Arc::make_mut(&mut self.audit);
             if audit.len() == AUDIT_MAX {
                 audit.pop_front();
             }
-            audit.push_back(AuditRecord { index, time_ms, proposer, summary });
+            audit.push_back(Arc::new(AuditRecord { index, time_ms, proposer, summary }));
         }
         Applied { revision: self.revision, outcome }
     }
@@ -154,9 +166,14 @@ impl MeshState {
         self.ca.as_deref()
     }
 
+    /// Whether this replica was removed, and must not become a member again.
+    pub fn is_retired(&self, node: NodeId) -> bool {
+        self.retired.contains(&node)
+    }
+
     /// The last changes, oldest first.
     pub fn audit(&self) -> impl DoubleEndedIterator<Item = &AuditRecord> {
-        self.audit.iter()
+        self.audit.iter().map(Arc::as_ref)
     }
 
     /// Whether anything is different afterwards.
@@ -234,6 +251,19 @@ impl MeshState {
             }
             _ => Outcome::Unchanged,
         }
+    }
+
+    fn retire(&mut self, node: NodeId) -> Outcome {
+        if self.retired.contains(&node) {
+            return Outcome::Unchanged;
+        }
+        let retired = Arc::make_mut(&mut self.retired);
+        if retired.len() >= RETIRED_MAX {
+            retired.pop_first();
+        }
+        retired.insert(node);
+        self.remove_issuer(node);
+        Outcome::Done
     }
 }
 

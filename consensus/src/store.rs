@@ -19,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The log, MessagePack by index.
 pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-/// Everything else, MessagePack by name.
+/// Everything else by name, MessagePack but for the snapshot.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 pub(crate) const NODE_ID: &str = "node-id";
@@ -100,10 +100,14 @@ fn own_id(database: &Database) -> Result<NodeId, redb::Error> {
 }
 
 pub(crate) fn read_meta<T: DeserializeOwned>(database: &Database, name: &str) -> io::Result<Option<T>> {
+    read_raw(database, name)?.map(|bytes| decode(&bytes)).transpose()
+}
+
+pub(crate) fn read_raw(database: &Database, name: &str) -> io::Result<Option<Vec<u8>>> {
     let transaction = database.begin_read().map_err(io::Error::other)?;
     let meta = transaction.open_table(META).map_err(io::Error::other)?;
     let value = meta.get(name).map_err(io::Error::other)?;
-    value.map(|bytes| decode(bytes.value())).transpose()
+    Ok(value.map(|bytes| bytes.value().to_vec()))
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {

@@ -18,8 +18,8 @@ use conduit_api::{
 };
 use conduit_ca::{ReplicaTls, Seed};
 use conduit_consensus::{
-    Change, Cluster, ClusterConfig, Command, Fence, MeshState, Outcome, Proposal, ProposeError, RaftStatus,
-    peers::Peers,
+    Change, Cluster, ClusterConfig, Command, Compaction, FEATURE_LEVEL, Fence, JoinError, MeshState, Outcome, Proposal,
+    ProposeError, RaftStatus, peers::Peers,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -80,12 +80,23 @@ fn trust_domain() -> TrustDomain {
 
 impl Replica {
     async fn start(name: &str, directory: &Path, seed: &Arc<Seed>, address: Option<SocketAddr>) -> Self {
+        Self::start_as(name, directory, seed, address, |_| {}).await
+    }
+
+    async fn start_as(
+        name: &str,
+        directory: &Path,
+        seed: &Arc<Seed>,
+        address: Option<SocketAddr>,
+        change: impl FnOnce(&mut ClusterConfig),
+    ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = TcpListener::bind(address.unwrap_or(([127, 0, 0, 1], 0).into())).await.unwrap();
         // Registered with the replica's own runtime from here on.
         let listener = listener.into_std().unwrap();
         let address = listener.local_addr().unwrap();
-        let config = ClusterConfig::new(directory, name, &address.to_string());
+        let mut config = ClusterConfig::new(directory, name, &address.to_string());
+        change(&mut config);
         let dial = {
             let seed = seed.clone();
             move |node| ReplicaTls::new(&seed, &trust_domain(), node)
@@ -141,7 +152,7 @@ fn pod(name: &str) -> Proposal {
         meshed: true,
         ready: true,
     };
-    Proposal { proposer: "test".into(), time_ms: 1, command: Command::Batch(vec![Change::UpsertPod(pod)]) }
+    Proposal::new("test", 1, Command::Batch(vec![Change::UpsertPod(pod)]))
 }
 
 impl Drop for Replica {
@@ -153,10 +164,14 @@ impl Drop for Replica {
 }
 
 async fn three(seed: &Arc<Seed>) -> (Vec<TempDir>, Vec<Replica>) {
+    three_as(seed, |_| {}).await
+}
+
+async fn three_as(seed: &Arc<Seed>, change: impl Fn(&mut ClusterConfig)) -> (Vec<TempDir>, Vec<Replica>) {
     let directories: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let mut replicas = Vec::new();
     for (i, directory) in directories.iter().enumerate() {
-        replicas.push(Replica::start(&format!("controller-{i}"), directory.path(), seed, None).await);
+        replicas.push(Replica::start_as(&format!("controller-{i}"), directory.path(), seed, None, &change).await);
     }
     replicas[0].cluster.initialize().await.unwrap();
     let first = vec![replicas[0].address.to_string()];
@@ -278,6 +293,144 @@ async fn strangers_and_misdirected_messages_are_refused() {
     let refused = RaftClient::new(channel).vote(message).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains(&replicas[0].cluster.id().to_string()), "{refused}");
+}
+
+/// The position of the leader.
+async fn leader_of(replicas: &[Replica]) -> usize {
+    let leader = replicas[0].until("a leader", |status| status.leader.is_some()).await.leader.unwrap();
+    replicas.iter().position(|replica| replica.cluster.id() == leader).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_missed_what_was_purged_gets_a_snapshot() {
+    let seed = Arc::new(Seed::generate());
+    let small = |config: &mut ClusterConfig| {
+        config.compaction = Compaction { snapshot_every: 50, keep: 20, lag: 40 };
+    };
+    let (directories, mut replicas) = three_as(&seed, small).await;
+    let behind = replicas.remove(2).kill().await;
+    let mut last = None;
+    for i in 0..400 {
+        last = Some(replicas[i % 2].cluster.propose(pod(&format!("pod-{}", i % 90)), None).await.unwrap());
+    }
+    // The first write of each name changed something; the others did not, and made the log longer all the same.
+    let last = last.unwrap();
+    let back = Replica::start_as("controller-2", directories[2].path(), &seed, Some(behind), small).await;
+    let state = back.until_state("it has the state", |state| state.revision() == last.revision).await;
+    assert_eq!(pods(&state).len(), 90);
+    let index = replicas[0].until("the end of the log", |status| status.applied_index == status.last_log_index).await;
+    for replica in replicas.iter().chain([&back]) {
+        replica.until("all is applied", |status| status.applied_index >= index.applied_index).await;
+    }
+    assert_eq!(*back.cluster.state().borrow(), *replicas[0].cluster.state().borrow());
+    // And it goes on from there, also as a leader.
+    replicas[0].cluster.hand_over_to(back.cluster.id()).await.unwrap();
+    let applied = back.cluster.propose(pod("after"), None).await.unwrap();
+    replicas[1].until_state("it leads", |state| state.revision() == applied.revision).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_are_removed_for_good_and_leadership_is_moved() {
+    let seed = Arc::new(Seed::generate());
+    let (directories, mut replicas) = three(&seed).await;
+    let leader = leader_of(&replicas).await;
+    let other = replicas[(leader + 1) % 3].cluster.id();
+    replicas[(leader + 2) % 3].cluster.hand_over_to(other).await.unwrap();
+    replicas[leader].until("it has handed over", |status| status.leader == Some(other)).await;
+
+    // The leader itself is removed, asked by the others; and then it may not come back.
+    let removed = replicas.remove((leader + 1) % 3);
+    let id = removed.cluster.id();
+    replicas[0].cluster.remove(id, "test", 1).await.unwrap();
+    for replica in &replicas {
+        let status = replica.until("two are left", |status| status.members.len() == 2).await;
+        assert!(!status.members.contains_key(&id));
+    }
+    let peers: Vec<_> = replicas.iter().map(|replica| replica.address.to_string()).collect();
+    let refused = async {
+        loop {
+            match removed.cluster.join(&peers).await {
+                Err(JoinError::Retired) => return,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    timeout(SOON, refused).await.unwrap();
+    let applied = replicas[1].cluster.propose(pod("after"), None).await.unwrap();
+    replicas[0].until_state("two go on", |state| state.revision() == applied.revision).await;
+
+    // With an empty disk it is welcome.
+    let address = removed.kill().await;
+    let empty = tempfile::tempdir().unwrap();
+    let fresh = Replica::start("controller-9", empty.path(), &seed, Some(address)).await;
+    fresh.cluster.join(&peers).await.unwrap();
+    fresh.until_state("it has the state", |state| state.revision() == applied.revision).await;
+
+    // Down to one, and no further.
+    for replica in [&fresh, &replicas[0]] {
+        let id = replica.cluster.id();
+        replicas[1].cluster.remove(id, "test", 1).await.unwrap();
+    }
+    let last = replicas[1].cluster.id();
+    let refused = replicas[1].cluster.remove(last, "test", 1).await.unwrap_err();
+    assert!(refused.to_string().contains("only voter"), "{refused}");
+    assert_eq!(replicas[1].cluster.propose(pod("alone"), None).await.unwrap().outcome, Outcome::Done);
+    drop(directories);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_moved_is_found_at_its_new_address() {
+    let seed = Arc::new(Seed::generate());
+    let (directories, mut replicas) = three(&seed).await;
+    let moved = (leader_of(&replicas).await + 1) % 3;
+    let id = replicas[moved].cluster.id();
+    replicas.remove(moved).kill().await;
+    let back = Replica::start(&format!("controller-{moved}"), directories[moved].path(), &seed, None).await;
+    assert!(!back.cluster.is_known());
+    let peers: Vec<_> = replicas.iter().map(|replica| replica.address.to_string()).collect();
+    back.cluster.join(&peers).await.unwrap();
+    back.until("it is known again", |status| {
+        status.members.get(&id).is_some_and(|known| known.address == back.address.to_string())
+    })
+    .await;
+    assert!(back.cluster.is_known());
+    let applied = replicas[0].cluster.propose(pod("kept"), None).await.unwrap();
+    back.until_state("it has the state", |state| state.revision() == applied.revision).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_waits_until_all_members_understand_it() {
+    let seed = Arc::new(Seed::generate());
+    let (directories, mut replicas) = three(&seed).await;
+    let old = (leader_of(&replicas).await + 1) % 3;
+    let address = replicas.remove(old).kill().await;
+    let peers: Vec<_> = replicas.iter().map(|replica| replica.address.to_string()).collect();
+    let name = format!("controller-{old}");
+    let older = |config: &mut ClusterConfig| config.feature_level = 0;
+    let downgraded = Replica::start_as(&name, directories[old].path(), &seed, Some(address), older).await;
+    downgraded.cluster.join(&peers).await.unwrap();
+    for replica in &replicas {
+        replica.until("it is known", |s| s.members.values().any(|member| member.feature_level == 0)).await;
+        let refused = replica.cluster.propose(pod("new"), None).await.unwrap_err();
+        assert!(matches!(&refused, ProposeError::Refused(why) if why.contains(&name)), "{refused}");
+    }
+    downgraded.kill().await;
+    let upgraded = Replica::start(&name, directories[old].path(), &seed, Some(address)).await;
+    upgraded.cluster.join(&peers).await.unwrap();
+    upgraded.until("it is known", |s| s.members.values().all(|member| member.feature_level == FEATURE_LEVEL)).await;
+    assert_eq!(upgraded.cluster.propose(pod("new"), None).await.unwrap().outcome, Outcome::Done);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_newer_release_has_sent_ends_a_replica() {
+    let seed = Arc::new(Seed::generate());
+    let (_directories, replicas) = three(&seed).await;
+    let tls = ReplicaTls::new(&seed, &trust_domain(), NodeId::new(7)).unwrap();
+    let channel = Peers::new(tls).stranger(&replicas[1].address.to_string());
+    let message = RaftMessage { target: replicas[1].cluster.id().as_u64(), payload: b"of tomorrow".to_vec() };
+    RaftClient::new(channel).append_entries(message).await.unwrap_err();
+    let fatal = timeout(SOON, replicas[1].cluster.fatal()).await.unwrap();
+    assert!(fatal.to_string().contains("upgrade this replica"), "{fatal}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write as _},
     path::Path,
@@ -21,17 +22,18 @@ use conduit_api::proto::{
     telemetry::telemetry_server::TelemetryServer as TelemetryService,
 };
 use conduit_ca::{ClientAuth, ReplicaTls, Seed, WorkloadTls};
-use conduit_consensus::{Cluster, ClusterConfig};
+use conduit_consensus::{Cluster, ClusterConfig, JoinError};
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{
     net::UnixListener,
     sync::watch,
+    task::JoinHandle,
     time::{Instant, sleep},
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Server, server::Router};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     admin,
@@ -49,6 +51,8 @@ use crate::{
 
 /// Between attempts to join, while no peer answers yet or there is no leader.
 const JOIN_RETRY: Duration = Duration::from_millis(200);
+/// Between two looks whether the others know this replica as it is: longer than any election.
+const MEMBERSHIP_CHECK: Duration = Duration::from_secs(5);
 /// A peer that says nothing for this long is probed, so that streams do not sit on a dead connection (grpc-rust#2746).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -59,6 +63,8 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// A running replica.
 pub struct App {
     cluster: Cluster,
+    /// Ends when this replica was removed from the control plane.
+    membership: JoinHandle<JoinError>,
     api_socket: Option<std::path::PathBuf>,
 }
 
@@ -112,12 +118,16 @@ impl App {
             leaf_lifetime: config.leaf_lifetime,
         };
         tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, reflected(api())?, served));
-        Ok(Self { cluster, api_socket: config.api_socket })
+        let membership = tokio::spawn(stay_member(cluster.clone(), config.other_addresses()));
+        Ok(Self { cluster, membership, api_socket: config.api_socket })
     }
 
     /// Resolves when this replica can no longer take part, with the reason; the process must then end.
-    pub async fn failed(&self) -> anyhow::Error {
-        anyhow::Error::from(self.cluster.fatal().await)
+    pub async fn failed(&mut self) -> anyhow::Error {
+        tokio::select! {
+            fatal = self.cluster.fatal() => fatal.into(),
+            removed = &mut self.membership => removed.map_or_else(Into::into, Into::into),
+        }
     }
 
     /// Hands leadership over, and stops.
@@ -164,6 +174,9 @@ async fn become_member(config: &Config, cluster: &Cluster) -> anyhow::Result<()>
     let peers = config.other_addresses();
     let mut waiting = false;
     while let Err(error) = cluster.join(&peers).await {
+        if matches!(error, JoinError::Retired) {
+            return Err(error.into());
+        }
         if !waiting {
             info!(%error, "waiting to join the control plane");
             waiting = true;
@@ -174,15 +187,37 @@ async fn become_member(config: &Config, cluster: &Cluster) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Tells the others whenever they know this replica by another address or release than it has, and asks them when there is
+/// no leader for it. Returns when they say that it was removed: nobody would tell it otherwise.
+async fn stay_member(cluster: Cluster, peers: Vec<String>) -> JoinError {
+    loop {
+        let status = cluster.status().borrow().clone();
+        if !cluster.is_known() || status.leader.is_none() {
+            let own = cluster.id();
+            let known = status.members.into_iter().filter(|(id, _)| *id != own).map(|(_, member)| member.address);
+            let all: BTreeSet<String> = known.chain(peers.iter().cloned()).collect();
+            match cluster.join(&all.into_iter().collect::<Vec<_>>()).await {
+                Ok(()) => {}
+                Err(error @ JoinError::Retired) => return error,
+                Err(error) => debug!(%error, "the members do not know this replica as it is"),
+            }
+        }
+        sleep(MEMBERSHIP_CHECK).await;
+    }
+}
+
 /// Whether this replica, by its id, is the one that starts the control plane. Exactly one id ever is, also when its replica
 /// died in between and comes back to finish.
 fn pass_gate(gate: &Path, node: &str) -> io::Result<bool> {
-    match fs::OpenOptions::new().write(true).create_new(true).open(gate) {
-        Ok(mut file) => {
-            file.write_all(node.as_bytes())?;
-            file.sync_all()?;
-            Ok(true)
-        }
+    // The file appears with its content or not at all: an empty one would let nobody pass, ever.
+    let own = gate.with_extension(node);
+    let mut file = fs::File::create(&own)?;
+    file.write_all(node.as_bytes())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&own, gate);
+    fs::remove_file(&own)?;
+    match linked {
+        Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(fs::read_to_string(gate)? == node),
         Err(error) => Err(error),
     }

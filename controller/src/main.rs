@@ -45,7 +45,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     tokio::pin!(stop);
-    let app = tokio::select! {
+    let mut app = tokio::select! {
         app = App::start(config) => app?,
         () = &mut stop => return Ok(()),
     };

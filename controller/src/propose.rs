@@ -14,7 +14,7 @@ pub async fn fenced(
     command: Command,
     fence: Option<Fence>,
 ) -> Result<Applied, ProposeError> {
-    let proposal = Proposal { proposer: who.to_owned(), time_ms: unix_ms(SystemTime::now()), command };
+    let proposal = Proposal::new(who, unix_ms(SystemTime::now()), command);
     cluster.propose(proposal, fence).await
 }
 

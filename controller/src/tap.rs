@@ -142,7 +142,7 @@ mod tests {
         };
         let mut state = MeshState::default();
         let changes = ["web-0", "voting-0"].map(|name| Change::UpsertPod(pod(name))).to_vec();
-        state.apply(1, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+        state.apply(1, Proposal::new("test", 0, Command::Batch(changes)));
         state
     }
 

@@ -233,7 +233,7 @@ fn proposal(pod: &PodName) -> Proposal {
         meshed: true,
         ready: true,
     };
-    Proposal { proposer: "simulation".into(), time_ms: 0, command: Command::Batch(vec![Change::UpsertPod(pod)]) }
+    Proposal::new("simulation", 0, Command::Batch(vec![Change::UpsertPod(pod)]))
 }
 
 /// Connections without TLS: what is simulated is the network.

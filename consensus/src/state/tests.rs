@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn apply(state: &mut MeshState, index: u64, command: Command) -> Outcome {
-    state.apply(index, Proposal { proposer: "test".into(), time_ms: index, command }).outcome
+    state.apply(index, Proposal::new("test", index, command)).outcome
 }
 
 fn service(name: u8, cluster_ip: Option<u8>, endpoints: &[u8]) -> Service {

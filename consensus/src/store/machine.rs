@@ -10,7 +10,7 @@ use openraft::{
 use redb::Database;
 use tokio::sync::watch;
 
-use super::{META, SNAPSHOT, SNAPSHOT_META, decode, encode, read_meta};
+use super::{META, SNAPSHOT, SNAPSHOT_META, decode, encode, read_meta, read_raw};
 use crate::{
     command::{Applied, Outcome},
     raft::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
@@ -44,7 +44,7 @@ impl StateMachine {
             published,
         };
         if let Some(meta) = read_meta::<SnapshotMeta>(&machine.database, SNAPSHOT_META)? {
-            let data: Vec<u8> = read_meta(&machine.database, SNAPSHOT)?
+            let data = read_raw(&machine.database, SNAPSHOT)?
                 .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a snapshot without its content"))?;
             machine.restore(&meta, &data)?;
         }
@@ -83,13 +83,13 @@ fn decode_snapshot(data: &[u8]) -> io::Result<MeshState> {
 
 /// One change: there is the old snapshot, or the new one.
 fn save(database: &Database, meta: &SnapshotMeta, data: &[u8]) -> io::Result<()> {
-    let (meta, data) = (encode(meta)?, encode(&data)?);
+    let meta = encode(meta)?;
     let write = || -> Result<(), redb::Error> {
         let transaction = database.begin_write()?;
         {
             let mut table = transaction.open_table(META)?;
             table.insert(SNAPSHOT_META, meta.as_slice())?;
-            table.insert(SNAPSHOT, data.as_slice())?;
+            table.insert(SNAPSHOT, data)?;
         }
         transaction.commit()?;
         Ok(())
@@ -161,7 +161,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let Some(meta) = read_meta::<SnapshotMeta>(&self.database, SNAPSHOT_META)? else { return Ok(None) };
-        let data = read_meta::<Vec<u8>>(&self.database, SNAPSHOT)?;
+        let data = read_raw(&self.database, SNAPSHOT)?;
         Ok(data.map(|snapshot| Snapshot { meta, snapshot }))
     }
 }

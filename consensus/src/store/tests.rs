@@ -50,7 +50,7 @@ fn entry(index: u64) -> Entry {
         ready: true,
     };
     let command = Command::Batch(vec![Change::UpsertPod(pod)]);
-    let proposal = Proposal { proposer: "test".into(), time_ms: 0, command };
+    let proposal = Proposal::new("test", 0, command);
     Entry { log_id: log_id(index), payload: openraft::EntryPayload::Normal(proposal) }
 }
 

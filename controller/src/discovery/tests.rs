@@ -28,7 +28,7 @@ fn pod(name: &str, ip: &str, meshed: bool) -> Change {
 }
 
 fn apply(state: &mut MeshState, index: u64, changes: Vec<Change>) {
-    state.apply(index, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+    state.apply(index, Proposal::new("test", 0, Command::Batch(changes)));
 }
 
 fn subscriptions() -> Subscriptions {

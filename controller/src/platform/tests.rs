@@ -30,7 +30,7 @@ fn inventory(services: &[Service], pods: &[Pod]) -> Inventory {
 fn state_of(inventory: &Inventory) -> MeshState {
     let mut state = MeshState::default();
     let changes = diff(&state, inventory);
-    state.apply(1, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+    state.apply(1, Proposal::new("test", 0, Command::Batch(changes)));
     state
 }
 
@@ -41,7 +41,7 @@ fn the_difference_takes_the_state_to_the_inventory() {
     let mut state = state_of(&before);
     let changes = diff(&state, &after);
     assert_eq!(changes.len(), 4, "the service that is the same is left alone: {changes:?}");
-    state.apply(2, Proposal { proposer: "test".into(), time_ms: 0, command: Command::Batch(changes) });
+    state.apply(2, Proposal::new("test", 0, Command::Batch(changes)));
     assert_eq!(diff(&state, &after), []);
 }
 
