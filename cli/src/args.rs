@@ -58,9 +58,9 @@ pub enum Command {
         #[command(subcommand)]
         command: LocalCommand,
     },
-    /// Look at the replicas of the control plane
+    /// Look at the replicas of the control plane, and change who they are
     Raft {
-        /// What to look at.
+        /// What to do.
         #[command(subcommand)]
         command: raft::Command,
     },

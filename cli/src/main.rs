@@ -87,7 +87,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         }
         Command::Local { .. } => {}
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
-        Command::Raft { command } => raft::run(command, control_plane, out).await?,
+        Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
         Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,
         Command::Version(args) => version::run(args, control_plane, out).await?,

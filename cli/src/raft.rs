@@ -2,11 +2,13 @@
 
 use std::io::Write;
 
-use conduit_api::proto::public::{RaftMember, RaftStatusRequest, RaftStatusResponse};
+use anyhow::bail;
+use conduit_api::proto::public::{MemberRequest, RaftMember, RaftStatusRequest, RaftStatusResponse};
 use serde::Serialize;
 
 use crate::{
     control_plane::ControlPlane,
+    local::{DirectoryArgs, client},
     output::{TableOrJson, write_json},
     printable::printable,
     table::{Align, Table},
@@ -17,6 +19,47 @@ use crate::{
 pub enum Command {
     /// Show leader, term, and how far each replica is
     Status(StatusArgs),
+    /// Add and remove replicas
+    Members {
+        /// Which way.
+        #[command(subcommand)]
+        command: Members,
+    },
+    /// Make another replica the leader
+    Transfer(Member),
+}
+
+/// What can be done with the replicas.
+#[derive(Debug, clap::Subcommand)]
+pub enum Members {
+    /// Start one more replica; it joins by itself
+    Add(Add),
+    /// Remove a replica for good
+    Remove(Remove),
+}
+
+/// Nothing more is to be said: replicas are numbered.
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    #[command(flatten)]
+    directory: DirectoryArgs,
+}
+
+/// Which one.
+#[derive(Debug, clap::Args)]
+pub struct Remove {
+    #[command(flatten)]
+    member: Member,
+    #[command(flatten)]
+    directory: DirectoryArgs,
+}
+
+/// A replica.
+#[derive(Debug, clap::Args)]
+pub struct Member {
+    /// Name or id, as `conduit raft status` shows them
+    #[arg(value_name = "REPLICA")]
+    member: String,
 }
 
 /// How it is shown.
@@ -27,12 +70,45 @@ pub struct StatusArgs {
     output: TableOrJson,
 }
 
-/// Asks the first replica that answers, which asks the others.
+/// Asks the first replica that answers, which asks the others. `local` is whether the control plane is the one of the mesh
+/// on this machine.
 ///
 /// # Errors
-/// When none answers, or `out` cannot be written.
-pub async fn run(command: &Command, control_plane: &ControlPlane, out: &mut impl Write) -> anyhow::Result<()> {
-    let Command::Status(args) = command;
+/// When none answers, it refuses, or `out` cannot be written.
+pub async fn run(
+    command: &Command,
+    control_plane: &ControlPlane,
+    local: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    match command {
+        Command::Status(args) => status(args, control_plane, out).await,
+        Command::Transfer(Member { member }) => {
+            let request = MemberRequest { member: member.clone() };
+            control_plane.ask(async |client| client.transfer_leader(request.clone()).await).await?;
+            Ok(writeln!(out, "{member} leads")?)
+        }
+        Command::Members { command: Members::Add(_) } if !local => bail!(
+            "replicas join by themselves when they are started with the seed and the addresses of the others: scale the \
+             StatefulSet, or start another conduit-controller"
+        ),
+        Command::Members { command: Members::Add(Add { directory }) } => {
+            let name = client::add_controller(directory).await?;
+            Ok(writeln!(out, "{name} is a member")?)
+        }
+        Command::Members { command: Members::Remove(Remove { member: Member { member }, directory }) } => {
+            if local {
+                client::remove_controller(directory, member).await?;
+            } else {
+                let request = MemberRequest { member: member.clone() };
+                control_plane.ask(async |client| client.remove_member(request.clone()).await).await?;
+            }
+            Ok(writeln!(out, "{member} is no member any more")?)
+        }
+    }
+}
+
+async fn status(args: &StatusArgs, control_plane: &ControlPlane, out: &mut impl Write) -> anyhow::Result<()> {
     let status = control_plane.ask(async |client| client.raft_status(RaftStatusRequest {}).await).await?;
     match args.output {
         TableOrJson::Table => out.write_all(text(&status).as_bytes())?,

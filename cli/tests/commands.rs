@@ -319,6 +319,12 @@ async fn raft_status_and_pods() {
     let json: Value = serde_json::from_str(&ok(&format!("{flags} raft status -o json")).await.0).unwrap();
     assert_eq!((&json["leader_id"], &json["members"][0]["pid"]), (&"00000000000000aa".into(), &4100.into()));
 
+    assert_eq!(ok(&format!("{flags} raft transfer controller-0")).await.0, "controller-0 leads\n");
+    let removed = ok(&format!("{flags} raft members remove controller-0")).await.0;
+    assert_eq!(removed, "controller-0 is no member any more\n");
+    assert!(fails(&format!("{flags} raft members remove controller-9")).await.contains("controller-9"));
+    assert!(fails(&format!("{flags} raft members add")).await.contains("join by themselves"));
+
     assert_eq!(ok(&format!("{flags} -n emojivoto get pods")).await.0, "emojivoto/web-0\n");
     assert_eq!(ok(&format!("{flags} pods -A")).await.0, "books/web-0\nemojivoto/web-0\n");
     assert_eq!(ok(&format!("{flags} get pods")).await, (String::new(), "No resources found.\n".to_owned()));

@@ -11,8 +11,9 @@ use conduit_api::{
     VERSION,
     proto::{
         public::{
-            Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse,
-            StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, api_server,
+            MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
+            SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse, TapRequest, VersionRequest,
+            VersionResponse, api_server,
         },
         tap::TapEvent,
     },
@@ -46,6 +47,16 @@ impl api_server::Api for ApiServer {
 
     async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
         Ok(Response::new(members::status(&self.own).await))
+    }
+
+    async fn remove_member(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        members::remove(&self.own, &request.into_inner().member).await?;
+        Ok(Response::new(MemberResponse {}))
+    }
+
+    async fn transfer_leader(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        members::transfer(&self.own, &request.into_inner().member).await?;
+        Ok(Response::new(MemberResponse {}))
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {

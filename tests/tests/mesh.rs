@@ -165,6 +165,40 @@ fn certificates_are_renewed_under_traffic() {
 }
 
 #[test]
+fn the_control_plane_grows_and_shrinks_under_traffic() {
+    let mesh = Mesh::up_with("--controllers 1");
+    let traffic = Traffic::start(mesh.web_address());
+    traffic.wait_for(20);
+    let members = || {
+        let members = mesh.raft().members;
+        assert!(members.iter().all(|member| member.role != "unreachable"), "nobody is left over");
+        members.len()
+    };
+    for count in 2..=5 {
+        assert_eq!(mesh.ok("raft members add"), format!("controller-{} is a member\n", count - 1));
+        assert_eq!(members(), count);
+    }
+    mesh.ok("raft transfer controller-4");
+    // The leader itself, then others, until the first is alone again.
+    for name in ["controller-4", "controller-1", "controller-3", "controller-2"] {
+        mesh.ok(&format!("raft members remove {name}"));
+    }
+    assert_eq!(members(), 1);
+    assert!(mesh.fails("raft members remove controller-0").contains("only voter"));
+    assert!(mesh.fails("raft members remove controller-7").contains("controller-7"));
+    traffic.wait_for(50);
+    let (_, failed) = traffic.stop();
+    assert_eq!(failed, Vec::<String>::new());
+
+    // Who was there is there again, and nobody else.
+    mesh.ok("raft members add");
+    mesh.ok("local down");
+    mesh.start("--controllers 1");
+    assert_eq!(members(), 2);
+    mesh.down();
+}
+
+#[test]
 fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
     let none = without_mesh();
     for (args, says) in [

@@ -3,7 +3,9 @@
 use std::{fs::File, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use conduit_api::proto::local::{DownRequest, ScaleRequest, StatusRequest, local_client::LocalClient};
+use conduit_api::proto::local::{
+    AddControllerRequest, DownRequest, RemoveControllerRequest, ScaleRequest, StatusRequest, local_client::LocalClient,
+};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
@@ -150,6 +152,26 @@ pub fn scale(args: &ScaleArgs, namespace: Option<&str>) -> anyhow::Result<()> {
     })?;
     println!("deployment/{deployment} scaled");
     Ok(())
+}
+
+/// Starts one more replica of the control plane, and returns its name when it votes.
+///
+/// # Errors
+/// When no mesh is running, or the replica cannot join.
+pub async fn add_controller(directory: &DirectoryArgs) -> anyhow::Result<String> {
+    let mut supervisor = connect(&directory.resolve()?).await?;
+    let added = supervisor.add_controller(AddControllerRequest {}).await.map_err(|status| said(&status))?;
+    Ok(added.into_inner().name)
+}
+
+/// Removes a replica from the control plane, with its process and its data.
+///
+/// # Errors
+/// When no mesh is running, or the control plane refuses.
+pub async fn remove_controller(directory: &DirectoryArgs, member: &str) -> anyhow::Result<()> {
+    let mut supervisor = connect(&directory.resolve()?).await?;
+    let request = RemoveControllerRequest { member: member.to_owned() };
+    supervisor.remove_controller(request).await.map(drop).map_err(|status| said(&status))
 }
 
 /// The supervisor of the mesh in `directory`.

@@ -3,8 +3,8 @@
 use std::pin::Pin;
 
 use conduit_api::proto::local::{
-    DownRequest, DownResponse, Progress, ScaleRequest, ScaleResponse, StatusRequest, StatusResponse, WatchRequest,
-    local_server,
+    AddControllerRequest, AddControllerResponse, DownRequest, DownResponse, Progress, RemoveControllerRequest,
+    RemoveControllerResponse, ScaleRequest, ScaleResponse, StatusRequest, StatusResponse, WatchRequest, local_server,
 };
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +17,10 @@ pub enum Order {
     Status(oneshot::Sender<StatusResponse>),
     /// Another number of instances.
     Scale(ScaleRequest, oneshot::Sender<anyhow::Result<u32>>),
+    /// One more replica; its name.
+    AddController(oneshot::Sender<anyhow::Result<String>>),
+    /// One replica fewer.
+    RemoveController(String, oneshot::Sender<anyhow::Result<()>>),
     /// The end.
     Down(oneshot::Sender<()>),
 }
@@ -38,6 +42,10 @@ impl LocalServer {
     }
 }
 
+fn refused(error: anyhow::Error) -> Status {
+    Status::failed_precondition(format!("{error:#}"))
+}
+
 #[tonic::async_trait]
 impl local_server::Local for LocalServer {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<Progress, Status>> + Send>>;
@@ -54,8 +62,25 @@ impl local_server::Local for LocalServer {
     async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<ScaleResponse>, Status> {
         let request = request.into_inner();
         let scaled = self.order(|answer| Order::Scale(request, answer)).await?;
-        let ready = scaled.map_err(|error| Status::failed_precondition(format!("{error:#}")))?;
+        let ready = scaled.map_err(refused)?;
         Ok(Response::new(ScaleResponse { ready }))
+    }
+
+    async fn add_controller(
+        &self,
+        _: Request<AddControllerRequest>,
+    ) -> Result<Response<AddControllerResponse>, Status> {
+        let name = self.order(Order::AddController).await?.map_err(refused)?;
+        Ok(Response::new(AddControllerResponse { name }))
+    }
+
+    async fn remove_controller(
+        &self,
+        request: Request<RemoveControllerRequest>,
+    ) -> Result<Response<RemoveControllerResponse>, Status> {
+        let member = request.into_inner().member;
+        self.order(|answer| Order::RemoveController(member, answer)).await?.map_err(refused)?;
+        Ok(Response::new(RemoveControllerResponse {}))
     }
 
     async fn down(&self, _: Request<DownRequest>) -> Result<Response<DownResponse>, Status> {

@@ -3,12 +3,13 @@
 //! Everything happens on one thread, so that the state needs no lock, and that the processes end with it (`PR_SET_PDEATHSIG`
 //! watches the thread that started them).
 
+mod controllers;
 mod pods;
 mod start;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
@@ -119,7 +120,8 @@ pub fn already_running(directory: &MeshDirectory) -> anyhow::Error {
 struct Supervisor {
     directory: MeshDirectory,
     is_root: bool,
-    controllers: u32,
+    /// The numbers of those that are to run.
+    controllers: RefCell<BTreeSet<u32>>,
     web_port: u16,
     leaf_lifetime: String,
     trust_domain: TrustDomain,
@@ -137,7 +139,7 @@ struct Supervisor {
 struct State {
     processes: BTreeMap<String, Running>,
     pods: BTreeMap<PodName, Pod>,
-    controllers: Vec<Controller>,
+    controllers: BTreeMap<u32, Controller>,
 }
 
 /// A replica's network, and how to end it.
@@ -178,10 +180,11 @@ impl Supervisor {
         assign_cluster_ips(&manifest, &mut cluster_ips);
         replace_file(&directory.cluster_ips(), &serde_json::to_vec_pretty(&cluster_ips)?, 0o600)?;
         let network = Network::create().await?;
+        let controllers = RefCell::new(controllers::numbers(&directory, args.controllers));
         Ok(Rc::new(Self {
             directory,
             is_root,
-            controllers: args.controllers,
+            controllers,
             web_port: args.web_port,
             leaf_lifetime: args.leaf_lifetime.replace(' ', ""),
             trust_domain: "cluster.local".parse()?,
@@ -221,6 +224,14 @@ impl Supervisor {
                             // The one who asked has gone.
                             let _ = answer.send(scaled.await);
                         }
+                    })),
+                    Order::AddController(answer) => drop(spawn_local({
+                        let supervisor = self.clone();
+                        async move { drop(answer.send(supervisor.add_controller().await)) }
+                    })),
+                    Order::RemoveController(member, answer) => drop(spawn_local({
+                        let supervisor = self.clone();
+                        async move { drop(answer.send(supervisor.remove_controller(&member).await)) }
                     })),
                     Order::Down(answer) => {
                         asked_to_end = Some(answer);
@@ -401,7 +412,7 @@ impl Supervisor {
         let stops: Vec<_> = {
             let state = self.state.borrow();
             let pods = state.pods.values().map(|pod| pod.stop.clone());
-            pods.chain(state.controllers.iter().map(|controller| controller.stop.clone())).collect()
+            pods.chain(state.controllers.values().map(|controller| controller.stop.clone())).collect()
         };
         for stop in stops {
             stop.send_replace(true);

@@ -8,8 +8,8 @@ use std::{
 
 use conduit_api::proto::{
     public::{
-        Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse,
-        StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
+        MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
+        SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
         api_server::{Api, ApiServer},
     },
     tap::TapEvent,
@@ -77,6 +77,15 @@ fn socket(directory: &Path) -> PathBuf {
     directory.join("api.sock")
 }
 
+impl Answers {
+    fn member(&self, name: &str) -> Result<Response<MemberResponse>, Status> {
+        if self.raft.members.iter().any(|member| member.name == name) {
+            return Ok(Response::new(MemberResponse {}));
+        }
+        Err(Status::not_found(format!("`{name}` is no replica of this control plane")))
+    }
+}
+
 #[tonic::async_trait]
 impl Api for Answers {
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
@@ -91,6 +100,14 @@ impl Api for Answers {
 
     async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
         Ok(Response::new(self.raft.clone()))
+    }
+
+    async fn remove_member(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        self.member(&request.into_inner().member)
+    }
+
+    async fn transfer_leader(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        self.member(&request.into_inner().member)
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {

@@ -1,6 +1,9 @@
 //! Who the replicas are and how they are.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 use conduit_api::{
     NodeId, PodName, Revision,
@@ -10,7 +13,13 @@ use conduit_api::{
     },
 };
 
-use crate::peer::{ask_others, server::Own};
+use conduit_consensus::ProposeError;
+use tonic::Status;
+
+use crate::{
+    peer::{ask_others, server::Own},
+    propose::unix_ms,
+};
 
 /// What every replica says of itself; `None` of one that cannot be asked.
 async fn ask_all(own: &Own) -> BTreeMap<NodeId, Option<StatusResponse>> {
@@ -53,6 +62,44 @@ pub async fn status(own: &Own) -> RaftStatusResponse {
         revision: own.cluster.state().borrow().revision().as_u64(),
         members,
         answered_by: own.cluster.id().to_string(),
+    }
+}
+
+/// Removes a member, by name or id, for good.
+///
+/// # Errors
+/// As the API describes them.
+pub async fn remove(own: &Own, member: &str) -> Result<(), Status> {
+    let node = find(own, member)?;
+    own.cluster.remove(node, "api", unix_ms(SystemTime::now())).await.map_err(refused)
+}
+
+/// Makes a member, by name or id, the leader.
+///
+/// # Errors
+/// As the API describes them.
+pub async fn transfer(own: &Own, member: &str) -> Result<(), Status> {
+    let node = find(own, member)?;
+    own.cluster.hand_over_to(node).await.map_err(refused)
+}
+
+fn find(own: &Own, member: &str) -> Result<NodeId, Status> {
+    let status = own.cluster.status().borrow().clone();
+    let found = status.members.iter().find(|(id, known)| known.name == member || id.to_string() == member);
+    found.map(|(id, _)| *id).ok_or_else(|| {
+        let names: BTreeSet<_> = status.members.values().map(|known| known.name.as_str()).collect();
+        let names = names.into_iter().collect::<Vec<_>>().join(", ");
+        Status::not_found(format!("`{member}` is no replica of this control plane; there are {names}"))
+    })
+}
+
+/// As callers of the API are told.
+fn refused(error: ProposeError) -> Status {
+    match error {
+        ProposeError::Refused(why) => Status::failed_precondition(why),
+        ProposeError::NotLeading | ProposeError::NoQuorum { .. } | ProposeError::Fatal(_) => {
+            Status::unavailable(error.to_string())
+        }
     }
 }
 

@@ -112,7 +112,7 @@ impl Mesh {
         Self { directory, programs, user, web_port, _turn: turn }
     }
 
-    fn start(&self, flags: &str) {
+    pub fn start(&self, flags: &str) {
         self.ok(format!("local up --demo --detach --web-port {} {flags}", self.web_port).trim_end());
     }
 

@@ -1,7 +1,5 @@
 //! From nothing to a mesh that is ready, step by step.
 
-use std::net::Ipv4Addr;
-
 use conduit_api::proto::{local::Step, public::PodsRequest};
 
 use super::*;
@@ -10,16 +8,15 @@ use super::*;
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks whether something is ready.
 pub(super) const POLL: Duration = Duration::from_millis(20);
-/// Controllers are at this address and the following ones.
-const FIRST_CONTROLLER: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 10);
 
 impl Supervisor {
     pub(super) async fn start(self: &Rc<Self>) -> anyhow::Result<()> {
         self.publish();
-        let controllers = self.controllers;
-        for number in 0..controllers {
+        let numbers = self.controllers.borrow().clone();
+        let controllers = numbers.len() as u32;
+        for (started, number) in (1..).zip(numbers) {
             self.start_controller(number).await?;
-            self.step("network", number + 1, controllers);
+            self.step("network", started, controllers);
         }
         self.wait("controllers", controllers, async || self.sockets_that_answer().await).await?;
         self.wait("certificate authority", 1, async || u32::from(self.directory.trust_bundle().exists())).await?;
@@ -30,38 +27,6 @@ impl Supervisor {
         self.wait("control plane knows them", pods, async || self.known_ready().await).await?;
         self.progress.send_modify(|progress| progress.ready = true);
         info!("ready");
-        Ok(())
-    }
-
-    async fn start_controller(self: &Rc<Self>, number: u32) -> anyhow::Result<()> {
-        let ip = |number| Ipv4Addr::from(u32::from(FIRST_CONTROLLER) + number);
-        let name = format!("controller-{number}");
-        let namespace = Rc::new(self.network.namespace(ip(number).into()).await?);
-        let peers: Vec<_> = (0..self.controllers).map(|i| format!("controller-{i}={}:8300", ip(i))).collect();
-        let path = |path: PathBuf| path.display().to_string();
-        let program = program("conduit-controller")?;
-        let mut enter = vec!["--netns".to_owned(), namespace.path(), "--".to_owned(), program];
-        for (flag, value) in [
-            ("--name", name.clone()),
-            ("--data-dir", path(self.directory.controllers().join(&name))),
-            ("--seed-file", path(self.directory.seed())),
-            ("--trust-domain", self.trust_domain.to_string()),
-            ("--peers", peers.join(",")),
-            ("--listen-ip", ip(number).to_string()),
-            ("--api-socket", path(self.directory.api_socket(&name))),
-            ("--platform-file", path(self.directory.platform_file())),
-            ("--bootstrap-gate", path(self.directory.bootstrap_gate())),
-            ("--trust-bundle-file", path(self.directory.trust_bundle())),
-            ("--leaf-lifetime", self.leaf_lifetime.clone()),
-        ] {
-            enter.extend([flag.to_owned(), value]);
-        }
-        let log = self.directory.log(&name);
-        let ip = IpAddr::from(ip(number));
-        let spec = Spec { name: name.clone(), role: "controller", pod: None, ip, enter, env: Vec::new(), log };
-        let (stop, stopped) = watch::channel(false);
-        self.state.borrow_mut().controllers.push(Controller { stop, _namespace: namespace });
-        spawn_local(self.clone().keep(spec, stopped, || {}));
         Ok(())
     }
 
