@@ -211,11 +211,14 @@ async fn stay_member(cluster: Cluster, peers: Vec<String>) -> JoinError {
 fn pass_gate(gate: &Path, node: &str) -> io::Result<bool> {
     // The file appears with its content or not at all: an empty one would let nobody pass, ever.
     let own = gate.with_extension(node);
-    let mut file = fs::File::create(&own)?;
-    file.write_all(node.as_bytes())?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&own, gate);
-    fs::remove_file(&own)?;
+    let write = || {
+        let mut file = fs::File::create(&own)?;
+        file.write_all(node.as_bytes())?;
+        file.sync_all()?;
+        fs::hard_link(&own, gate)
+    };
+    let linked = write();
+    let _ = fs::remove_file(&own);
     match linked {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(fs::read_to_string(gate)? == node),

@@ -72,7 +72,7 @@ pub struct Config {
     pub intermediate_lifetime: Duration,
 
     /// What to log: a level, or directives as `tracing` takes them.
-    #[arg(long, default_value = "info,openraft=warn", env = "CONDUIT_CONTROLLER_LOG")]
+    #[arg(long, default_value = "info,openraft=off", env = "CONDUIT_CONTROLLER_LOG")]
     pub log: String,
 }
 

@@ -141,6 +141,17 @@ impl MeshDirectory {
         UnixStream::connect(self.supervisor_socket()).is_ok()
     }
 
+    /// Takes away what a control plane has left behind that never was ready: as far as that can be done.
+    pub fn forget_state(&self) {
+        for directory in [self.controllers(), self.tokens()] {
+            let _ = fs::remove_dir_all(directory);
+        }
+        for file in [self.seed(), self.platform_file(), self.trust_bundle(), self.bootstrap_gate(), self.cluster_ips()]
+        {
+            let _ = fs::remove_file(file);
+        }
+    }
+
     /// Takes away everything, the trust root included.
     ///
     /// # Errors

@@ -60,11 +60,11 @@ impl Spec {
         command.spawn().with_context(|| format!("cannot start {}", self.name))
     }
 
-    /// The last lines that it wrote.
+    /// Why it ended, if it has said so (our own programs do, in a line that begins with `error:`); or its last line.
     pub fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("\n")
+        let reason = log.lines().rev().find_map(|line| line.strip_prefix("error: "));
+        reason.or_else(|| log.lines().next_back()).unwrap_or("nothing").to_owned()
     }
 
     /// Keeps the log within its bound. The process goes on writing at its end, wherever that is.
@@ -123,8 +123,11 @@ mod tests {
         spec.rotate_log().unwrap();
         assert_eq!(fs::metadata(&log).unwrap().len(), 0);
         assert_eq!(fs::metadata(directory.path().join("web-0.app.log.old")).unwrap().len(), LOG_BYTES_MAX + 1);
-        fs::write(&log, "few").unwrap();
+        assert_eq!(spec.last_words(), "nothing");
+        fs::write(&log, "few\nwords").unwrap();
         spec.rotate_log().unwrap();
-        assert_eq!(spec.last_words(), "few");
+        assert_eq!(spec.last_words(), "words");
+        fs::write(&log, "started\nerror: no space\nended\n").unwrap();
+        assert_eq!(spec.last_words(), "no space");
     }
 }

@@ -120,6 +120,8 @@ pub fn already_running(directory: &MeshDirectory) -> anyhow::Error {
 struct Supervisor {
     directory: MeshDirectory,
     is_root: bool,
+    /// No control plane was ever started in the directory.
+    is_new: bool,
     /// The numbers of those that are to run.
     controllers: RefCell<BTreeSet<u32>>,
     web_port: u16,
@@ -165,6 +167,7 @@ struct Pod {
 
 impl Supervisor {
     async fn new(directory: MeshDirectory, manifest: Manifest, is_root: bool, args: &Args) -> anyhow::Result<Rc<Self>> {
+        let is_new = !directory.bootstrap_gate().exists();
         let seed = if directory.seed().exists() {
             Seed::load(&directory.seed())?
         } else {
@@ -184,6 +187,7 @@ impl Supervisor {
         Ok(Rc::new(Self {
             directory,
             is_root,
+            is_new,
             controllers,
             web_port: args.web_port,
             leaf_lifetime: args.leaf_lifetime.replace(' ', ""),
@@ -246,6 +250,10 @@ impl Supervisor {
             self.progress.send_modify(|progress| progress.error = format!("{error:#}"));
         }
         self.end_all().await;
+        if !started && self.is_new {
+            // Half a control plane is worse than none; the logs stay, since the error may name one.
+            self.directory.forget_state();
+        }
         let _ = fs::remove_file(self.directory.supervisor_socket());
         if let Some(answer) = asked_to_end {
             let _ = answer.send(());

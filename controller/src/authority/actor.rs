@@ -224,8 +224,12 @@ async fn record_issuer(cluster: Cluster, node: NodeId, certificate: Vec<u8>) {
 /// Readers see the old content or the new one. Each replica writes through a name of its own.
 fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    std::fs::write(&temporary, content)?;
-    std::fs::rename(&temporary, path)
+    let written = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // On a full disk every byte counts.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
 }
 
 impl Actor for AuthorityActor {

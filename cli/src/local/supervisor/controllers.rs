@@ -90,7 +90,7 @@ impl Supervisor {
             bail!(
                 "{name} has not joined within {}s and goes on trying; its log ends with: {}",
                 JOIN_TIMEOUT.as_secs(),
-                words.unwrap_or_default().replace('\n', " | ")
+                words.unwrap_or_default()
             );
         }
         Ok(name)

@@ -59,14 +59,23 @@ impl Supervisor {
             let deployment = deployment.with_context(|| {
                 format!("there is no deployment {namespace}/{name}; there are {}", known.join(", "))
             })?;
-            deployment.replicas = replicas;
             deployment.clone()
         };
         let pod = |number: u32| PodName::new(namespace, &format!("{name}-{number}"));
+        let mut started = Vec::new();
         for number in 0..replicas {
-            if !self.state.borrow().pods.contains_key(&pod(number)?) {
-                self.start_pod(namespace, name, number, &deployment).await?;
+            if self.state.borrow().pods.contains_key(&pod(number)?) {
+                continue;
             }
+            started.push(pod(number)?);
+            if let Err(error) = self.start_pod(namespace, name, number, &deployment).await {
+                // All of them or none: a deployment that is half scaled is nobody's wish.
+                self.end_pods(&started);
+                return Err(error);
+            }
+        }
+        if let Some(known) = self.manifest.borrow_mut().deployments.get_mut(&(namespace.to_owned(), name.to_owned())) {
+            known.replicas = replicas;
         }
         let surplus: Vec<_> = {
             let state = self.state.borrow();
@@ -93,12 +102,7 @@ impl Supervisor {
         };
         let scaled = timeout(SCALE_TIMEOUT, done).await;
         // Nobody sends to them any more: now they may end.
-        for pod in surplus {
-            if let Some(gone) = self.state.borrow_mut().pods.remove(&pod) {
-                gone.stop.send_replace(true);
-            }
-        }
-        self.publish();
+        self.end_pods(&surplus);
         scaled.map_err(|_| {
             anyhow!(
                 "{namespace}/{name} has not {replicas} ready instances within {}s; see `conduit local status`",
@@ -106,6 +110,15 @@ impl Supervisor {
             )
         })?;
         Ok(replicas)
+    }
+
+    fn end_pods(&self, pods: &[PodName]) {
+        for pod in pods {
+            if let Some(gone) = self.state.borrow_mut().pods.remove(pod) {
+                gone.stop.send_replace(true);
+            }
+        }
+        self.publish();
     }
 
     async fn start_pod(

@@ -6,6 +6,8 @@ use super::*;
 
 /// A step that takes longer than this has failed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// A process that has ended so often before everything was ready will not do better.
+const RESTARTS_MAX: u32 = 4;
 /// Between two looks whether something is ready.
 pub(super) const POLL: Duration = Duration::from_millis(20);
 
@@ -66,7 +68,15 @@ impl Supervisor {
                 sleep(POLL).await;
             }
         };
-        timeout(STEP_TIMEOUT, all_done).await.map_err(|_| self.why_not(name))
+        let given_up = async {
+            while !self.state.borrow().processes.values().any(|running| running.restarts.count >= RESTARTS_MAX) {
+                sleep(POLL).await;
+            }
+        };
+        tokio::select! {
+            done = timeout(STEP_TIMEOUT, all_done) => done.map_err(|_| self.why_not(name)),
+            () = given_up => Err(self.why_not(name)),
+        }
     }
 
     /// Which process is in the way, in its own words.
@@ -77,16 +87,20 @@ impl Supervisor {
             running.state != "running" || running.restarts.count > 0 || running.spec.pod.as_ref().is_some_and(unready)
         };
         let suspect = state.processes.values().find(blame).or_else(|| state.processes.values().next());
-        let seconds = STEP_TIMEOUT.as_secs();
         match suspect {
-            Some(running) => anyhow!(
-                "{step}: not done within {seconds}s; {} is {}, and its log {} ends with: {}",
-                running.spec.name,
-                running.state,
-                running.spec.log.display(),
-                running.spec.last_words().replace('\n', " | "),
-            ),
-            None => anyhow!("{step}: not done within {seconds}s"),
+            Some(running) if running.restarts.count > 0 => {
+                let (name, log) = (&running.spec.name, running.spec.log.display());
+                anyhow!("{step}: {name} does not start: {} (its log is {log})", running.spec.last_words())
+            }
+            Some(running) => {
+                let (name, log) = (&running.spec.name, running.spec.log.display());
+                let seconds = STEP_TIMEOUT.as_secs();
+                anyhow!(
+                    "{step}: {name} is not ready within {seconds}s: {} (its log is {log})",
+                    running.spec.last_words()
+                )
+            }
+            None => anyhow!("{step}: not done within {}s", STEP_TIMEOUT.as_secs()),
         }
     }
 }
