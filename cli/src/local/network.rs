@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     unistd::{getegid, geteuid},
@@ -34,29 +35,38 @@ pub fn leave_host() -> anyhow::Result<()> {
     let (uid, gid) = (geteuid(), getegid());
     let networks = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     if uid.is_root() {
-        unshare(networks).context(
-            "cannot create network namespaces: as root this needs CAP_SYS_ADMIN, which containers mostly lack; run it outside, \
-             or as an ordinary user",
-        )?;
+        unshare(networks).map_err(|error| match error {
+            // No space for one more of them.
+            Errno::ENOSPC => anyhow!("cannot create network namespaces ({error}): {}", advice(setting)),
+            _ => anyhow!(
+                "cannot create network namespaces ({error}): as root this needs CAP_SYS_ADMIN, which containers mostly lack; \
+                 run it outside, or as an ordinary user"
+            ),
+        })?;
     } else {
         unshare(CloneFlags::CLONE_NEWUSER)
-            .map_err(|error| anyhow!("cannot create a user namespace ({error}): {}", advice()))?;
+            .map_err(|error| anyhow!("cannot create a user namespace ({error}): {}", advice(setting)))?;
         let map = || -> std::io::Result<()> {
             fs::write("/proc/self/setgroups", "deny")?;
             fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
             fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
         };
-        map().map_err(|error| anyhow!("cannot use a user namespace ({error}): {}", advice()))?;
-        unshare(networks).map_err(|error| anyhow!("cannot create network namespaces ({error}): {}", advice()))?;
+        map().map_err(|error| anyhow!("cannot use a user namespace ({error}): {}", advice(setting)))?;
+        unshare(networks)
+            .map_err(|error| anyhow!("cannot create network namespaces ({error}): {}", advice(setting)))?;
     }
     // What pods mount is theirs alone.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make this process's mounts its own")
 }
 
-/// Which of the kernel's settings forbids namespaces to ordinary users, and how it is changed.
-fn advice() -> String {
-    let set_to = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+fn setting(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// Which of the kernel's settings forbids namespaces, and how it is changed.
+fn advice(setting: impl Fn(&str) -> Option<String>) -> String {
+    let set_to = |path: &str, value: &str| setting(path).is_some_and(|text| text.trim() == value);
     for (path, forbids, setting) in [
         ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
         ("/proc/sys/user/max_net_namespaces", "0", "user.max_net_namespaces=10000"),
@@ -181,4 +191,21 @@ async fn index(links: &Handle, name: &str) -> anyhow::Result<u32> {
     use futures::TryStreamExt as _;
     let found = links.link().get().match_name(name.to_owned()).execute().try_next().await?;
     found.map(|link| link.header.index).with_context(|| format!("there is no network device `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_that_forbids_namespaces_is_named() {
+        let only = |path: &'static str, value: &'static str| {
+            advice(move |asked| (asked == path).then(|| format!("{value}\n")))
+        };
+        let user = only("/proc/sys/user/max_user_namespaces", "0");
+        assert!(user.contains("sysctl -w user.max_user_namespaces=10000"), "{user}");
+        let apparmor = only("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1");
+        assert!(apparmor.contains("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"), "{apparmor}");
+        assert!(only("/proc/sys/user/max_net_namespaces", "10000").contains("run this as root"));
+    }
 }
