@@ -4,11 +4,11 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     address::Address,
-    check, completion,
+    check, completion, history,
     local::LocalCommand,
     pods, raft,
     resource::{ResourceError, Scope},
-    stat, tap, version,
+    stat, tap, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -52,6 +52,8 @@ pub enum Command {
     Get(pods::GetArgs),
     /// List pods (short for `get pods`)
     Pods(pods::Args),
+    /// Show who changed what, and when
+    History(history::Args),
     /// Run a mesh on this machine
     Local {
         /// What to do with it.
@@ -70,6 +72,8 @@ pub enum Command {
     Tap(tap::Args),
     /// Print the versions of this command and of the control plane
     Version(version::Args),
+    /// Wait until a change is in force everywhere
+    Wait(wait::Args),
 }
 
 impl Global {

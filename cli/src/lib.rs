@@ -3,7 +3,7 @@
 //! - [`args`]: what can be typed. [`resource`]: how workloads are named. [`failure`]: how everything that goes wrong is said.
 //! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
-//!   [`check`], [`stat`], [`tap`], [`raft`], [`pods`], [`completion`].
+//!   [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`pods`], [`completion`].
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
@@ -12,6 +12,7 @@ pub mod check;
 pub mod completion;
 pub mod control_plane;
 pub mod failure;
+pub mod history;
 pub mod local;
 pub mod output;
 pub mod pods;
@@ -23,3 +24,4 @@ pub mod stdout;
 pub mod table;
 pub mod tap;
 pub mod version;
+pub mod wait;

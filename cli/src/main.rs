@@ -8,11 +8,11 @@ use conduit_cli::{
     args::{Cli, Command, Global},
     check, completion,
     control_plane::ControlPlane,
-    failure,
+    failure, history,
     local::directory::MeshDirectory,
     pods, raft, stat,
     stdout::{self, Stdout},
-    tap, version,
+    tap, version, wait,
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -90,6 +90,8 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
         Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,
+        Command::History(args) => history::run(args, control_plane, out).await?,
+        Command::Wait(args) => wait::run(args, control_plane, out).await?,
         Command::Version(args) => version::run(args, control_plane, out).await?,
     }
     Ok(ExitCode::SUCCESS)

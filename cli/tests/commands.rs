@@ -15,7 +15,7 @@ use commands::fake::{Answers, Replica};
 use conduit_api::proto::{
     common::{ResourceRef, SocketAddress},
     public::{
-        BasicStats, CheckResult, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
+        BasicStats, Change, CheckResult, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
         check_result,
     },
     tap::{
@@ -328,6 +328,34 @@ async fn raft_status_and_pods() {
     assert_eq!(ok(&format!("{flags} -n emojivoto get pods")).await.0, "emojivoto/web-0\n");
     assert_eq!(ok(&format!("{flags} pods -A")).await.0, "books/web-0\nemojivoto/web-0\n");
     assert_eq!(ok(&format!("{flags} get pods")).await, (String::new(), "No resources found.\n".to_owned()));
+}
+
+#[tokio::test]
+async fn changes_are_waited_for_and_remembered() {
+    let change = |index, summary: &str| Change {
+        index,
+        time_ms: 1_525_000_000_000,
+        proposer: "platform".into(),
+        summary: summary.into(),
+    };
+    let history = vec![change(12, "pod/emojivoto/web-0 ready"), change(9, "service/emojivoto/web-svc")];
+    let replica = Replica::start(Answers { history, ..Answers::default() });
+    let flags = format!("--api-addr {}", replica.address());
+
+    let (table, _) = ok(&format!("{flags} history")).await;
+    let rows = [
+        "REVISION   TIME                   WHO        WHAT",
+        "12         2018-04-29T11:06:40Z   platform   pod/emojivoto/web-0 ready",
+        "9          2018-04-29T11:06:40Z   platform   service/emojivoto/web-svc",
+    ];
+    assert!(table.lines().map(str::trim_end).eq(rows), "{table}");
+    let json: Value = serde_json::from_str(&ok(&format!("{flags} history --limit 1 -o json")).await.0).unwrap();
+    assert_eq!((json.as_array().unwrap().len(), &json[0]["revision"]), (1, &12.into()));
+
+    assert_eq!(ok(&format!("{flags} wait --revision 7")).await.0, "revision 7 is in force in 2 proxies\n");
+    let late = fails(&format!("{flags} wait --revision 8 --for applied --timeout 0s")).await;
+    assert!(late.contains("revision 8 is not in force in 1 of 2 replicas: controller-0"), "{late}");
+    assert!(fails("wait --api-addr unix:/no/such.sock --timeout 0s").await.contains("does not answer"));
 }
 
 #[tokio::test]

@@ -120,15 +120,37 @@ pub enum Outcome {
     Repeated,
 }
 
-/// For the audit: what kind of change, not its content.
+/// Changes of one batch that the audit names.
+const SUMMARY_MAX: usize = 3;
+
+/// For the audit: what was changed, not how.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Batch(changes) => write!(f, "{} discovery changes", changes.len()),
+            Self::Batch(changes) => {
+                for (i, change) in changes.iter().take(SUMMARY_MAX).enumerate() {
+                    write!(f, "{}{change}", if i == 0 { "" } else { ", " })?;
+                }
+                match changes.len().checked_sub(SUMMARY_MAX) {
+                    None | Some(0) => Ok(()),
+                    Some(more) => write!(f, " and {more} more"),
+                }
+            }
             Self::CaInit { .. } => f.write_str("first trust root"),
             Self::AddIssuer { node, .. } => write!(f, "issuing certificate of {node}"),
             Self::RemoveIssuer { node } => write!(f, "removed the issuing certificate of {node}"),
             Self::Retire { node } => write!(f, "retired replica {node}"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UpsertService(service) => write!(f, "service/{}", service.name),
+            Self::RemoveService(name) => write!(f, "service/{name} removed"),
+            Self::UpsertPod(pod) => write!(f, "pod/{} {}", pod.name, if pod.ready { "ready" } else { "not ready" }),
+            Self::RemovePod(name) => write!(f, "pod/{name} removed"),
         }
     }
 }

@@ -11,9 +11,9 @@ use conduit_api::{
     VERSION,
     proto::{
         public::{
-            MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
-            SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse, TapRequest, VersionRequest,
-            VersionResponse, api_server,
+            HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse,
+            RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse,
+            TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
         },
         tap::TapEvent,
     },
@@ -47,6 +47,14 @@ impl api_server::Api for ApiServer {
 
     async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
         Ok(Response::new(members::status(&self.own).await))
+    }
+
+    async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
+        Ok(Response::new(members::wait(&self.own, request.into_inner()).await))
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        Ok(Response::new(members::history(&self.own, request.into_inner().limit)))
     }
 
     async fn remove_member(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

@@ -68,7 +68,6 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         taps: taps.clone(),
         events,
         controllers: controllers.clone(),
-        tls: tls.clone(),
         namespace: namespace.clone(),
         pod: pod.clone(),
     };

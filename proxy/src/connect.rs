@@ -56,6 +56,11 @@ impl Connector {
         Self { mark, tls }
     }
 
+    /// It can prove who it is.
+    pub fn is_certified(&self) -> bool {
+        self.tls.identity().is_some()
+    }
+
     /// A TCP connection.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
-//! Channels to the control plane: any replica will do, the next one when that fails.
+//! The connection to the control plane: any replica will do, the next one when that fails.
 
-use std::{cell::Cell, io, net::SocketAddr, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use conduit_api::{SpiffeId, TrustDomain, spiffe::ParseSpiffeError};
 use hyper_util::rt::TokioIo;
+use tokio::{sync::Mutex, time::sleep};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -12,17 +13,35 @@ use crate::connect::Connector;
 /// A replica that says nothing for this long is probed: a dead path looks like a quiet one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks for the first certificate.
+const CERTIFIED_POLL: Duration = Duration::from_millis(20);
 /// The first pause after a failure, doubled at each further one ...
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// ... up to this; each is drawn from zero to its length, so that a thousand proxies do not come back at once.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// The replicas of the control plane.
+/// The replicas of the control plane. Clones are the same, and share the connection.
 #[derive(Clone)]
-pub struct Controllers {
+pub struct Controllers(Rc<Inner>);
+
+struct Inner {
     addresses: Vec<String>,
     controller: SpiffeId,
     connector: Connector,
+    /// Whose turn it is: goes round the replicas, from a random one on.
+    next: Cell<usize>,
+    /// Held while it is made, so that all who need it wait for the same one.
+    shared: Mutex<Option<Shared>>,
+}
+
+/// The connection that everything which this proxy asks for goes over. One of them, because each costs both ends some sixty
+/// kilobytes, and a control plane has thousands.
+#[derive(Clone)]
+pub struct Shared {
+    /// To be used by as many as there are.
+    pub channel: Channel,
+    /// The turn in which it was made.
+    turn: usize,
 }
 
 impl Controllers {
@@ -36,23 +55,44 @@ impl Controllers {
         connector: Connector,
     ) -> Result<Self, ParseSpiffeError> {
         let controller = SpiffeId::new(trust_domain, "conduit", "controller")?;
-        Ok(Self { addresses, controller, connector })
+        let next = Cell::new(rand::random_range(0..addresses.len().max(1)));
+        Ok(Self(Rc::new(Inner { addresses, controller, connector, next, shared: Mutex::default() })))
     }
 
-    /// Goes round the replicas, from a random one on.
-    pub fn rotation(&self) -> Rotation {
-        Rotation { next: Cell::new(rand::random_range(0..self.addresses.len().max(1))) }
+    /// Waits until this proxy has a certificate: without one nobody lets it in.
+    pub async fn certified(&self) {
+        while !self.0.connector.is_certified() {
+            sleep(CERTIFIED_POLL).await;
+        }
     }
 
-    /// A connection to the replica whose turn it is.
+    /// The shared connection. It is made if there is none, to the replica whose turn it is.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub async fn connect(&self, rotation: &Rotation) -> Result<Channel, tonic::transport::Error> {
-        let turn = rotation.next.get();
-        rotation.next.set(turn.wrapping_add(1));
-        let address = self.addresses[turn % self.addresses.len()].clone();
-        let (connector, controller) = (self.connector.clone(), self.controller.clone());
+    pub async fn shared(&self) -> Result<Shared, tonic::transport::Error> {
+        let mut shared = self.0.shared.lock().await;
+        if let Some(shared) = &*shared {
+            return Ok(shared.clone());
+        }
+        let (channel, turn) = (self.connect().await?, self.0.next.get());
+        Ok(shared.insert(Shared { channel, turn }).clone())
+    }
+
+    /// Whoever asks for a connection from now on gets another one than `failed`.
+    pub async fn give_up(&self, failed: &Shared) {
+        self.0.shared.lock().await.take_if(|shared| shared.turn == failed.turn);
+    }
+
+    /// A connection of its own to the replica whose turn it is.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+        let turn = self.0.next.get();
+        self.0.next.set(turn.wrapping_add(1));
+        let address = self.0.addresses[turn % self.0.addresses.len()].clone();
+        let (connector, controller) = (self.0.connector.clone(), self.0.controller.clone());
         // The URI is only what HTTP/2 wants to see; the connector knows where to go.
         Endpoint::from(Uri::from_static("http://controller.conduit"))
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -67,11 +107,6 @@ impl Controllers {
             }))
             .await
     }
-}
-
-/// Whose turn it is.
-pub struct Rotation {
-    next: Cell<usize>,
 }
 
 /// The pause after a number of failures in a row; `random` is below 1.

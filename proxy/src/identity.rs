@@ -34,10 +34,9 @@ pub struct Certifier {
 impl Certifier {
     /// Runs until the proxy ends. A failure costs nothing as long as the present certificate is valid, and is retried.
     pub async fn run(self) {
-        let rotation = self.controllers.rotation();
         let mut failures = 0;
         loop {
-            match self.certify(&rotation).await {
+            match self.certify().await {
                 Ok(renewal) => {
                     failures = 0;
                     sleep(renewal.duration_since(SystemTime::now()).unwrap_or_default().max(RENEWAL_PAUSE_MIN)).await;
@@ -53,12 +52,12 @@ impl Certifier {
     }
 
     /// One certificate; when the next one is due.
-    async fn certify(&self, rotation: &crate::control::Rotation) -> anyhow::Result<SystemTime> {
+    async fn certify(&self) -> anyhow::Result<SystemTime> {
         let token = fs::read_to_string(&self.token)
             .map_err(|error| anyhow::anyhow!("cannot read the identity token {}: {error}", self.token.display()))?;
         let key = KeyPair::generate()?;
         let request = CertifyRequest { csr: key.csr()?, token: token.trim().to_owned() };
-        let channel = timeout(CERTIFY_TIMEOUT, self.controllers.connect(rotation)).await??;
+        let channel = timeout(CERTIFY_TIMEOUT, self.controllers.connect()).await??;
         let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
         let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
         if let Some(bundle) = bundle {

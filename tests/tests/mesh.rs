@@ -121,7 +121,16 @@ fn traffic_goes_on_without_controllers_and_they_come_back_as_they_were() {
     let pods = |json: &str| serde_json::from_str::<Value>(json).unwrap();
     assert!(pods(&mesh.ok("-n emojivoto get pods -o json")).to_string().contains("voting-0"));
     mesh.ok("local scale -n emojivoto voting=2");
-    assert!(mesh.raft().revision > after.revision, "revisions go on");
+    let latest = mesh.raft().revision;
+    assert!(latest > after.revision, "revisions go on");
+    for by in ["applied", "ack"] {
+        assert!(mesh.ok(&format!("wait --revision {latest} --for {by}")).contains("is in force"));
+    }
+    let never = latest + 1_000_000;
+    let late = mesh.fails(&format!("wait --revision {never} --timeout 1s"));
+    assert!(late.contains(&format!("revision {never} is not in force")), "{late}");
+    let history = mesh.ok("history --limit 0");
+    assert!(history.contains("first trust root") && history.contains("pod/emojivoto/voting-1 ready"), "{history}");
     mesh.down();
 }
 

@@ -8,8 +8,9 @@ use std::{
 
 use conduit_api::proto::{
     public::{
-        MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
-        SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
+        Change, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse,
+        RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse,
+        TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
     },
     tap::TapEvent,
@@ -31,6 +32,7 @@ pub struct Answers {
     pub raft: RaftStatusResponse,
     pub stat: StatResponse,
     pub pods: Vec<Pod>,
+    pub history: Vec<Change>,
     /// One for each tap that is started; when there is none left, nothing is found.
     pub taps: Arc<Mutex<Vec<TapReceiver>>>,
 }
@@ -100,6 +102,20 @@ impl Api for Answers {
 
     async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
         Ok(Response::new(self.raft.clone()))
+    }
+
+    async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
+        let WaitRequest { revision, acknowledged } = request.into_inner();
+        let done = revision <= 7;
+        let behind = u32::from(!done);
+        let name = if acknowledged { "emojivoto/web-0" } else { "controller-0" };
+        let examples = if done { Vec::new() } else { vec![name.to_owned()] };
+        Ok(Response::new(WaitResponse { revision, done, total: 2, behind, examples }))
+    }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        let limit = request.into_inner().limit as usize;
+        Ok(Response::new(HistoryResponse { changes: self.history.iter().take(limit).cloned().collect() }))
     }
 
     async fn remove_member(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

@@ -2,18 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use conduit_api::{
     NodeId, PodName, Revision,
     proto::{
         peer::{ConnectedProxy, StatusRequest, StatusResponse},
-        public::{RaftMember, RaftStatusResponse},
+        public::{Change, HistoryResponse, RaftMember, RaftStatusResponse, WaitRequest, WaitResponse},
     },
 };
 
 use conduit_consensus::ProposeError;
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use crate::{
@@ -21,19 +22,26 @@ use crate::{
     propose::unix_ms,
 };
 
+/// One answer to a wait; whoever wants more asks again.
+const WAIT_MAX: Duration = Duration::from_secs(3);
+/// Between two looks.
+const WAIT_POLL: Duration = Duration::from_millis(25);
+/// Of those that are behind, so many are named.
+const EXAMPLES_MAX: usize = 10;
+
 /// What every replica says of itself; `None` of one that cannot be asked.
-async fn ask_all(own: &Own) -> BTreeMap<NodeId, Option<StatusResponse>> {
-    let others = ask_others(&own.cluster, |mut peer| async move {
-        peer.status(StatusRequest {}).await.map(tonic::Response::into_inner)
-    });
+async fn ask_all(own: &Own, with_proxies: bool) -> BTreeMap<NodeId, Option<StatusResponse>> {
+    let request = StatusRequest { with_proxies };
+    let others =
+        ask_others(&own.cluster, |mut peer| async move { peer.status(request).await.map(tonic::Response::into_inner) });
     let mut answers: BTreeMap<_, _> = others.await.into_iter().map(|other| (other.node, other.answer)).collect();
-    answers.insert(own.cluster.id(), Some(own.status()));
+    answers.insert(own.cluster.id(), Some(own.status(request)));
     answers
 }
 
 /// The members, as each says of itself.
 pub async fn status(own: &Own) -> RaftStatusResponse {
-    let answers = ask_all(own).await;
+    let answers = ask_all(own, false).await;
     let status = own.cluster.status().borrow().clone();
     let leader_log =
         status.leader.and_then(|leader| answers.get(&leader)?.as_ref()).map(|leader| leader.last_log_index);
@@ -63,6 +71,54 @@ pub async fn status(own: &Own) -> RaftStatusResponse {
         members,
         answered_by: own.cluster.id().to_string(),
     }
+}
+
+/// How far `request` is, as soon as it is done or [`WAIT_MAX`] is over.
+pub async fn wait(own: &Own, request: WaitRequest) -> WaitResponse {
+    let applied = own.cluster.state().borrow().revision().as_u64();
+    let revision = if request.revision == 0 { applied } else { request.revision };
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        let reached = match request.acknowledged {
+            true => proxies_reached(own).await,
+            false => replicas_reached(own).await,
+        };
+        let behind: Vec<_> = reached.iter().filter(|(_, at)| *at < revision).map(|(name, _)| name.clone()).collect();
+        // Nobody is behind a revision that does not exist yet.
+        let done = behind.is_empty() && own.cluster.status().borrow().applied_index >= revision;
+        if done || Instant::now() >= deadline {
+            let (total, count) = (reached.len() as u32, behind.len() as u32);
+            let examples = behind.into_iter().take(EXAMPLES_MAX).collect();
+            return WaitResponse { revision, done, total, behind: count, examples };
+        }
+        sleep(WAIT_POLL).await;
+    }
+}
+
+async fn proxies_reached(own: &Own) -> Vec<(String, u64)> {
+    let connected = connected_proxies(own).await.into_iter();
+    connected.map(|(pod, acked)| (pod.to_string(), acked.as_u64())).collect()
+}
+
+/// Those that can be asked: one that is down serves nothing old, and catches up before it serves again.
+async fn replicas_reached(own: &Own) -> Vec<(String, u64)> {
+    let answers = ask_all(own, false).await;
+    let members = own.cluster.status().borrow().members.clone();
+    let answered = answers.into_iter().filter_map(|(node, answer)| Some((node, answer?.applied_index)));
+    answered.filter_map(|(node, applied)| Some((members.get(&node)?.name.clone(), applied))).collect()
+}
+
+/// The last changes, newest first.
+pub fn history(own: &Own, limit: u32) -> HistoryResponse {
+    let limit = if limit == 0 { usize::MAX } else { limit as usize };
+    let state = own.cluster.state().borrow().clone();
+    let changes = state.audit().rev().take(limit).map(|record| Change {
+        index: record.index,
+        time_ms: record.time_ms,
+        proposer: record.proposer.clone(),
+        summary: record.summary.clone(),
+    });
+    HistoryResponse { changes: changes.collect() }
 }
 
 /// Removes a member, by name or id, for good.
@@ -107,7 +163,7 @@ fn refused(error: ProposeError) -> Status {
 pub async fn connected_proxies(own: &Own) -> BTreeMap<PodName, Revision> {
     let mut connected = BTreeMap::new();
     for ConnectedProxy { namespace, pod, acked_revision } in
-        ask_all(own).await.into_values().flatten().flat_map(|answer| answer.proxies)
+        ask_all(own, true).await.into_values().flatten().flat_map(|answer| answer.proxies)
     {
         if let Ok(pod) = PodName::new(&namespace, &pod) {
             let acked = Revision::from(acked_revision);

@@ -65,7 +65,7 @@ impl Registry {
 
 impl Registration {
     /// The proxy holds everything up to `revision`. Late and repeated ones do no harm.
-    pub fn acked(&self, revision: Revision) {
+    pub fn holds(&self, revision: Revision) {
         self.stream.acked.fetch_max(revision.as_u64(), Ordering::Relaxed);
     }
 }
@@ -85,9 +85,9 @@ mod tests {
         let registry = Registry::default();
         let web: PodName = "emojivoto/web-0".parse().unwrap();
         let (first, second) = (registry.open(web.clone()), registry.open(web.clone()));
-        first.acked(7.into());
-        first.acked(5.into());
-        second.acked(6.into());
+        first.holds(7.into());
+        first.holds(5.into());
+        second.holds(6.into());
         assert_eq!(registry.connected(), [(web.clone(), Revision::from(7))].into());
         drop(first);
         assert_eq!(registry.connected(), [(web, Revision::from(6))].into());

@@ -69,7 +69,7 @@ impl discovery_server::Discovery for DiscoveryServer {
         info!(peer.pod = %pod, proxy.version = %hello.version, revision = hello.revision, "subscribed");
         let (responses, stream) = mpsc::channel(RESPONSES_IN_FLIGHT);
         let watch = Watch {
-            proxy: Proxy { registration: self.registry.open(pod), subscriptions },
+            proxy: Proxy { registration: self.registry.open(pod), subscriptions, progress: Progress::default() },
             requests,
             state: self.state.clone(),
             responses,
@@ -126,7 +126,9 @@ impl Watch {
                 permit = responses.reserve(), if stale_since.is_some() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     let latest = state.borrow_and_update().clone();
-                    if let Some(response) = proxy.subscriptions.update(&latest) {
+                    let response = proxy.subscriptions.update(&latest);
+                    proxy.holds(|progress| progress.updated(latest.revision(), response.is_some()));
+                    if let Some(response) = response {
                         permit.send(Ok(response));
                     }
                     stale_since = None;
@@ -143,9 +145,45 @@ impl Watch {
 struct Proxy {
     registration: Registration,
     subscriptions: Subscriptions,
+    progress: Progress,
+}
+
+/// What a proxy holds. Most changes concern few proxies: one that has taken everything it was sent holds whatever is newer,
+/// as long as that is nothing to it. Pure.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The last revision that something was sent for.
+    sent: Revision,
+    /// The state that the stream was last brought up to.
+    current: Revision,
+    acked: Revision,
+}
+
+impl Progress {
+    /// The stream was brought up to `current`, for which something had to be sent, or nothing.
+    fn updated(&mut self, current: Revision, sent: bool) {
+        self.current = current;
+        if sent {
+            self.sent = current;
+        }
+    }
+
+    /// The proxy has taken over what it was sent for `revision`.
+    fn acked(&mut self, revision: Revision) {
+        self.acked = self.acked.max(revision);
+    }
+
+    fn holds(&self) -> Revision {
+        if self.acked >= self.sent { self.current } else { self.acked }
+    }
 }
 
 impl Proxy {
+    fn holds(&mut self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.progress);
+        self.registration.holds(self.progress.holds());
+    }
+
     /// Whether there may be something to send now.
     fn on_request(&mut self, request: WatchRequest) -> Result<bool, Status> {
         match request.kind {
@@ -154,7 +192,7 @@ impl Proxy {
                 return Ok(true);
             }
             Some(watch_request::Kind::Unsubscribe(target)) => self.subscriptions.unsubscribe(&parse(&target)?),
-            Some(watch_request::Kind::Ack(revision)) => self.registration.acked(revision.into()),
+            Some(watch_request::Kind::Ack(revision)) => self.holds(|progress| progress.acked(revision.into())),
             Some(watch_request::Kind::Nack(nack)) => {
                 warn!(revision = nack.revision, reason = %nack.reason, "a proxy refused an update");
             }
@@ -174,4 +212,28 @@ fn subscribe(subscriptions: &mut Subscriptions, held: discovery::Subscribe) -> R
 
 fn parse(target: &discovery::Target) -> Result<Target, Status> {
     target.try_into().map_err(|e: conduit_api::wire::WireError| Status::invalid_argument(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_holds_what_it_has_taken_and_what_is_nothing_to_it() {
+        let mut progress = Progress::default();
+        progress.updated(5.into(), true);
+        assert_eq!(progress.holds(), Revision::default(), "sent is not taken");
+        progress.updated(6.into(), false);
+        assert_eq!(progress.holds(), Revision::default());
+        progress.acked(5.into());
+        assert_eq!(progress.holds(), Revision::from(6), "nothing of 6 was for it");
+        progress.updated(7.into(), false);
+        assert_eq!(progress.holds(), Revision::from(7));
+        progress.updated(8.into(), true);
+        progress.updated(9.into(), true);
+        progress.acked(8.into());
+        assert_eq!(progress.holds(), Revision::from(8));
+        progress.acked(9.into());
+        assert_eq!(progress.holds(), Revision::from(9));
+    }
 }

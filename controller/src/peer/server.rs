@@ -1,6 +1,7 @@
 //! This replica's own part of the answers.
 
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     time::{Duration, SystemTime},
 };
@@ -39,9 +40,10 @@ pub struct Own {
 
 impl Own {
     /// How this replica is.
-    pub fn status(&self) -> StatusResponse {
+    pub fn status(&self, request: StatusRequest) -> StatusResponse {
         let status = self.cluster.status().borrow().clone();
-        let proxies = self.registry.connected().into_iter().map(|(pod, acked): (_, Revision)| ConnectedProxy {
+        let connected = if request.with_proxies { self.registry.connected() } else { BTreeMap::new() };
+        let proxies = connected.into_iter().map(|(pod, acked): (_, Revision)| ConnectedProxy {
             namespace: pod.namespace().to_owned(),
             pod: pod.name().to_owned(),
             acked_revision: acked.as_u64(),
@@ -81,8 +83,8 @@ impl Own {
 impl peer_server::Peer for Own {
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(Own::status(self)))
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(Own::status(self, request.into_inner())))
     }
 
     async fn collect_stat(

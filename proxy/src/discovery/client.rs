@@ -13,11 +13,12 @@ use tokio::{
     time::{Instant, interval, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::{Directory, TARGETS_MAX, Watched};
 use crate::{
-    control::{Controllers, Rotation, backoff},
+    control::{Controllers, backoff},
     destination::Target,
 };
 
@@ -144,14 +145,10 @@ struct Stream {
 
 impl Stream {
     async fn keep(self) {
-        let rotation = self.controllers.rotation();
         let mut failures = 0;
         loop {
-            // Without a certificate nobody lets us in.
-            while self.tls.identity().is_none() {
-                sleep(Duration::from_millis(20)).await;
-            }
-            let ended = self.stream(&rotation, &mut failures).await;
+            self.controllers.certified().await;
+            let ended = self.stream(&mut failures).await;
             self.requests.replace(None);
             self.directory.borrow_mut().disconnect();
             self.tell(|status| status.connected = false);
@@ -165,8 +162,14 @@ impl Stream {
     }
 
     /// One stream, until it ends.
-    async fn stream(&self, rotation: &Rotation, failures: &mut u32) -> anyhow::Result<()> {
-        let channel = timeout(FIRST_ANSWER, self.controllers.connect(rotation)).await??;
+    async fn stream(&self, failures: &mut u32) -> anyhow::Result<()> {
+        let shared = timeout(FIRST_ANSWER, self.controllers.shared()).await??;
+        let ended = self.stream_over(shared.channel.clone(), failures).await;
+        self.controllers.give_up(&shared).await;
+        ended
+    }
+
+    async fn stream_over(&self, channel: Channel, failures: &mut u32) -> anyhow::Result<()> {
         let (requests, stream) = mpsc::channel(REQUESTS_MAX);
         let hello = self.directory.borrow_mut().connect();
         requests.send(hello).await?;

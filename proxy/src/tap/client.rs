@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use conduit_api::proto::tap::{AttachRequest, Hello, attach_request, attach_response, tap_client::TapClient};
-use conduit_ca::WorkloadTls;
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tracing::debug;
 
 use super::Taps;
-use crate::control::{Controllers, Rotation, backoff};
+use crate::control::{Controllers, backoff};
 
 /// A replica that has not answered by then is not waited for.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,8 +27,6 @@ pub struct TapTask {
     pub events: mpsc::Receiver<AttachRequest>,
     /// Who orders.
     pub controllers: Controllers,
-    /// Without a certificate nobody lets us in.
-    pub tls: WorkloadTls,
     /// Of the pod.
     pub namespace: String,
     /// The pod's name.
@@ -38,13 +36,10 @@ pub struct TapTask {
 impl TapTask {
     /// Runs until the proxy ends.
     pub async fn run(mut self) {
-        let rotation = self.controllers.rotation();
         let mut failures = 0;
         loop {
-            while self.tls.identity().is_none() {
-                sleep(Duration::from_millis(50)).await;
-            }
-            if let Err(error) = self.attach(&rotation, &mut failures).await {
+            self.controllers.certified().await;
+            if let Err(error) = self.attach(&mut failures).await {
                 debug!(error = %format_args!("{error:#}"), "cannot be tapped for a moment");
             }
             self.taps.stop_all();
@@ -53,8 +48,14 @@ impl TapTask {
         }
     }
 
-    async fn attach(&mut self, rotation: &Rotation, failures: &mut u32) -> anyhow::Result<()> {
-        let channel = timeout(ATTACH_TIMEOUT, self.controllers.connect(rotation)).await??;
+    async fn attach(&mut self, failures: &mut u32) -> anyhow::Result<()> {
+        let shared = timeout(ATTACH_TIMEOUT, self.controllers.shared()).await??;
+        let attached = self.attach_over(shared.channel.clone(), failures).await;
+        self.controllers.give_up(&shared).await;
+        attached
+    }
+
+    async fn attach_over(&mut self, channel: Channel, failures: &mut u32) -> anyhow::Result<()> {
         let (requests, stream) = mpsc::channel(IN_FLIGHT);
         let hello = Hello { namespace: self.namespace.clone(), pod: self.pod.clone() };
         requests.send(AttachRequest { kind: Some(attach_request::Kind::Hello(hello)) }).await?;

@@ -7,14 +7,13 @@ use conduit_api::proto::{
     telemetry::{LatencyBucket, ReportRequest, RequestCounts, TcpCounts, telemetry_client::TelemetryClient},
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tonic::transport::Channel;
 use tracing::debug;
 
 use super::{
     Direction, Labels, Peer, Telemetry, Tls, Totals,
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
-use crate::control::{Controllers, Rotation};
+use crate::control::Controllers;
 
 /// Between two reports: what a person who watches `stat` waits for.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -116,17 +115,15 @@ impl Reporter {
     pub async fn run(self) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let rotation = self.controllers.rotation();
+        self.controllers.certified().await;
         let mut reports = Reports::new(Instant::now(), rand::random());
-        let mut channel = None;
         loop {
             ticks.tick().await;
             while let Some(report) = reports.next(Instant::now(), || Sums::of(&self.telemetry)) {
                 let late = reports.told_at.elapsed() >= INTERVAL;
                 let report = ReportRequest { namespace: self.namespace.clone(), pod: self.pod.clone(), ..report };
-                if let Err(error) = self.report(&mut channel, &rotation, report).await {
+                if let Err(error) = self.report(report).await {
                     debug!(error = %format_args!("{error:#}"), "a report waits for the next turn");
-                    channel = None;
                     break;
                 }
                 reports.taken();
@@ -138,17 +135,14 @@ impl Reporter {
         }
     }
 
-    async fn report(
-        &self,
-        channel: &mut Option<Channel>,
-        rotation: &Rotation,
-        report: ReportRequest,
-    ) -> anyhow::Result<()> {
-        let channel = match channel {
-            Some(channel) => channel,
-            None => channel.insert(timeout(REPORT_TIMEOUT, self.controllers.connect(rotation)).await??),
-        };
-        timeout(REPORT_TIMEOUT, TelemetryClient::new(channel.clone()).report(report)).await??;
+    async fn report(&self, report: ReportRequest) -> anyhow::Result<()> {
+        let shared = timeout(REPORT_TIMEOUT, self.controllers.shared()).await??;
+        let mut client = TelemetryClient::new(shared.channel.clone());
+        let reported = timeout(REPORT_TIMEOUT, client.report(report)).await;
+        if !matches!(reported, Ok(Ok(_))) {
+            self.controllers.give_up(&shared).await;
+        }
+        reported??;
         Ok(())
     }
 }
