@@ -60,7 +60,7 @@ pub async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let scope = global.scope(args.all_namespaces)?;
-    let request = PodsRequest { namespace: scope.namespace().unwrap_or_default().to_owned() };
+    let request = PodsRequest { namespace: scope.namespace().unwrap_or_default().to_owned(), skip_connected: false };
     let answer = control_plane.ask(async |client| client.pods(request.clone()).await).await?;
     match args.output {
         Output::Json => write_json(out, &json(&answer))?,
@@ -159,7 +159,7 @@ mod tests {
             connected,
             acked_revision: if connected { 42 } else { 0 },
         };
-        PodsResponse { pods: vec![pod("web-0", true), pod("unmeshed-0", false)] }
+        PodsResponse { pods: vec![pod("web-0", true), pod("unmeshed-0", false)], revision: 7 }
     }
 
     #[test]

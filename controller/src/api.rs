@@ -5,7 +5,7 @@ pub mod members;
 pub mod stat;
 pub mod tap;
 
-use std::pin::Pin;
+use std::{collections::BTreeMap, pin::Pin};
 
 use conduit_api::{
     VERSION,
@@ -72,8 +72,11 @@ impl api_server::Api for ApiServer {
     }
 
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {
-        let namespace = request.into_inner().namespace;
-        let connected = members::connected_proxies(&self.own).await;
+        let PodsRequest { namespace, skip_connected } = request.into_inner();
+        let connected = match skip_connected {
+            true => BTreeMap::new(),
+            false => members::connected_proxies(&self.own).await,
+        };
         let state = self.own.cluster.state().borrow().clone();
         let selected = state.pods().values().map(|pod| &pod.value);
         let selected = selected.filter(|pod| namespace.is_empty() || pod.name.namespace() == namespace);
@@ -87,7 +90,7 @@ impl api_server::Api for ApiServer {
             connected: connected.contains_key(&pod.name),
             acked_revision: connected.get(&pod.name).map_or(0, |acked| acked.as_u64()),
         });
-        Ok(Response::new(PodsResponse { pods: pods.collect() }))
+        Ok(Response::new(PodsResponse { pods: pods.collect(), revision: state.revision().as_u64() }))
     }
 
     async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {

@@ -96,7 +96,10 @@ impl Reconciler {
     /// before it led.
     pub fn handle(&mut self, now: Instant, state: &MeshState, input: Input) -> Vec<Effect> {
         match input {
-            Input::Inventory(inventory) => self.on_inventory(inventory, state),
+            // A platform that has nothing at all has rather failed to say what it has. Whether the state is empty as well does
+            // not matter: this replica may have lost its disk, and lead before long.
+            Input::Inventory(Inventory { services, pods }) if services.is_empty() && pods.is_empty() => {}
+            Input::Inventory(inventory) => self.inventory = Some(inventory),
             Input::Leading(leading) => {
                 self.leading = leading;
                 self.proposing = false;
@@ -111,15 +114,6 @@ impl Reconciler {
             Input::Timer => {}
         }
         self.reconcile(now, state)
-    }
-
-    fn on_inventory(&mut self, inventory: Inventory, state: &MeshState) {
-        let empty = inventory.services.is_empty() && inventory.pods.is_empty();
-        if empty && !(state.services().is_empty() && state.pods().is_empty()) {
-            // A platform that suddenly has nothing at all has rather failed to say what it has.
-            return;
-        }
-        self.inventory = Some(inventory);
     }
 
     fn reconcile(&mut self, now: Instant, state: &MeshState) -> Vec<Effect> {

@@ -13,8 +13,9 @@ mod programs;
 
 use std::time::Duration;
 
+use conduit_chaos::run::{self, Plan};
 use mesh::{
-    harness::{Mesh, eventually, run_as_nobody, without_mesh},
+    harness::{Mesh, eventually, run_as_nobody, turn, without_mesh},
     traffic::Traffic,
 };
 use serde_json::Value;
@@ -205,6 +206,18 @@ fn the_control_plane_grows_and_shrinks_under_traffic() {
     mesh.start("--controllers 1");
     assert_eq!(members(), 2);
     mesh.down();
+}
+
+/// A few faults of one seed, as often as this runs; `cargo run -p conduit-chaos -- control-plane` goes on for as long as you
+/// like, with others.
+#[test]
+fn a_broken_control_plane_tells_one_history() {
+    let _turn = turn();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let plan = Plan { seed: 20, duration: Duration::from_secs(20), replicas: 3 };
+    let outcome = runtime.block_on(run::control_plane(&programs::built(), plan, |line| println!("{line}"))).unwrap();
+    assert_eq!(outcome.verdict, Ok(()), "seed {}", plan.seed);
+    assert!(outcome.faults >= 4 && outcome.acknowledged() >= 100, "{} faults", outcome.faults);
 }
 
 #[test]

@@ -107,6 +107,12 @@ fn a_platform_that_says_nothing_at_all_removes_nothing() {
     reconciler.handle(now, &state, Input::Inventory(before));
     assert_eq!(reconciler.handle(now, &state, Input::Inventory(Inventory::default())), []);
     assert_eq!(reconciler.handle(now, &state, Input::Timer), []);
+
+    // Nor one that said so when this replica knew of nothing either, and has learned of it and leads since.
+    let mut reconciler = Reconciler::default();
+    assert_eq!(reconciler.handle(now, &MeshState::default(), Input::Inventory(Inventory::default())), []);
+    assert_eq!(reconciler.handle(now, &state, Input::Leading(true)), []);
+    assert_eq!(reconciler.handle(now + GATHER_MAX, &state, Input::Timer), []);
 }
 
 #[test]

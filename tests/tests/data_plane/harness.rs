@@ -206,7 +206,7 @@ impl Mesh {
         });
         let uri = Uri::from_static("http://controller");
         let Ok(channel) = Channel::builder(uri).connect_with_connector(connect).await else { return false };
-        let known = ApiClient::new(channel).pods(PodsRequest { namespace: "test".into() }).await;
+        let known = ApiClient::new(channel).pods(PodsRequest { namespace: "test".into(), skip_connected: false }).await;
         known.is_ok_and(|known| known.into_inner().pods.iter().any(|known| known.name == pod.name()))
     }
 

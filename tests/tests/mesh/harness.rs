@@ -284,7 +284,8 @@ pub fn eventually<T>(within: Duration, what: &str, mut look: impl FnMut() -> Opt
     }
 }
 
-fn turn() -> MutexGuard<'static, ()> {
+/// Waits for the other tests of heavy things.
+pub fn turn() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

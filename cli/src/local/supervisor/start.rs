@@ -43,7 +43,7 @@ impl Supervisor {
     /// How many of the pods that are to be ready the control plane says are, with their proxies connected.
     pub(super) async fn known_ready(&self) -> u32 {
         let all = async |client: &mut crate::control_plane::Client| {
-            client.pods(PodsRequest { namespace: String::new() }).await
+            client.pods(PodsRequest { namespace: String::new(), skip_connected: false }).await
         };
         let Ok(answer) = self.control_plane().ask(all).await else { return 0 };
         answer.pods.iter().filter(|pod| pod.ready && (pod.connected || !pod.meshed)).count() as u32

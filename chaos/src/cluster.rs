@@ -1,0 +1,340 @@
+//! Controllers as real processes on loopback addresses, each with a disk, which can be killed, stopped and wiped.
+
+use std::{
+    env, fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use conduit_api::{
+    TrustDomain,
+    mesh::Inventory,
+    proto::public::{RaftStatusRequest, RaftStatusResponse, api_client::ApiClient},
+};
+use conduit_ca::Seed;
+use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep, timeout},
+};
+use tonic::transport::{Channel, Uri};
+use tower::service_fn;
+
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Whatever is waited for is there by then, on a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// One question to a replica.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Replicas of one cluster: their addresses are consecutive.
+const REPLICAS_MAX: usize = 7;
+
+/// A control plane. Dropping it ends its processes and removes its files.
+pub struct Cluster {
+    programs: PathBuf,
+    directory: TempDir,
+    network: u8,
+    replicas: Vec<Replica>,
+    seed: Seed,
+}
+
+struct Replica {
+    process: Option<Child>,
+    stopped: bool,
+}
+
+/// Where the programs are: beside this one. They are built there, if they are missing and this runs under cargo.
+///
+/// # Errors
+/// When there are none.
+pub fn programs() -> anyhow::Result<PathBuf> {
+    let own = env::current_exe()?;
+    let directory = own.parent().context("this program is in no directory")?.to_owned();
+    if directory.join("conduit-controller").exists() {
+        return Ok(directory);
+    }
+    let Some(cargo) = env::var_os("CARGO") else {
+        bail!("{} has no conduit-controller; build it with `cargo build --workspace --bins`", directory.display());
+    };
+    let mut build = Command::new(cargo);
+    build.args(["build", "--workspace", "--bins", "--quiet"]);
+    if directory.ends_with("release") {
+        build.arg("--release");
+    }
+    if !build.current_dir(env!("CARGO_MANIFEST_DIR")).status()?.success() {
+        bail!("conduit-controller does not build");
+    }
+    Ok(directory)
+}
+
+impl Cluster {
+    /// Starts `replicas` of the programs in `programs`, and returns when all of them vote.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub async fn start(programs: &Path, replicas: usize) -> anyhow::Result<Self> {
+        if !(1..=REPLICAS_MAX).contains(&replicas) {
+            bail!("1 to {REPLICAS_MAX} replicas are possible, not {replicas}");
+        }
+        let directory = TempDir::with_prefix("conduit-chaos-")?;
+        let seed = Seed::generate();
+        seed.save_new(&directory.path().join("seed"))?;
+        // Two of them on one machine must not meet.
+        let network = (std::process::id() % 250) as u8 + 1;
+        let replica = |_| Replica { process: None, stopped: false };
+        let replicas: Vec<_> = (0..replicas).map(replica).collect();
+        let mut cluster = Self { programs: programs.to_owned(), directory, network, replicas, seed };
+        cluster.describe(&Inventory::default())?;
+        for replica in 0..cluster.len() {
+            cluster.spawn(replica)?;
+        }
+        cluster.all_vote().await?;
+        Ok(cluster)
+    }
+
+    /// How many replicas there are, running or not.
+    pub fn len(&self) -> usize {
+        self.replicas.len()
+    }
+
+    /// Never: there is at least one.
+    pub fn is_empty(&self) -> bool {
+        self.replicas.is_empty()
+    }
+
+    /// What all replicas share; with it, this process can speak as one of them.
+    pub fn seed(&self) -> &Seed {
+        &self.seed
+    }
+
+    /// Of all identities.
+    pub fn trust_domain() -> TrustDomain {
+        "cluster.local".parse().expect("a trust domain")
+    }
+
+    /// e.g. `controller-0`
+    pub fn name(replica: usize) -> String {
+        format!("controller-{replica}")
+    }
+
+    /// Where a replica listens.
+    pub fn ip(&self, replica: usize) -> Ipv4Addr {
+        Ipv4Addr::new(127, 88, self.network, 10 + replica as u8)
+    }
+
+    /// `host:port` of its Raft port.
+    pub fn peer_address(&self, replica: usize) -> String {
+        format!("{}:8300", self.ip(replica))
+    }
+
+    /// Tells the platform's truth, at once and as a whole.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn describe(&self, inventory: &Inventory) -> io::Result<()> {
+        let path = self.path("platform.json");
+        let new = path.with_extension("new");
+        fs::write(&new, serde_json::to_vec(inventory)?)?;
+        fs::rename(new, path)
+    }
+
+    /// The roots that proxies trust at first.
+    pub fn trust_anchors(&self) -> PathBuf {
+        self.path("anchors.pem")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A replica's public API on this machine.
+    pub fn socket(&self, replica: usize) -> PathBuf {
+        self.path(&format!("{}.sock", Self::name(replica)))
+    }
+
+    /// Starts a replica, on the disk that it has.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(&mut self, replica: usize) -> anyhow::Result<()> {
+        let name = Self::name(replica);
+        let peers: Vec<_> =
+            (0..self.len()).map(|other| format!("{}={}", Self::name(other), self.peer_address(other))).collect();
+        let log = fs::File::options().create(true).append(true).open(self.path(&format!("{name}.log")))?;
+        let program = self.programs.join("conduit-controller");
+        let process = Command::new(&program)
+            .args(["--name", &name, "--peers", &peers.join(","), "--listen-ip", &self.ip(replica).to_string()])
+            .args(["--data-dir".into(), self.path(&name)])
+            .args(["--seed-file".into(), self.path("seed")])
+            .args(["--platform-file".into(), self.path("platform.json")])
+            .args(["--bootstrap-gate".into(), self.path("gate")])
+            .args(["--trust-bundle-file".into(), self.trust_anchors()])
+            .args(["--api-socket".into(), self.socket(replica)])
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        self.replicas[replica] = Replica { process: Some(process), stopped: false };
+        Ok(())
+    }
+
+    /// It runs, and is not stopped.
+    pub fn is_up(&self, replica: usize) -> bool {
+        let replica = &self.replicas[replica];
+        replica.process.is_some() && !replica.stopped
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, replica: usize) {
+        if let Some(mut process) = self.replicas[replica].process.take() {
+            // It is a child that was not waited for: its number is still its own.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn terminate(&mut self, replica: usize) -> anyhow::Result<()> {
+        let Some(mut process) = self.replicas[replica].process.take() else { return Ok(()) };
+        signal(&process, Signal::SIGTERM);
+        let ended = async {
+            while process.try_wait()?.is_none() {
+                sleep(LOOK_AGAIN).await;
+            }
+            io::Result::Ok(())
+        };
+        if let Ok(ended) = timeout(PATIENCE, ended).await {
+            return Ok(ended?);
+        }
+        process.kill()?;
+        process.wait()?;
+        bail!("{} did not end within {PATIENCE:?} of SIGTERM", Self::name(replica))
+    }
+
+    /// SIGSTOP: it holds its connections and says nothing.
+    pub fn pause(&mut self, replica: usize) {
+        let replica = &mut self.replicas[replica];
+        if let Some(process) = &replica.process {
+            signal(process, Signal::SIGSTOP);
+            replica.stopped = true;
+        }
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self, replica: usize) {
+        let replica = &mut self.replicas[replica];
+        if let Some(process) = &replica.process {
+            signal(process, Signal::SIGCONT);
+            replica.stopped = false;
+        }
+    }
+
+    /// Takes the disk of a replica that does not run.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn wipe(&mut self, replica: usize) -> io::Result<()> {
+        assert!(self.replicas[replica].process.is_none(), "a running replica has its disk in its hands");
+        fs::remove_dir_all(self.path(&Self::name(replica)))
+    }
+
+    /// The public API of a replica.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn api(socket: PathBuf) -> anyhow::Result<ApiClient<Channel>> {
+        let connect = service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let endpoint = Channel::from_static("http://controller");
+        Ok(ApiClient::new(timeout(ANSWER_TIMEOUT, endpoint.connect_with_connector(connect)).await??))
+    }
+
+    /// Raft, as a replica sees it.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn status(&self, replica: usize) -> anyhow::Result<RaftStatusResponse> {
+        let mut api = Self::api(self.socket(replica)).await?;
+        Ok(timeout(ANSWER_TIMEOUT, api.raft_status(RaftStatusRequest {})).await??.into_inner())
+    }
+
+    /// The replica that leads, according to one that runs.
+    pub async fn leader(&self) -> Option<usize> {
+        for replica in (0..self.len()).filter(|replica| self.is_up(*replica)) {
+            if let Ok(status) = self.status(replica).await {
+                let leader = status.members.iter().find(|member| member.id == status.leader_id);
+                if let Some(number) = leader.and_then(|leader| leader.name.rsplit('-').next()?.parse().ok()) {
+                    return Some(number);
+                }
+            }
+        }
+        None
+    }
+
+    /// Until every replica votes, and there is a leader.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn all_vote(&self) -> anyhow::Result<()> {
+        let all = self.len();
+        self.wait("all replicas vote", async || {
+            let Ok(status) = self.status(0).await else { return false };
+            status.members.len() == all && status.members.iter().all(|m| m.voter && m.role != "unreachable")
+        })
+        .await
+    }
+
+    /// Until `look` says so.
+    ///
+    /// # Errors
+    /// When that takes too long, with the ends of the logs.
+    pub async fn wait(&self, what: &str, mut look: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !look().await {
+            if start.elapsed() > PATIENCE {
+                bail!("not within {PATIENCE:?}: {what}\n{}", self.logs());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// The end of every log, for the one who has to find out what happened.
+    pub fn logs(&self) -> String {
+        let tail = |replica| {
+            let name = Self::name(replica);
+            let log = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n"))
+        };
+        (0..self.len()).map(tail).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for replica in 0..self.len() {
+            self.resume(replica);
+            self.kill(replica);
+        }
+    }
+}
+
+fn signal(process: &Child, signal: Signal) {
+    // A child that was not waited for: its number is still its own.
+    let _ = kill(Pid::from_raw(process.id() as i32), signal);
+}

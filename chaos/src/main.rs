@@ -1,0 +1,55 @@
+//! `conduit-chaos`: see the crate's documentation.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Parser, Subcommand};
+use conduit_chaos::{
+    cluster,
+    run::{self, Plan},
+};
+
+/// Breaks Conduit on purpose, and tells whether it kept its promises
+#[derive(Parser)]
+#[command(name = "conduit-chaos", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Controllers are killed, stopped and wiped, while clients write and read
+    ControlPlane {
+        /// The same seed breaks the same things [default: a random one, which is printed]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How long
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        duration: Duration,
+        /// How many controllers
+        #[arg(long, default_value_t = 3)]
+        replicas: usize,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let Command::ControlPlane { seed, duration, replicas } = Cli::parse().command;
+    let seed = seed.unwrap_or_else(rand::random);
+    println!("seed {seed}, {replicas} replicas, {}", humantime::format_duration(duration));
+    let plan = Plan { seed, duration, replicas };
+    let outcome = run::control_plane(&cluster::programs()?, plan, |line| println!("{line}")).await?;
+    let (writes, reads) = (outcome.history.writes.len(), outcome.history.reads.len());
+    let acknowledged = outcome.acknowledged();
+    println!("{} faults; {writes} writes, {acknowledged} of them acknowledged; {reads} reads", outcome.faults);
+    match outcome.verdict {
+        Ok(()) => {
+            println!("verdict: every answer can be explained by one history (seed {seed})");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(violation) => {
+            println!("verdict: VIOLATION (seed {seed}): {violation}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

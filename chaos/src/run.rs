@@ -1,0 +1,155 @@
+//! A run: clients on one side, faults on the other, the verdict in the end.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    clients::{Log, Replicas},
+    cluster::Cluster,
+    faults::{Fault, Step, steps},
+    history::{Fate, History, Violation},
+};
+
+const WRITERS: u32 = 4;
+const READERS: u32 = 2;
+/// After the last fault was put right, all replicas show the same within this.
+const CONVERGENCE: Duration = Duration::from_secs(15);
+
+/// What is to be run.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Of the faults.
+    pub seed: u64,
+    /// How long faults are injected.
+    pub duration: Duration,
+    /// 3 or 5.
+    pub replicas: usize,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What clients were told, the last reads included.
+    pub history: History,
+    /// The first thing that cannot have been.
+    pub verdict: Result<(), Violation>,
+    /// How many faults there were.
+    pub faults: usize,
+}
+
+impl Outcome {
+    /// Writes that were acknowledged.
+    pub fn acknowledged(&self) -> usize {
+        self.history.writes.iter().filter(|write| write.fate != Fate::Unknown).count()
+    }
+}
+
+/// Runs it; `tell` is told of every fault as it happens.
+///
+/// # Errors
+/// When the control plane does not start, or does not come back when everything was put right: that is a violation as well,
+/// told with the logs.
+pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> anyhow::Result<Outcome> {
+    let mut cluster = Cluster::start(programs, plan.replicas).await?;
+    let replicas = Replicas::of(&cluster)?;
+    let log = Arc::new(Log::default());
+    let (start, until) = (Instant::now(), Instant::now() + plan.duration);
+    let mut clients = JoinSet::new();
+    for client in 0..WRITERS {
+        let (replicas, log) = (replicas.clone(), log.clone());
+        clients.spawn(async move { replicas.write(client, WRITERS, until, &log).await });
+    }
+    for _ in 0..READERS {
+        let (replicas, log) = (replicas.clone(), log.clone());
+        clients.spawn(async move { replicas.read(until, &log).await });
+    }
+
+    let mut faults = 0;
+    for step in steps(plan.seed, plan.replicas) {
+        if Instant::now() + step.after + step.lasts >= until {
+            break;
+        }
+        sleep(step.after).await;
+        tell(&format!("{:>6.2}s  {} for {:.2}s", start.elapsed().as_secs_f64(), step.fault, step.lasts.as_secs_f64()));
+        inject(&mut cluster, step).await?;
+        faults += 1;
+    }
+    sleep_until(until).await;
+    while clients.join_next().await.transpose()?.is_some() {}
+
+    // Everything is right again: all show the same, and every acknowledged write is in it.
+    let told = log.history();
+    let newest = told.writes.iter().filter_map(|write| match write.fate {
+        Fate::Committed(revision) => Some(revision),
+        Fate::CommittedBy(_) | Fate::Unknown => None,
+    });
+    let newest = newest.max().unwrap_or_default();
+    let deadline = Instant::now() + CONVERGENCE;
+    let last = loop {
+        let mut reads = Vec::new();
+        for replica in 0..plan.replicas {
+            reads.extend(replicas.read_once(replica).await);
+        }
+        let same = reads.len() == plan.replicas && reads.iter().all(|read| read.revision == reads[0].revision);
+        if same && reads[0].revision >= newest {
+            break reads;
+        }
+        if Instant::now() > deadline {
+            let at: Vec<_> = reads.iter().map(|read| (read.replica, read.revision)).collect();
+            anyhow::bail!("no convergence on {newest} within {CONVERGENCE:?}: {at:?}\n{}", cluster.logs());
+        }
+        sleep(Duration::from_millis(50)).await;
+    };
+    let mut history = log.history();
+    history.reads.extend(last);
+    Ok(Outcome { verdict: history.check(), history, faults })
+}
+
+async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step) -> anyhow::Result<()> {
+    // Without a leader any replica will do.
+    let leader = match fault {
+        Fault::KillLeader | Fault::PauseLeader | Fault::TerminateLeader => cluster.leader().await.unwrap_or(0),
+        _ => 0,
+    };
+    match fault {
+        Fault::KillLeader | Fault::Kill(_) => {
+            let replica = if let Fault::Kill(replica) = fault { replica } else { leader };
+            cluster.kill(replica);
+            sleep(lasts).await;
+            cluster.spawn(replica)
+        }
+        Fault::KillAll => {
+            for replica in 0..cluster.len() {
+                cluster.kill(replica);
+            }
+            sleep(lasts).await;
+            (0..cluster.len()).try_for_each(|replica| cluster.spawn(replica))
+        }
+        Fault::PauseLeader | Fault::Pause(_) => {
+            let replica = if let Fault::Pause(replica) = fault { replica } else { leader };
+            cluster.pause(replica);
+            sleep(lasts).await;
+            cluster.resume(replica);
+            Ok(())
+        }
+        Fault::TerminateLeader => {
+            cluster.terminate(leader).await?;
+            cluster.spawn(leader)
+        }
+        Fault::LoseDisk(replica) => {
+            // One disk at a time: with two gone a majority has forgotten, and nobody could know.
+            let others_are_back = cluster.all_vote().await;
+            others_are_back.context("the control plane is not whole again after the previous fault")?;
+            cluster.kill(replica);
+            cluster.wipe(replica)?;
+            cluster.spawn(replica)?;
+            let replaced = cluster.all_vote().await;
+            replaced.with_context(|| format!("controller-{replica} did not take its place again"))
+        }
+    }
+}
