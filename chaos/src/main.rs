@@ -2,10 +2,15 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use conduit_chaos::{
     cluster,
     run::{self, Plan},
+};
+use tokio::signal::{
+    ctrl_c,
+    unix::{SignalKind, signal},
 };
 
 /// Breaks Conduit on purpose, and tells whether it kept its promises
@@ -38,7 +43,17 @@ async fn main() -> anyhow::Result<ExitCode> {
     let seed = seed.unwrap_or_else(rand::random);
     println!("seed {seed}, {replicas} replicas, {}", humantime::format_duration(duration));
     let plan = Plan { seed, duration, replicas };
-    let outcome = run::control_plane(&cluster::programs()?, plan, |line| println!("{line}")).await?;
+    let programs = cluster::programs()?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let outcome = tokio::select! {
+        outcome = run::control_plane(&programs, plan, |line| println!("{line}")) => outcome?,
+        // What was started ends with it.
+        _ = terminated.recv() => bail!("ended before the verdict"),
+        interrupted = ctrl_c() => {
+            interrupted?;
+            bail!("ended before the verdict")
+        }
+    };
     let (writes, reads) = (outcome.history.writes.len(), outcome.history.reads.len());
     let acknowledged = outcome.acknowledged();
     println!("{} faults; {writes} writes, {acknowledged} of them acknowledged; {reads} reads", outcome.faults);
