@@ -2,8 +2,9 @@
 //!
 //! - [`serve`]: a server that costs next to nothing. [`load`]: requests to it at a constant rate, each timed from the moment
 //!   at which it was due. [`report`]: what came out, and two of them beside each other.
-//! - [`memory`]: what the processes of a local mesh hold.
+//! - [`memory`]: what the processes of a local mesh hold. [`control_plane`]: controllers alone, and many proxies at them.
 
+pub mod control_plane;
 pub mod load;
 pub mod memory;
 pub mod report;

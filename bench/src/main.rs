@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use conduit_bench::{
-    load,
+    control_plane, load,
     memory::Memory,
     report::{Report, comparison},
     serve,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpListener, signal::unix};
 
 /// Measurements of Conduit
@@ -56,6 +57,21 @@ enum Command {
     },
     /// Sum up `conduit local status -o json` from standard input
     Memory,
+    /// Measure a control plane of its own
+    ControlPlane {
+        #[command(subcommand)]
+        command: ControlPlane,
+    },
+}
+
+#[derive(Subcommand)]
+enum ControlPlane {
+    /// Committed writes per second
+    Writes(control_plane::writes::Plan),
+    /// From the loss of a leader to the first commit under another
+    Failover(control_plane::failover::Plan),
+    /// From a change to its being in force in many proxies
+    Fanout(control_plane::fanout::Plan),
 }
 
 /// `-o` of `load`.
@@ -104,9 +120,26 @@ async fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", comparison(&Report::read(&base)?, &Report::read(&other)?));
             Ok(())
         }
+        Command::ControlPlane { command } => {
+            open_many_files()?;
+            let programs = conduit_chaos::cluster::programs()?;
+            let measured = match command {
+                ControlPlane::Writes(plan) => control_plane::writes::run(&programs, &plan).await?,
+                ControlPlane::Failover(plan) => control_plane::failover::run(&programs, &plan).await?,
+                ControlPlane::Fanout(plan) => control_plane::fanout::run(&programs, &plan).await?,
+            };
+            print!("{measured}");
+            Ok(())
+        }
         Command::Memory => {
             print!("{}", Memory::of_status(&std::io::read_to_string(std::io::stdin())?)?);
             Ok(())
         }
     }
+}
+
+/// A proxy is a connection, on both sides: as many as the system allows at all.
+fn open_many_files() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }

@@ -187,6 +187,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// The process of a replica that runs.
+    pub fn pid(&self, replica: usize) -> Option<u32> {
+        self.replicas[replica].process.as_ref().map(Child::id)
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn ask_to_stop(&self, replica: usize) {
+        if let Some(process) = &self.replicas[replica].process {
+            signal(process, Signal::SIGTERM);
+        }
+    }
+
     /// It runs, and is not stopped.
     pub fn is_up(&self, replica: usize) -> bool {
         let replica = &self.replicas[replica];
