@@ -3,8 +3,10 @@
 //! - [`proto`]: the gRPC services, generated from `proto/`.
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
+//! - [`codec`]: how much memory a call takes.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
+pub mod codec;
 pub mod latency;
 pub mod mesh;
 pub mod node;

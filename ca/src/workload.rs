@@ -132,6 +132,12 @@ impl WorkloadTls {
         tls::client(self.verifier(Expected::Workload(expected.clone())), self.resolver(), alpn)
     }
 
+    /// The same, but presenting nothing, whatever we have: for asking for a certificate. One that has expired, or whose root is
+    /// gone, would be refused, and there would be no way back.
+    pub fn anonymous_client_config(&self, alpn: &[&[u8]], expected: &SpiffeId) -> Arc<ClientConfig> {
+        tls::client(self.verifier(Expected::Workload(expected.clone())), Presented(Arc::default()), alpn)
+    }
+
     fn verifier(&self, expected: Expected) -> PeerVerifier {
         PeerVerifier { roots: self.bundle.clone(), expected }
     }

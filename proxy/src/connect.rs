@@ -43,6 +43,15 @@ impl Upstream {
     }
 }
 
+/// As whom this proxy comes to the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// As the workload that its certificate names.
+    Workload,
+    /// Without a certificate, to get one.
+    Nobody,
+}
+
 /// Makes this proxy's connections, so that they can be told from the application's.
 #[derive(Clone)]
 pub struct Connector {
@@ -90,7 +99,7 @@ impl Connector {
         Ok(Stream::TlsClient(Box::new(tls)))
     }
 
-    /// A connection to the control plane.
+    /// A connection to the control plane, as `who`.
     ///
     /// # Errors
     /// When it cannot be made, or somebody else answers.
@@ -98,9 +107,14 @@ impl Connector {
         &self,
         address: SocketAddr,
         controller: &SpiffeId,
+        who: Who,
     ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let tcp = self.tcp(address).await?;
-        handshake(self.tls.client_config(&[b"h2"], controller), address, tcp).await
+        let config = match who {
+            Who::Workload => self.tls.client_config(&[b"h2"], controller),
+            Who::Nobody => self.tls.anonymous_client_config(&[b"h2"], controller),
+        };
+        handshake(config, address, tcp).await
     }
 }
 

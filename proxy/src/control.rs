@@ -8,7 +8,7 @@ use tokio::{sync::Mutex, time::sleep};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::connect::Connector;
+use crate::connect::{Connector, Who};
 
 /// A replica that says nothing for this long is probed: a dead path looks like a quiet one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -75,7 +75,7 @@ impl Controllers {
         if let Some(shared) = &*shared {
             return Ok(shared.clone());
         }
-        let (channel, turn) = (self.connect().await?, self.0.next.get());
+        let (channel, turn) = (self.connect(Who::Workload).await?, self.0.next.get());
         Ok(shared.insert(Shared { channel, turn }).clone())
     }
 
@@ -88,7 +88,7 @@ impl Controllers {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
+    pub async fn connect(&self, who: Who) -> Result<Channel, tonic::transport::Error> {
         let turn = self.0.next.get();
         self.0.next.set(turn.wrapping_add(1));
         let address = self.0.addresses[turn % self.0.addresses.len()].clone();
@@ -102,7 +102,7 @@ impl Controllers {
                 let (address, connector, controller) = (address.clone(), connector.clone(), controller.clone());
                 async move {
                     let resolved = resolve(&address).await?;
-                    Ok::<_, io::Error>(TokioIo::new(connector.control(resolved, &controller).await?))
+                    Ok::<_, io::Error>(TokioIo::new(connector.control(resolved, &controller, who).await?))
                 }
             }))
             .await

@@ -12,7 +12,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::control::{Controllers, backoff};
+use crate::{
+    connect::Who,
+    control::{Controllers, backoff},
+};
 
 /// A replica that has not signed by then is not asked any longer.
 const CERTIFY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,7 +60,7 @@ impl Certifier {
             .map_err(|error| anyhow::anyhow!("cannot read the identity token {}: {error}", self.token.display()))?;
         let key = KeyPair::generate()?;
         let request = CertifyRequest { csr: key.csr()?, token: token.trim().to_owned() };
-        let channel = timeout(CERTIFY_TIMEOUT, self.controllers.connect()).await??;
+        let channel = timeout(CERTIFY_TIMEOUT, self.controllers.connect(Who::Nobody)).await??;
         let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
         let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
         if let Some(bundle) = bundle {

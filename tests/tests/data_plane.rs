@@ -325,6 +325,20 @@ async fn an_instance_without_an_application_is_avoided_and_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_whose_certificate_has_expired_gets_a_new_one() {
+    let mut mesh = Mesh::start_with(&["--leaf-lifetime", "3s"]);
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server.app(|stream| serve_http1(stream, async |_| text("served"))).await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    mesh.wait("there is traffic", async || get(web.towards(0), "/").await.status() == StatusCode::OK).await;
+    // Longer than any certificate lives.
+    mesh.pause_controller(std::time::Duration::from_secs(4)).await;
+    let refused = get(web.towards(0), "/").await;
+    assert_eq!(refused.status(), StatusCode::BAD_GATEWAY, "an expired certificate lets nobody in");
+    mesh.wait("there is traffic again", async || get(web.towards(0), "/").await.status() == StatusCode::OK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_the_proxy_itself_goes_nowhere() {
     let mut mesh = Mesh::start();
     let web = mesh.pod("web").await;

@@ -26,6 +26,10 @@ use conduit_ca::{LaunchToken, Seed};
 use conduit_proxy::{app, config::Config, original::OriginalDestination};
 use http::{Response, Uri};
 use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -81,6 +85,11 @@ pub fn identity(service_account: &str) -> SpiffeId {
 impl Mesh {
     /// A control plane that knows of nothing yet.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more flags for the controller.
+    pub fn start_with(flags: &[&str]) -> Self {
         static MESHES: AtomicU8 = AtomicU8::new(1);
         let number = MESHES.fetch_add(1, Ordering::Relaxed);
         let directory = TempDir::with_prefix("conduit-data-plane-").unwrap();
@@ -99,6 +108,7 @@ impl Mesh {
             .args(["--bootstrap-gate".into(), path("gate")])
             .args(["--trust-bundle-file".into(), path("anchors.pem")])
             .args(["--api-socket".into(), path("api.sock")])
+            .args(flags)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
@@ -109,6 +119,14 @@ impl Mesh {
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Nobody is answered for a while.
+    pub async fn pause_controller(&self, pause: Duration) {
+        let pid = Pid::from_raw(self.controller.id() as i32);
+        kill(pid, Signal::SIGSTOP).unwrap();
+        sleep(pause).await;
+        kill(pid, Signal::SIGCONT).unwrap();
     }
 
     /// A pod that runs as `name`, with its proxy, which is ready.
