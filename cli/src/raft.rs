@@ -1,5 +1,7 @@
 //! `conduit raft`: the replicas of the control plane.
 
+mod snapshot;
+
 use std::io::Write;
 
 use anyhow::bail;
@@ -27,6 +29,12 @@ pub enum Command {
     },
     /// Make another replica the leader
     Transfer(Member),
+    /// Keep the replicated state in a file, and bring it back
+    Snapshot {
+        /// Which way.
+        #[command(subcommand)]
+        command: snapshot::Command,
+    },
 }
 
 /// What can be done with the replicas.
@@ -88,6 +96,7 @@ pub async fn run(
             control_plane.ask(async |client| client.transfer_leader(request.clone()).await).await?;
             Ok(writeln!(out, "{member} leads")?)
         }
+        Command::Snapshot { command } => snapshot::run(command, control_plane, out).await,
         Command::Members { command: Members::Add(_) } if !local => bail!(
             "replicas join by themselves when they are started with the seed and the addresses of the others: scale the \
              StatefulSet, or start another conduit-controller"

@@ -359,6 +359,29 @@ async fn changes_are_waited_for_and_remembered() {
 }
 
 #[tokio::test]
+async fn the_state_is_kept_in_a_file_and_brought_back() {
+    let replica = Replica::start(Answers::default());
+    let flags = format!("--api-addr {}", replica.address());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mesh.snapshot");
+    let saved = ok(&format!("{flags} raft snapshot save {}", file.display())).await.0;
+    assert!(saved.starts_with("7 bytes saved to "), "{saved}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"CONDUIT");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left behind");
+
+    let unasked = fails(&format!("{flags} raft snapshot restore {}", file.display())).await;
+    assert!(unasked.contains("trust root included") && unasked.contains("--yes"), "{unasked}");
+    let restored = ok(&format!("{flags} raft snapshot restore --yes {}", file.display())).await.0;
+    assert_eq!(restored, "restored 2 services and 3 pods of revision 7; they are revision 9 from now on\n");
+    std::fs::write(&file, "CON").unwrap();
+    assert!(fails(&format!("{flags} raft snapshot restore --yes {}", file.display())).await.contains("damaged"));
+    let missing = directory.path().join("no/such");
+    for way in ["save", "restore --yes"] {
+        assert!(fails(&format!("{flags} raft snapshot {way} {}", missing.display())).await.contains("no/such"));
+    }
+}
+
+#[tokio::test]
 async fn completion_knows_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let (script, _) = ok(&format!("completion {shell}")).await;

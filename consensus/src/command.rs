@@ -6,6 +6,8 @@ use conduit_api::{NodeId, Pod, PodName, Revision, Service, ServiceName};
 use conduit_ca::SealedKey;
 use serde::{Deserialize, Serialize};
 
+use crate::state::MeshState;
+
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
 pub const FEATURE_LEVEL: u32 = 1;
@@ -65,6 +67,8 @@ pub enum Command {
         /// Whose.
         node: NodeId,
     },
+    /// Everything is as it was in a backup, the trust root included; revisions go on from the higher of the two.
+    Restore(Box<MeshState>),
     /// A replica that is removed never comes back with the same data; nor does its issuing certificate stay.
     Retire {
         /// Which.
@@ -80,6 +84,7 @@ impl Command {
             | Self::CaInit { .. }
             | Self::AddIssuer { .. }
             | Self::RemoveIssuer { .. }
+            | Self::Restore(_)
             | Self::Retire { .. } => 1,
         }
     }
@@ -139,6 +144,7 @@ impl fmt::Display for Command {
             Self::CaInit { .. } => f.write_str("first trust root"),
             Self::AddIssuer { node, .. } => write!(f, "issuing certificate of {node}"),
             Self::RemoveIssuer { node } => write!(f, "removed the issuing certificate of {node}"),
+            Self::Restore(backup) => write!(f, "restored from a snapshot of revision {}", backup.revision()),
             Self::Retire { node } => write!(f, "retired replica {node}"),
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! [`state`] and [`command`] are pure. Everything else is openraft's shell, and small.
 
+pub mod backup;
 pub mod client;
 pub mod cluster;
 pub mod command;

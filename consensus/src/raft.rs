@@ -55,13 +55,13 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// An election takes 1.2 s on average, 1.6 s at most; and an fsync that takes 40 ms, as they do on a busy disk, is no
-    /// reason for one.
+    /// After the loss of a leader the first commit of the next one comes after 1.2 s on average, 1.4 s at most; and an fsync
+    /// that takes 40 ms, as they do on a busy disk, is no reason for an election.
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(800),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(650),
         }
     }
 }

@@ -40,6 +40,8 @@ type Section<K, V> = Arc<BTreeMap<K, Arc<Versioned<V>>>>;
 #[serde(from = "Stored")]
 pub struct MeshState {
     revision: Revision,
+    /// Added to a log index it makes the revision: a restored state goes on from revisions of another log.
+    base: u64,
     services: Section<ServiceName, Service>,
     pods: Section<PodName, Pod>,
     ca: Option<Arc<CaState>>,
@@ -72,7 +74,7 @@ pub struct RootRecord {
 /// Who changed what, when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRecord {
-    /// The log index of the change.
+    /// The revision that the change led to, if it changed what proxies are told.
     pub index: u64,
     /// The proposer's clock, milliseconds since the Unix epoch.
     pub time_ms: u64,
@@ -86,6 +88,7 @@ pub struct AuditRecord {
 #[derive(Deserialize)]
 struct Stored {
     revision: Revision,
+    base: u64,
     services: Section<ServiceName, Service>,
     pods: Section<PodName, Pod>,
     ca: Option<Arc<CaState>>,
@@ -95,9 +98,9 @@ struct Stored {
 }
 
 impl From<Stored> for MeshState {
-    fn from(Stored { revision, services, pods, ca, retired, audit, sessions }: Stored) -> Self {
+    fn from(Stored { revision, base, services, pods, ca, retired, audit, sessions }: Stored) -> Self {
         let index = Index::build(services.values(), pods.values());
-        Self { revision, services, pods, ca, retired, audit, sessions, index }
+        Self { revision, base, services, pods, ca, retired, audit, sessions, index }
     }
 }
 
@@ -109,7 +112,7 @@ impl MeshState {
             return Applied { revision: self.revision, outcome: Outcome::Repeated };
         }
         let summary = command.to_string();
-        let at = Revision::from_log_index(index);
+        let at = self.revision_at(index);
         let outcome = match command {
             Command::Batch(changes) => {
                 let changed =
@@ -119,6 +122,7 @@ impl MeshState {
             Command::CaInit { certificate, sealed_key } => self.init_ca(at, RootRecord { certificate, sealed_key }),
             Command::AddIssuer { node, certificate } => self.add_issuer(node, certificate),
             Command::RemoveIssuer { node } => self.remove_issuer(node),
+            Command::Restore(backup) => self.restore(index, *backup),
             Command::Retire { node } => self.retire(node),
         };
         if outcome == Outcome::Done {
@@ -126,6 +130,7 @@ impl MeshState {
             if audit.len() == AUDIT_MAX {
                 audit.pop_front();
             }
+            let index = self.base + index;
             audit.push_back(Arc::new(AuditRecord { index, time_ms, proposer, summary }));
         }
         Applied { revision: self.revision, outcome }
@@ -134,6 +139,11 @@ impl MeshState {
     /// The log index that last changed what proxies are told: services, pods, or the trust bundle.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The revision that a change at log index `index` leads to.
+    pub fn revision_at(&self, index: u64) -> Revision {
+        Revision::from(self.base + index)
     }
 
     /// All services.
@@ -253,6 +263,24 @@ impl MeshState {
         }
     }
 
+    /// Whoever holds a revision of either past gets a higher one, and everything anew: what is the same version in both need not
+    /// be the same.
+    fn restore(&mut self, index: u64, backup: Self) -> Outcome {
+        let newest = self.revision.max(backup.revision).as_u64();
+        self.base = self.base.max((newest + 1).saturating_sub(index));
+        let at = self.revision_at(index);
+        let services = backup.services.values().map(|service| service.value.clone());
+        let pods = backup.pods.values().map(|pod| pod.value.clone());
+        self.services = section(at, services, |service| service.name.clone());
+        self.pods = section(at, pods, |pod| pod.name.clone());
+        self.index = Index::build(self.services.values(), self.pods.values());
+        // Issuers are of replicas that were; those that are make theirs under the restored root.
+        let ca = |ca: &CaState| CaState { roots: ca.roots.clone(), issuers: BTreeMap::new() };
+        self.ca = backup.ca.as_deref().map(ca).map(Arc::new);
+        self.audit = backup.audit;
+        self.discovery_changed(at, true)
+    }
+
     fn retire(&mut self, node: NodeId) -> Outcome {
         if self.retired.contains(&node) {
             return Outcome::Unchanged;
@@ -265,6 +293,10 @@ impl MeshState {
         self.remove_issuer(node);
         Outcome::Done
     }
+}
+
+fn section<K: Ord, V>(at: Revision, values: impl Iterator<Item = V>, key: impl Fn(&V) -> K) -> Section<K, V> {
+    Arc::new(values.map(|value| (key(&value), Arc::new(Versioned { version: at, value }))).collect())
 }
 
 #[cfg(test)]

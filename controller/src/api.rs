@@ -2,24 +2,27 @@
 
 pub mod check;
 pub mod members;
+pub mod snapshot;
 pub mod stat;
 pub mod tap;
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use conduit_api::{
     VERSION,
     proto::{
         public::{
             HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse,
-            RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse,
-            TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
+            RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, SaveSnapshotRequest, SelfCheckRequest,
+            SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
+            WaitRequest, WaitResponse, api_server,
         },
         tap::TapEvent,
     },
 };
+use conduit_ca::Seed;
 use futures::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{authority::actor::SharedIssuer, peer::server::Own};
 
@@ -29,11 +32,14 @@ pub struct ApiServer {
     pub own: Own,
     /// Whether it can sign.
     pub issuer: SharedIssuer,
+    /// What opens the keys in a snapshot.
+    pub seed: Arc<Seed>,
 }
 
 #[tonic::async_trait]
 impl api_server::Api for ApiServer {
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
+    type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 
     async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
         Ok(Response::new(VersionResponse { version: VERSION.to_owned() }))
@@ -55,6 +61,20 @@ impl api_server::Api for ApiServer {
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
         Ok(Response::new(members::history(&self.own, request.into_inner().limit)))
+    }
+
+    async fn save_snapshot(
+        &self,
+        _: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        Ok(Response::new(Box::pin(snapshot::save(&self.own)?)))
+    }
+
+    async fn restore_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        snapshot::restore(&self.own, &self.seed, request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_member(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

@@ -106,12 +106,12 @@ impl App {
         };
         let admin = config.listen(ADMIN_PORT);
         admin::serve(admin, own.clone(), ready).await.with_context(|| format!("cannot listen on {admin}"))?;
-        let api = || ApiService::new(ApiServer { own: own.clone(), issuer: issuer.clone() });
+        let api = || ApiService::new(ApiServer { own: own.clone(), issuer: issuer.clone(), seed: seed.clone() });
         if let Some(socket) = &config.api_socket {
             serve_socket(socket, reflected(api())?)?;
         }
         let identity = IdentityServer {
-            seed,
+            seed: seed.clone(),
             trust_domain: config.trust_domain.clone(),
             issuer: issuer.clone(),
             state: cluster.state(),

@@ -9,8 +9,9 @@ use std::{
 use conduit_api::proto::{
     public::{
         Change, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse,
-        RaftStatusRequest, RaftStatusResponse, SelfCheckRequest, SelfCheckResponse, StatRequest, StatResponse,
-        TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
+        RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, SaveSnapshotRequest, SelfCheckRequest,
+        SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
+        WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
     },
     tap::TapEvent,
@@ -19,7 +20,7 @@ use futures::{Stream, StreamExt as _};
 use tempfile::TempDir;
 use tokio::{net::UnixListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 /// Events, or the end of a tap.
 pub type TapSender = mpsc::Sender<Result<TapEvent, Status>>;
@@ -91,6 +92,7 @@ impl Answers {
 #[tonic::async_trait]
 impl Api for Answers {
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
+    type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 
     async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
         Ok(Response::new(VersionResponse { version: self.version.clone() }))
@@ -102,6 +104,26 @@ impl Api for Answers {
 
     async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
         Ok(Response::new(self.raft.clone()))
+    }
+
+    async fn save_snapshot(
+        &self,
+        _: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        let chunk = |data: &[u8]| Ok(SnapshotChunk { data: data.to_vec() });
+        Ok(Response::new(futures::stream::iter([chunk(b"CON"), chunk(b"DUIT")]).boxed()))
+    }
+
+    async fn restore_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        let chunks: Vec<_> = request.into_inner().collect().await;
+        let bytes: usize = chunks.into_iter().map(|chunk| chunk.map(|chunk| chunk.data.len())).sum::<Result<_, _>>()?;
+        if bytes != 7 {
+            return Err(Status::invalid_argument("this snapshot is damaged"));
+        }
+        Ok(Response::new(RestoreSnapshotResponse { revision: 9, saved_revision: 7, services: 2, pods: 3 }))
     }
 
     async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {

@@ -180,3 +180,30 @@ fn the_audit_is_bounded() {
     assert_eq!(state.audit().count(), AUDIT_MAX);
     assert_eq!(state.audit().next().unwrap().index, 11);
 }
+
+#[test]
+fn a_restored_state_is_the_old_one_at_a_revision_that_nobody_has_seen() {
+    let mut old = MeshState::default();
+    apply(&mut old, 1, root(1));
+    for index in 2..50 {
+        apply(&mut old, index, Command::Batch(vec![Change::UpsertPod(pod(1, 1, index % 2 == 0))]));
+    }
+    let backup = crate::backup::decode(&crate::backup::encode(&old).unwrap()).unwrap();
+
+    let mut fresh = MeshState::default();
+    apply(&mut fresh, 1, root(3));
+    apply(&mut fresh, 2, Command::AddIssuer { node: NodeId::new(1), certificate: vec![5] });
+    apply(&mut fresh, 3, Command::Batch(vec![Change::UpsertPod(pod(2, 2, true))]));
+    assert_eq!(apply(&mut fresh, 4, Command::Restore(Box::new(backup))), Outcome::Done);
+
+    assert!(fresh.revision() > old.revision(), "{} after {}", fresh.revision(), old.revision());
+    assert!(fresh.pods().keys().eq(old.pods().keys()));
+    assert!(fresh.pods().values().all(|pod| pod.version == fresh.revision()));
+    assert_eq!(fresh.pod_by_ip(pod(1, 1, true).ip).map(|pod| pod.value.name.name()), Some("p1"));
+    assert_eq!(fresh.ca().unwrap().roots, old.ca().unwrap().roots);
+    assert!(fresh.ca().unwrap().issuers.is_empty());
+    let before = fresh.revision();
+    apply(&mut fresh, 5, Command::Batch(vec![Change::RemovePod(pod(1, 1, true).name)]));
+    assert_eq!(fresh.revision().as_u64(), before.as_u64() + 1, "revisions go on");
+    assert_eq!(fresh.audit().next_back().unwrap().index, fresh.revision().as_u64());
+}

@@ -85,7 +85,7 @@ pub async fn wait(own: &Own, request: WaitRequest) -> WaitResponse {
         };
         let behind: Vec<_> = reached.iter().filter(|(_, at)| *at < revision).map(|(name, _)| name.clone()).collect();
         // Nobody is behind a revision that does not exist yet.
-        let done = behind.is_empty() && own.cluster.status().borrow().applied_index >= revision;
+        let done = behind.is_empty() && own.status(StatusRequest::default()).applied_revision >= revision;
         if done || Instant::now() >= deadline {
             let (total, count) = (reached.len() as u32, behind.len() as u32);
             let examples = behind.into_iter().take(EXAMPLES_MAX).collect();
@@ -104,7 +104,7 @@ async fn proxies_reached(own: &Own) -> Vec<(String, u64)> {
 async fn replicas_reached(own: &Own) -> Vec<(String, u64)> {
     let answers = ask_all(own, false).await;
     let members = own.cluster.status().borrow().members.clone();
-    let answered = answers.into_iter().filter_map(|(node, answer)| Some((node, answer?.applied_index)));
+    let answered = answers.into_iter().filter_map(|(node, answer)| Some((node, answer?.applied_revision)));
     answered.filter_map(|(node, applied)| Some((members.get(&node)?.name.clone(), applied))).collect()
 }
 
@@ -150,7 +150,7 @@ fn find(own: &Own, member: &str) -> Result<NodeId, Status> {
 }
 
 /// As callers of the API are told.
-fn refused(error: ProposeError) -> Status {
+pub fn refused(error: ProposeError) -> Status {
     match error {
         ProposeError::Refused(why) => Status::failed_precondition(why),
         ProposeError::NotLeading | ProposeError::NoQuorum { .. } | ProposeError::Fatal(_) => {

@@ -53,6 +53,7 @@ impl Own {
             role: status.role.to_string(),
             term: status.term,
             applied_index: status.applied_index,
+            applied_revision: self.cluster.state().borrow().revision_at(status.applied_index).as_u64(),
             last_log_index: status.last_log_index,
             pid: std::process::id(),
             time_ms: unix_ms(SystemTime::now()),
