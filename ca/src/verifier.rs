@@ -76,7 +76,7 @@ pub(crate) struct PeerVerifier {
 }
 
 impl PeerVerifier {
-    fn verify(
+    pub(crate) fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],

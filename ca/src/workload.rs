@@ -13,7 +13,8 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::KeyUsage;
 
 use crate::{
     bundle::TrustBundle,
@@ -117,6 +118,14 @@ impl WorkloadTls {
     /// What is presented now; `None` before the first [`WorkloadTls::set_identity`].
     pub fn identity(&self) -> Option<Arc<Identity>> {
         self.current.load().as_ref().map(|current| current.identity.clone())
+    }
+
+    /// Whether those who trust what we trust would accept what we present, now.
+    pub fn is_acceptable(&self) -> bool {
+        let Some(current) = self.current.load_full() else { return false };
+        let Some((leaf, intermediates)) = current.certified.cert.split_first() else { return false };
+        let verifier = self.verifier(Expected::AnyWorkload(self.trust_domain.clone()));
+        verifier.verify(leaf, intermediates, KeyUsage::client_auth(), UnixTime::now()).is_ok()
     }
 
     /// For accepting connections from any workload of our trust domain.

@@ -4,7 +4,10 @@ use std::{cell::Cell, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use conduit_api::{SpiffeId, TrustDomain, spiffe::ParseSpiffeError};
 use hyper_util::rt::TokioIo;
-use tokio::{sync::Mutex, time::sleep};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::sleep,
+};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -32,6 +35,7 @@ struct Inner {
     next: Cell<usize>,
     /// Held while it is made, so that all who need it wait for the same one.
     shared: Mutex<Option<Shared>>,
+    bundle_changed: Notify,
 }
 
 /// The connection that everything which this proxy asks for goes over. One of them, because each costs both ends some sixty
@@ -56,7 +60,14 @@ impl Controllers {
     ) -> Result<Self, ParseSpiffeError> {
         let controller = SpiffeId::new(trust_domain, "conduit", "controller")?;
         let next = Cell::new(rand::random_range(0..addresses.len().max(1)));
-        Ok(Self(Rc::new(Inner { addresses, controller, connector, next, shared: Mutex::default() })))
+        Ok(Self(Rc::new(Inner {
+            addresses,
+            controller,
+            connector,
+            next,
+            shared: Mutex::default(),
+            bundle_changed: Notify::new(),
+        })))
     }
 
     /// Waits until this proxy has a certificate: without one nobody lets it in.
@@ -64,6 +75,16 @@ impl Controllers {
         while !self.0.connector.is_certified() {
             sleep(CERTIFIED_POLL).await;
         }
+    }
+
+    /// There are other roots to trust than before: the present certificate may be worth nothing any more.
+    pub fn bundle_changed(&self) {
+        self.0.bundle_changed.notify_one();
+    }
+
+    /// Resolves when that has happened since it was last waited for.
+    pub async fn until_bundle_changed(&self) {
+        self.0.bundle_changed.notified().await;
     }
 
     /// The shared connection. It is made if there is none, to the replica whose turn it is.

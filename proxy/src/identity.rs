@@ -42,7 +42,12 @@ impl Certifier {
             match self.certify().await {
                 Ok(renewal) => {
                     failures = 0;
-                    sleep(renewal.duration_since(SystemTime::now()).unwrap_or_default().max(RENEWAL_PAUSE_MIN)).await;
+                    let pause = renewal.duration_since(SystemTime::now()).unwrap_or_default();
+                    sleep(RENEWAL_PAUSE_MIN).await;
+                    tokio::select! {
+                        () = sleep(pause.saturating_sub(RENEWAL_PAUSE_MIN)) => {}
+                        () = self.not_acceptable() => warn!("the root of this proxy's certificate is not trusted any more"),
+                    }
                 }
                 Err(error) => {
                     let pause = backoff(failures, rand::random());
@@ -51,6 +56,13 @@ impl Certifier {
                     sleep(pause).await;
                 }
             }
+        }
+    }
+
+    /// Resolves when the certificate is of no use, before its time.
+    async fn not_acceptable(&self) {
+        while self.tls.is_acceptable() {
+            self.controllers.until_bundle_changed().await;
         }
     }
 

@@ -194,6 +194,7 @@ impl Stream {
                 // Not before the revision is known to be no older than what is in force: a root that was dropped stays dropped.
                 if let Some(bundle) = bundle {
                     self.tls.set_bundle(bundle);
+                    self.controllers.bundle_changed();
                 }
                 requests.send(ack).await?;
                 let revision = self.directory.borrow().revision();
