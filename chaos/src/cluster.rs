@@ -28,6 +28,8 @@ use tokio::{
 use tonic::transport::{Channel, Uri};
 use tower::service_fn;
 
+/// A disk forgets no less at a time.
+const DAMAGED_BYTES: usize = 512;
 /// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Whatever is waited for is there by then, on a machine that does other things as well.
@@ -260,6 +262,38 @@ impl Cluster {
     pub fn wipe(&mut self, replica: usize) -> io::Result<()> {
         assert!(self.replicas[replica].process.is_none(), "a running replica has its disk in its hands");
         fs::remove_dir_all(self.path(&Self::name(replica)))
+    }
+
+    /// Changes a few bytes of the file of a replica that does not run, so many thousandths of the way through it.
+    ///
+    /// # Errors
+    /// When the file cannot be changed.
+    pub fn damage(&mut self, replica: usize, per_mille: u32) -> io::Result<()> {
+        assert!(self.replicas[replica].process.is_none(), "a running replica has its disk in its hands");
+        let path = self.path(&Self::name(replica)).join("raft.redb");
+        let mut content = fs::read(&path)?;
+        let at = content.len() * per_mille as usize / 1_000;
+        content.iter_mut().skip(at).take(DAMAGED_BYTES).for_each(|byte| *byte = !*byte);
+        fs::write(path, content)
+    }
+
+    /// Until every replica votes again; `false` if `replica` has ended instead.
+    ///
+    /// # Errors
+    /// When neither happens.
+    pub async fn all_vote_or_ended(&mut self, replica: usize) -> anyhow::Result<bool> {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let ended = self.replicas[replica].process.as_mut().is_none_or(|p| !matches!(p.try_wait(), Ok(None)));
+            if ended {
+                self.replicas[replica].process = None;
+                return Ok(false);
+            }
+            if timeout(ANSWER_TIMEOUT, self.all_vote()).await.is_ok_and(|voted| voted.is_ok()) {
+                return Ok(true);
+            }
+        }
+        bail!("{} neither took part nor ended within {PATIENCE:?}\n{}", Self::name(replica), self.logs())
     }
 
     /// The public API of a replica.

@@ -21,6 +21,8 @@ pub enum Fault {
     TerminateLeader,
     /// `kill -9` of a replica whose disk is gone then as well.
     LoseDisk(usize),
+    /// `kill -9` of a replica, in whose file then a few bytes are others: so many thousandths of the way through it.
+    DamageDisk(usize, u32),
 }
 
 impl fmt::Display for Fault {
@@ -33,6 +35,7 @@ impl fmt::Display for Fault {
             Self::Pause(replica) => write!(f, "SIGSTOP of controller-{replica}"),
             Self::TerminateLeader => f.write_str("SIGTERM of the leader"),
             Self::LoseDisk(replica) => write!(f, "controller-{replica} loses its disk"),
+            Self::DamageDisk(replica, at) => write!(f, "controller-{replica} has a bad sector at {at}‰ of its disk"),
         }
     }
 }
@@ -65,7 +68,8 @@ pub fn steps(seed: u64, replicas: usize) -> impl Iterator<Item = Step> {
             10..14 => Fault::PauseLeader,
             14..16 => Fault::Pause(replica),
             16..18 => Fault::TerminateLeader,
-            _ => Fault::LoseDisk(replica),
+            18 => Fault::LoseDisk(replica),
+            _ => Fault::DamageDisk(replica, random.random_range(0..1_000)),
         };
         let after = Duration::from_millis(random.random_range(QUIET_MS));
         Step { after, fault, lasts: Duration::from_millis(random.random_range(LASTS_MS)) }
@@ -81,6 +85,7 @@ mod tests {
         let of = |seed| steps(seed, 3).take(200).collect::<Vec<_>>();
         assert_eq!(of(7), of(7));
         assert_ne!(of(7), of(8));
+        assert!(of(7).iter().any(|step| matches!(step.fault, Fault::DamageDisk(..))));
         for fault in [Fault::KillLeader, Fault::KillAll, Fault::PauseLeader, Fault::TerminateLeader, Fault::LoseDisk(2)]
         {
             assert!(of(7).iter().any(|step| step.fault == fault), "{fault}");

@@ -141,11 +141,19 @@ async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step) -> anyho
             cluster.terminate(leader).await?;
             cluster.spawn(leader)
         }
-        Fault::LoseDisk(replica) => {
+        Fault::LoseDisk(replica) | Fault::DamageDisk(replica, _) => {
             // One disk at a time: with two gone a majority has forgotten, and nobody could know.
             let others_are_back = cluster.all_vote().await;
             others_are_back.context("the control plane is not whole again after the previous fault")?;
             cluster.kill(replica);
+            if let Fault::DamageDisk(_, per_mille) = fault {
+                cluster.damage(replica, per_mille)?;
+                cluster.spawn(replica)?;
+                // Nothing was there that mattered; or it says so and ends, and is given another disk.
+                if cluster.all_vote_or_ended(replica).await? {
+                    return Ok(());
+                }
+            }
             cluster.wipe(replica)?;
             cluster.spawn(replica)?;
             let replaced = cluster.all_vote().await;

@@ -1,8 +1,8 @@
 //! What a replica keeps on its disk: one redb file with its id, its vote, its log and its last snapshot.
 //!
 //! One file and one writer, so that nothing can reach the disk in another order than it was written in: a vote after an entry
-//! that was appended under it loses committed data (openraft, "Guide for Implementing Storage"). redb checks every page it
-//! reads, and locks the file against a second process.
+//! that was appended under it loses committed data (openraft, "Guide for Implementing Storage"). redb has a checksum of every
+//! page, all of which are checked when the file is opened, and locks it against a second process.
 
 pub mod log;
 pub mod machine;
@@ -51,6 +51,12 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// What is in it is not what was written.
+    #[error("{} is damaged: move the data directory away; the replica then joins anew, with what the others have", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// It cannot be read, or is damaged.
     #[error("cannot open {}: if it is damaged, move the data directory away; the replica then joins anew", path.display())]
     Open {
@@ -69,8 +75,13 @@ pub enum OpenError {
 pub fn open(directory: &Path) -> Result<(Arc<Database>, NodeId), OpenError> {
     fs::create_dir_all(directory).map_err(|source| OpenError::Create { path: directory.to_owned(), source })?;
     let path = directory.join(FILE);
-    let database = match Database::builder().set_cache_size(CACHE_BYTES).create(&path) {
-        Ok(database) => database,
+    let opened = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
+    // Damage that is found now ends this replica with a clear error, and the others go on; found later, it would be a vote or
+    // an entry that is not what it was.
+    let checked = opened.and_then(|mut database| Ok((database.check_integrity()?, database)));
+    let database = match checked {
+        Ok((true, database)) => database,
+        Ok((false, _)) => return Err(OpenError::Damaged { path }),
         Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::InUse { path }),
         Err(error) => return Err(OpenError::Open { path, source: Box::new(error.into()) }),
     };

@@ -208,6 +208,31 @@ fn the_control_plane_grows_and_shrinks_under_traffic() {
     mesh.down();
 }
 
+#[test]
+fn a_control_plane_that_has_lost_everything_but_its_seed_is_restored() {
+    let mesh = Mesh::up();
+    let (trust_root, before) = (mesh.trust_bundle(), mesh.raft());
+    let snapshot = mesh.file("mesh.snapshot", "");
+    mesh.ok(&format!("raft snapshot save {}", snapshot.display()));
+    mesh.ok("local down");
+    mesh.lose_disks();
+    mesh.start("");
+    assert_ne!(mesh.trust_bundle(), trust_root, "a fresh control plane has a root of its own");
+    mesh.ok(&format!("raft snapshot restore --yes {}", snapshot.display()));
+    eventually(SOON, "the trust root is what it was", || (mesh.trust_bundle() == trust_root).then_some(()));
+    assert!(mesh.raft().revision > before.revision, "no proxy has seen this revision");
+    // Everybody has a certificate under it.
+    eventually(SOON, "there is traffic", || {
+        let traffic = Traffic::start(mesh.web_address());
+        traffic.wait_for(30);
+        traffic.stop().1.is_empty().then_some(())
+    });
+    std::fs::write(&snapshot, "not a snapshot").unwrap();
+    let error = mesh.fails(&format!("raft snapshot restore --yes {}", snapshot.display()));
+    assert!(error.contains("not a snapshot of a Conduit control plane"), "{error}");
+    mesh.down();
+}
+
 /// A few faults of one seed, as often as this runs; `cargo run -p conduit-chaos -- control-plane` goes on for as long as you
 /// like, with others.
 #[test]

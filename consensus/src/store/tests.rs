@@ -1,6 +1,6 @@
 use conduit_api::{Pod, PodName};
 use openraft::{
-    Membership, RaftSnapshotBuilder as _, StorageError,
+    Membership, RaftLogReader as _, RaftSnapshotBuilder as _, StorageError,
     storage::{RaftLogStorage as _, RaftLogStorageExt as _, RaftStateMachine as _},
     testing::log::{StoreBuilder, Suite},
     type_config::alias::CommittedLeaderIdOf,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     command::{Change, Command, Proposal},
-    raft::{Entry, LogId, StoredMembership, TypeConfig},
+    raft::{Entry, LogId, StoredMembership, TypeConfig, Vote},
     state::MeshState,
 };
 
@@ -138,4 +138,45 @@ fn a_damaged_file_is_an_error_that_says_what_to_do() {
     fs::write(directory.path().join(FILE), b"this was a database once").unwrap();
     let error = open(directory.path()).err().unwrap();
     assert!(error.to_string().contains("move the data directory away"), "{error}");
+}
+
+/// Bits rot, and sectors are lost: what is opened is what was closed, or nothing is.
+#[tokio::test]
+async fn a_file_with_a_changed_byte_is_not_opened_as_something_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let content = async || {
+        let (database, id) = open(directory.path())?;
+        let mut log = LogStore::new(database, Flush::Inline).unwrap();
+        let entries = log.try_get_log_entries(..).await.map(|entries| format!("{entries:?}")).unwrap_or_default();
+        Ok::<_, OpenError>((id, entries, log.read_vote().await.unwrap_or_default()))
+    };
+    {
+        let (mut log, _machine) = reopen(directory.path(), Flush::Inline);
+        log.save_vote(&Vote::new_committed(3, NodeId::new(1))).await.unwrap();
+        log.blocking_append((1..=40).map(entry)).await.unwrap();
+    }
+    let whole = content().await.unwrap();
+    assert!(whole.1.len() > 1000 && whole.2.is_some());
+    let file = directory.path().join(FILE);
+    let good = fs::read(&file).unwrap();
+    let mut refused = 0;
+    // Every part of the file, and not every byte: each is opened once.
+    for at in (0..good.len()).step_by(good.len() / 300) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        fs::write(&file, &bad).unwrap();
+        match content().await {
+            Ok(opened) => assert_eq!(opened, whole, "byte {at} of {}", good.len()),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 0, "some of the bytes mean something");
+    for length in [0, 1, 100, good.len() / 2, good.len() - 1] {
+        fs::write(&file, &good[..length]).unwrap();
+        match content().await {
+            // Of an empty file nobody knows that it was not new.
+            Ok(opened) => assert!(length == 0 || opened == whole, "{length} of {} bytes", good.len()),
+            Err(error) => assert!(error.to_string().contains("data directory"), "{error}"),
+        }
+    }
 }

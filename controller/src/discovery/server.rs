@@ -9,7 +9,7 @@ use conduit_api::{
 use conduit_consensus::MeshState;
 use futures::Stream;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,12 @@ use crate::serve::peer_of;
 /// A proxy that takes nothing for this long is cut off, so that it reconnects, perhaps to a replica it can hear.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Proxies that are being told everything they follow at the same time. When a replica is lost, thousands come at once; the others
+/// wait for their turn, and go on with what they know.
+const FIRST_ANSWERS_MAX: usize = 256;
+/// A proxy that has not acknowledged its first answer by then does not hold up the next one.
+const FIRST_ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Responses between the stream's task and its connection. One: what waits in a queue goes stale, what waits in the state
 /// is merged.
 const RESPONSES_IN_FLIGHT: usize = 1;
@@ -34,12 +40,13 @@ pub struct DiscoveryServer {
     trust_domain: TrustDomain,
     state: watch::Receiver<Arc<MeshState>>,
     registry: Registry,
+    first_answers: Arc<Semaphore>,
 }
 
 impl DiscoveryServer {
     /// Serves what `state` says; who is connected shows in `registry`.
     pub fn new(trust_domain: TrustDomain, state: watch::Receiver<Arc<MeshState>>, registry: Registry) -> Self {
-        Self { trust_domain, state, registry }
+        Self { trust_domain, state, registry, first_answers: Arc::new(Semaphore::new(FIRST_ANSWERS_MAX)) }
     }
 }
 
@@ -73,6 +80,7 @@ impl discovery_server::Discovery for DiscoveryServer {
             requests,
             state: self.state.clone(),
             responses,
+            first_answers: self.first_answers.clone(),
         };
         tokio::spawn(watch.run());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -92,6 +100,7 @@ struct Watch {
     requests: Streaming<WatchRequest>,
     state: watch::Receiver<Arc<MeshState>>,
     responses: mpsc::Sender<Result<WatchResponse, Status>>,
+    first_answers: Arc<Semaphore>,
 }
 
 impl Watch {
@@ -105,7 +114,9 @@ impl Watch {
 
     /// Until the proxy ends the stream (`Ok`), or it cannot go on.
     async fn serve(&mut self) -> Result<(), Status> {
-        let Self { proxy, requests, state, responses } = self;
+        let Self { proxy, requests, state, responses, first_answers } = self;
+        let turn = first_answers.acquire().await.map_err(|_| Status::unavailable("this replica is shutting down"))?;
+        let (mut turn, turn_ends) = (Some(turn), Instant::now() + FIRST_ACK_TIMEOUT);
         // Something may have changed since the proxy was last sent anything.
         let mut stale_since = Some(Instant::now());
         loop {
@@ -115,6 +126,9 @@ impl Watch {
                     Some(request) => {
                         if proxy.on_request(request)? {
                             stale_since.get_or_insert_with(Instant::now);
+                        }
+                        if proxy.progress.has_acked {
+                            turn = None;
                         }
                     }
                     None => return Ok(()),
@@ -133,6 +147,7 @@ impl Watch {
                     }
                     stale_since = None;
                 }
+                () = sleep_until(turn_ends), if turn.is_some() => turn = None,
                 () = sleep_until(cut_off.unwrap_or_else(Instant::now)), if cut_off.is_some() => {
                     return Err(Status::deadline_exceeded("the proxy does not take updates"));
                 }
@@ -157,6 +172,8 @@ struct Progress {
     /// The state that the stream was last brought up to.
     current: Revision,
     acked: Revision,
+    /// It has acknowledged anything at all.
+    has_acked: bool,
 }
 
 impl Progress {
@@ -171,6 +188,7 @@ impl Progress {
     /// The proxy has taken over what it was sent for `revision`.
     fn acked(&mut self, revision: Revision) {
         self.acked = self.acked.max(revision);
+        self.has_acked = true;
     }
 
     fn holds(&self) -> Revision {

@@ -212,6 +212,14 @@ impl Mesh {
         fs::read_to_string(self.mesh_directory().join("trust-bundle.pem")).unwrap()
     }
 
+    /// Everything is gone but the seed, which the platform keeps.
+    pub fn lose_disks(&self) {
+        fs::remove_dir_all(self.mesh_directory().join("controllers")).unwrap();
+        for file in ["bootstrap-gate", "trust-bundle.pem"] {
+            fs::remove_file(self.mesh_directory().join(file)).unwrap();
+        }
+    }
+
     /// A file for a command to read.
     pub fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.directory.path().join(name);
