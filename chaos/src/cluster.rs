@@ -201,6 +201,33 @@ impl Cluster {
         }
     }
 
+    /// Does what a supervisor does: starts those again that have ended by themselves, and says what their last words were.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn tend(&mut self) -> anyhow::Result<Vec<String>> {
+        let mut ended = Vec::new();
+        for replica in 0..self.len() {
+            let process = self.replicas[replica].process.as_mut();
+            if process.is_some_and(|process| matches!(process.try_wait(), Ok(Some(_)))) {
+                ended.push(format!("{} ended by itself: {}", Self::name(replica), self.last_words(replica)));
+                self.spawn(replica)?;
+            }
+        }
+        Ok(ended)
+    }
+
+    fn last_words(&self, replica: usize) -> String {
+        let log = fs::read_to_string(self.path(&format!("{}.log", Self::name(replica)))).unwrap_or_default();
+        let mut lines = log.lines().rev();
+        // A panic says where it was, and why in the next line.
+        let panicked = log.lines().rev().take(300).position(|line| line.contains("panicked at"));
+        match panicked {
+            Some(at) => log.lines().rev().take(at + 1).skip(at.saturating_sub(1)).collect::<Vec<_>>().join(" <- "),
+            None => lines.next().unwrap_or("nothing").to_owned(),
+        }
+    }
+
     /// It runs, and is not stopped.
     pub fn is_up(&self, replica: usize) -> bool {
         let replica = &self.replicas[replica];
@@ -364,7 +391,9 @@ impl Cluster {
         let tail = |replica| {
             let name = Self::name(replica);
             let log = fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
+            // A panic's reason, not its way there.
+            let is_frame = |line: &&str| line.starts_with("   ");
+            let lines: Vec<_> = log.lines().filter(|line| !is_frame(line)).collect();
             format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(20)..].join("\n"))
         };
         (0..self.len()).map(tail).collect()

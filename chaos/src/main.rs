@@ -57,6 +57,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     let (writes, reads) = (outcome.history.writes.len(), outcome.history.reads.len());
     let acknowledged = outcome.acknowledged();
     println!("{} faults; {writes} writes, {acknowledged} of them acknowledged; {reads} reads", outcome.faults);
+    for ended in &outcome.ended {
+        println!("{ended}");
+    }
     match outcome.verdict {
         Ok(()) => {
             println!("verdict: every answer can be explained by one history (seed {seed})");

@@ -40,6 +40,8 @@ pub struct Outcome {
     pub verdict: Result<(), Violation>,
     /// How many faults there were.
     pub faults: usize,
+    /// Replicas that ended by themselves, and why; they were started again, as a supervisor does.
+    pub ended: Vec<String>,
 }
 
 impl Outcome {
@@ -69,14 +71,15 @@ pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> 
         clients.spawn(async move { replicas.read(until, &log).await });
     }
 
-    let mut faults = 0;
+    let (mut faults, mut ended) = (0, Vec::new());
     for step in steps(plan.seed, plan.replicas) {
         if Instant::now() + step.after + step.lasts >= until {
             break;
         }
         sleep(step.after).await;
         tell(&format!("{:>6.2}s  {} for {:.2}s", start.elapsed().as_secs_f64(), step.fault, step.lasts.as_secs_f64()));
-        inject(&mut cluster, step).await?;
+        inject(&mut cluster, step, &mut ended).await?;
+        ended.extend(cluster.tend()?);
         faults += 1;
     }
     sleep_until(until).await;
@@ -91,6 +94,7 @@ pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> 
     let newest = newest.max().unwrap_or_default();
     let deadline = Instant::now() + CONVERGENCE;
     let last = loop {
+        ended.extend(cluster.tend()?);
         let mut reads = Vec::new();
         for replica in 0..plan.replicas {
             reads.extend(replicas.read_once(replica).await);
@@ -107,10 +111,11 @@ pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> 
     };
     let mut history = log.history();
     history.reads.extend(last);
-    Ok(Outcome { verdict: history.check(), history, faults })
+    Ok(Outcome { verdict: history.check(), history, faults, ended })
 }
 
-async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step) -> anyhow::Result<()> {
+async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step, ended: &mut Vec<String>) -> anyhow::Result<()> {
+    ended.extend(cluster.tend()?);
     // Without a leader any replica will do.
     let leader = match fault {
         Fault::KillLeader | Fault::PauseLeader | Fault::TerminateLeader => cluster.leader().await.unwrap_or(0),

@@ -1,8 +1,9 @@
-//! Three replicas in a simulated network (turmoil), cut apart, crashed and healed by chance, all of it from one seed.
+//! Three and five replicas in a simulated network (turmoil), cut apart, crashed and healed by chance, all of it from one seed.
 //!
 //! Safety is looked at all the time, liveness after everything was healed:
 //! - election safety: at most one leader to a term (Raft, section 5.2);
 //! - durability: what was acknowledged is in the state of every replica in the end;
+//! - state machine safety: replicas that are at one revision show the same (Raft, section 5.4.3);
 //! - monotonic revisions: what one replica shows never goes back while it runs;
 //! - agreement: in the end all replicas show the same.
 //!
@@ -18,6 +19,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,7 +27,7 @@ use std::{
 use conduit_api::{NodeId, Pod, PodName, Revision};
 use conduit_ca::CryptoError;
 use conduit_consensus::{
-    Change, Cluster, ClusterConfig, Command, Proposal, Role,
+    Change, Cluster, ClusterConfig, Command, Compaction, MeshState, Proposal, Role,
     peers::{Dial, Dialing, Io},
     store::log::Flush,
 };
@@ -37,8 +39,11 @@ use turmoil::{
     net::{TcpListener, TcpStream},
 };
 
-const REPLICAS: usize = 3;
-const SEEDS: u64 = 3;
+/// Of even and of odd seeds.
+const REPLICAS: [usize; 2] = [3, 5];
+const SEEDS: u64 = 4;
+/// The log is cut often, so that replicas which come back need snapshots.
+const COMPACTION: Compaction = Compaction { snapshot_every: 40, keep: 40, lag: 60 };
 /// Simulated time under faults, and then to become whole again.
 const FAULTS: Duration = Duration::from_secs(30);
 const HEALING: Duration = Duration::from_secs(60);
@@ -60,6 +65,7 @@ fn replicas_agree_whatever_the_network_does() {
 
 struct Simulation {
     sim: Sim<'static>,
+    replicas: usize,
     random: StdRng,
     seen: Rc<RefCell<Seen>>,
     _directories: Vec<tempfile::TempDir>,
@@ -70,6 +76,8 @@ struct Simulation {
 struct Seen {
     running: BTreeMap<usize, Cluster>,
     revisions: BTreeMap<usize, Revision>,
+    /// What was shown at each revision, by whoever showed it first.
+    shown: BTreeMap<Revision, Arc<MeshState>>,
     leaders: BTreeMap<u64, NodeId>,
     acknowledged: Vec<PodName>,
     proposed: u32,
@@ -88,19 +96,21 @@ impl Simulation {
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(Duration::from_millis(20))
             .build();
-        let directories: Vec<_> = (0..REPLICAS).map(|_| tempfile::tempdir().unwrap()).collect();
+        let replicas = REPLICAS[(seed % 2) as usize];
+        let directories: Vec<_> = (0..replicas).map(|_| tempfile::tempdir().unwrap()).collect();
         let seen = Rc::new(RefCell::new(Seen::default()));
         for (replica, directory) in directories.iter().enumerate() {
             let (path, seen) = (directory.path().to_owned(), seen.clone());
             sim.host(name(replica), move || run_replica(replica, path.clone(), seen.clone()));
         }
-        Self { sim, random: StdRng::seed_from_u64(seed), seen, _directories: directories }
+        Self { sim, replicas, random: StdRng::seed_from_u64(seed), seen, _directories: directories }
     }
 
     fn run(mut self) {
+        let replicas = self.replicas;
         self.until("all replicas vote", HEALING, |seen| {
             let voters = |cluster: &Cluster| cluster.status().borrow().members.values().filter(|m| m.voter).count();
-            seen.running.len() == REPLICAS && seen.running.values().all(|cluster| voters(cluster) == REPLICAS)
+            seen.running.len() == replicas && seen.running.values().all(|cluster| voters(cluster) == replicas)
         });
         let end = self.sim.elapsed() + FAULTS;
         while self.sim.elapsed() < end {
@@ -112,15 +122,15 @@ impl Simulation {
         self.until("every replica has everything that was acknowledged", HEALING, |seen| {
             let states: Vec<_> = seen.running.values().map(|cluster| cluster.state().borrow().clone()).collect();
             let complete = states.iter().all(|s| seen.acknowledged.iter().all(|pod| s.pods().contains_key(pod)));
-            states.len() == REPLICAS && complete && states.windows(2).all(|pair| pair[0] == pair[1])
+            states.len() == replicas && complete && states.windows(2).all(|pair| pair[0] == pair[1])
         });
     }
 
     /// One thing goes wrong, and is mended after a while.
     fn fault(&mut self) {
-        let victim = self.random.random_range(0..REPLICAS);
-        let other = (victim + self.random.random_range(1..REPLICAS)) % REPLICAS;
-        match self.random.random_range(0..4) {
+        let victim = self.random.random_range(0..self.replicas);
+        let other = (victim + self.random.random_range(1..self.replicas)) % self.replicas;
+        match self.random.random_range(0..5) {
             // Alone against the two others.
             0 => {
                 self.between(victim, |sim, a, b| sim.partition(a, b));
@@ -133,8 +143,14 @@ impl Simulation {
                 self.pass(QUIET);
                 self.sim.repair(name(victim), name(other));
             }
-            // What it is sent is late.
+            // It hears another one, which does not hear it.
             2 => {
+                self.sim.partition_oneway(name(victim), name(other));
+                self.pass(QUIET);
+                self.sim.repair_oneway(name(victim), name(other));
+            }
+            // What it is sent is late.
+            3 => {
                 self.between(victim, |sim, a, b| sim.hold(a, b));
                 self.pass(QUIET / 2);
                 self.between(victim, |sim, a, b| sim.release(a, b));
@@ -152,7 +168,7 @@ impl Simulation {
     }
 
     fn between(&mut self, victim: usize, cut: impl Fn(&Sim<'static>, String, String)) {
-        for other in (0..REPLICAS).filter(|other| *other != victim) {
+        for other in (0..self.replicas).filter(|other| *other != victim) {
             cut(&self.sim, name(victim), name(other));
         }
     }
@@ -175,15 +191,21 @@ impl Simulation {
     /// A little time passes; then safety holds.
     fn step(&mut self) {
         self.sim.step().unwrap();
-        let Seen { running, revisions, leaders, .. } = &mut *self.seen.borrow_mut();
+        let Seen { running, revisions, leaders, shown, .. } = &mut *self.seen.borrow_mut();
         for (replica, cluster) in running {
             let status = cluster.status().borrow().clone();
             if status.role == Role::Leader {
                 let leader = *leaders.entry(status.term).or_insert(cluster.id());
                 assert_eq!(leader, cluster.id(), "two leaders in term {}", status.term);
             }
-            let revision = cluster.state().borrow().revision();
+            let state = cluster.state().borrow().clone();
+            let revision = state.revision();
             let before = revisions.insert(*replica, revision).unwrap_or_default();
+            if revision != before {
+                let first = shown.entry(revision).or_insert_with(|| state.clone());
+                let same = first.pods() == state.pods() && first.services() == state.services();
+                assert!(same, "{} shows something else at revision {revision}", name(*replica));
+            }
             assert!(revision >= before, "{} went back from {before} to {revision}", name(*replica));
         }
     }
@@ -191,7 +213,11 @@ impl Simulation {
 
 async fn run_replica(replica: usize, directory: PathBuf, seen: Rc<RefCell<Seen>>) -> turmoil::Result {
     let address = format!("{}:8300", name(replica));
-    let config = ClusterConfig { flush: Flush::Inline, ..ClusterConfig::new(&directory, &name(replica), &address) };
+    let config = ClusterConfig {
+        flush: Flush::Inline,
+        compaction: COMPACTION,
+        ..ClusterConfig::new(&directory, &name(replica), &address)
+    };
     let cluster = Cluster::start(config, |_| Ok::<_, CryptoError>(SimulatedNetwork)).await?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8300)).await?;
     let connections = futures::stream::unfold(listener, |listener| async move {
