@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use conduit_api::{Endpoint, SpiffeId};
+use conduit_api::{Endpoint, ServiceName, SpiffeId};
 use conduit_ca::WorkloadTls;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -29,6 +29,8 @@ pub struct Upstream {
     pub direction: Direction,
     /// Who is there.
     pub endpoint: Arc<Endpoint>,
+    /// The service that it was chosen for.
+    pub service: Option<ServiceName>,
     /// [`Tls::Mutual`] when it is a proxy, which must prove to be that peer; anything else is plaintext from here.
     pub tls: Tls,
 }

@@ -52,7 +52,8 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
 
     // Which of the application's ports is it for?
     let original = worker.original(&stream)?;
-    let application = Upstream { direction: Direction::Inbound, endpoint: foreign(original), tls: Tls::Loopback };
+    let (direction, tls) = (Direction::Inbound, Tls::Loopback);
+    let application = Upstream { direction, endpoint: foreign(original), service: None, tls };
 
     // Another proxy says in its handshake what the connection carries, and who it is.
     let mut buffer = BytesMut::new();

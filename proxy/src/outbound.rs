@@ -150,7 +150,7 @@ async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) 
     while tried.len() < ENDPOINTS_TRIED_MAX {
         let Some(endpoint) = connection.pick(&followed, &tried) else { break };
         tried.push(endpoint.address);
-        let peer = connection.peer(endpoint, &request);
+        let peer = connection.peer(&followed, endpoint, &request);
         match send(&connection, &followed, &peer, stream, tunnel, request).await {
             Ok(response) => return response,
             Err((unsent, why)) => {
@@ -223,7 +223,9 @@ impl Connection {
 
     /// A request that never got an endpoint counts as well.
     fn count_failure(&self, request: &Request<Incoming>, failure: Failure) {
-        let labels = labels(authority(request).to_owned(), &foreign(self.original), Tls::NoIdentity);
+        let (endpoint, tls) = (foreign(self.original), Tls::NoIdentity);
+        let nobody = Upstream { direction: Direction::Outbound, endpoint, service: None, tls };
+        let labels = labels(authority(request).to_owned(), &nobody);
         let counters = self.worker.telemetry.requests(&labels);
         counters.requests.add(1);
         counters.end(End::Http(failure.status()));
@@ -234,16 +236,16 @@ impl Connection {
     }
 
     /// What is known of `endpoint`; looked up once for this connection.
-    fn peer(&self, endpoint: Arc<Endpoint>, request: &Request<Incoming>) -> Rc<KnownPeer> {
+    fn peer(&self, followed: &Followed, endpoint: Arc<Endpoint>, request: &Request<Incoming>) -> Rc<KnownPeer> {
         let authority = authority(request);
         let mut peers = self.peers.borrow_mut();
         let known = peers.iter().find(|peer| peer.upstream.endpoint == endpoint && peer.authority == authority);
         if let Some(known) = known {
             return known.clone();
         }
-        let upstream = self.worker.upstream(endpoint);
+        let upstream = self.worker.upstream(&followed.destination(), endpoint);
         let endpoint = &upstream.endpoint;
-        let labels = labels(authority.to_owned(), endpoint, upstream.tls.clone());
+        let labels = labels(authority.to_owned(), &upstream);
         let reference = |kind: &str, namespace: &str, name: &str| common::ResourceRef {
             kind: kind.to_owned(),
             namespace: namespace.to_owned(),
@@ -291,10 +293,11 @@ async fn opaque_upstream(worker: &Worker, followed: &Followed, original: SocketA
     let mut tried = Vec::new();
     let mut last = io::Error::new(io::ErrorKind::NotConnected, "no ready endpoints");
     while tried.len() < ENDPOINTS_TRIED_MAX {
-        let Some(endpoint) = pick(&followed.destination(), followed, original, &tried) else { break };
+        let destination = followed.destination();
+        let Some(endpoint) = pick(&destination, followed, original, &tried) else { break };
         let address = endpoint.address;
         tried.push(address);
-        match worker.pool.connect(&worker.upstream(endpoint), Protocol::Opaque).await {
+        match worker.pool.connect(&worker.upstream(&destination, endpoint), Protocol::Opaque).await {
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 followed.balancer.borrow_mut().unreachable(Instant::now(), address, rand::random());
@@ -306,17 +309,22 @@ async fn opaque_upstream(worker: &Worker, followed: &Followed, original: SocketA
 }
 
 impl Worker {
-    /// How `endpoint` is reached. What does not leave the pod has no proxy in between that could speak TLS.
-    fn upstream(&self, endpoint: Arc<Endpoint>) -> Upstream {
+    /// How `endpoint` of `destination` is reached. What does not leave the pod has no proxy in between that could speak TLS.
+    fn upstream(&self, destination: &Destination, endpoint: Arc<Endpoint>) -> Upstream {
         let tls = match &endpoint.identity {
             _ if endpoint.address.ip() == self.setup.pod_ip => Tls::Loopback,
             Some(identity) => Tls::Mutual(identity.clone()),
             None => Tls::NoIdentity,
         };
-        Upstream { direction: Direction::Outbound, endpoint, tls }
+        let service = match destination {
+            Destination::Service(name, ..) => Some(name.clone()),
+            Destination::Pod(..) | Destination::Unknown => None,
+        };
+        Upstream { direction: Direction::Outbound, endpoint, service, tls }
     }
 }
 
-fn labels(authority: String, endpoint: &Endpoint, tls: Tls) -> Labels {
-    Labels { direction: Direction::Outbound, authority, tls, destination: Peer::of(endpoint).map(Arc::new) }
+fn labels(authority: String, upstream: &Upstream) -> Labels {
+    let destination = Peer::of(&upstream.endpoint, upstream.service.as_ref()).map(Arc::new);
+    Labels { direction: upstream.direction, authority, tls: upstream.tls.clone(), destination }
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use conduit_api::{
-    Endpoint, SpiffeId,
+    Endpoint, ServiceName, SpiffeId,
     latency::{self, BUCKETS},
 };
 
@@ -78,14 +78,17 @@ pub struct Peer {
     pub pod: String,
     /// Kind and name of the pod's owner.
     pub workload: Option<(String, String)>,
+    /// The service that was asked for, in the same namespace as its pods.
+    pub service: Option<String>,
 }
 
 impl Peer {
-    /// Of an endpoint whose pod is known.
-    pub fn of(endpoint: &Endpoint) -> Option<Self> {
+    /// Of an endpoint whose pod is known, and which was chosen for `service`.
+    pub fn of(endpoint: &Endpoint, service: Option<&ServiceName>) -> Option<Self> {
         let pod = endpoint.pod.as_ref()?;
         let workload = endpoint.workload.as_ref().map(|workload| (workload.kind.clone(), workload.name.clone()));
-        Some(Self { namespace: pod.namespace().to_owned(), pod: pod.name().to_owned(), workload })
+        let service = service.map(|service| service.name().to_owned());
+        Some(Self { namespace: pod.namespace().to_owned(), pod: pod.name().to_owned(), workload, service })
     }
 }
 

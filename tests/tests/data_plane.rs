@@ -93,7 +93,7 @@ async fn http1_arrives_over_mutual_tls_as_it_was_sent() {
         assert!(!echoed.contains("x-secret") && !echoed.contains("conduit-"), "{echoed}");
     }
 
-    let out = ["direction=\"outbound\"", "tls=\"true\"", "dst_deployment=\"server\""];
+    let out = ["direction=\"outbound\"", "tls=\"true\"", "dst_deployment=\"server\"", "dst_service=\"service-0\""];
     assert_eq!(web.metric("request_total", &out).await, 3.0);
     let client = format!("client_id=\"{}\"", identity("web"));
     let into = ["direction=\"inbound\"", "classification=\"success\"", "status_code=\"200\"", &client];

@@ -231,7 +231,7 @@ impl Pool {
             direction: upstream.direction,
             side: Side::Destination,
             tls: upstream.tls.clone(),
-            destination: Peer::of(&upstream.endpoint).map(Arc::new),
+            destination: Peer::of(&upstream.endpoint, upstream.service.as_ref()).map(Arc::new),
         };
         Ok(Counted::new(stream, self.telemetry.connections(&labels)))
     }

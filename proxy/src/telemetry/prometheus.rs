@@ -171,6 +171,9 @@ fn peer_pairs(pairs: &mut String, peer: Option<&Peer>) {
     if let Some((kind, name)) = &peer.workload {
         let _ = write!(pairs, ",dst_{kind}=\"{}\"", escape(name));
     }
+    if let Some(service) = &peer.service {
+        let _ = write!(pairs, ",dst_service=\"{}\"", escape(service));
+    }
 }
 
 fn end_pairs(end: End) -> String {
@@ -206,6 +209,7 @@ mod tests {
                 namespace: "emojivoto".into(),
                 pod: "web-0".into(),
                 workload: Some(("deployment".into(), "web".into())),
+                service: Some("web-svc".into()),
             })),
         };
         let thread = telemetry.thread();
@@ -221,7 +225,7 @@ mod tests {
         let common = concat!(
             "direction=\"outbound\",authority=\"web-svc.\\\"emojivoto\\\"\",tls=\"true\",",
             "server_id=\"spiffe://cluster.local/ns/emojivoto/sa/web\",",
-            "dst_namespace=\"emojivoto\",dst_pod=\"web-0\",dst_deployment=\"web\""
+            "dst_namespace=\"emojivoto\",dst_pod=\"web-0\",dst_deployment=\"web\",dst_service=\"web-svc\""
         );
         for line in [
             format!("request_total{{{common}}} 3"),
