@@ -1,6 +1,6 @@
 //! What both directions do with a connection once they know where it goes: send a request on, or copy bytes.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::BytesMut;
 use http::{Request, Response};
@@ -15,14 +15,18 @@ use tracing::debug;
 
 use crate::{
     connect::Upstream,
+    detect::{Detected, detect},
     http::{
         Protocol, Proxied, ResponseBody, exchange::Exchange, grants_tunnel, pool::SendError, strip_hop_by_hop,
         strip_reserved,
     },
-    io::{self as streams, read_ahead},
+    io::{self as streams, DETECTION_TIMEOUT, read_ahead, read_ahead_for},
     telemetry::transport::Counted,
     worker::Worker,
 };
+
+/// A client that says nothing for so long may be waiting for the server to speak first.
+const CLIENT_FIRST: Duration = Duration::from_millis(10);
 
 /// What became of a request.
 pub enum Answered {
@@ -96,27 +100,61 @@ pub async fn copy(mut client: Counted, mut server: Counted) {
 
 /// Makes the close that follows an abortive one.
 pub fn reset(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         debug!(%error, "a reset is passed on as an end");
     }
 }
 
-/// Who spoke first.
-pub enum First {
-    /// The client; `false` if it ended instead.
-    Client(bool),
-    /// The server. Nothing of what it said was read.
-    Server,
+/// What a connection carries, as its first bytes say.
+pub enum Spoken {
+    /// Requests.
+    Http(Protocol),
+    /// TLS; its ClientHello has begun.
+    Tls,
+    /// Anything else, and nothing at all.
+    Other,
 }
 
-/// Waits for the first bytes of either side.
+/// Finds out what `client` speaks; what was read of it is in `buffer` then. Nobody waits for long: a client that is silent may be
+/// waiting for the server, which is connected to by `connect` and returned as well.
 ///
 /// # Errors
-/// When one of the connections breaks.
-pub async fn first_to_speak(client: &mut TcpStream, buffer: &mut BytesMut, server: &Counted) -> io::Result<First> {
-    tokio::select! {
-        read = read_ahead(client, buffer) => Ok(First::Client(read?)),
-        // Under TLS as well: our peers send nothing after the handshake but what their side has said.
-        spoke = server.tcp().readable() => spoke.map(|()| First::Server),
+/// When one of the connections breaks, or there is nobody to connect to.
+pub async fn spoken(
+    client: &mut TcpStream,
+    buffer: &mut BytesMut,
+    connect: impl AsyncFn() -> io::Result<Counted>,
+) -> io::Result<(Spoken, Option<Counted>)> {
+    let mut server = None;
+    loop {
+        match detect(buffer) {
+            Detected::Http1 => return Ok((Spoken::Http(Protocol::Http1), server)),
+            Detected::Http2 => return Ok((Spoken::Http(Protocol::Http2), server)),
+            Detected::Tls => return Ok((Spoken::Tls, server)),
+            Detected::Opaque => return Ok((Spoken::Other, server)),
+            Detected::Undecided => {}
+        }
+        let open = match &server {
+            None => match read_ahead_for(CLIENT_FIRST, client, buffer).await? {
+                Some(open) => open,
+                None if buffer.is_empty() => {
+                    server = Some(connect().await?);
+                    continue;
+                }
+                // One that has begun to speak and stops is carried as bytes.
+                None => read_ahead_for(DETECTION_TIMEOUT, client, buffer).await?.unwrap_or(false),
+            },
+            Some(server) => tokio::select! {
+                read = read_ahead(client, buffer) => read?,
+                // Under TLS as well: our peers send nothing after the handshake but what their side has said.
+                spoke = server.tcp().readable() => {
+                    spoke?;
+                    false
+                }
+            },
+        };
+        if !open {
+            return Ok((Spoken::Other, server));
+        }
     }
 }

@@ -16,8 +16,7 @@ use tracing::{debug, info};
 
 use crate::{
     connect::Upstream,
-    detect::{Detected, detect},
-    forward::{self, Answered},
+    forward::{self, Answered, Spoken},
     http::{
         Failure, Protocol, ResponseBody, authority,
         exchange::{Exchange, Path},
@@ -30,8 +29,6 @@ use crate::{
     worker::Worker,
 };
 
-/// A client that says nothing for so long may be waiting for the server to speak first.
-const CLIENT_FIRST: Duration = Duration::from_millis(10);
 /// Within this a TLS handshake is done.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Authorities whose counters a connection remembers; a proxy's connection carries requests of many.
@@ -57,42 +54,19 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
 
     // Another proxy says in its handshake what the connection carries, and who it is.
     let mut buffer = BytesMut::new();
-    let mut upstream = None;
-    let protocol = loop {
-        match detect(&buffer) {
-            Detected::Http1 => break Protocol::Http1,
-            Detected::Http2 => break Protocol::Http2,
-            Detected::Opaque => break Protocol::Opaque,
-            Detected::Tls => {
-                let protocol = mesh_protocol(&mut stream, &mut buffer).await?;
-                let stream = Prefixed::new(buffer.freeze(), stream);
-                if let Some(protocol) = protocol {
-                    return mesh(worker, stream, source, application, protocol).await;
-                }
-                let stream = worker.accepted(Direction::Inbound, Tls::Passthrough, Stream::Detected(stream));
-                return opaque(worker, stream, None, &application).await;
+    let connect = async || worker.pool.connect(&application, Protocol::Opaque).await;
+    let (spoken, upstream) = forward::spoken(&mut stream, &mut buffer, connect).await?;
+    let protocol = match spoken {
+        Spoken::Http(protocol) => protocol,
+        Spoken::Other => Protocol::Opaque,
+        Spoken::Tls => {
+            let protocol = mesh_protocol(&mut stream, &mut buffer).await?;
+            let stream = Prefixed::new(buffer.freeze(), stream);
+            if let Some(protocol) = protocol {
+                return mesh(worker, stream, source, application, protocol).await;
             }
-            Detected::Undecided => {}
-        }
-        let open = match &mut upstream {
-            None => match read_ahead_for(CLIENT_FIRST, &mut stream, &mut buffer).await? {
-                Some(open) => open,
-                None if buffer.is_empty() => {
-                    upstream = Some(worker.pool.connect(&application, Protocol::Opaque).await?);
-                    continue;
-                }
-                None => match read_ahead_for(DETECTION_TIMEOUT, &mut stream, &mut buffer).await? {
-                    Some(open) => open,
-                    None => break Protocol::Opaque,
-                },
-            },
-            Some(upstream) => match forward::first_to_speak(&mut stream, &mut buffer, upstream).await? {
-                forward::First::Client(open) => open,
-                forward::First::Server => break Protocol::Opaque,
-            },
-        };
-        if !open {
-            break Protocol::Opaque;
+            let stream = worker.accepted(Direction::Inbound, Tls::Passthrough, Stream::Detected(stream));
+            return opaque(worker, stream, None, &application).await;
         }
     };
     let stream = Stream::Detected(Prefixed::new(buffer.freeze(), stream));

@@ -2,7 +2,7 @@
 //!
 //! accept → original destination → resolve → detect → route → balance → connect → forward → record
 
-use std::{cell::Cell, cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
 use conduit_api::{Endpoint, proto::common};
@@ -14,8 +14,7 @@ use tracing::debug;
 use crate::{
     connect::Upstream,
     destination::{Destination, Target},
-    detect::{Detected, detect},
-    forward::{self, Answered},
+    forward::{self, Answered, Spoken},
     http::{
         Failure, Protocol, ResponseBody, authority,
         exchange::{Exchange, Path},
@@ -23,13 +22,11 @@ use crate::{
         pool::{SendError, foreign},
         serve, strip_hop_by_hop, strip_reserved, wants_tunnel,
     },
-    io::{DETECTION_TIMEOUT, Prefixed, Stream, read_ahead_for},
+    io::{Prefixed, Stream},
     telemetry::{Counters, Direction, End, Labels, Peer, Tls, transport::Counted},
     worker::{Followed, Worker},
 };
 
-/// A client that says nothing for so long may be waiting for the server to speak first.
-const CLIENT_FIRST: Duration = Duration::from_millis(10);
 /// Endpoints that one request is tried at, when it cannot be sent to the first.
 const ENDPOINTS_TRIED_MAX: usize = 3;
 /// Headless services that one connection's requests may name; a client has one or two names for one.
@@ -54,34 +51,11 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
 
     // What does it speak? Nobody waits for long: a silent client may be waiting for the server.
     let mut buffer = BytesMut::new();
-    let mut upstream = None;
-    let protocol = loop {
-        match detect(&buffer) {
-            Detected::Http1 => break Protocol::Http1,
-            Detected::Http2 => break Protocol::Http2,
-            Detected::Tls | Detected::Opaque => break Protocol::Opaque,
-            Detected::Undecided => {}
-        }
-        let open = match &mut upstream {
-            None => match read_ahead_for(CLIENT_FIRST, &mut stream, &mut buffer).await? {
-                Some(open) => open,
-                None if buffer.is_empty() => {
-                    upstream = Some(opaque_upstream(worker, &followed, original).await?);
-                    continue;
-                }
-                None => match read_ahead_for(DETECTION_TIMEOUT, &mut stream, &mut buffer).await? {
-                    Some(open) => open,
-                    None => break Protocol::Opaque,
-                },
-            },
-            Some(upstream) => match forward::first_to_speak(&mut stream, &mut buffer, upstream).await? {
-                forward::First::Client(open) => open,
-                forward::First::Server => break Protocol::Opaque,
-            },
-        };
-        if !open {
-            break Protocol::Opaque;
-        }
+    let connect = async || opaque_upstream(worker, &followed, original).await;
+    let (spoken, upstream) = forward::spoken(&mut stream, &mut buffer, connect).await?;
+    let protocol = match spoken {
+        Spoken::Http(protocol) => protocol,
+        Spoken::Tls | Spoken::Other => Protocol::Opaque,
     };
 
     let stream = Stream::Detected(Prefixed::new(buffer.freeze(), stream));

@@ -20,7 +20,10 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Mutex, task::spawn_local, time::Instant};
 
-use super::{Protocol, serve::LocalExecutor};
+use super::{
+    Protocol,
+    serve::{CONNECTION_WINDOW, LocalExecutor, STREAM_WINDOW},
+};
 use crate::{
     connect::{Connector, Upstream},
     io::Stream,
@@ -39,9 +42,6 @@ const IDLE_TIMEOUT_HTTP2: Duration = Duration::from_secs(60);
 /// A peer on an HTTP/2 connection that says nothing for this long is probed.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// RFC 9113's default for a stream; a connection has room for sixteen streams that nobody reads.
-const STREAM_WINDOW: u32 = 65_535;
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// The connections of one thread.
 pub struct Pool {

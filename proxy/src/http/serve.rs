@@ -28,8 +28,8 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Streams that one connection of an application may have open.
 const STREAMS_MAX: u32 = 250;
 /// RFC 9113's default for a stream; a connection has room for sixteen streams that nobody reads.
-const STREAM_WINDOW: u32 = 65_535;
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+pub(super) const STREAM_WINDOW: u32 = 65_535;
+pub(super) const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// Runs futures where they are made: nothing of a connection ever leaves its thread.
 #[derive(Clone, Copy)]
