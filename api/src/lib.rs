@@ -2,6 +2,7 @@
 //!
 //! - [`proto`]: the gRPC services, generated from `proto/`.
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
+//!   [`target`]: what proxies ask about.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`codec`]: how much memory a call takes.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
@@ -13,12 +14,14 @@ pub mod node;
 pub mod proto;
 pub mod revision;
 pub mod spiffe;
+pub mod target;
 pub mod wire;
 
 pub use mesh::{Endpoint, Pod, PodName, Service, ServiceName, ServicePort, WorkloadRef};
 pub use node::NodeId;
 pub use revision::Revision;
 pub use spiffe::{SpiffeId, TrustDomain};
+pub use target::Target;
 
 /// The version of this release, as every component prints it: `v0.1.0`.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -14,27 +14,17 @@ pub mod server;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use conduit_api::{
-    Endpoint, Revision, Service, ServiceName, SpiffeId, TrustDomain,
+    Endpoint, Revision, Service, SpiffeId, Target, TrustDomain,
     proto::{
-        common,
-        discovery::{self, destination, target, target_update},
+        discovery::{self, destination, target_update},
         identity,
     },
-    wire::{self, WireError},
+    target::to_service_port,
 };
 use conduit_consensus::{MeshState, Versioned};
 
 /// The most destinations one proxy may follow: what it calls, not what there is.
 pub const TARGETS_PER_STREAM_MAX: usize = 10_000;
-
-/// What a proxy wants to know of.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
-    /// The original destination of a connection.
-    Address(SocketAddr),
-    /// A service port by name.
-    Service(ServiceName, u16),
-}
 
 /// One stream's subscriptions, and what it holds of each.
 pub struct Subscriptions {
@@ -158,7 +148,7 @@ fn pod_or_unknown(address: SocketAddr, state: &MeshState, trust_domain: &TrustDo
             .flatten(),
     };
     let headless = state.headless_services_of(address);
-    let headless = headless.iter().map(|(name, port)| service_port_ref(name, *port)).collect();
+    let headless = headless.iter().map(|(name, port)| to_service_port(name, *port)).collect();
     let pod = discovery::Pod { endpoint: Some((&endpoint).into()), headless };
     discovery::Destination { kind: Some(destination::Kind::Pod(pod)) }
 }
@@ -198,34 +188,6 @@ fn endpoints_of(service: &Service, port: u16) -> &BTreeMap<SocketAddr, Endpoint>
 pub fn bundle_of(state: &MeshState) -> Option<identity::TrustBundle> {
     let roots = state.ca()?.roots.iter().map(|root| root.certificate.to_vec()).collect();
     Some(identity::TrustBundle { roots })
-}
-
-fn service_port_ref(name: &ServiceName, port: u16) -> discovery::ServicePortRef {
-    let (namespace, name) = (name.namespace().to_owned(), name.name().to_owned());
-    discovery::ServicePortRef { namespace, name, port: port.into() }
-}
-
-impl From<&Target> for discovery::Target {
-    fn from(target: &Target) -> Self {
-        let kind = match target {
-            Target::Address(address) => target::Kind::Address(common::SocketAddress::from(*address)),
-            Target::Service(name, port) => target::Kind::Service(service_port_ref(name, *port)),
-        };
-        Self { kind: Some(kind) }
-    }
-}
-
-impl TryFrom<&discovery::Target> for Target {
-    type Error = WireError;
-
-    fn try_from(wire: &discovery::Target) -> Result<Self, WireError> {
-        match wire.kind.as_ref().ok_or(WireError::Missing("target.kind"))? {
-            target::Kind::Address(address) => Ok(Self::Address(address.try_into()?)),
-            target::Kind::Service(service) => {
-                Ok(Self::Service(ServiceName::new(&service.namespace, &service.name)?, wire::port(service.port)?))
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,23 +4,12 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use conduit_api::{
     Endpoint, ServiceName,
-    proto::{
-        common,
-        discovery::{self, destination, target},
-    },
+    proto::discovery::{self, destination},
+    target::service_port,
     wire::{self, WireError},
 };
 
-/// What a proxy can ask the control plane about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Target {
-    /// The original destination of a connection.
-    Address(SocketAddr),
-    /// A service port by name.
-    Service(ServiceName, u16),
-}
-
-/// What the control plane says of a [`Target`].
+/// What the control plane says of a [`Target`](conduit_api::Target).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// A service: requests are balanced over its endpoints, and fail when there are none.
@@ -55,34 +44,6 @@ fn names(authority: &str, service: &ServiceName, port: u16) -> bool {
         && matches(labels.next(), "svc")
 }
 
-impl From<&Target> for discovery::Target {
-    fn from(target: &Target) -> Self {
-        let kind = match target {
-            Target::Address(address) => target::Kind::Address(common::SocketAddress::from(*address)),
-            Target::Service(name, port) => target::Kind::Service(discovery::ServicePortRef {
-                namespace: name.namespace().to_owned(),
-                name: name.name().to_owned(),
-                port: (*port).into(),
-            }),
-        };
-        Self { kind: Some(kind) }
-    }
-}
-
-impl TryFrom<&discovery::Target> for Target {
-    type Error = WireError;
-
-    fn try_from(wire: &discovery::Target) -> Result<Self, WireError> {
-        match wire.kind.as_ref().ok_or(WireError::Missing("target.kind"))? {
-            target::Kind::Address(address) => Ok(Self::Address(address.try_into()?)),
-            target::Kind::Service(service) => {
-                let (name, port) = service_port(service)?;
-                Ok(Self::Service(name, port))
-            }
-        }
-    }
-}
-
 impl TryFrom<&discovery::Destination> for Destination {
     type Error = WireError;
 
@@ -110,10 +71,6 @@ impl TryFrom<&discovery::Destination> for Destination {
 pub fn endpoint(wire: &discovery::Endpoint) -> Result<(SocketAddr, Arc<Endpoint>), WireError> {
     let endpoint = Endpoint::try_from(wire)?;
     Ok((endpoint.address, Arc::new(endpoint)))
-}
-
-fn service_port(wire: &discovery::ServicePortRef) -> Result<(ServiceName, u16), WireError> {
-    Ok((ServiceName::new(&wire.namespace, &wire.name)?, wire::port(wire.port)?))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub mod client;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use conduit_api::{
-    Revision,
+    Revision, Target,
     proto::discovery::{
         Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse, target_update, watch_request,
     },
@@ -20,7 +20,7 @@ use conduit_api::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::destination::{Destination, Target, endpoint};
+use crate::destination::{Destination, endpoint};
 
 /// A destination that no connection uses is forgotten after this long.
 const IDLE: Duration = Duration::from_secs(60);

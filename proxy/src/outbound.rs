@@ -5,7 +5,7 @@
 use std::{cell::Cell, cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
-use conduit_api::{Endpoint, proto::common};
+use conduit_api::{Endpoint, Target, proto::common};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::{net::TcpStream, time::Instant};
@@ -13,7 +13,7 @@ use tracing::debug;
 
 use crate::{
     connect::Upstream,
-    destination::{Destination, Target},
+    destination::Destination,
     forward::{self, Answered, Spoken},
     http::{
         Failure, Protocol, ResponseBody, authority,

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use conduit_api::Target;
 use conduit_ca::WorkloadTls;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -26,7 +27,7 @@ use tracing::{debug, warn};
 use crate::{
     balance::Balancer,
     connect::Connector,
-    destination::{Destination, Target},
+    destination::Destination,
     discovery::{Watched, client::Discovery},
     http::pool::Pool,
     io::Stream,

@@ -6,13 +6,13 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use conduit_api::{Pod, PodName};
+use conduit_api::{Pod, PodName, Target};
 use conduit_ca::{LaunchToken, TrustBundle, WorkloadTls};
 use conduit_chaos::cluster::Cluster;
 use conduit_proxy::{
     connect::Connector,
     control::Controllers,
-    destination::{Destination, Target},
+    destination::Destination,
     discovery::{
         Directory, Watched,
         client::{Discovery, DiscoveryTask},

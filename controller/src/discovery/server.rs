@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use conduit_api::{
-    PodName, Revision, TrustDomain,
+    PodName, Revision, Target, TrustDomain,
     proto::discovery::{self, Hello, WatchRequest, WatchResponse, discovery_server, watch_request},
 };
 use conduit_consensus::MeshState;
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{
-    Subscriptions, Target,
+    Subscriptions,
     registry::{Registration, Registry},
 };
 use crate::serve::peer_of;

@@ -1,4 +1,4 @@
-use conduit_api::{Pod, PodName, ServicePort, WorkloadRef};
+use conduit_api::{Pod, PodName, ServiceName, ServicePort, WorkloadRef};
 use conduit_consensus::{Change, Command, Proposal};
 
 use super::*;

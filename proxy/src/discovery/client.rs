@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use conduit_api::{
-    Revision,
+    Revision, Target,
     proto::discovery::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
 };
 use conduit_ca::{TrustBundle, WorkloadTls};
@@ -17,10 +17,7 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::{Directory, TARGETS_MAX, Watched};
-use crate::{
-    control::{Controllers, backoff},
-    destination::Target,
-};
+use crate::control::{Controllers, backoff};
 
 /// Questions of the data threads that wait to be taken; a thread that meets a full queue waits for its turn.
 const QUESTIONS_MAX: usize = 1024;
