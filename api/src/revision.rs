@@ -11,11 +11,6 @@ use serde::{Deserialize, Serialize};
 pub struct Revision(u64);
 
 impl Revision {
-    /// The revision that a log index makes.
-    pub const fn from_log_index(index: u64) -> Self {
-        Self(index)
-    }
-
     /// As it goes over the wire.
     pub const fn as_u64(self) -> u64 {
         self.0

@@ -4,7 +4,7 @@ pub mod failover;
 pub mod fanout;
 pub mod writes;
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, fs, net::SocketAddr};
 
 use conduit_api::{Endpoint, Service, ServiceName, ServicePort, mesh::Inventory};
 use conduit_chaos::cluster::Cluster;
@@ -21,15 +21,6 @@ pub(crate) fn line(name: &str, durations: &Histogram<u64>) -> String {
         quantile(0.99),
         ms(durations.max())
     )
-}
-
-/// For nanoseconds up to a few minutes, to three digits.
-pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_max(600_000_000_000, 3).expect("three digits are allowed")
-}
-
-pub(crate) fn record(histogram: &mut Histogram<u64>, duration: Duration) {
-    histogram.saturating_record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
 }
 
 /// Resident memory of each controller, in megabytes.

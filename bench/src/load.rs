@@ -108,12 +108,12 @@ pub async fn wait_for(file: &Path) {
 }
 
 /// Nanoseconds, to three digits.
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     let highest = u64::try_from(LATENCY_MAX.as_nanos()).expect("a minute in nanoseconds fits");
     Histogram::new_with_bounds(1, highest, 3).expect("the bounds are in order")
 }
 
-fn record(latencies: &mut Histogram<u64>, latency: Duration) {
+pub(crate) fn record(latencies: &mut Histogram<u64>, latency: Duration) {
     latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
 }
 

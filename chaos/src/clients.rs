@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, leader_in},
     history::{Fate, History, Key, Read, Revision, Value, Write},
 };
 
@@ -88,9 +88,7 @@ impl Replicas {
                 anyhow::Ok(api.raft_status(RaftStatusRequest {}).await?.into_inner())
             };
             let Ok(Ok(status)) = timeout(READ_TIMEOUT, ask).await else { continue };
-            let leader = status.members.iter().find(|member| member.id == status.leader_id);
-            let number = leader.and_then(|leader| leader.name.rsplit('-').next()?.parse().ok());
-            if let (Some(number), Ok(id)) = (number, status.leader_id.parse()) {
+            if let (Some(number), Ok(id)) = (leader_in(&status), status.leader_id.parse()) {
                 return Some((number, id));
             }
         }

@@ -348,11 +348,10 @@ impl Cluster {
     /// The replica that leads, according to one that runs.
     pub async fn leader(&self) -> Option<usize> {
         for replica in (0..self.len()).filter(|replica| self.is_up(*replica)) {
-            if let Ok(status) = self.status(replica).await {
-                let leader = status.members.iter().find(|member| member.id == status.leader_id);
-                if let Some(number) = leader.and_then(|leader| leader.name.rsplit('-').next()?.parse().ok()) {
-                    return Some(number);
-                }
+            if let Ok(status) = self.status(replica).await
+                && let Some(leader) = leader_in(&status)
+            {
+                return Some(leader);
             }
         }
         None
@@ -407,6 +406,12 @@ impl Drop for Cluster {
             self.kill(replica);
         }
     }
+}
+
+/// The number of the replica that leads, according to `status`.
+pub fn leader_in(status: &RaftStatusResponse) -> Option<usize> {
+    let leader = status.members.iter().find(|member| member.id == status.leader_id)?;
+    leader.name.rsplit('-').next()?.parse().ok()
 }
 
 fn signal(process: &Child, signal: Signal) {

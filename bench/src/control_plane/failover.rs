@@ -10,7 +10,8 @@ use conduit_consensus::ProposalId;
 use hdrhistogram::Histogram;
 use tokio::time::{Instant, sleep};
 
-use super::{histogram, line, record};
+use super::line;
+use crate::load::{histogram, record};
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]

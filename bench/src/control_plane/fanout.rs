@@ -25,7 +25,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{cluster_address, histogram, inventory, line, megabytes, memory, record};
+use super::{cluster_address, inventory, line, megabytes, memory};
+use crate::load::{histogram, record};
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]

@@ -7,7 +7,8 @@ use conduit_chaos::{clients::Replicas, cluster::Cluster};
 use conduit_consensus::{Change, Command, ProposalId};
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{histogram, line, megabytes, memory, record};
+use super::{line, megabytes, memory};
+use crate::load::{histogram, record};
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]

@@ -109,7 +109,7 @@ proptest! {
                 prop_assert_eq!(state.pods(), before.pods());
                 prop_assert_eq!(roots(&state), roots(&before));
             } else {
-                prop_assert_eq!(state.revision(), Revision::from_log_index(index));
+                prop_assert_eq!(state.revision(), Revision::from(index));
             }
         }
     }
