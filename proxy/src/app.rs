@@ -16,10 +16,12 @@ use std::{
 
 use anyhow::Context as _;
 use conduit_ca::{TrustBundle, WorkloadTls};
+use futures::future::try_join_all;
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::watch,
-    task::{LocalSet, spawn_local},
+    runtime::{Builder, LocalOptions, LocalRuntime},
+    sync::{oneshot, watch},
+    task::spawn_local,
     time::sleep,
 };
 use tracing::info;
@@ -44,7 +46,7 @@ const BACKLOG: u32 = 1024;
 /// Between two looks for the trust anchors, which the control plane writes when it has a root.
 const ANCHORS_POLL: Duration = Duration::from_millis(50);
 
-/// Runs a proxy until `stop` resolves and its connections have ended.
+/// Runs a proxy until `stop` resolves and its connections have ended. To be called on a [`runtime`].
 ///
 /// # Errors
 /// When it cannot listen, or is told what makes no sense.
@@ -72,11 +74,10 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         pod: pod.clone(),
     };
     let reporter = Reporter { controllers, telemetry: telemetry.clone(), namespace, pod };
-    let control = LocalSet::new();
-    control.spawn_local(certifier.run());
-    control.spawn_local(discovery_task.run());
-    control.spawn_local(tap_task.run());
-    control.spawn_local(reporter.run());
+    spawn_local(certifier.run());
+    spawn_local(discovery_task.run());
+    spawn_local(tap_task.run());
+    spawn_local(reporter.run());
 
     let setup = Setup {
         pod_ip: config.pod_ip,
@@ -91,22 +92,25 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         drain: drain.clone(),
     };
     let threads = listeners.into_iter().map(|listeners| data_thread(setup.clone(), listeners));
-    let threads = threads.collect::<io::Result<Vec<_>>>().context("cannot start a data thread")?;
+    let threads = try_join_all(threads).await.context("cannot start a data thread")?;
     let admin = Admin { tls, discovery: discovery_status, telemetry, drain };
-    control
-        .run_until(async {
-            let serving = spawn_local(admin.serve(config.metrics)).await?;
-            serving.with_context(|| format!("cannot listen on {} for metrics", config.metrics))?;
-            info!(pod = %config.pod, "carrying traffic");
-            stop.await;
-            info!("draining");
-            draining.send_replace(true);
-            while threads.iter().any(|thread| !thread.is_finished()) {
-                sleep(Duration::from_millis(10)).await;
-            }
-            Ok(())
-        })
-        .await
+    admin.serve(config.metrics).await.with_context(|| format!("cannot listen on {} for metrics", config.metrics))?;
+    info!(pod = %config.pod, "carrying traffic");
+    stop.await;
+    info!("draining");
+    draining.send_replace(true);
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// What each thread of a proxy runs on: tasks stay where they were made, and the scheduler of many threads is not even linked.
+///
+/// # Errors
+/// When the system gives no more descriptors.
+pub fn runtime() -> io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
 /// Each thread has its own socket; the kernel spreads connections over them.
@@ -143,17 +147,28 @@ async fn trust_anchors(config: &Config) -> anyhow::Result<TrustBundle> {
     }
 }
 
-fn data_thread(
+/// Starts a thread that carries traffic; it ends when the proxy has drained.
+async fn data_thread(
     setup: Setup,
-    (outbound, inbound): (std::net::TcpListener, std::net::TcpListener),
+    listeners: (std::net::TcpListener, std::net::TcpListener),
 ) -> io::Result<thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("data".to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, async {
-            let outbound = TcpListener::from_std(outbound).expect("a listener of this runtime's kind");
-            let inbound = TcpListener::from_std(inbound).expect("a listener of this runtime's kind");
-            Worker::new(setup).run(outbound, inbound).await;
-        });
-    })
+    let (started, has_started) = oneshot::channel::<io::Result<()>>();
+    let thread = thread::Builder::new().name("data".to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
+        let prepare = || {
+            let runtime = runtime()?;
+            let (outbound, inbound) = runtime.block_on(async {
+                Ok::<_, io::Error>((TcpListener::from_std(listeners.0)?, TcpListener::from_std(listeners.1)?))
+            })?;
+            io::Result::Ok((runtime, outbound, inbound))
+        };
+        match prepare() {
+            Ok((runtime, outbound, inbound)) => {
+                let _ = started.send(Ok(()));
+                runtime.block_on(Worker::new(setup).run(outbound, inbound));
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    })?;
+    has_started.await.map_err(io::Error::other)??;
+    Ok(thread)
 }

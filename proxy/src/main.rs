@@ -51,8 +51,7 @@ fn main() -> ExitCode {
 fn run() -> anyhow::Result<()> {
     let config = Config::from_env(|name| std::env::var(name).ok())?;
     // The control thread is this one: what is not traffic has it to itself.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    app::runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let stop = async move {
             terminate.recv().await;

@@ -168,8 +168,7 @@ impl Mesh {
         let (stop, stopped) = oneshot::channel();
         meshed.stop = Some(stop);
         meshed.proxy = Some(thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(app::run(config, original, async {
+            app::runtime().unwrap().block_on(app::run(config, original, async {
                 // Dropped or sent: it is told to stop.
                 let _ = stopped.await;
             }))
