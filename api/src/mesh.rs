@@ -105,6 +105,11 @@ namespaced_name! {
     PodName
 }
 
+namespaced_name! {
+    /// An HTTPRoute, `namespace/name`.
+    RouteName
+}
+
 /// What owns a pod: `deployment` `web`, in the pod's namespace. Kinds are singular and lower-case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkloadRef {

@@ -22,6 +22,7 @@ mod conduit {
         local "conduit.local.v1",
         peer "conduit.peer.v1",
         public "conduit.public.v1",
+        route "conduit.route.v1",
         tap "conduit.tap.v1",
         telemetry "conduit.telemetry.v1",
     }
@@ -33,6 +34,7 @@ pub use conduit::identity::v1 as identity;
 pub use conduit::local::v1 as local;
 pub use conduit::peer::v1 as peer;
 pub use conduit::public::v1 as public;
+pub use conduit::route::v1 as route;
 pub use conduit::tap::v1 as tap;
 pub use conduit::telemetry::v1 as telemetry;
 

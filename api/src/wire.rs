@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::{
     mesh::{self, ParseNameError},
     proto::{common, discovery},
+    route::RouteError,
     spiffe::ParseSpiffeError,
 };
 
@@ -26,6 +27,9 @@ pub enum WireError {
     /// An identity that is not one.
     #[error(transparent)]
     Spiffe(#[from] ParseSpiffeError),
+    /// A route that is not allowed.
+    #[error(transparent)]
+    Route(#[from] RouteError),
 }
 
 impl From<SocketAddr> for common::SocketAddress {

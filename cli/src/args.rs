@@ -4,11 +4,11 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     address::Address,
-    check, completion, history,
+    check, completion, get, history,
     local::LocalCommand,
     pods, raft,
     resource::{ResourceError, Scope},
-    stat, tap, version, wait,
+    routes, stat, tap, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -44,12 +44,18 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Configure what files say: HTTPRoutes of the Gateway API
+    Apply(routes::ApplyArgs),
     /// Check that the control plane works
     Check(check::Args),
     /// Write the completion script of a shell
     Completion(completion::Args),
+    /// Configure something no longer
+    Delete(routes::DeleteArgs),
+    /// Show what is configured differently at two revisions
+    Diff(routes::DiffArgs),
     /// List resources of the mesh
-    Get(pods::GetArgs),
+    Get(get::Args),
     /// List pods (short for `get pods`)
     Pods(pods::Args),
     /// Show who changed what, and when
@@ -66,6 +72,8 @@ pub enum Command {
         #[command(subcommand)]
         command: raft::Command,
     },
+    /// Configure again what was configured at a revision
+    Rollback(routes::RollbackArgs),
     /// Show traffic: success rate, requests per second, latencies
     Stat(stat::Args),
     /// Watch requests as they pass

@@ -3,7 +3,8 @@
 //! - [`args`]: what can be typed. [`resource`]: how workloads are named. [`failure`]: how everything that goes wrong is said.
 //! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
-//!   [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`pods`], [`completion`].
+//!   [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
+//!   [`completion`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
@@ -12,6 +13,8 @@ pub mod check;
 pub mod completion;
 pub mod control_plane;
 pub mod failure;
+pub mod gateway;
+pub mod get;
 pub mod history;
 pub mod local;
 pub mod output;
@@ -19,9 +22,11 @@ pub mod pods;
 pub mod printable;
 pub mod raft;
 pub mod resource;
+pub mod routes;
 pub mod stat;
 pub mod stdout;
 pub mod table;
 pub mod tap;
 pub mod version;
 pub mod wait;
+pub mod yaml;

@@ -8,9 +8,9 @@ use conduit_cli::{
     args::{Cli, Command, Global},
     check, completion,
     control_plane::ControlPlane,
-    failure, history,
+    failure, get, history,
     local::directory::MeshDirectory,
-    pods, raft, stat,
+    pods, raft, routes, stat,
     stdout::{self, Stdout},
     tap, version, wait,
 };
@@ -75,16 +75,17 @@ fn replicas(global: &Global) -> Vec<Address> {
 async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode> {
     let (global, out, notes) = (&cli.global, &mut Stdout, &mut stderr());
     match &cli.command {
+        Command::Apply(args) => routes::apply(args, global, control_plane, out).await?,
+        Command::Delete(args) => routes::delete(args, global, control_plane, out).await?,
+        Command::Diff(args) => routes::diff(args, control_plane, out).await?,
+        Command::Rollback(args) => routes::rollback(args, control_plane, out).await?,
         Command::Check(args) => {
             if !check::run(args, control_plane, out).await? {
                 return Ok(CHECK_FAILED.into());
             }
         }
         Command::Completion(args) => completion::run(args, out)?,
-        Command::Get(args) => {
-            args.check()?;
-            pods::run(&args.pods, global, control_plane, out, notes).await?;
-        }
+        Command::Get(args) => get::run(args, global, control_plane, out, notes).await?,
         Command::Local { .. } => {}
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 
-use anyhow::bail;
 use conduit_api::proto::public::{Pod, PodsRequest, PodsResponse};
 use serde::Serialize;
 
@@ -14,38 +13,15 @@ use crate::{
     table::{Align, Table},
 };
 
-/// `conduit get`
-#[derive(Debug, clap::Args)]
-pub struct GetArgs {
-    /// Only pods are known
-    resource: String,
-    /// Which, and how they are shown.
-    #[command(flatten)]
-    pub pods: Args,
-}
-
 /// Which pods, and how they are shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Look in all namespaces
     #[arg(short = 'A', long)]
-    all_namespaces: bool,
+    pub all_namespaces: bool,
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
-}
-
-impl GetArgs {
-    /// That it is pods that are wanted.
-    ///
-    /// # Errors
-    /// When it is something else.
-    pub fn check(&self) -> anyhow::Result<()> {
-        match self.resource.as_str() {
-            "pods" | "pod" | "po" => Ok(()),
-            other => bail!("invalid resource type {other}, only pods are allowed as resource types"),
-        }
-    }
+    pub output: Output,
 }
 
 /// Asks, and writes one line for each pod.

@@ -24,7 +24,7 @@ pub struct Args {
 
 /// Who must have a revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum By {
+pub enum By {
     /// Every replica of the control plane that can be reached
     Applied,
     /// Every connected proxy: no request sees anything older
@@ -40,8 +40,22 @@ const RETRY: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the time is over, with who is behind; or when no control plane answers by then.
 pub async fn run(args: &Args, control_plane: &ControlPlane, out: &mut impl Write) -> anyhow::Result<()> {
-    let deadline = Instant::now() + args.timeout;
-    let (mut revision, acknowledged) = (args.revision.unwrap_or_default(), args.by == By::Ack);
+    until(args.revision.unwrap_or_default(), args.by, args.timeout, control_plane, out).await
+}
+
+/// Waits for `revision`, 0 for the latest, for at most `limit`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn until(
+    mut revision: u64,
+    by: By,
+    limit: Duration,
+    control_plane: &ControlPlane,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    let acknowledged = by == By::Ack;
     let whose = if acknowledged { "proxies" } else { "replicas" };
     loop {
         let request = WaitRequest { revision, acknowledged };

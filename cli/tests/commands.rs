@@ -119,7 +119,7 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
         ("stat deploy -t 1s", "15s"),
         ("-n not_valid stat deploy", "not_valid is not a valid namespace"),
         ("tap svc/web-svc", "--authority"),
-        ("get services", "invalid resource type services, only pods are allowed as resource types"),
+        ("get services", "invalid resource type services, only pods and httproutes are allowed"),
         ("completion tcsh", "unsupported shell type (must be bash, zsh or fish): tcsh"),
         ("stat deploy --api-addr here", "`here` is not an address"),
         ("stta", "similar subcommand exists: 'stat'"),
@@ -356,6 +356,54 @@ async fn changes_are_waited_for_and_remembered() {
     let late = fails(&format!("{flags} wait --revision 8 --for applied --timeout 0s")).await;
     assert!(late.contains("revision 8 is not in force in 1 of 2 replicas: controller-0"), "{late}");
     assert!(fails("wait --api-addr unix:/no/such.sock --timeout 0s").await.contains("does not answer"));
+}
+
+const ROUTE: &str = "\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: canary}
+spec:
+  parentRefs: [{kind: Service, name: web}]
+  rules: [{backendRefs: [{name: web, port: 80, weight: 9}, {name: next, port: 80}]}]
+";
+
+#[tokio::test]
+async fn routes_are_applied_compared_and_taken_back() {
+    let replica = Replica::start(Answers::default());
+    let flags = format!("--api-addr {} -n shop", replica.address());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("canary.yml");
+    std::fs::write(&file, ROUTE).unwrap();
+    let apply = format!("{flags} apply -f {}", file.display());
+    assert_eq!(ok(&apply).await.0, "httproute/canary created\nrevision 7\n");
+    let waited = ok(&format!("{apply} --wait --timeout 5s")).await.0;
+    assert_eq!(waited, "httproute/canary unchanged\nrevision 7 is in force in 2 proxies\n");
+
+    let rows = "NAMESPACE   NAME     PARENTS   RULES\nshop        canary   web       1\n";
+    let table = ok(&format!("{flags} get httproutes")).await.0;
+    assert!(table.lines().map(str::trim_end).eq(rows.lines()), "{table}");
+    assert_eq!(ok(&format!("{flags} get httproute -n other")).await.1, "No resources found.\n");
+    assert!(fails(&format!("{flags} get httproute nothing")).await.contains("no httproute nothing"));
+    let yaml = ok(&format!("{flags} get httproute canary -o yaml")).await.0;
+    assert!(yaml.contains("  namespace: shop\n") && yaml.contains("      weight: 9\n"), "{yaml}");
+    std::fs::write(&file, &yaml).unwrap();
+    assert!(ok(&apply).await.0.starts_with("httproute/canary unchanged\n"), "what is written can be read");
+
+    let diff = ok(&format!("{flags} diff 1")).await.0;
+    assert!(diff.starts_with("--- httproute/shop/canary@1\n+++ httproute/shop/canary@7\n"), "{diff}");
+    assert!(diff.contains("\n+      weight: 9\n"), "{diff}");
+    assert_eq!(ok(&format!("{flags} diff 7")).await.0, "");
+    assert_eq!(ok(&format!("{flags} rollback 1")).await.0, "rolled back to revision 1\nrevision 7\n");
+    assert!(fails(&format!("{flags} rollback 2")).await.contains("not remembered any more"));
+
+    assert_eq!(ok(&format!("{flags} delete httproute canary")).await.0, "httproute/canary deleted\nrevision 7\n");
+    let again = run(&format!("{flags} delete -f {}", file.display())).await;
+    assert_eq!((again.status.code(), &*again.stderr), (Some(1), &b"error: there is no httproute shop/canary\n"[..]));
+
+    std::fs::write(&file, ROUTE.replace("weight: 9", "wait: 9")).unwrap();
+    let wrong = fails(&apply).await;
+    assert!(wrong.contains("canary.yml:6: ") && wrong.contains("unknown field `wait`"), "{wrong}");
+    assert!(fails(&format!("{flags} apply -f /no/such.yml")).await.contains("cannot read /no/such.yml"));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use conduit_api::{NodeId, Pod, PodName, Revision, Service, ServiceName};
+use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service, ServiceName};
 use conduit_ca::SealedKey;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::state::MeshState;
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// One entry of the log: a command, and who gave it when.
 ///
@@ -74,18 +74,21 @@ pub enum Command {
         /// Which.
         node: NodeId,
     },
+    /// What people have configured is as it was at a revision. Refused when that is not remembered.
+    Rollback {
+        /// Which.
+        to: Revision,
+    },
 }
 
 impl Command {
     /// What a member must understand before this is proposed.
     pub fn feature_level(&self) -> u32 {
         match self {
-            Self::Batch(_)
-            | Self::CaInit { .. }
-            | Self::AddIssuer { .. }
-            | Self::RemoveIssuer { .. }
-            | Self::Restore(_)
-            | Self::Retire { .. } => 1,
+            Self::Batch(changes) => changes.iter().map(Change::feature_level).max().unwrap_or(1),
+            Self::CaInit { .. } | Self::AddIssuer { .. } | Self::RemoveIssuer { .. } | Self::Retire { .. } => 1,
+            Self::Restore(backup) if backup.routes().is_empty() => 1,
+            Self::Restore(_) | Self::Rollback { .. } => 2,
         }
     }
 }
@@ -101,6 +104,19 @@ pub enum Change {
     UpsertPod(Pod),
     /// There is no such pod any more.
     RemovePod(PodName),
+    /// A route as it is from now on.
+    UpsertRoute(HttpRoute),
+    /// There is no such route any more.
+    RemoveRoute(RouteName),
+}
+
+impl Change {
+    fn feature_level(&self) -> u32 {
+        match self {
+            Self::UpsertService(_) | Self::RemoveService(_) | Self::UpsertPod(_) | Self::RemovePod(_) => 1,
+            Self::UpsertRoute(_) | Self::RemoveRoute(_) => 2,
+        }
+    }
 }
 
 /// What became of a command.
@@ -146,6 +162,7 @@ impl fmt::Display for Command {
             Self::RemoveIssuer { node } => write!(f, "removed the issuing certificate of {node}"),
             Self::Restore(backup) => write!(f, "restored from a snapshot of revision {}", backup.revision()),
             Self::Retire { node } => write!(f, "retired replica {node}"),
+            Self::Rollback { to } => write!(f, "rolled back to revision {to}"),
         }
     }
 }
@@ -157,6 +174,8 @@ impl fmt::Display for Change {
             Self::RemoveService(name) => write!(f, "service/{name} removed"),
             Self::UpsertPod(pod) => write!(f, "pod/{} {}", pod.name, if pod.ready { "ready" } else { "not ready" }),
             Self::RemovePod(name) => write!(f, "pod/{name} removed"),
+            Self::UpsertRoute(route) => write!(f, "httproute/{}", route.name),
+            Self::RemoveRoute(name) => write!(f, "httproute/{name} removed"),
         }
     }
 }

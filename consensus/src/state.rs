@@ -2,6 +2,7 @@
 //! that the same log makes the same state on every replica and at every replay.
 
 mod index;
+mod routes;
 mod sessions;
 
 use std::{
@@ -10,11 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use conduit_api::{NodeId, Pod, PodName, Revision, Service, ServiceName};
+use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, RouteTable, Service, ServiceName};
 use conduit_ca::SealedKey;
 use serde::{Deserialize, Serialize};
 
-use self::{index::Index, sessions::Sessions};
+use self::{index::Index, routes::Routes, sessions::Sessions};
 use crate::command::{Applied, Change, Command, Outcome, Proposal};
 
 /// How many changes the audit remembers: a few hundred kilobytes, and days of ordinary work.
@@ -44,6 +45,7 @@ pub struct MeshState {
     base: u64,
     services: Section<ServiceName, Service>,
     pods: Section<PodName, Pod>,
+    routes: Routes,
     ca: Option<Arc<CaState>>,
     retired: Arc<BTreeSet<NodeId>>,
     audit: Arc<VecDeque<Arc<AuditRecord>>>,
@@ -91,6 +93,9 @@ struct Stored {
     base: u64,
     services: Section<ServiceName, Service>,
     pods: Section<PodName, Pod>,
+    /// Not in what a release wrote that had no routes.
+    #[serde(default)]
+    routes: Routes,
     ca: Option<Arc<CaState>>,
     retired: Arc<BTreeSet<NodeId>>,
     audit: Arc<VecDeque<Arc<AuditRecord>>>,
@@ -98,9 +103,9 @@ struct Stored {
 }
 
 impl From<Stored> for MeshState {
-    fn from(Stored { revision, base, services, pods, ca, retired, audit, sessions }: Stored) -> Self {
-        let index = Index::build(services.values(), pods.values());
-        Self { revision, base, services, pods, ca, retired, audit, sessions, index }
+    fn from(Stored { revision, base, services, pods, routes, ca, retired, audit, sessions }: Stored) -> Self {
+        let index = Index::build(services.values(), pods.values(), &routes);
+        Self { revision, base, services, pods, routes, ca, retired, audit, sessions, index }
     }
 }
 
@@ -124,6 +129,7 @@ impl MeshState {
             Command::RemoveIssuer { node } => self.remove_issuer(node),
             Command::Restore(backup) => self.restore(index, *backup),
             Command::Retire { node } => self.retire(node),
+            Command::Rollback { to } => self.rollback(at, to),
         };
         if outcome == Outcome::Done {
             let audit = Arc::make_mut(&mut self.audit);
@@ -169,6 +175,22 @@ impl MeshState {
     /// The headless services, by name and port, that `address` is an endpoint of.
     pub fn headless_services_of(&self, address: SocketAddr) -> Vec<(ServiceName, u16)> {
         self.index.headless_services_of(address)
+    }
+
+    /// All routes.
+    pub fn routes(&self) -> &BTreeMap<RouteName, Arc<Versioned<HttpRoute>>> {
+        self.routes.current()
+    }
+
+    /// All routes as they were at `revision`; `None` when it is not remembered any more, or not reached yet.
+    pub fn routes_at(&self, revision: Revision) -> Option<BTreeMap<RouteName, HttpRoute>> {
+        (revision <= self.revision).then(|| self.routes.at(revision))?
+    }
+
+    /// What holds for the requests of `service`; `None` when no route is about them. When it changes, so does the version of the
+    /// service.
+    pub fn routes_of(&self, service: &ServiceName) -> Option<&Arc<RouteTable>> {
+        self.index.routes_of(service)
     }
 
     /// The certificate authority; none until there is a root.
@@ -220,7 +242,32 @@ impl MeshState {
                 true
             }
             Change::RemoveService(_) | Change::RemovePod(_) => false,
+            Change::UpsertRoute(route) => self.set_route(at, route.name.clone(), Some(route)),
+            Change::RemoveRoute(name) => self.set_route(at, name, None),
         }
+    }
+
+    /// Whoever follows a service holds its routes as well: they change under one version.
+    fn set_route(&mut self, at: Revision, name: RouteName, route: Option<HttpRoute>) -> bool {
+        let Some(concerned) = self.routes.set(at, name, route) else { return false };
+        for service in concerned {
+            self.index.replace_routes(service.clone(), self.routes.table(&service));
+            if let Some(known) = Arc::make_mut(&mut self.services).get_mut(&service) {
+                *known = Arc::new(Versioned { version: at, value: known.value.clone() });
+            }
+        }
+        true
+    }
+
+    fn rollback(&mut self, at: Revision, to: Revision) -> Outcome {
+        let Some(wanted) = self.routes_at(to) else {
+            return Outcome::Rejected(format!("what was configured at revision {to} is not remembered"));
+        };
+        let gone = self.routes().keys().filter(|name| !wanted.contains_key(name)).cloned();
+        let changes: Vec<_> = gone.map(|name| (name, None)).collect();
+        let changes = changes.into_iter().chain(wanted.into_iter().map(|(name, route)| (name, Some(route))));
+        let changed = changes.filter_map(|(name, route)| self.set_route(at, name, route).then_some(())).count();
+        self.discovery_changed(at, changed > 0)
     }
 
     fn discovery_changed(&mut self, at: Revision, changed: bool) -> Outcome {
@@ -273,7 +320,8 @@ impl MeshState {
         let pods = backup.pods.values().map(|pod| pod.value.clone());
         self.services = section(at, services, |service| service.name.clone());
         self.pods = section(at, pods, |pod| pod.name.clone());
-        self.index = Index::build(self.services.values(), self.pods.values());
+        self.routes = Routes::restored(at, &backup.routes);
+        self.index = Index::build(self.services.values(), self.pods.values(), &self.routes);
         // Issuers are of replicas that were; those that are make theirs under the restored root.
         let ca = |ca: &CaState| CaState { roots: ca.roots.clone(), issuers: BTreeMap::new() };
         self.ca = backup.ca.as_deref().map(ca).map(Arc::new);

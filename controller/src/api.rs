@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod members;
+pub mod routes;
 pub mod snapshot;
 pub mod stat;
 pub mod tap;
@@ -12,10 +13,11 @@ use conduit_api::{
     VERSION,
     proto::{
         public::{
-            HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse,
-            RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, SaveSnapshotRequest, SelfCheckRequest,
-            SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
-            WaitRequest, WaitResponse, api_server,
+            ApplyRequest, ApplyResponse, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod,
+            PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, RollbackRequest,
+            RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse,
+            SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest,
+            WaitResponse, api_server,
         },
         tap::TapEvent,
     },
@@ -61,6 +63,20 @@ impl api_server::Api for ApiServer {
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
         Ok(Response::new(members::history(&self.own, request.into_inner().limit)))
+    }
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let who = routes::who(&request);
+        routes::apply(&self.own, &who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn routes(&self, request: Request<RoutesRequest>) -> Result<Response<RoutesResponse>, Status> {
+        routes::routes(&self.own, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<RollbackResponse>, Status> {
+        let who = routes::who(&request);
+        routes::rollback(&self.own, &who, request.into_inner()).await.map(Response::new)
     }
 
     async fn save_snapshot(

@@ -14,11 +14,12 @@ pub mod server;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use conduit_api::{
-    Endpoint, Revision, Service, SpiffeId, Target, TrustDomain,
+    Endpoint, Revision, RouteTable, Service, SpiffeId, Target, TrustDomain,
     proto::{
         discovery::{self, destination, target_update},
-        identity,
+        identity, route,
     },
+    route::RouteChoice,
     target::to_service_port,
 };
 use conduit_consensus::{MeshState, Versioned};
@@ -39,7 +40,7 @@ pub struct Subscriptions {
 enum Sent {
     /// Nothing of this stream; a service at this version of an earlier one (0 for none).
     Resumed(Revision),
-    Service(Arc<Versioned<Service>>),
+    Service(Arc<Versioned<Service>>, Option<Arc<RouteTable>>),
     Other(Box<discovery::Destination>),
 }
 
@@ -95,15 +96,19 @@ impl Subscriptions {
 /// Makes `sent` what `now` is, and says what takes the proxy from the one to the other.
 fn advance(sent: &mut Sent, now: Resolved) -> Option<(Revision, target_update::Kind)> {
     match now {
-        Resolved::Service(service, port) => {
+        Resolved::Service(service, routes, port) => {
             let kind = match &*sent {
-                Sent::Service(before) if Arc::ptr_eq(before, &service) => return None,
-                Sent::Service(before) => delta(&before.value, &service.value, port),
+                Sent::Service(before, _) if Arc::ptr_eq(before, &service) => return None,
+                Sent::Service(before, routed) => {
+                    delta((&before.value, routed.as_deref()), (&service.value, routes.as_deref()), port)
+                }
                 Sent::Resumed(held) if *held == service.version => None,
-                Sent::Resumed(_) | Sent::Other(_) => Some(target_update::Kind::Full(full(&service.value, port))),
+                Sent::Resumed(_) | Sent::Other(_) => {
+                    Some(target_update::Kind::Full(full(&service.value, routes.as_deref(), port)))
+                }
             };
             let version = service.version;
-            *sent = Sent::Service(service);
+            *sent = Sent::Service(service, routes);
             kind.map(|kind| (version, kind))
         }
         Resolved::Other(destination) => {
@@ -118,8 +123,8 @@ fn advance(sent: &mut Sent, now: Resolved) -> Option<(Revision, target_update::K
 }
 
 enum Resolved {
-    /// A service that has this port.
-    Service(Arc<Versioned<Service>>, u16),
+    /// A service that has this port, and what holds for its requests.
+    Service(Arc<Versioned<Service>>, Option<Arc<RouteTable>>, u16),
     Other(Box<discovery::Destination>),
 }
 
@@ -129,7 +134,9 @@ fn resolve(target: &Target, state: &MeshState, trust_domain: &TrustDomain) -> Re
         Target::Service(name, port) => (state.services().get(name), *port),
     };
     match (service, target) {
-        (Some(service), _) if service.value.ports.contains_key(&port) => Resolved::Service(service.clone(), port),
+        (Some(service), _) if service.value.ports.contains_key(&port) => {
+            Resolved::Service(service.clone(), state.routes_of(&service.value.name).cloned(), port)
+        }
         (None, Target::Address(address)) => Resolved::Other(Box::new(pod_or_unknown(*address, state, trust_domain))),
         _ => Resolved::Other(Box::new(unknown())),
     }
@@ -157,26 +164,41 @@ fn unknown() -> discovery::Destination {
     discovery::Destination { kind: Some(destination::Kind::Unknown(discovery::Unknown {})) }
 }
 
-fn full(service: &Service, port: u16) -> discovery::Destination {
+fn full(service: &Service, routes: Option<&RouteTable>, port: u16) -> discovery::Destination {
     let endpoints = endpoints_of(service, port).values().map(Into::into).collect();
     let service = discovery::Service {
         namespace: service.name.namespace().to_owned(),
         name: service.name.name().to_owned(),
         port: port.into(),
         endpoints,
+        routes: Some(routes_of(routes, port)),
     };
     discovery::Destination { kind: Some(destination::Kind::Service(service)) }
 }
 
-/// `None` when the endpoints of this port are the same.
-fn delta(before: &Service, after: &Service, port: u16) -> Option<target_update::Kind> {
+fn routes_of(routes: Option<&RouteTable>, port: u16) -> discovery::RouteTable {
+    let choices = routes.into_iter().flat_map(|routes| routes.of_port(port));
+    let rule = |choice: &RouteChoice| route::Rule {
+        matches: vec![(&choice.accepted).into()],
+        backends: choice.backends.iter().map(Into::into).collect(),
+    };
+    discovery::RouteTable { rules: choices.map(rule).collect() }
+}
+
+/// `None` when the endpoints of this port, and its routes, are the same.
+fn delta(
+    (before, routed): (&Service, Option<&RouteTable>),
+    (after, routes): (&Service, Option<&RouteTable>),
+    port: u16,
+) -> Option<target_update::Kind> {
+    let routes = (routed != routes).then(|| routes_of(routes, port));
     let (before, after) = (endpoints_of(before, port), endpoints_of(after, port));
     let upserts: Vec<_> =
         after.values().filter(|e| before.get(&e.address) != Some(e)).map(discovery::Endpoint::from).collect();
     let removals: Vec<_> =
         before.keys().filter(|address| !after.contains_key(address)).map(|address| (*address).into()).collect();
-    let changed = !upserts.is_empty() || !removals.is_empty();
-    changed.then_some(target_update::Kind::Delta(discovery::EndpointDelta { upserts, removals }))
+    let changed = !upserts.is_empty() || !removals.is_empty() || routes.is_some();
+    changed.then_some(target_update::Kind::Delta(discovery::EndpointDelta { upserts, removals, routes }))
 }
 
 fn endpoints_of(service: &Service, port: u16) -> &BTreeMap<SocketAddr, Endpoint> {

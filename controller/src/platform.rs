@@ -49,6 +49,8 @@ pub fn diff(state: &MeshState, inventory: &Inventory) -> Vec<Change> {
 fn removes(change: &Change, state: &MeshState) -> bool {
     match change {
         Change::RemoveService(_) | Change::RemovePod(_) => true,
+        // Not the platform's to say.
+        Change::UpsertRoute(_) | Change::RemoveRoute(_) => false,
         Change::UpsertPod(pod) => state.pods().get(&pod.name).is_some_and(|known| known.value.ready && !pod.ready),
         Change::UpsertService(service) => state.services().get(&service.name).is_some_and(|known| {
             known.value.ports.iter().any(|(number, port)| {

@@ -9,15 +9,30 @@ use conduit_api::{
     wire::{self, WireError},
 };
 
+use crate::route::Routes;
+
 /// What the control plane says of a [`Target`](conduit_api::Target).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A service: requests are balanced over its endpoints, and fail when there are none.
-    Service(ServiceName, u16, BTreeMap<SocketAddr, Arc<Endpoint>>),
+    /// A service.
+    Service(Service),
     /// One pod; and the headless services whose clients may mean the whole service by its address.
     Pod(Arc<Endpoint>, Vec<(ServiceName, u16)>),
     /// Not of this mesh.
     Unknown,
+}
+
+/// One port of a service: requests are balanced over its endpoints, and fail when there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `namespace/name`
+    pub name: ServiceName,
+    /// That its clients connect to.
+    pub port: u16,
+    /// The ready ones, by address.
+    pub endpoints: BTreeMap<SocketAddr, Arc<Endpoint>>,
+    /// Which of its requests go elsewhere.
+    pub routes: Routes,
 }
 
 impl Destination {
@@ -52,7 +67,9 @@ impl TryFrom<&discovery::Destination> for Destination {
             destination::Kind::Service(service) => {
                 let name = ServiceName::new(&service.namespace, &service.name)?;
                 let endpoints = service.endpoints.iter().map(endpoint).collect::<Result<_, _>>()?;
-                Ok(Self::Service(name, wire::port(service.port)?, endpoints))
+                let port = wire::port(service.port)?;
+                let routes = Routes::new(&name, port, service.routes.as_ref())?;
+                Ok(Self::Service(Service { name, port, endpoints, routes }))
             }
             destination::Kind::Pod(pod) => {
                 let found = pod.endpoint.as_ref().ok_or(WireError::Missing("pod.endpoint"))?;

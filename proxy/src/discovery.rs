@@ -20,7 +20,10 @@ use conduit_api::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::destination::{Destination, endpoint};
+use crate::{
+    destination::{Destination, endpoint},
+    route::Routes,
+};
 
 /// A destination that no connection uses is forgotten after this long.
 const IDLE: Duration = Duration::from_secs(60);
@@ -167,18 +170,21 @@ impl Directory {
             target_update::Kind::Full(full) => Destination::try_from(full)?,
             target_update::Kind::Delta(delta) => {
                 let current = entry.destination.borrow().clone();
-                let Some(Destination::Service(name, port, endpoints)) = current.as_deref() else {
+                let Some(Destination::Service(service)) = current.as_deref() else {
                     return Err(UpdateError::NothingToChange);
                 };
-                let mut endpoints = endpoints.clone();
+                let mut service = service.clone();
                 for removed in &delta.removals {
-                    endpoints.remove(&removed.try_into()?);
+                    service.endpoints.remove(&removed.try_into()?);
                 }
                 for upsert in &delta.upserts {
                     let (address, upsert) = endpoint(upsert)?;
-                    endpoints.insert(address, upsert);
+                    service.endpoints.insert(address, upsert);
                 }
-                Destination::Service(name.clone(), *port, endpoints)
+                if let Some(routes) = &delta.routes {
+                    service.routes = Routes::new(&service.name, service.port, Some(routes))?;
+                }
+                Destination::Service(service)
             }
         };
         Ok(Some((target, update.version, destination)))
@@ -215,7 +221,8 @@ mod tests {
 
     fn full(ports: &[u16]) -> target_update::Kind {
         let endpoints = ports.iter().map(|port| wire_endpoint(*port)).collect();
-        let service = discovery::Service { namespace: "ns".into(), name: "web".into(), port: 80, endpoints };
+        let service =
+            discovery::Service { namespace: "ns".into(), name: "web".into(), port: 80, endpoints, routes: None };
         target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Service(service)) })
     }
 
@@ -223,12 +230,13 @@ mod tests {
         target_update::Kind::Delta(EndpointDelta {
             upserts: upserts.iter().map(|port| wire_endpoint(*port)).collect(),
             removals: removals.iter().filter_map(|port| wire_endpoint(*port).address).collect(),
+            routes: None,
         })
     }
 
     fn ports(watched: &Watched) -> Vec<u16> {
         match watched.borrow().as_deref() {
-            Some(Destination::Service(_, _, endpoints)) => endpoints.keys().map(std::net::SocketAddr::port).collect(),
+            Some(Destination::Service(known)) => known.endpoints.keys().map(std::net::SocketAddr::port).collect(),
             other => panic!("{other:?}"),
         }
     }

@@ -61,6 +61,10 @@ pub enum Failure {
     Connect,
     /// The connection broke before the answer.
     Broken,
+    /// The service has routes, and none of them is for such a request.
+    NoRoute,
+    /// The route for such requests leads nowhere.
+    NoBackend,
 }
 
 impl Failure {
@@ -69,6 +73,16 @@ impl Failure {
         match self {
             Self::NoEndpoints => 503,
             Self::Connect | Self::Broken => 502,
+            Self::NoRoute => 404,
+            Self::NoBackend => 500,
+        }
+    }
+
+    /// What a gRPC client is told: what it may ask again elsewhere is UNAVAILABLE, what is not there UNIMPLEMENTED.
+    fn grpc_status(self) -> &'static str {
+        match self {
+            Self::NoEndpoints | Self::Connect | Self::Broken | Self::NoBackend => "14",
+            Self::NoRoute => "12",
         }
     }
 
@@ -79,13 +93,15 @@ impl Failure {
             Self::NoEndpoints => "no ready endpoints",
             Self::Connect => "no endpoint could be connected to",
             Self::Broken => "the connection to the endpoint broke",
+            Self::NoRoute => "no route accepts the request",
+            Self::NoBackend => "the route has no backend",
         };
         let mut response = Response::new(ResponseBody::Own(Bytes::new()));
         response.headers_mut().insert(ERROR_HEADER, HeaderValue::from_static(reason));
         if is_grpc {
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from_static("14"));
+            headers.insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
             headers.insert("grpc-message", HeaderValue::from_static(reason));
         } else {
             *response.status_mut() = StatusCode::from_u16(self.status()).unwrap_or(StatusCode::BAD_GATEWAY);

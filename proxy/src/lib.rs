@@ -28,6 +28,7 @@ pub mod io;
 pub mod original;
 pub mod outbound;
 pub mod redirect;
+pub mod route;
 pub mod tap;
 pub mod telemetry;
 pub mod worker;

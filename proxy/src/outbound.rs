@@ -23,6 +23,7 @@ use crate::{
         serve, strip_hop_by_hop, strip_reserved, wants_tunnel,
     },
     io::{Prefixed, Stream},
+    route::Chosen,
     telemetry::{Counters, Direction, End, Labels, Peer, Tls, transport::Counted},
     worker::{Followed, Worker},
 };
@@ -47,7 +48,7 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
 
     // Where was it going, and what is there?
     let original = worker.original(&stream)?;
-    let followed = worker.follow(Target::Address(original)).await;
+    let followed = worker.follow(&Target::Address(original)).await;
 
     // What does it speak? Nobody waits for long: a silent client may be waiting for the server.
     let mut buffer = BytesMut::new();
@@ -115,8 +116,16 @@ async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) 
     let is_grpc = is_grpc(request.headers());
     let stream = connection.requests.replace(connection.requests.get() + 1);
 
-    // Route: the original destination, or the headless service that the request names and the destination is part of.
-    let followed = connection.route(authority(&request)).await;
+    // Route: the original destination, or the headless service that the request names and the destination is part of; and from
+    // there to where the service's routes send such requests.
+    let followed = connection.service(authority(&request)).await;
+    let followed = match connection.route(followed, &request).await {
+        Ok(followed) => followed,
+        Err(failure) => {
+            connection.count_failure(&request, failure);
+            return failure.response(is_grpc);
+        }
+    };
 
     // Balance and send; to another endpoint if the first cannot be reached, as long as nothing was sent.
     let mut tried = Vec::new();
@@ -177,9 +186,9 @@ async fn send(
 }
 
 impl Connection {
-    /// Where a request goes. One that was found to mean a headless service goes on meaning it when the one pod that its
+    /// What a request is for. One that was found to mean a headless service goes on meaning it when the one pod that its
     /// client once chose is gone: that is what a service is for.
-    async fn route(&self, authority: &str) -> Rc<Followed> {
+    async fn service(&self, authority: &str) -> Rc<Followed> {
         let known = self.headless.borrow().iter().find(|(known, _)| known == authority).map(|(_, f)| f.clone());
         if let Some(followed) = known {
             return followed;
@@ -187,12 +196,28 @@ impl Connection {
         let Some((name, port)) = self.followed.destination().headless(authority).cloned() else {
             return self.followed.clone();
         };
-        let followed = self.worker.follow(Target::Service(name, port)).await;
+        let followed = self.worker.follow(&Target::Service(name, port)).await;
         let mut headless = self.headless.borrow_mut();
         if headless.len() < HEADLESS_REMEMBERED_MAX {
             headless.push((authority.to_owned(), followed.clone()));
         }
         followed
+    }
+
+    /// Where a request for `followed` goes: a backend is its endpoints, whatever routes it has itself.
+    async fn route(&self, followed: Rc<Followed>, request: &Request<Incoming>) -> Result<Rc<Followed>, Failure> {
+        let destination = followed.destination();
+        let Destination::Service(service) = &*destination else { return Ok(followed) };
+        let backend = match service.routes.choose(request, rand::random()) {
+            Chosen::Own => return Ok(followed),
+            Chosen::Other(target) => self.worker.follow(target).await,
+            Chosen::NoRoute => return Err(Failure::NoRoute),
+            Chosen::NoBackend => return Err(Failure::NoBackend),
+        };
+        match &*backend.destination() {
+            Destination::Service(_) => Ok(backend),
+            Destination::Pod(..) | Destination::Unknown => Err(Failure::NoBackend),
+        }
     }
 
     /// A request that never got an endpoint counts as well.
@@ -252,10 +277,10 @@ fn pick(
     tried: &[SocketAddr],
 ) -> Option<Arc<Endpoint>> {
     match destination {
-        Destination::Service(_, _, endpoints) => {
+        Destination::Service(service) => {
             let random = (rand::random(), rand::random());
             let picked = followed.balancer.borrow().pick(Instant::now(), random, tried)?;
-            endpoints.get(&picked).cloned()
+            service.endpoints.get(&picked).cloned()
         }
         Destination::Pod(endpoint, _) => tried.is_empty().then(|| endpoint.clone()),
         Destination::Unknown => tried.is_empty().then(|| foreign(original)),
@@ -291,7 +316,7 @@ impl Worker {
             None => Tls::NoIdentity,
         };
         let service = match destination {
-            Destination::Service(name, ..) => Some(name.clone()),
+            Destination::Service(service) => Some(service.name.clone()),
             Destination::Pod(..) | Destination::Unknown => None,
         };
         Upstream { direction: Direction::Outbound, endpoint, service, tls }

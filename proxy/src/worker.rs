@@ -120,8 +120,8 @@ impl Followed {
 
     fn take_over(&self) {
         let Some(destination) = self.watched.borrow_mut().borrow_and_update().clone() else { return };
-        if let Destination::Service(_, _, endpoints) = &*destination {
-            self.balancer.borrow_mut().update(Instant::now(), endpoints.keys());
+        if let Destination::Service(service) = &*destination {
+            self.balancer.borrow_mut().update(Instant::now(), service.endpoints.keys());
         }
         self.current.replace(destination);
     }
@@ -147,8 +147,8 @@ impl Worker {
     }
 
     /// What `target` is, and from now on will be. The first time it waits for the control plane, but not for long.
-    pub async fn follow(&self, target: Target) -> Rc<Followed> {
-        let known = self.followed.borrow().get(&target).cloned();
+    pub async fn follow(&self, target: &Target) -> Rc<Followed> {
+        let known = self.followed.borrow().get(target).cloned();
         if let Some(followed) = known {
             return followed;
         }
@@ -164,7 +164,7 @@ impl Worker {
         watched.mark_changed();
         let followed = Followed::new(watched);
         // Another connection may have been faster.
-        self.followed.borrow_mut().entry(target).or_insert(followed).clone()
+        self.followed.borrow_mut().entry(target.clone()).or_insert(followed).clone()
     }
 
     /// A number for a connection, for those who watch.

@@ -12,6 +12,10 @@ mod programs;
 use std::convert::Infallible;
 
 use bytes::Bytes;
+use conduit_api::proto::{
+    public::RollbackRequest,
+    route::{self, r#match},
+};
 use data_plane::harness::{Mesh, identity, text};
 use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
@@ -24,6 +28,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::watch,
 };
 
 async fn serve_http1<B, F>(stream: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
@@ -385,4 +390,127 @@ async fn a_proxy_that_is_told_to_stop_finishes_what_is_under_way() {
     assert_eq!(asked.await.unwrap(), "done");
     web.stopped();
     server.stopped();
+}
+
+/// To services, each with its weight.
+fn backends(backends: &[(u8, u32)]) -> Vec<route::Backend> {
+    let backend = |(number, weight): &(u8, u32)| route::Backend {
+        service: format!("service-{number}"),
+        port: 80,
+        weight: *weight,
+    };
+    backends.iter().map(backend).collect()
+}
+
+/// Of all requests, or of those below a path.
+fn rule(prefix: Option<&str>, to: &[(u8, u32)]) -> route::Rule {
+    let path = prefix.map(|prefix| r#match::Path::Prefix(prefix.to_owned()));
+    let matches = path.into_iter().map(|path| route::Match { path: Some(path), ..route::Match::default() });
+    route::Rule { matches: matches.collect(), backends: backends(to) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_when_a_route_is_in_force_no_request_sees_the_old_one() {
+    const CONNECTIONS: usize = 4;
+    let mut mesh = Mesh::start();
+    let clients = [mesh.pod("web").await, mesh.pod("web").await];
+    let servers = [mesh.pod("server").await, mesh.pod("server").await];
+    for (number, server) in (0..).zip(&servers) {
+        let answer = move |_| async move { text(&number.to_string()) };
+        server.app(move |stream| serve_http1(stream, answer)).await;
+        mesh.service(number, &[(server, identity("server"))]).await;
+    }
+    let mut senders = Vec::new();
+    for client in &clients {
+        for _ in 0..CONNECTIONS {
+            let stream = TcpStream::connect(client.towards(0)).await.unwrap();
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            senders.push(sender);
+        }
+    }
+    // Everybody sends all the time, and says what was in force before each request and after it: how many changes had begun and
+    // ended. With an even number it is known which server answers, the other one after each change.
+    let (in_force, watched) = watch::channel(0_u32);
+    let tasks: Vec<_> = senders
+        .into_iter()
+        .map(|mut sender| {
+            let watched = watched.clone();
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while watched.has_changed().is_ok() {
+                    let before = *watched.borrow();
+                    let request = Request::get("/").header(header::HOST, "service-0.test");
+                    sender.ready().await.unwrap();
+                    let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+                    let answer: u8 = body(response).await.parse().unwrap();
+                    seen.push((before, answer, *watched.borrow()));
+                }
+                seen
+            })
+        })
+        .collect();
+    let mut revisions = Vec::new();
+    for i in 0..10_u8 {
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        let to = (i + 1) % 2;
+        in_force.send_modify(|changes| *changes += 1);
+        if i < 6 {
+            revisions.push(mesh.route(vec![rule(None, &[(to, 1)])]).await);
+        } else {
+            let request = RollbackRequest { revision: revisions[usize::from(i - 6)] };
+            let back = mesh.api().await.unwrap().rollback(request).await.unwrap().into_inner();
+            assert!(back.changed);
+            mesh.in_force(back.revision).await;
+        }
+        in_force.send_modify(|changes| *changes += 1);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    drop((in_force, watched));
+    let mut certain = [0; 2];
+    for task in tasks {
+        for (before, answer, after) in task.await.unwrap() {
+            if before == after && before % 2 == 0 {
+                let expected = before / 2 % 2;
+                assert_eq!(
+                    u32::from(answer),
+                    expected,
+                    "a request that began and ended under one route went by another"
+                );
+                certain[usize::from(answer)] += 1;
+            }
+        }
+    }
+    assert!(certain.iter().all(|count| *count > 100), "{certain:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_share_requests_out_and_refuse_those_that_they_do_not_know() {
+    let mut mesh = Mesh::start();
+    let (web, old, next) = (mesh.pod("web").await, mesh.pod("server").await, mesh.pod("server").await);
+    for (number, server) in [&old, &next].into_iter().enumerate() {
+        let answer = move |_| async move { text(&number.to_string()) };
+        server.app(move |stream| serve_http1(stream, answer)).await;
+        mesh.service(number as u8, &[(server, identity("server"))]).await;
+    }
+    let rules = [("/shared", &[(0, 3), (1, 1)][..]), ("/gone", &[]), ("/nobody", &[(5, 1)])];
+    mesh.route(rules.iter().map(|(prefix, to)| rule(Some(prefix), to)).collect()).await;
+    let mut shares = [0; 2];
+    for _ in 0..200 {
+        let answer: usize = body(get(web.towards(0), "/shared/x").await).await.parse().unwrap();
+        shares[answer] += 1;
+    }
+    // 50 are to be expected; further off than four standard deviations is one chance in ten thousand.
+    assert!((25..=75).contains(&shares[1]), "{shares:?}");
+    for (path, status, reason) in [
+        ("/other", StatusCode::NOT_FOUND, "no route accepts the request"),
+        ("/gone", StatusCode::INTERNAL_SERVER_ERROR, "the route has no backend"),
+        ("/nobody", StatusCode::INTERNAL_SERVER_ERROR, "the route has no backend"),
+    ] {
+        let response = get(web.towards(0), path).await;
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()["conduit-proxy-error"], reason, "{path}");
+    }
+    assert_eq!(web.metric("request_total", &["dst_service=\"service-1\""]).await, f64::from(shares[1]));
+    assert_eq!(body(get(web.towards(1), "/other").await).await, "1", "the backend's own clients are not routed");
 }

@@ -103,7 +103,7 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
             let mut watched = watched.clone();
             waiting.spawn_local(async move {
                 let all = |known: &Option<Arc<Destination>>| {
-                    matches!(known.as_deref(), Some(Destination::Service(_, _, found)) if found.len() == expected)
+                    matches!(known.as_deref(), Some(Destination::Service(found)) if found.endpoints.len() == expected)
                 };
                 let reached = timeout(CHANGE_TIMEOUT, watched.wait_for(all)).await.is_ok_and(|known| known.is_ok());
                 reached.then(|| began.elapsed())

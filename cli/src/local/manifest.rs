@@ -1,6 +1,6 @@
 //! What is to run: Kubernetes Deployments and Services, as a cluster takes them.
 
-use std::{collections::BTreeMap, fs, io::Read as _, path::Path};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::{PodName, ServiceName};
@@ -12,6 +12,8 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use serde::Deserialize;
+
+use crate::yaml::{self, Document};
 
 /// On a pod template: no proxy beside these pods.
 const INJECT_ANNOTATION: &str = "conduit.io/inject";
@@ -82,37 +84,25 @@ impl Manifest {
         if demo {
             manifest.add("emojivoto.yml", DEMO)?;
         }
-        for file in files {
-            let (name, text) = if file == Path::new("-") {
-                let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
-                ("standard input".to_owned(), text)
-            } else {
-                let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-                (file.display().to_string(), text)
-            };
+        for (name, text) in yaml::read(files)? {
             manifest.add(&name, &text)?;
         }
         Ok(manifest)
     }
 
     fn add(&mut self, file: &str, text: &str) -> anyhow::Result<()> {
-        for (first_line, document) in documents(text) {
-            let at = |error: serde_yaml_ng::Error| {
-                let line = first_line + error.location().map_or(1, |location| location.line()) - 1;
-                anyhow!("{file}:{line}: {}", without_location(&error.to_string()))
-            };
-            let Some(head) = serde_yaml_ng::from_str::<Option<Head>>(document).map_err(at)? else { continue };
+        for document in Document::all(file, text) {
+            let Some(head) = document.parse::<Option<Head>>()? else { continue };
             let object = match head.kind.as_str() {
-                "Deployment" => self.deployment(serde_yaml_ng::from_str(document).map_err(at)?),
-                "Service" => self.service(serde_yaml_ng::from_str(document).map_err(at)?),
+                "Deployment" => self.deployment(document.parse()?),
+                "Service" => self.service(document.parse()?),
                 "Namespace" | "ServiceAccount" => Ok(()),
                 kind => {
-                    self.warnings.push(format!("{file}:{first_line}: {kind} is left out: a local mesh has none"));
+                    self.warnings.push(format!("{}: {kind} is left out: a local mesh has none", document.place()));
                     Ok(())
                 }
             };
-            object.map_err(|error| anyhow!("{file}:{first_line}: {} {error:#}", head.kind))?;
+            object.map_err(|error| anyhow!("{}: {} {error:#}", document.place(), head.kind))?;
         }
         Ok(())
     }
@@ -229,27 +219,6 @@ fn expand(text: &str, env: &[(String, String)]) -> String {
 #[derive(Deserialize)]
 struct Head {
     kind: String,
-}
-
-/// The documents of a YAML stream, each with the line it begins on.
-fn documents(text: &str) -> Vec<(usize, &str)> {
-    let mut documents = Vec::new();
-    let (mut start, mut first_line, mut offset) = (0, 1, 0);
-    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
-        if line.trim_end() == "---" || line.starts_with("--- ") {
-            documents.push((first_line, &text[start..offset]));
-            (start, first_line) = (offset + line.len(), number + 1);
-        }
-        offset += line.len();
-    }
-    documents.push((first_line, &text[start..]));
-    documents.retain(|(_, document)| document.lines().any(|l| !l.trim().is_empty() && !l.trim().starts_with('#')));
-    documents
-}
-
-/// The library's message ends with a line that counts from the document's beginning.
-fn without_location(message: &str) -> &str {
-    message.rsplit_once(" at line ").map_or(message, |(message, _)| message)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A control plane that answers what it was told to.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex},
@@ -8,12 +9,15 @@ use std::{
 
 use conduit_api::proto::{
     public::{
-        Change, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse,
-        RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, SaveSnapshotRequest, SelfCheckRequest,
-        SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
-        WaitRequest, WaitResponse,
+        ApplyRequest, ApplyResponse, Change, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod,
+        PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, RollbackRequest,
+        RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse,
+        SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest,
+        WaitResponse,
         api_server::{Api, ApiServer},
+        apply_response::Outcome,
     },
+    route::HttpRoute,
     tap::TapEvent,
 };
 use futures::{Stream, StreamExt as _};
@@ -34,6 +38,8 @@ pub struct Answers {
     pub stat: StatResponse,
     pub pods: Vec<Pod>,
     pub history: Vec<Change>,
+    /// Those that were applied.
+    pub routes: Arc<Mutex<BTreeMap<String, HttpRoute>>>,
     /// One for each tap that is started; when there is none left, nothing is found.
     pub taps: Arc<Mutex<Vec<TapReceiver>>>,
 }
@@ -133,6 +139,37 @@ impl Api for Answers {
         let name = if acknowledged { "emojivoto/web-0" } else { "controller-0" };
         let examples = if done { Vec::new() } else { vec![name.to_owned()] };
         Ok(Response::new(WaitResponse { revision, done, total: 2, behind, examples }))
+    }
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let ApplyRequest { routes, removals } = request.into_inner();
+        let mut known = self.routes.lock().unwrap();
+        let mut outcomes = Vec::new();
+        for route in routes {
+            let before = known.insert(route.name.clone(), route.clone());
+            outcomes.push(match before {
+                None => Outcome::Created,
+                Some(before) if before == route => Outcome::Unchanged,
+                Some(_) => Outcome::Configured,
+            });
+        }
+        for name in removals.into_iter().map(|route| route.name) {
+            outcomes.push(if known.remove(&name).is_some() { Outcome::Deleted } else { Outcome::NotFound });
+        }
+        Ok(Response::new(ApplyResponse { revision: 7, outcomes: outcomes.into_iter().map(i32::from).collect() }))
+    }
+
+    async fn routes(&self, request: Request<RoutesRequest>) -> Result<Response<RoutesResponse>, Status> {
+        let revision = request.into_inner().revision;
+        let routes = if revision == 1 { Vec::new() } else { self.routes.lock().unwrap().values().cloned().collect() };
+        Ok(Response::new(RoutesResponse { revision: if revision == 0 { 7 } else { revision }, routes }))
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<RollbackResponse>, Status> {
+        match request.into_inner().revision {
+            1 => Ok(Response::new(RollbackResponse { revision: 7, changed: true })),
+            _ => Err(Status::not_found("what was configured at revision 2 is not remembered any more")),
+        }
     }
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {

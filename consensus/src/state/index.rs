@@ -6,9 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use conduit_api::{Pod, PodName, Service, ServiceName};
+use conduit_api::{Pod, PodName, RouteTable, Service, ServiceName};
 
-use super::Versioned;
+use super::{Versioned, routes::Routes};
 
 /// An address that two services or pods claim for a moment, while one takes over from the other, belongs to the first by name
 /// until the claim is settled: the same on every replica, whatever order the changes came in.
@@ -17,14 +17,16 @@ pub(super) struct Index {
     services: Arc<BTreeMap<IpAddr, BTreeSet<ServiceName>>>,
     pods: Arc<BTreeMap<IpAddr, BTreeSet<PodName>>>,
     headless: Arc<BTreeMap<SocketAddr, BTreeSet<(ServiceName, u16)>>>,
+    routes: Arc<BTreeMap<ServiceName, Arc<RouteTable>>>,
 }
 
 impl Index {
     pub(super) fn build<'a>(
         services: impl Iterator<Item = &'a Arc<Versioned<Service>>>,
         pods: impl Iterator<Item = &'a Arc<Versioned<Pod>>>,
+        routes: &Routes,
     ) -> Self {
-        let mut index = Self::default();
+        let mut index = Self { routes: Arc::new(routes.tables()), ..Self::default() };
         services.for_each(|service| index.replace_service(None, Some(service)));
         pods.for_each(|pod| index.replace_pod(None, Some(pod)));
         index
@@ -40,6 +42,18 @@ impl Index {
 
     pub(super) fn headless_services_of(&self, address: SocketAddr) -> Vec<(ServiceName, u16)> {
         self.headless.get(&address).into_iter().flatten().cloned().collect()
+    }
+
+    pub(super) fn routes_of(&self, service: &ServiceName) -> Option<&Arc<RouteTable>> {
+        self.routes.get(service)
+    }
+
+    pub(super) fn replace_routes(&mut self, service: ServiceName, table: Option<Arc<RouteTable>>) {
+        let routes = Arc::make_mut(&mut self.routes);
+        match table {
+            Some(table) => drop(routes.insert(service, table)),
+            None => drop(routes.remove(&service)),
+        }
     }
 
     pub(super) fn replace_service(&mut self, before: Option<&Versioned<Service>>, after: Option<&Versioned<Service>>) {

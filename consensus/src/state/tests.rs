@@ -1,4 +1,7 @@
-use conduit_api::{Endpoint, ServicePort};
+use conduit_api::{
+    Endpoint, ServicePort,
+    route::{ParentRef, RouteBackend, RouteRule},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,6 +34,14 @@ fn pod(name: u8, ip: u8, ready: bool) -> Pod {
     }
 }
 
+fn route(name: u8, parent: u8, backend: u8) -> HttpRoute {
+    let service = |i| service(i, None, &[]).name;
+    let backends = vec![RouteBackend { service: service(backend), port: 80, weight: 1 }];
+    let parents = [ParentRef { service: service(parent), port: None }].into();
+    let rules = vec![RouteRule { matches: Vec::new(), backends }];
+    HttpRoute::new(RouteName::new("ns", &format!("r{name}")).unwrap(), parents, rules).unwrap()
+}
+
 fn root(byte: u8) -> Command {
     let sealed_key = rmp_serde::from_slice(&rmp_serde::to_vec(&vec![byte]).unwrap()).unwrap();
     Command::CaInit { certificate: vec![byte], sealed_key }
@@ -44,6 +55,9 @@ fn any_change() -> impl Strategy<Value = Change> {
         small().prop_map(|name| Change::RemoveService(service(name, None, &[]).name)),
         (small(), small(), any::<bool>()).prop_map(|(name, ip, ready)| Change::UpsertPod(pod(name, ip, ready))),
         small().prop_map(|name| Change::RemovePod(pod(name, 0, true).name)),
+        (small(), small(), small())
+            .prop_map(|(name, parent, backend)| Change::UpsertRoute(route(name, parent, backend))),
+        small().prop_map(|name| Change::RemoveRoute(route(name, 0, 0).name)),
     ]
 }
 
@@ -54,6 +68,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => (0..2_u8).prop_map(root),
         1 => (node(), 0..2_u8).prop_map(|(node, byte)| Command::AddIssuer { node, certificate: vec![byte] }),
         1 => node().prop_map(|node| Command::RemoveIssuer { node }),
+        1 => (0..40_u64).prop_map(|to| Command::Rollback { to: to.into() }),
     ]
 }
 
@@ -156,6 +171,62 @@ fn headless_services_are_found_by_the_addresses_that_their_clients_use() {
     assert_eq!(state.headless_services_of(([10, 244, 1, 7], 81).into()), []);
     apply(&mut state, 2, Command::Batch(vec![Change::UpsertService(service(1, Some(1), &[7]))]));
     assert_eq!(state.headless_services_of(([10, 244, 1, 7], 8080).into()), []);
+}
+
+proptest! {
+    /// What was configured at any revision can be had again, and is then what is in force.
+    #[test]
+    fn routes_are_remembered(commands in proptest::collection::vec(any_command(), 1..40), to in 1..40_u64) {
+        let mut state = MeshState::default();
+        let mut past = vec![BTreeMap::new()];
+        let current = |state: &MeshState| -> BTreeMap<_, _> {
+            state.routes().iter().map(|(name, route)| (name.clone(), route.value.clone())).collect()
+        };
+        for (index, command) in (1..).zip(commands) {
+            apply(&mut state, index, command);
+            past.push(current(&state));
+        }
+        for (revision, routes) in (0..=state.revision().as_u64()).zip(&past) {
+            prop_assert_eq!(state.routes_at(revision.into()), Some(routes.clone()), "revision {}", revision);
+        }
+        prop_assert_eq!(state.routes_at((state.revision().as_u64() + 1).into()), None);
+        let to = to.min(state.revision().as_u64());
+        apply(&mut state, 100, Command::Rollback { to: to.into() });
+        prop_assert_eq!(&current(&state), &past[to as usize]);
+        for (name, table) in state.routes.tables() {
+            prop_assert_eq!(state.routes_of(&name), Some(&table), "the index says the same");
+        }
+    }
+}
+
+#[test]
+fn what_was_long_ago_is_forgotten() {
+    let mut state = MeshState::default();
+    for index in 1..=(AUDIT_MAX as u64 + 10) {
+        let changes = vec![Change::UpsertRoute(route(1, 0, (index % 2) as u8))];
+        apply(&mut state, index, Command::Batch(changes));
+    }
+    assert_eq!(state.routes_at(9.into()), None);
+    assert_eq!(state.routes_at(10.into()).unwrap()[&route(1, 0, 0).name], route(1, 0, 0));
+    assert!(matches!(apply(&mut state, 2000, Command::Rollback { to: 9.into() }), Outcome::Rejected(_)));
+}
+
+#[test]
+fn a_service_changes_with_its_routes() {
+    let mut state = MeshState::default();
+    let services = [0, 1].map(|i| Change::UpsertService(service(i, None, &[])));
+    apply(&mut state, 1, Command::Batch(services.to_vec()));
+    let versions = |state: &MeshState| state.services().values().map(|s| s.version.as_u64()).collect::<Vec<_>>();
+    for (index, change, expected) in [
+        (2, Change::UpsertRoute(route(1, 0, 3)), [2, 1]),
+        (3, Change::UpsertRoute(route(1, 0, 3)), [2, 1]),
+        (4, Change::UpsertRoute(route(1, 1, 3)), [4, 4]),
+        (5, Change::RemoveRoute(route(1, 0, 0).name), [4, 5]),
+    ] {
+        apply(&mut state, index, Command::Batch(vec![change]));
+        assert_eq!(versions(&state), expected, "{index}");
+    }
+    assert_eq!(state.routes_of(&service(1, None, &[]).name), None);
 }
 
 #[test]

@@ -18,7 +18,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use conduit_api::proto::public::{PodsRequest, api_client::ApiClient};
+use conduit_api::proto::{
+    public::{ApplyRequest, PodsRequest, WaitRequest, api_client::ApiClient},
+    route,
+};
 use conduit_api::{
     Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef, mesh::Inventory,
 };
@@ -215,16 +218,37 @@ impl Mesh {
         self.wait("the change is committed", async || self.knows(&marker).await).await;
     }
 
-    async fn knows(&self, pod: &PodName) -> bool {
+    /// The control plane, as people reach it.
+    pub async fn api(&self) -> Option<ApiClient<Channel>> {
         let socket = self.path("api.sock");
         let connect = service_fn(move |_: Uri| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         let uri = Uri::from_static("http://controller");
-        let Ok(channel) = Channel::builder(uri).connect_with_connector(connect).await else { return false };
-        let known = ApiClient::new(channel).pods(PodsRequest { namespace: "test".into(), skip_connected: false }).await;
+        Channel::builder(uri).connect_with_connector(connect).await.ok().map(ApiClient::new)
+    }
+
+    async fn knows(&self, pod: &PodName) -> bool {
+        let Some(mut api) = self.api().await else { return false };
+        let known = api.pods(PodsRequest { namespace: "test".into(), skip_connected: false }).await;
         known.is_ok_and(|known| known.into_inner().pods.iter().any(|known| known.name == pod.name()))
+    }
+
+    /// Routes the requests of service 0 by `rules`, and returns when that is in force everywhere; the revision.
+    pub async fn route(&self, rules: Vec<route::Rule>) -> u64 {
+        let parents = vec![route::Parent { service: "service-0".into(), port: None }];
+        let route = route::HttpRoute { namespace: "test".into(), name: "route".into(), parents, rules };
+        let request = ApplyRequest { routes: vec![route], removals: Vec::new() };
+        let applied = self.api().await.unwrap().apply(request).await.unwrap().into_inner();
+        self.in_force(applied.revision).await;
+        applied.revision
+    }
+
+    /// Returns when `revision` is in force in every proxy.
+    pub async fn in_force(&self, revision: u64) {
+        let request = WaitRequest { revision, acknowledged: true };
+        assert!(self.api().await.unwrap().wait(request).await.unwrap().into_inner().done, "within three seconds");
     }
 
     /// Until `look` says so.

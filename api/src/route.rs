@@ -1,0 +1,420 @@
+//! Which requests go where: Gateway API's `HTTPRoute` with Services as parents (GAMMA, GEP-1426).
+//!
+//! What is carried out: matches by path (exact and prefix), method and headers (exact); weighted backends. A route, its parents and
+//! its backends are in one namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    mesh::{RouteName, ServiceName},
+    proto::route::{self, r#match},
+    wire::{self, WireError},
+};
+
+/// Gateway API's own limits.
+const PARENTS_MAX: usize = 32;
+/// See [`PARENTS_MAX`].
+const RULES_MAX: usize = 16;
+/// See [`PARENTS_MAX`]; of all rules together.
+const MATCHES_MAX: usize = 128;
+/// See [`PARENTS_MAX`]; in one match.
+const HEADERS_MAX: usize = 16;
+/// See [`PARENTS_MAX`]; of one rule.
+const BACKENDS_MAX: usize = 16;
+/// See [`PARENTS_MAX`].
+const WEIGHT_MAX: u32 = 1_000_000;
+/// See [`PARENTS_MAX`]; in bytes.
+const PATH_MAX: usize = 1024;
+/// See [`PARENTS_MAX`]; in bytes.
+const HEADER_VALUE_MAX: usize = 4096;
+
+/// An HTTPRoute. Made by [`HttpRoute::new`], which has checked it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpRoute {
+    /// `namespace/name`
+    pub name: RouteName,
+    /// Whose requests it routes.
+    pub parents: BTreeSet<ParentRef>,
+    /// In the order in which they were written, which decides between equally good matches.
+    pub rules: Vec<RouteRule>,
+}
+
+/// A service, or one port of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ParentRef {
+    /// In the route's namespace.
+    pub service: ServiceName,
+    /// All ports if absent.
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+/// Requests, and where they go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRule {
+    /// Any of them; at least one.
+    pub matches: Vec<RouteMatch>,
+    /// May be empty: then the requests fail.
+    pub backends: Vec<RouteBackend>,
+}
+
+/// All of it must be so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteMatch {
+    /// Without the query.
+    pub path: PathMatch,
+    /// Any if absent.
+    #[serde(default)]
+    pub method: Option<String>,
+    /// By lower-case name.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// How a path is compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathMatch {
+    /// The very same.
+    Exact(String),
+    /// By whole elements: `/v1` accepts `/v1` and `/v1/x`, but not `/v10`. Never ends in `/`; empty accepts every path.
+    Prefix(String),
+}
+
+impl Default for PathMatch {
+    fn default() -> Self {
+        Self::Prefix(String::new())
+    }
+}
+
+/// Where requests go, and how many of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteBackend {
+    /// In the route's namespace.
+    pub service: ServiceName,
+    /// Of the service.
+    pub port: u16,
+    /// In proportion to the sum of the rule's weights; 0 for no requests.
+    pub weight: u32,
+}
+
+/// A route that breaks a limit of the Gateway API.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct RouteError(String);
+
+impl HttpRoute {
+    /// Checks the limits of the Gateway API, and makes one way of writing of several: a rule without matches gets the one that accepts
+    /// everything, names of headers are lower-case, prefixes do not end in `/`.
+    ///
+    /// # Errors
+    /// Names the field, as it is written in YAML.
+    pub fn new(name: RouteName, parents: BTreeSet<ParentRef>, mut rules: Vec<RouteRule>) -> Result<Self, RouteError> {
+        within("spec.parentRefs", parents.len(), 1, PARENTS_MAX)?;
+        within("spec.rules", rules.len(), 1, RULES_MAX)?;
+        for parent in &parents {
+            same_namespace("spec.parentRefs", &name, &parent.service)?;
+        }
+        let mut matches = 0;
+        for (i, rule) in rules.iter_mut().enumerate() {
+            let at = |field: &str| format!("spec.rules[{i}].{field}");
+            within(&at("backendRefs"), rule.backends.len(), 0, BACKENDS_MAX)?;
+            for backend in &rule.backends {
+                same_namespace(&at("backendRefs"), &name, &backend.service)?;
+                if backend.weight > WEIGHT_MAX {
+                    return Err(RouteError(format!("{}: a weight is at most {WEIGHT_MAX}", at("backendRefs"))));
+                }
+            }
+            if rule.matches.is_empty() {
+                rule.matches.push(RouteMatch::default());
+            }
+            matches += rule.matches.len();
+            for (j, accepted) in rule.matches.iter_mut().enumerate() {
+                accepted.normalise(&at(&format!("matches[{j}]")))?;
+            }
+        }
+        within("spec.rules: all matches together", matches, 1, MATCHES_MAX)?;
+        Ok(Self { name, parents, rules })
+    }
+}
+
+fn within(field: &str, count: usize, least: usize, most: usize) -> Result<(), RouteError> {
+    if (least..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(RouteError(format!("{field}: there must be {least} to {most}, not {count}")))
+}
+
+fn same_namespace(field: &str, route: &RouteName, service: &ServiceName) -> Result<(), RouteError> {
+    if route.namespace() == service.namespace() {
+        return Ok(());
+    }
+    Err(RouteError(format!("{field}: {service} is not in the route's namespace, `{}`", route.namespace())))
+}
+
+impl RouteMatch {
+    fn normalise(&mut self, at: &str) -> Result<(), RouteError> {
+        let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = &self.path;
+        let default = self.path == PathMatch::default();
+        if !default && (!path.starts_with('/') || path.contains(['?', '#']) || path.len() > PATH_MAX) {
+            let error = format!("{at}.path: `{path}` is not a path of at most {PATH_MAX} bytes that begins with /");
+            return Err(RouteError(error));
+        }
+        if let PathMatch::Prefix(path) = &mut self.path {
+            path.truncate(path.trim_end_matches('/').len());
+        }
+        let is_token = |text: &str| {
+            let special = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            !text.is_empty() && text.len() <= 256 && text.bytes().all(special)
+        };
+        if let Some(method) = self.method.as_ref().filter(|method| !is_token(method)) {
+            return Err(RouteError(format!("{at}.method: `{method}` is not a method")));
+        }
+        within(&format!("{at}.headers"), self.headers.len(), 0, HEADERS_MAX)?;
+        for (name, value) in &self.headers {
+            if !is_token(name) || value.len() > HEADER_VALUE_MAX {
+                let error =
+                    format!("{at}.headers: `{name}` is not a header with a value of at most {HEADER_VALUE_MAX} bytes");
+                return Err(RouteError(error));
+            }
+        }
+        self.headers = std::mem::take(&mut self.headers)
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
+        Ok(())
+    }
+
+    /// Whether it accepts a request; `header` gives the value of a header by its lower-case name.
+    pub fn accepts<'a>(&self, method: &str, path: &str, header: impl Fn(&str) -> Option<&'a [u8]>) -> bool {
+        let path_accepted = match &self.path {
+            PathMatch::Exact(exact) => path == exact,
+            PathMatch::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                    || prefix.is_empty()
+            }
+        };
+        path_accepted
+            && self.method.as_ref().is_none_or(|wanted| wanted == method)
+            && self.headers.iter().all(|(name, value)| header(name) == Some(value.as_bytes()))
+    }
+
+    /// Smaller is better, in the order of Gateway API's `HTTPRouteRule`: an exact path, the longest prefix, a method, the most
+    /// headers.
+    fn rank(&self) -> impl Ord + use<> {
+        let (kind, path) = match &self.path {
+            PathMatch::Exact(path) => (0, path),
+            PathMatch::Prefix(path) => (1, path),
+        };
+        let longest = usize::MAX - path.len();
+        (kind, longest, self.method.is_none(), HEADERS_MAX.saturating_sub(self.headers.len()))
+    }
+}
+
+/// What holds for the requests of one service: the first match that accepts decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteTable {
+    choices: Vec<RouteChoice>,
+}
+
+/// One match, and where the requests go that it accepts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteChoice {
+    /// All ports if absent.
+    pub port: Option<u16>,
+    /// Which requests.
+    pub accepted: RouteMatch,
+    /// As in [`RouteRule`].
+    pub backends: Vec<RouteBackend>,
+}
+
+impl RouteTable {
+    /// Of `service`, by `routes` in the order of their names, which decides between equally good matches of different routes.
+    pub fn new<'a>(service: &ServiceName, routes: impl Iterator<Item = &'a HttpRoute>) -> Self {
+        let mut choices = Vec::new();
+        for route in routes {
+            for parent in route.parents.iter().filter(|parent| parent.service == *service) {
+                for rule in &route.rules {
+                    choices.extend(rule.matches.iter().map(|accepted| RouteChoice {
+                        port: parent.port,
+                        accepted: accepted.clone(),
+                        backends: rule.backends.clone(),
+                    }));
+                }
+            }
+        }
+        // Stable: what is equally good stays in order.
+        choices.sort_by_key(|choice| choice.accepted.rank());
+        Self { choices }
+    }
+
+    /// What holds for `port`, the best match first.
+    pub fn of_port(&self, port: u16) -> impl Iterator<Item = &RouteChoice> {
+        self.choices.iter().filter(move |choice| choice.port.is_none_or(|only| only == port))
+    }
+}
+
+impl From<&HttpRoute> for route::HttpRoute {
+    fn from(route: &HttpRoute) -> Self {
+        let parent = |parent: &ParentRef| route::Parent {
+            service: parent.service.name().to_owned(),
+            port: parent.port.map(u32::from),
+        };
+        let rule = |rule: &RouteRule| route::Rule {
+            matches: rule.matches.iter().map(Into::into).collect(),
+            backends: rule.backends.iter().map(Into::into).collect(),
+        };
+        Self {
+            namespace: route.name.namespace().to_owned(),
+            name: route.name.name().to_owned(),
+            parents: route.parents.iter().map(parent).collect(),
+            rules: route.rules.iter().map(rule).collect(),
+        }
+    }
+}
+
+impl TryFrom<&route::HttpRoute> for HttpRoute {
+    type Error = WireError;
+
+    fn try_from(wire: &route::HttpRoute) -> Result<Self, WireError> {
+        let namespace = &wire.namespace;
+        let parents = wire.parents.iter().map(|parent| {
+            let port = parent.port.map(wire::port).transpose()?;
+            Ok(ParentRef { service: ServiceName::new(namespace, &parent.service)?, port })
+        });
+        let rules = wire.rules.iter().map(|rule| {
+            let matches = rule.matches.iter().map(RouteMatch::from).collect();
+            Ok(RouteRule { matches, backends: backends(namespace, &rule.backends)? })
+        });
+        let (parents, rules) = (parents.collect::<Result<_, WireError>>()?, rules.collect::<Result<_, WireError>>()?);
+        Ok(Self::new(RouteName::new(namespace, &wire.name)?, parents, rules)?)
+    }
+}
+
+/// Backends in `namespace`.
+///
+/// # Errors
+/// When one is no service port.
+pub fn backends(namespace: &str, wire: &[route::Backend]) -> Result<Vec<RouteBackend>, WireError> {
+    let backend = |backend: &route::Backend| {
+        let service = ServiceName::new(namespace, &backend.service)?;
+        Ok(RouteBackend { service, port: wire::port(backend.port)?, weight: backend.weight })
+    };
+    wire.iter().map(backend).collect()
+}
+
+impl From<&RouteBackend> for route::Backend {
+    fn from(backend: &RouteBackend) -> Self {
+        Self { service: backend.service.name().to_owned(), port: backend.port.into(), weight: backend.weight }
+    }
+}
+
+impl From<&RouteMatch> for route::Match {
+    fn from(accepted: &RouteMatch) -> Self {
+        let path = match accepted.path.clone() {
+            PathMatch::Exact(path) => r#match::Path::Exact(path),
+            PathMatch::Prefix(path) => r#match::Path::Prefix(path),
+        };
+        let header = |(name, value): (&String, &String)| route::Header { name: name.clone(), value: value.clone() };
+        Self {
+            path: Some(path),
+            method: accepted.method.clone().unwrap_or_default(),
+            headers: accepted.headers.iter().map(header).collect(),
+        }
+    }
+}
+
+impl From<&route::Match> for RouteMatch {
+    fn from(wire: &route::Match) -> Self {
+        let path = match wire.path.clone() {
+            Some(r#match::Path::Exact(path)) => PathMatch::Exact(path),
+            Some(r#match::Path::Prefix(path)) => PathMatch::Prefix(path),
+            None => PathMatch::default(),
+        };
+        let method = Some(wire.method.clone()).filter(|method| !method.is_empty());
+        let headers = wire.headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect();
+        Self { path, method, headers }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str) -> ServiceName {
+        ServiceName::new("shop", name).unwrap()
+    }
+
+    fn prefix(path: &str) -> RouteMatch {
+        RouteMatch { path: PathMatch::Prefix(path.into()), ..RouteMatch::default() }
+    }
+
+    fn rule(accepted: RouteMatch, backend: &str) -> RouteRule {
+        let backends = vec![RouteBackend { service: service(backend), port: 80, weight: 1 }];
+        RouteRule { matches: vec![accepted], backends }
+    }
+
+    fn route(name: &str, port: Option<u16>, rules: Vec<RouteRule>) -> HttpRoute {
+        let parents = [ParentRef { service: service("web"), port }].into();
+        HttpRoute::new(RouteName::new("shop", name).unwrap(), parents, rules).unwrap()
+    }
+
+    #[test]
+    fn prefixes_are_of_whole_elements() {
+        let route = route("a", None, vec![rule(prefix("/v1/"), "a")]);
+        let accepts = |path| route.rules[0].matches[0].accepts("GET", path, |_| None);
+        for (path, accepted) in [("/v1", true), ("/v1/", true), ("/v1/x", true), ("/v10", false), ("/", false)] {
+            assert_eq!(accepts(path), accepted, "{path}");
+        }
+        assert!(RouteMatch::default().accepts("OPTIONS", "*", |_| None), "without a path every request is meant");
+    }
+
+    #[test]
+    fn all_of_a_match_must_be_so() {
+        let headers = [("X-Canary".to_owned(), "yes".to_owned())].into();
+        let accepted = RouteMatch { path: PathMatch::Exact("/a".into()), method: Some("GET".into()), headers };
+        let route = route("a", None, vec![rule(accepted, "a")]);
+        let accepts = |method, path, canary: Option<&'static str>| {
+            let header = |name: &str| canary.filter(|_| name == "x-canary").map(str::as_bytes);
+            route.rules[0].matches[0].accepts(method, path, header)
+        };
+        assert!(accepts("GET", "/a", Some("yes")));
+        assert!(!accepts("POST", "/a", Some("yes")));
+        assert!(!accepts("GET", "/a/", Some("yes")));
+        assert!(!accepts("GET", "/a", Some("no")));
+        assert!(!accepts("GET", "/a", None));
+    }
+
+    #[test]
+    fn the_best_match_decides_whatever_the_order() {
+        let exact = RouteMatch { path: PathMatch::Exact("/v1".into()), ..RouteMatch::default() };
+        let method = RouteMatch { method: Some("GET".into()), ..prefix("/v1") };
+        let routes = [
+            route("a", None, vec![rule(RouteMatch::default(), "any"), rule(prefix("/v1"), "prefix")]),
+            route("b", Some(80), vec![rule(method, "method"), rule(exact, "exact"), rule(prefix("/v1"), "later")]),
+        ];
+        let table = RouteTable::new(&service("web"), routes.iter());
+        let names = |port| table.of_port(port).map(|choice| choice.backends[0].service.name()).collect::<Vec<_>>();
+        assert_eq!(names(80), ["exact", "method", "prefix", "later", "any"]);
+        assert_eq!(names(81), ["prefix", "any"]);
+        assert_eq!(RouteTable::new(&service("other"), routes.iter()), RouteTable::default());
+    }
+
+    #[test]
+    fn routes_survive_the_wire_and_bad_ones_are_named() {
+        let good = route("a", Some(80), vec![rule(prefix("/v1"), "a"), rule(RouteMatch::default(), "b")]);
+        let wire = route::HttpRoute::from(&good);
+        assert_eq!(HttpRoute::try_from(&wire), Ok(good));
+        let broken = |break_it: fn(&mut route::HttpRoute)| {
+            let mut wire = wire.clone();
+            break_it(&mut wire);
+            HttpRoute::try_from(&wire).unwrap_err().to_string()
+        };
+        let path = broken(|wire| wire.rules[1].matches[0].path = Some(r#match::Path::Exact("v1".into())));
+        assert!(path.starts_with("spec.rules[1].matches[0].path: `v1` is not a path"), "{path}");
+        assert_eq!(broken(|wire| wire.rules.clear()), "spec.rules: there must be 1 to 16, not 0");
+        assert_eq!(broken(|wire| wire.parents.clear()), "spec.parentRefs: there must be 1 to 32, not 0");
+        assert!(broken(|wire| wire.rules[0].backends[0].weight = 1_000_001).contains("a weight is at most"));
+    }
+}

@@ -1,0 +1,144 @@
+//! Which of a service's requests go elsewhere: Gateway API's `HTTPRoute`, as the control plane has sorted it out. Pure.
+
+use std::sync::Arc;
+
+use conduit_api::{
+    ServiceName, Target,
+    proto::discovery,
+    route::{self, RouteMatch},
+    wire::WireError,
+};
+use http::Request;
+
+/// The routes of one service port; none for most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    rules: Arc<[Rule]>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Rule {
+    accepted: RouteMatch,
+    backends: Vec<Backend>,
+    /// Sum over `backends`.
+    weight: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Backend {
+    weight: u64,
+    /// `None` for the service whose routes these are.
+    target: Option<Target>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen<'a> {
+    /// To the service that it is for.
+    Own,
+    /// To another one.
+    Other(&'a Target),
+    /// There are routes, but none for it.
+    NoRoute,
+    /// There is a route for it, to nowhere.
+    NoBackend,
+}
+
+impl Routes {
+    /// The routes of the service `name` at `port`.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn new(name: &ServiceName, port: u16, wire: Option<&discovery::RouteTable>) -> Result<Self, WireError> {
+        let rules = wire.into_iter().flat_map(|table| &table.rules).map(|rule| {
+            let own = |backend: &route::RouteBackend| (&backend.service, backend.port) == (name, port);
+            let backend = |backend: route::RouteBackend| Backend {
+                weight: backend.weight.into(),
+                target: (!own(&backend)).then_some(Target::Service(backend.service, backend.port)),
+            };
+            let backends: Vec<_> =
+                route::backends(name.namespace(), &rule.backends)?.into_iter().map(backend).collect();
+            Ok(Rule {
+                accepted: rule.matches.first().map(RouteMatch::from).unwrap_or_default(),
+                weight: backends.iter().map(|backend| backend.weight).sum(),
+                backends,
+            })
+        });
+        Ok(Self { rules: rules.collect::<Result<_, WireError>>()? })
+    }
+
+    /// Where `request` goes; `random` is below 1.
+    pub fn choose<B>(&self, request: &Request<B>, random: f64) -> Chosen<'_> {
+        if self.rules.is_empty() {
+            return Chosen::Own;
+        }
+        let header = |name: &str| request.headers().get(name).map(http::HeaderValue::as_bytes);
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let Some(rule) = self.rules.iter().find(|rule| rule.accepted.accepts(method, path, header)) else {
+            return Chosen::NoRoute;
+        };
+        let mut left = (random * rule.weight as f64) as u64;
+        for backend in &rule.backends {
+            match left.checked_sub(backend.weight) {
+                Some(rest) => left = rest,
+                None => return backend.target.as_ref().map_or(Chosen::Own, Chosen::Other),
+            }
+        }
+        Chosen::NoBackend
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conduit_api::proto::route::{Backend, Match, Rule, r#match::Path};
+
+    use super::*;
+
+    fn routes(rules: &[(&str, &[(&str, u32)])]) -> Routes {
+        let backend =
+            |(service, weight): &(&str, u32)| Backend { service: (*service).into(), port: 80, weight: *weight };
+        let rule = |(prefix, backends): &(&str, &[(&str, u32)])| Rule {
+            matches: vec![Match { path: Some(Path::Prefix((*prefix).into())), ..Match::default() }],
+            backends: backends.iter().map(backend).collect(),
+        };
+        let table = discovery::RouteTable { rules: rules.iter().map(rule).collect() };
+        Routes::new(&ServiceName::new("shop", "web").unwrap(), 80, Some(&table)).unwrap()
+    }
+
+    fn choose(routes: &Routes, path: &str, random: f64) -> String {
+        match routes.choose(&Request::get(path).body(()).unwrap(), random) {
+            Chosen::Other(Target::Service(name, port)) => format!("{name}:{port}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn requests_go_where_the_first_rule_says_that_accepts_them() {
+        let routes =
+            routes(&[("/new", &[("next", 1)]), ("/old", &[("web", 1)]), ("/gone", &[]), ("/off", &[("a", 0)])]);
+        for (path, chosen) in [
+            ("/new/x", "shop/next:80"),
+            ("/old", "Own"),
+            ("/gone", "NoBackend"),
+            ("/off", "NoBackend"),
+            ("/other", "NoRoute"),
+        ] {
+            assert_eq!(choose(&routes, path, 0.0), chosen, "{path}");
+        }
+        assert_eq!(choose(&Routes::default(), "/other", 0.0), "Own");
+    }
+
+    #[test]
+    fn weights_are_shares() {
+        let routes = routes(&[("", &[("web", 90), ("off", 0), ("next", 10)])]);
+        let mut next = 0;
+        for i in 0..1000 {
+            match choose(&routes, "/", f64::from(i) / 1000.0).as_str() {
+                "Own" => {}
+                "shop/next:80" => next += 1,
+                other => panic!("{other}"),
+            }
+        }
+        assert_eq!(next, 100);
+    }
+}
