@@ -4,7 +4,7 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["identity", "discovery", "telemetry", "tap", "public", "peer", "local", "route"];
+    let files = ["identity", "discovery", "telemetry", "tap", "public", "peer", "local", "route", "cache"];
     let descriptors = protox::compile(files.map(|name| format!("conduit/{name}.proto")), ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;

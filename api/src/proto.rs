@@ -16,6 +16,7 @@ mod conduit {
     }
 
     packages! {
+        cache "conduit.cache.v1",
         common "conduit.common.v1",
         discovery "conduit.discovery.v1",
         identity "conduit.identity.v1",
@@ -28,6 +29,7 @@ mod conduit {
     }
 }
 
+pub use conduit::cache::v1 as cache;
 pub use conduit::common::v1 as common;
 pub use conduit::discovery::v1 as discovery;
 pub use conduit::identity::v1 as identity;

@@ -1,4 +1,4 @@
-//! A workload's key: made where it is used, and never leaving that process.
+//! A workload's key: made where it is used, and never leaving that process but sealed.
 
 use std::{fmt, sync::Arc};
 
@@ -9,6 +9,7 @@ use aws_lc_rs::{
 };
 use rcgen::{CertificateParams, DistinguishedName, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
 
 /// The cryptographic library refused or failed: no memory or no entropy. Never a peer's doing.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +49,19 @@ impl KeyPair {
         params.serialize_request(self).map(|csr| csr.der().to_vec()).map_err(CryptoError::Sign)
     }
 
-    /// From what [`KeyPair::pkcs8`] gave.
-    pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, CryptoError> {
+    /// The private key in clear, for sealing it at once.
+    ///
+    /// # Errors
+    /// When the cryptographic library fails.
+    pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+        self.pkcs8().map(|document| Zeroizing::new(document.as_ref().to_vec()))
+    }
+
+    /// From what [`KeyPair::to_pkcs8`] gave.
+    ///
+    /// # Errors
+    /// When it is no such key.
+    pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, CryptoError> {
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(Self).map_err(|_| CryptoError::Key)
     }
 

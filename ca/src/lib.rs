@@ -13,6 +13,7 @@
 //! - [`root`], [`issuer`], [`key`]: the chain from the sealed root to a workload's certificate. [`renewal`]: when to
 //!   ask for the next.
 //! - [`bundle`], [`workload`]: what a workload trusts and presents, exchanged under live configurations.
+//! - [`cache`]: what a workload keeps for the day when there is nobody to ask.
 //! - [`refusal`]: why a handshake was refused, for logs and counters.
 //!
 //! Everything is TLS 1.3 on aws-lc-rs. Identities are X.509-SVIDs, of whose names only the one URI counts:
@@ -20,6 +21,7 @@
 
 pub mod attest;
 pub mod bundle;
+pub mod cache;
 mod certificate;
 pub mod issuer;
 pub mod key;

@@ -110,6 +110,11 @@ impl WorkloadTls {
         Ok(())
     }
 
+    /// Of all identities that are accepted.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
     /// Trusts `bundle`, and nothing else, from now on.
     pub fn set_bundle(&self, bundle: TrustBundle) {
         self.bundle.store(Arc::new(bundle));

@@ -52,7 +52,7 @@ struct Spec {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Reference {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     group: String,
     #[serde(default = "service_kind")]
     kind: String,

@@ -76,7 +76,8 @@ impl Admin {
     }
 
     fn is_ready(&self) -> bool {
-        self.tls.identity().is_some() && self.discovery.load().answered && !*self.drain.borrow()
+        let discovery = self.discovery.load();
+        self.tls.identity().is_some() && (discovery.answered || discovery.stale) && !*self.drain.borrow()
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -101,6 +102,11 @@ impl Admin {
                 "conduit_proxy_discovery_connected",
                 "Whether a replica of the control plane is connected; if not, the last state is in force.",
                 f64::from(u8::from(discovery.connected)),
+            ),
+            (
+                "conduit_proxy_discovery_stale",
+                "Whether what is in force was known before this proxy started, and no replica has confirmed it since.",
+                f64::from(u8::from(discovery.stale)),
             ),
             (
                 "conduit_proxy_discovery_revision",

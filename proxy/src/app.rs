@@ -28,6 +28,7 @@ use tracing::info;
 
 use crate::{
     admin::Admin,
+    cache::Cache,
     config::Config,
     connect::Connector,
     control::Controllers,
@@ -60,12 +61,15 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
     let controllers = Controllers::new(config.controllers.clone(), &config.trust_domain, connector.clone())?;
     let (namespace, pod) = (config.pod.namespace().to_owned(), config.pod.name().to_owned());
     let directory = Directory::new(&namespace, &pod);
-    let (discovery_task, discovery, discovery_status) = DiscoveryTask::new(directory, controllers.clone(), tls.clone());
+    let cache = Cache::new(config.cache.clone(), config.token.clone());
+    let (discovery_task, discovery, discovery_status) =
+        DiscoveryTask::new(directory, controllers.clone(), tls.clone(), cache.clone());
     let (taps, events) = Taps::new();
     let telemetry = Telemetry::default();
     let (draining, drain) = watch::channel(false);
 
-    let certifier = Certifier { controllers: controllers.clone(), token: config.token.clone(), tls: tls.clone() };
+    let certifier =
+        Certifier { controllers: controllers.clone(), token: config.token.clone(), tls: tls.clone(), cache };
     let tap_task = TapTask {
         taps: taps.clone(),
         events,

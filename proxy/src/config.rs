@@ -37,6 +37,8 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Set on every connection that the proxy makes, where it cannot be told from the application by its user.
     pub socket_mark: Option<u32>,
+    /// Where what is known is kept for a restart without a control plane.
+    pub cache: Option<PathBuf>,
     /// Data threads.
     pub cores: usize,
 }
@@ -85,6 +87,7 @@ impl Config {
             inbound: env.address("CONDUIT_PROXY_PUBLIC_LISTENER", ([0, 0, 0, 0], 4143))?,
             metrics: env.address("CONDUIT_PROXY_METRICS_LISTENER", ([0, 0, 0, 0], 4191))?,
             socket_mark: env.optional("CONDUIT_PROXY_SOCKET_MARK", "a number")?.map(|Mark(mark)| mark),
+            cache: env.optional("CONDUIT_PROXY_CACHE_FILE", "a path")?,
             cores: env.optional("CONDUIT_PROXY_CORES", "a number")?.unwrap_or_else(default_cores).clamp(1, CORES_MAX),
         })
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use conduit_api::{
     Endpoint, ServiceName,
     proto::discovery::{self, destination},
-    target::service_port,
+    target::{service_port, to_service_port},
     wire::{self, WireError},
 };
 
@@ -78,6 +78,26 @@ impl TryFrom<&discovery::Destination> for Destination {
             }
             destination::Kind::Unknown(_) => Ok(Self::Unknown),
         }
+    }
+}
+
+impl From<&Destination> for discovery::Destination {
+    fn from(destination: &Destination) -> Self {
+        let kind = match destination {
+            Destination::Service(service) => destination::Kind::Service(discovery::Service {
+                namespace: service.name.namespace().to_owned(),
+                name: service.name.name().to_owned(),
+                port: service.port.into(),
+                endpoints: service.endpoints.values().map(|endpoint| (&**endpoint).into()).collect(),
+                routes: Some(service.routes.to_wire(&service.name, service.port)),
+            }),
+            Destination::Pod(endpoint, headless) => destination::Kind::Pod(discovery::Pod {
+                endpoint: Some((&**endpoint).into()),
+                headless: headless.iter().map(|(name, port)| to_service_port(name, *port)).collect(),
+            }),
+            Destination::Unknown => destination::Kind::Unknown(discovery::Unknown {}),
+        };
+        Self { kind: Some(kind) }
     }
 }
 

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use conduit_api::{
     Revision, Target,
     proto::discovery::{
-        Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse, target_update, watch_request,
+        self, Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse, target_update, watch_request,
     },
     wire::WireError,
 };
@@ -80,6 +80,40 @@ impl Directory {
         self.revision
     }
 
+    /// Everything that is known, in full.
+    pub fn to_updates(&self) -> Vec<TargetUpdate> {
+        let known = self.targets.iter().filter_map(|(target, entry)| {
+            let destination = entry.destination.borrow().as_deref().map(discovery::Destination::from)?;
+            let kind = Some(target_update::Kind::Full(destination));
+            Some(TargetUpdate { target: Some(target.into()), version: entry.version, kind })
+        });
+        known.collect()
+    }
+
+    /// Goes on from what another directory knew at `revision`; what this one was asked for in the meantime gets its answer.
+    ///
+    /// # Errors
+    /// When it makes no sense; then nothing has changed.
+    pub fn restore(&mut self, revision: Revision, updates: &[TargetUpdate]) -> Result<(), UpdateError> {
+        let full = |update: &TargetUpdate| {
+            let target = Target::try_from(update.target.as_ref().ok_or(WireError::Missing("update.target"))?)?;
+            let Some(target_update::Kind::Full(full)) = &update.kind else { return Err(UpdateError::NothingToChange) };
+            Ok((target, update.version, Destination::try_from(full)?))
+        };
+        let known = updates.iter().take(TARGETS_MAX).map(full).collect::<Result<Vec<_>, _>>()?;
+        for (target, version, destination) in known {
+            let entry = self.targets.entry(target).or_insert_with(|| Entry {
+                version: 0,
+                destination: watch::channel(None).0,
+                idle_since: None,
+            });
+            entry.version = version;
+            entry.destination.send_replace(Some(Arc::new(destination)));
+        }
+        self.revision = self.revision.max(revision);
+        Ok(())
+    }
+
     /// A stream begins: what to say first. It resumes everything that is known.
     pub fn connect(&mut self) -> WatchRequest {
         self.connected = true;
@@ -123,8 +157,9 @@ impl Directory {
                 entry.idle_since = None;
                 return true;
             }
-            let keep = now.saturating_duration_since(*entry.idle_since.get_or_insert(now)) < IDLE;
-            if !keep && connected {
+            // Without a stream it could not be had again.
+            let keep = !connected || now.saturating_duration_since(*entry.idle_since.get_or_insert(now)) < IDLE;
+            if !keep {
                 requests.push(request(watch_request::Kind::Unsubscribe(target.into())));
             }
             keep
@@ -201,7 +236,7 @@ fn request(kind: watch_request::Kind) -> WatchRequest {
 
 #[cfg(test)]
 mod tests {
-    use conduit_api::proto::discovery::{self, EndpointDelta, destination};
+    use conduit_api::proto::discovery::{EndpointDelta, destination};
 
     use super::*;
 
@@ -305,6 +340,21 @@ mod tests {
         let requests = directory.sweep(now + IDLE);
         assert!(matches!(requests[..], [WatchRequest { kind: Some(watch_request::Kind::Unsubscribe(_)) }]));
         assert!(directory.update(&response(5, full(&[1]))).is_ok(), "an answer that comes late does no harm");
+    }
+
+    #[test]
+    fn what_one_proxy_knew_another_goes_on_from() {
+        let (mut directory, _watched) = connected();
+        directory.update(&response(5, full(&[1, 2]))).unwrap();
+        let kept = directory.to_updates();
+        let mut restarted = Directory::new("emojivoto", "web-0");
+        let (asked_before, _) = restarted.want(target());
+        restarted.restore(5.into(), &kept).unwrap();
+        assert_eq!(ports(&asked_before.unwrap()), [1, 2]);
+        assert_eq!((restarted.revision(), restarted.to_updates()), (5.into(), kept));
+        assert!(restarted.sweep(Instant::now() + IDLE * 2).is_empty());
+        let Some(watch_request::Kind::Hello(hello)) = restarted.connect().kind else { panic!("not hello") };
+        assert_eq!((hello.revision, hello.resume[0].version), (5, 5), "nothing older is believed from then on");
     }
 
     #[test]

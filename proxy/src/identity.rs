@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::PathBuf,
+    rc::Rc,
     time::{Duration, SystemTime},
 };
 
@@ -13,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::{
+    cache::Cache,
     connect::Who,
     control::{Controllers, backoff},
 };
@@ -32,6 +34,8 @@ pub struct Certifier {
     pub token: PathBuf,
     /// Where certificate and trust bundle go.
     pub tls: WorkloadTls,
+    /// Keeps both.
+    pub cache: Rc<Cache>,
 }
 
 impl Certifier {
@@ -76,9 +80,11 @@ impl Certifier {
         let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
         let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
         if let Some(bundle) = bundle {
+            self.cache.trusts(&bundle);
             self.tls.set_bundle(TrustBundle::try_from(bundle)?);
         }
-        self.tls.set_identity(&key, chain.into_iter().map(CertificateDer::from).collect())?;
+        self.tls.set_identity(&key, chain.iter().cloned().map(CertificateDer::from).collect())?;
+        self.cache.certified(&key, &chain);
         let identity = self.tls.identity().ok_or_else(|| anyhow::anyhow!("the certificate was not taken over"))?;
         warn_of_skew(server_time_ms);
         info!(spiffe_id = %identity.id, "certified");

@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod app;
 pub mod balance;
+pub mod cache;
 pub mod config;
 pub mod connect;
 pub mod control;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use conduit_api::{
     ServiceName, Target,
-    proto::discovery,
+    proto::{discovery, route as wire},
     route::{self, RouteMatch},
     wire::WireError,
 };
@@ -67,6 +67,22 @@ impl Routes {
         Ok(Self { rules: rules.collect::<Result<_, WireError>>()? })
     }
 
+    /// The reverse of [`Routes::new`].
+    pub fn to_wire(&self, name: &ServiceName, port: u16) -> discovery::RouteTable {
+        let backend = |backend: &Backend| {
+            let (service, port) = match &backend.target {
+                Some(Target::Service(service, port)) => (service, *port),
+                Some(Target::Address(_)) | None => (name, port),
+            };
+            wire::Backend { service: service.name().to_owned(), port: port.into(), weight: backend.weight as u32 }
+        };
+        let rule = |rule: &Rule| wire::Rule {
+            matches: vec![(&rule.accepted).into()],
+            backends: rule.backends.iter().map(backend).collect(),
+        };
+        discovery::RouteTable { rules: self.rules.iter().map(rule).collect() }
+    }
+
     /// Where `request` goes; `random` is below 1.
     pub fn choose<B>(&self, request: &Request<B>, random: f64) -> Chosen<'_> {
         if self.rules.is_empty() {
@@ -102,7 +118,10 @@ mod tests {
             backends: backends.iter().map(backend).collect(),
         };
         let table = discovery::RouteTable { rules: rules.iter().map(rule).collect() };
-        Routes::new(&ServiceName::new("shop", "web").unwrap(), 80, Some(&table)).unwrap()
+        let name = ServiceName::new("shop", "web").unwrap();
+        let routes = Routes::new(&name, 80, Some(&table)).unwrap();
+        assert_eq!(routes.to_wire(&name, 80), table);
+        routes
     }
 
     fn choose(routes: &Routes, path: &str, random: f64) -> String {

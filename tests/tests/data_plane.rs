@@ -514,3 +514,38 @@ async fn routes_share_requests_out_and_refuse_those_that_they_do_not_know() {
     assert_eq!(web.metric("request_total", &["dst_service=\"service-1\""]).await, f64::from(shares[1]));
     assert_eq!(body(get(web.towards(1), "/other").await).await, "1", "the backend's own clients are not routed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_starts_without_a_control_plane_goes_on_from_what_it_knew() {
+    let mut mesh = Mesh::start();
+    let (mut web, mut server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server.app(|stream| serve_http1(stream, async |_| text("as before"))).await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    mesh.route(vec![rule(Some("/known"), &[(0, 1)])]).await;
+    assert_eq!(get(web.towards(0), "/known").await.status(), StatusCode::OK);
+    assert_eq!(web.metric("conduit_proxy_discovery_stale", &[]).await, 0.0);
+    for proxy in [&web, &server] {
+        mesh.wait("what is known is kept", async || proxy.has_kept_what_it_knows().await).await;
+    }
+
+    mesh.kill_controller();
+    web.stopped();
+    server.stopped();
+    mesh.start_proxy(&mut server).await;
+    mesh.start_proxy(&mut web).await;
+    for _ in 0..3 {
+        assert_eq!(body(get(web.towards(0), "/known").await).await, "as before");
+        assert_eq!(get(web.towards(0), "/other").await.status(), StatusCode::NOT_FOUND, "routes are kept as well");
+    }
+    let mutual = ["direction=\"outbound\"", "tls=\"true\""];
+    assert_eq!(web.metric("request_total", &mutual).await, 3.0, "as who it is");
+    for proxy in [&web, &server] {
+        assert_eq!(proxy.metric("conduit_proxy_discovery_stale", &[]).await, 1.0);
+        assert_eq!(proxy.metric("conduit_proxy_discovery_connected", &[]).await, 0.0);
+    }
+
+    mesh.start_controller();
+    mesh.wait("it is confirmed", async || web.metric("conduit_proxy_discovery_stale", &[]).await == 0.0).await;
+    assert_eq!(web.metric("conduit_proxy_discovery_connected", &[]).await, 1.0);
+    assert_eq!(body(get(web.towards(0), "/known").await).await, "as before");
+}

@@ -3,13 +3,18 @@
 //! The proxies are the proxy's own discovery client, each with its own connection over mutual TLS; they share one certificate,
 //! and carry no traffic.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use conduit_api::{Pod, PodName, Target};
 use conduit_ca::{LaunchToken, TrustBundle, WorkloadTls};
 use conduit_chaos::cluster::Cluster;
 use conduit_proxy::{
+    cache::Cache,
     connect::Connector,
     control::Controllers,
     destination::Destination,
@@ -163,7 +168,12 @@ async fn certified(cluster: &Cluster) -> anyhow::Result<WorkloadTls> {
     let file = cluster.trust_anchors().with_extension("token");
     let expires = std::time::SystemTime::now() + Duration::from_secs(3_600);
     std::fs::write(&file, token.mint(cluster.seed(), expires))?;
-    let certifier = Certifier { controllers: controllers(cluster, &tls)?, token: file, tls: tls.clone() };
+    let certifier = Certifier {
+        controllers: controllers(cluster, &tls)?,
+        token: file.clone(),
+        tls: tls.clone(),
+        cache: Cache::new(None, file),
+    };
     spawn_local(certifier.run());
     let asking = tls.clone();
     cluster.wait("there is a certificate", async || asking.identity().is_some()).await?;
@@ -181,7 +191,7 @@ fn connect(
     let (followed, services) = (plan.followed.clamp(1, plan.services), plan.services);
     Ok(async move {
         let directory = Directory::new("bench", &format!("proxy-{number}"));
-        let (task, discovery, _) = DiscoveryTask::new(directory, controllers, tls);
+        let (task, discovery, _) = DiscoveryTask::new(directory, controllers, tls, Cache::new(None, PathBuf::new()));
         spawn_local(task.run());
         // The first is the same for all, the others are spread.
         let mut first = None;

@@ -2,7 +2,11 @@
 
 use std::{
     env, fs, io,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    io::Write as _,
+    os::unix::{
+        fs::{OpenOptionsExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -173,8 +177,12 @@ impl MeshDirectory {
 pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let write = || {
         let temporary = path.with_extension("tmp");
-        fs::write(&temporary, content)?;
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))?;
+        // Whatever was left there, with other rights, by one that was interrupted.
+        let _ = fs::remove_file(&temporary);
+        let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(content)?;
+        // The umask has no say.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         fs::rename(&temporary, path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))

@@ -10,14 +10,18 @@ use conduit_api::{
 use conduit_ca::{TrustBundle, WorkloadTls};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, interval, sleep, timeout},
+    task::spawn_local,
+    time::{Instant, interval, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::{Directory, TARGETS_MAX, Watched};
-use crate::control::{Controllers, backoff};
+use crate::{
+    cache::{Cache, GRACE},
+    control::{Controllers, backoff},
+};
 
 /// Questions of the data threads that wait to be taken; a thread that meets a full queue waits for its turn.
 const QUESTIONS_MAX: usize = 1024;
@@ -44,6 +48,8 @@ struct Question {
 pub struct DiscoveryStatus {
     /// Some replica has answered since the start.
     pub answered: bool,
+    /// None has since the start, and what is in force was known when this proxy last ran.
+    pub stale: bool,
     /// There is a stream now.
     pub connected: bool,
     /// What is in force.
@@ -65,6 +71,7 @@ pub struct DiscoveryTask {
     questions: mpsc::Receiver<Question>,
     controllers: Controllers,
     tls: WorkloadTls,
+    cache: Rc<Cache>,
     status: Arc<ArcSwap<DiscoveryStatus>>,
     /// The present stream's requests; none while there is no stream.
     requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
@@ -76,11 +83,13 @@ impl DiscoveryTask {
         directory: Directory,
         controllers: Controllers,
         tls: WorkloadTls,
+        cache: Rc<Cache>,
     ) -> (Self, Discovery, Arc<ArcSwap<DiscoveryStatus>>) {
         let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
         let status = Arc::new(ArcSwap::default());
         let directory = Rc::new(RefCell::new(directory));
-        let task = Self { directory, questions, controllers, tls, status: status.clone(), requests: Rc::default() };
+        let requests = Rc::default();
+        let task = Self { directory, questions, controllers, tls, cache, status: status.clone(), requests };
         (task, Discovery { questions: sender }, status)
     }
 
@@ -90,10 +99,13 @@ impl DiscoveryTask {
             directory: self.directory.clone(),
             controllers: self.controllers.clone(),
             tls: self.tls.clone(),
+            cache: self.cache.clone(),
             status: self.status.clone(),
             requests: self.requests.clone(),
         };
+        spawn_local(self.cache.clone().keep(self.directory.clone()));
         let mut sweep = interval(SWEEP);
+        let (grace, mut in_grace) = (Instant::now() + GRACE, true);
         let keep_streaming = stream.keep();
         tokio::pin!(keep_streaming);
         loop {
@@ -103,6 +115,10 @@ impl DiscoveryTask {
                     Some(question) => self.answer(question).await,
                     None => return,
                 },
+                () = sleep_until(grace), if in_grace => {
+                    in_grace = false;
+                    self.restore();
+                }
                 _ = sweep.tick() => {
                     let requests = self.directory.borrow_mut().sweep(Instant::now());
                     for request in requests {
@@ -111,6 +127,15 @@ impl DiscoveryTask {
                 }
             }
         }
+    }
+
+    /// Goes on from what was known, if nobody has said anything since the start.
+    fn restore(&self) {
+        if self.status.load().answered || !self.cache.restore(&mut self.directory.borrow_mut(), &self.tls) {
+            return;
+        }
+        let revision = self.directory.borrow().revision();
+        self.status.store(Arc::new(DiscoveryStatus { stale: true, revision, ..**self.status.load() }));
     }
 
     async fn answer(&self, Question { target, answer }: Question) {
@@ -136,6 +161,7 @@ struct Stream {
     directory: Rc<RefCell<Directory>>,
     controllers: Controllers,
     tls: WorkloadTls,
+    cache: Rc<Cache>,
     status: Arc<ArcSwap<DiscoveryStatus>>,
     requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
 }
@@ -190,12 +216,16 @@ impl Stream {
             Ok(ack) => {
                 // Not before the revision is known to be no older than what is in force: a root that was dropped stays dropped.
                 if let Some(bundle) = bundle {
+                    update.bundle.iter().for_each(|bundle| self.cache.trusts(bundle));
                     self.tls.set_bundle(bundle);
                     self.controllers.bundle_changed();
                 }
                 requests.send(ack).await?;
                 let revision = self.directory.borrow().revision();
-                self.tell(|status| *status = DiscoveryStatus { answered: true, connected: true, revision });
+                self.cache.changed();
+                self.tell(|status| {
+                    *status = DiscoveryStatus { answered: true, stale: false, connected: true, revision };
+                });
                 Ok(())
             }
             Err(refused) => {

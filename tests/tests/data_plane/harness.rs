@@ -19,6 +19,7 @@ use std::{
 };
 
 use conduit_api::proto::{
+    cache::Cache,
     public::{ApplyRequest, PodsRequest, WaitRequest, api_client::ApiClient},
     route,
 };
@@ -33,6 +34,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use prost::Message as _;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -59,6 +61,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 pub struct Mesh {
     number: u8,
     directory: TempDir,
+    command: Command,
     controller: Child,
     seed: Seed,
     inventory: Inventory,
@@ -72,6 +75,7 @@ pub struct Meshed {
     pub ip: IpAddr,
     number: u8,
     mesh: u8,
+    config: Config,
     stop: Option<oneshot::Sender<()>>,
     proxy: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -102,7 +106,8 @@ impl Mesh {
         let ip = IpAddr::from([127, 77, number, 200]);
         let log = fs::File::create(path("controller.log")).unwrap();
         fs::write(path("platform.json"), r#"{"services":[],"pods":[]}"#).unwrap();
-        let controller = Command::new(programs().join("conduit-controller"))
+        let mut command = Command::new(programs().join("conduit-controller"));
+        command
             .args(["--name", "controller-0", "--peers", &format!("controller-0={ip}:8300")])
             .args(["--listen-ip", &ip.to_string()])
             .args(["--data-dir".into(), path("data")])
@@ -114,14 +119,24 @@ impl Mesh {
             .args(flags)
             .stdout(log.try_clone().unwrap())
             .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { number, directory, controller, seed, inventory: Inventory::default(), published: 0, pods: 0 }
+            .stdin(Stdio::null());
+        let controller = command.spawn().unwrap();
+        Self { number, directory, command, controller, seed, inventory: Inventory::default(), published: 0, pods: 0 }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// The only replica is gone at once.
+    pub fn kill_controller(&mut self) {
+        self.controller.kill().unwrap();
+        self.controller.wait().unwrap();
+    }
+
+    /// It is back, with the disk that it had.
+    pub fn start_controller(&mut self) {
+        self.controller = self.command.spawn().unwrap();
     }
 
     /// Nobody is answered for a while.
@@ -152,8 +167,7 @@ impl Mesh {
         let token = LaunchToken { namespace: "test".into(), service_account: name.into(), pod: pod.name().to_owned() };
         let token_file = self.path(&format!("{}.token", pod.name()));
         fs::write(&token_file, token.mint(&self.seed, SystemTime::now() + Duration::from_secs(3600))).unwrap();
-        let mut meshed = Meshed { name: pod.clone(), ip, number, mesh: self.number, stop: None, proxy: None };
-        let outbound = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), meshed.outbound_port());
+        let outbound = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), outbound_port(self.number, number));
         let config = Config {
             pod,
             pod_ip: ip,
@@ -165,9 +179,18 @@ impl Mesh {
             inbound: (ip, INBOUND_PORT).into(),
             metrics: (ip, METRICS_PORT).into(),
             socket_mark: None,
+            cache: Some(self.path(&format!("{name}-{number}.cache"))),
             cores: 2,
         };
-        let original = OriginalDestination::Table(Arc::new(meshed.originals()));
+        let mut meshed =
+            Meshed { name: config.pod.clone(), ip, number, mesh: self.number, config, stop: None, proxy: None };
+        self.start_proxy(&mut meshed).await;
+        meshed
+    }
+
+    /// Starts the proxy, which is not running, and waits until it is ready.
+    pub async fn start_proxy(&self, meshed: &mut Meshed) {
+        let (config, original) = (meshed.config.clone(), OriginalDestination::Table(Arc::new(meshed.originals())));
         let (stop, stopped) = oneshot::channel();
         meshed.stop = Some(stop);
         meshed.proxy = Some(thread::spawn(move || {
@@ -178,7 +201,6 @@ impl Mesh {
         }));
         self.wait("the proxy is ready", async || meshed.admin("/ready").await.is_some_and(|a| a.contains("200 OK")))
             .await;
-        meshed
     }
 
     /// Makes `service` number `number` known, with these endpoints, each a pod and the identity it is said to have.
@@ -270,15 +292,15 @@ impl Drop for Mesh {
     }
 }
 
+fn outbound_port(mesh: u8, pod: u8) -> u16 {
+    FIRST_OUTBOUND_PORT + u16::from(mesh) * u16::from(PODS_MAX) + u16::from(pod)
+}
+
 fn service_address(number: u8) -> SocketAddr {
     ([10, 96, 77, number + 1], 80).into()
 }
 
 impl Meshed {
-    fn outbound_port(&self) -> u16 {
-        FIRST_OUTBOUND_PORT + u16::from(self.mesh) * u16::from(PODS_MAX) + u16::from(self.number)
-    }
-
     /// Where its peers reach it.
     pub fn inbound(&self) -> SocketAddr {
         (self.ip, INBOUND_PORT).into()
@@ -286,12 +308,12 @@ impl Meshed {
 
     /// Where its clients connect to when they mean a service.
     pub fn towards(&self, service: u8) -> SocketAddr {
-        ([127, 78, self.mesh, service + 1], self.outbound_port()).into()
+        ([127, 78, self.mesh, service + 1], outbound_port(self.mesh, self.number)).into()
     }
 
     /// ... and when they mean the proxy itself.
     pub fn towards_itself(&self) -> SocketAddr {
-        ([127, 78, self.mesh, 100], self.outbound_port()).into()
+        ([127, 78, self.mesh, 100], outbound_port(self.mesh, self.number)).into()
     }
 
     fn originals(&self) -> BTreeMap<SocketAddr, SocketAddr> {
@@ -322,13 +344,21 @@ impl Meshed {
         samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
+    /// Whether the revision that is in force is on its disk: nothing of that can be read without its token.
+    pub async fn has_kept_what_it_knows(&self) -> bool {
+        let (cache, token) = (self.config.cache.clone().unwrap(), fs::read_to_string(&self.config.token).unwrap());
+        let Ok(sealed) = fs::read(cache) else { return false };
+        let kept = Cache::decode(conduit_ca::cache::open(&token, &sealed).unwrap().as_slice()).unwrap();
+        kept.revision as f64 == self.metric("conduit_proxy_discovery_revision", &[]).await
+    }
+
     /// Tells the proxy to stop.
     pub fn terminate(&mut self) {
         drop(self.stop.take());
     }
 
-    /// Waits until it has stopped.
-    pub fn stopped(mut self) {
+    /// Waits until it has stopped; it can be started again.
+    pub fn stopped(&mut self) {
         self.terminate();
         self.proxy.take().unwrap().join().unwrap().unwrap();
     }

@@ -15,6 +15,8 @@ use crate::local::{enter::POD_FILES, manifest::Deployment, network::NODE_IP};
 const PROXY_UID: u32 = 2102;
 /// How its connections are told from the program's, where there is only one user.
 const SOCKET_MARK: &str = "0x2102";
+/// In a pod's files, what is its proxy's alone.
+const PROXY_FILES: &str = "proxy";
 /// A launch token is written anew long before it ends.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const TOKEN_RENEWAL: Duration = Duration::from_secs(3600);
@@ -169,6 +171,12 @@ impl Supervisor {
         replace_file(&files.join("resolv.conf"), resolv.as_bytes(), 0o644)?;
         replace_file(&files.join("nsswitch.conf"), b"hosts: files dns\n", 0o644)?;
         fs::set_permissions(&files, fs::Permissions::from_mode(0o755))?;
+        let own = files.join(PROXY_FILES);
+        fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o700))?;
+        if self.is_root {
+            nix::unistd::chown(&own, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
+        }
         Ok(files)
     }
 
@@ -213,6 +221,7 @@ impl Supervisor {
             ("TRUST_DOMAIN", self.trust_domain.to_string()),
             ("TRUST_ANCHORS_FILE", format!("{POD_FILES}/trust-anchors.pem")),
             ("IDENTITY_TOKEN_FILE", format!("{POD_FILES}/token")),
+            ("CACHE_FILE", format!("{POD_FILES}/{PROXY_FILES}/cache")),
         ]
         .map(|(name, value)| (format!("CONDUIT_PROXY_{name}"), value))
         .into();
