@@ -1,5 +1,6 @@
 //! `conduit raft`: the replicas of the control plane.
 
+mod recover;
 mod snapshot;
 
 use std::io::Write;
@@ -29,6 +30,8 @@ pub enum Command {
     },
     /// Make another replica the leader
     Transfer(Member),
+    /// Go on with what one replica has, when a majority is gone for good
+    Recover(recover::Args),
     /// Keep the replicated state in a file, and bring it back
     Snapshot {
         /// Which way.
@@ -96,6 +99,7 @@ pub async fn run(
             control_plane.ask(async |client| client.transfer_leader(request.clone()).await).await?;
             Ok(writeln!(out, "{member} leads")?)
         }
+        Command::Recover(args) => recover::run(args, control_plane, out).await,
         Command::Snapshot { command } => snapshot::run(command, control_plane, out).await,
         Command::Members { command: Members::Add(_) } if !local => bail!(
             "replicas join by themselves when they are started with the seed and the addresses of the others: scale the \

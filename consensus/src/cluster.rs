@@ -37,6 +37,7 @@ use crate::{
     network::{Network, client},
     peers::{Dial, MESSAGE_BYTES_MAX, Peers, Purpose},
     raft::{Compaction, LeaderId, Member, Raft, Timing, TypeConfig},
+    recovery,
     service::RaftService,
     state::MeshState,
     store::{
@@ -213,6 +214,7 @@ pub struct RaftStatus {
 pub struct Cluster {
     id: NodeId,
     member: Member,
+    data_dir: Arc<Path>,
     raft: Raft,
     peers: Peers,
     state: watch::Receiver<Arc<MeshState>>,
@@ -220,8 +222,8 @@ pub struct Cluster {
     leadership: watch::Receiver<Option<Fence>>,
     joining: Arc<Mutex<()>>,
     proposals: Arc<Proposals>,
-    /// What a leader of another release has sent that this one does not understand.
-    incompatible: Arc<watch::Sender<Option<String>>>,
+    /// Why this replica must not go on.
+    ending: Arc<watch::Sender<Option<String>>>,
 }
 
 /// Numbers the proposals of this process.
@@ -252,6 +254,8 @@ impl Cluster {
         dial: impl FnOnce(NodeId) -> Result<D, CryptoError>,
     ) -> Result<Self, StartError> {
         let (database, id) = store::open(&config.data_dir)?;
+        let member = Member { name: config.name, address: config.address, feature_level: config.feature_level };
+        recovery::perform(&config.data_dir, &database, id, &member).map_err(StartError::State)?;
         let (published, state) = watch::channel(Arc::default());
         let log = LogStore::new(database.clone(), config.flush).map_err(StartError::State)?;
         let machine = StateMachine::open(database, published).map_err(StartError::State)?;
@@ -263,17 +267,21 @@ impl Cluster {
             .await
             .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
         let (status, leadership) = follow_metrics(&raft, peers.clone());
-        let member = Member { name: config.name, address: config.address, feature_level: config.feature_level };
         let proposals = Arc::new(Proposals { session: rand::random(), given: AtomicU64::new(0) });
-        let (incompatible, _) = watch::channel(None);
-        let incompatible = Arc::new(incompatible);
-        let joining = Arc::default();
-        Ok(Self { id, member, raft, peers, state, status, leadership, joining, proposals, incompatible })
+        let ending = Arc::new(watch::channel(None).0);
+        let (data_dir, joining) = (config.data_dir.into(), Arc::default());
+        Ok(Self { id, member, data_dir, raft, peers, state, status, leadership, joining, proposals, ending })
     }
 
     /// This replica.
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// Term and index of the last entry of its log: who has the greater pair has more (Raft, section 5.4.1).
+    pub fn last_log(&self) -> (u64, u64) {
+        let last = self.raft.data_metrics().borrow_watched().last_log;
+        last.map_or((0, 0), |last| (last.leader_id.term, last.index))
     }
 
     /// Whether it is, or ever was, part of a control plane.
@@ -419,28 +427,36 @@ impl Cluster {
     /// Resolves when Raft has ended without being asked to; the process must end then.
     pub async fn fatal(&self) -> Fatal {
         let mut metrics = self.raft.metrics();
-        let mut incompatible = self.incompatible.subscribe();
+        let mut ending = self.ending.subscribe();
         loop {
             let running = metrics.borrow_watched().running_state.clone();
             if let Err(fatal) = running {
                 return Fatal(fatal.to_string());
             }
-            if let Some(what) = incompatible.borrow().clone() {
+            if let Some(what) = ending.borrow().clone() {
                 return Fatal(what);
             }
             tokio::select! {
                 changed = metrics.changed() => if changed.is_err() {
                     return Fatal("its task is gone".to_owned());
                 },
-                _ = incompatible.changed() => {}
+                _ = ending.changed() => {}
             }
         }
     }
 
     /// Ends this replica: a leader has sent what it cannot read. To go on would mean to miss a change that others have.
     pub(crate) fn cannot_read(&self, error: &io::Error) {
-        let what = format!("the leader has sent what this release does not understand ({error}): upgrade this replica");
-        self.incompatible.send_replace(Some(what));
+        self.end(&format!("the leader has sent what this release does not understand ({error}): upgrade this replica"));
+    }
+
+    /// Makes [`Cluster::fatal`] resolve.
+    pub(crate) fn end(&self, why: &str) {
+        self.ending.send_replace(Some(why.to_owned()));
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// What every member understands.

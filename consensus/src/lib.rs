@@ -15,6 +15,7 @@ pub mod command;
 mod network;
 pub mod peers;
 pub mod raft;
+mod recovery;
 pub mod service;
 pub mod state;
 pub mod store;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::Path,
@@ -376,6 +377,55 @@ async fn members_are_removed_for_good_and_leadership_is_moved() {
     assert!(refused.to_string().contains("only voter"), "{refused}");
     assert_eq!(replicas[1].cluster.propose(pod("alone"), None).await.unwrap().outcome, Outcome::Done);
     drop(directories);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_majority_is_gone_for_good_one_goes_on_with_all_that_it_has() {
+    let seed = Arc::new(Seed::generate());
+    let (directories, mut replicas) = three(&seed).await;
+    replicas[0].cluster.propose(pod("committed"), None).await.unwrap();
+    let leader = leader_of(&replicas).await;
+    let survivor = replicas.remove(leader);
+    let mut gone = BTreeSet::new();
+    for replica in replicas {
+        gone.insert(replica.cluster.id());
+        replica.kill().await;
+    }
+    // It is in this log and no other. Nobody can know that: it is kept.
+    let fence = survivor.fence().await;
+    let uncommitted = survivor.cluster.propose(pod("uncommitted"), Some(fence)).await;
+    assert!(matches!(uncommitted, Err(ProposeError::NoQuorum { .. })), "{uncommitted:?}");
+
+    let before = survivor.cluster.state().borrow().revision();
+    let id = survivor.cluster.id();
+    survivor.cluster.recover_alone(gone.clone(), "test", 1).unwrap();
+    assert!(survivor.cluster.fatal().await.to_string().contains("a majority is gone for good"));
+    let address = survivor.kill().await;
+    let (name, directory) = (format!("controller-{leader}"), directories[leader].path());
+    let survivor = Replica::start(&name, directory, &seed, Some(address)).await;
+    assert_eq!(survivor.cluster.id(), id);
+    survivor.until("it leads", |status| status.leader == Some(id) && status.members.len() == 1).await;
+    let has = |state: &Arc<MeshState>, name: &str| state.pods().contains_key(&PodName::new("ns", name).unwrap());
+    let state = survivor.until_state("it has all", |s| has(s, "committed") && has(s, "uncommitted")).await;
+    assert!(state.revision() > before);
+    assert!(gone.iter().all(|node| state.is_retired(*node)));
+    let written = survivor.cluster.propose(pod("later"), None).await.unwrap();
+    assert!(written.revision > state.revision());
+
+    // One of the lost comes back with its disk, and is not let in; with a fresh one it is.
+    let (other, peers) = ((leader + 1) % 3, [address.to_string()]);
+    let back = Replica::start(&format!("controller-{other}"), directories[other].path(), &seed, None).await;
+    assert!(matches!(back.cluster.join(&peers).await, Err(JoinError::Retired)));
+    back.kill().await;
+    let fresh = tempfile::tempdir().unwrap();
+    let replaced = Replica::start(&format!("controller-{other}"), fresh.path(), &seed, None).await;
+    replaced.cluster.join(&peers).await.unwrap();
+    replaced.until_state("it has all", |s| has(s, "uncommitted") && has(s, "later")).await;
+
+    // The wish was carried out once.
+    let address = survivor.kill().await;
+    let survivor = Replica::start(&name, directory, &seed, Some(address)).await;
+    survivor.until("both are members", |status| status.leader.is_some() && status.members.len() == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod members;
+pub mod recover;
 pub mod routes;
 pub mod snapshot;
 pub mod stat;
@@ -14,10 +15,10 @@ use conduit_api::{
     proto::{
         public::{
             ApplyRequest, ApplyResponse, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod,
-            PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, RollbackRequest,
-            RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse,
-            SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest,
-            WaitResponse, api_server,
+            PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
+            RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
+            SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse,
+            TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
         },
         tap::TapEvent,
     },
@@ -96,6 +97,11 @@ impl api_server::Api for ApiServer {
     async fn remove_member(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
         members::remove(&self.own, &request.into_inner().member).await?;
         Ok(Response::new(MemberResponse {}))
+    }
+
+    async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
+        let who = routes::who(&request);
+        recover::recover(&self.own, &who, request.into_inner().confirmed).await.map(Response::new)
     }
 
     async fn transfer_leader(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

@@ -233,6 +233,34 @@ fn a_control_plane_that_has_lost_everything_but_its_seed_is_restored() {
     mesh.down();
 }
 
+#[test]
+fn a_control_plane_whose_majority_is_gone_for_good_goes_on_with_what_is_left() {
+    let mesh = Mesh::up();
+    let (trust_root, before) = (mesh.trust_bundle(), mesh.raft());
+    let majority = mesh.fails("raft recover --yes");
+    assert!(majority.contains("3 of 3 voting replicas answer"), "{majority}");
+    let traffic = Traffic::start(mesh.web_address());
+    for name in ["controller-1", "controller-2"] {
+        mesh.lose_disk(name);
+        mesh.kill9(mesh.process(name).pid);
+    }
+    // They are started again, and wait for a control plane that lets them in.
+    let asked = mesh.fails("raft recover");
+    assert!(asked.contains("controller-1, controller-2 do not answer") && asked.contains("is lost"), "{asked}");
+    assert!(asked.contains("Say --yes"), "{asked}");
+    let recovered = mesh.ok("raft recover --yes");
+    assert!(recovered.starts_with("controller-0 goes on at revision "), "{recovered}");
+    let after = eventually(SOON, "the others have joined anew", || {
+        mesh.try_raft().filter(|raft| raft.members.iter().filter(|member| member.role == "follower").count() == 2)
+    });
+    assert!(after.revision >= before.revision);
+    assert_eq!(mesh.trust_bundle(), trust_root);
+    mesh.ok("-n emojivoto local scale voting=2");
+    traffic.wait_for(20);
+    assert_eq!(traffic.stop().1, Vec::<String>::new(), "requests failed meanwhile");
+    mesh.down();
+}
+
 /// A few faults of one seed, as often as this runs; `cargo run -p conduit-chaos -- control-plane` goes on for as long as you
 /// like, with others.
 #[test]

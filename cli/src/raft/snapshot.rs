@@ -96,7 +96,10 @@ async fn restore(file: &Path, yes: bool, control_plane: &ControlPlane, out: &mut
 }
 
 /// Asks the person at the terminal.
-fn confirm(what: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When the answer is not yes, or there is nobody to ask.
+pub fn confirm(what: &str) -> anyhow::Result<()> {
     if !io::stdin().is_terminal() {
         bail!("{what} Say --yes if that is what you want");
     }

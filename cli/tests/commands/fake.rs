@@ -10,10 +10,10 @@ use std::{
 use conduit_api::proto::{
     public::{
         ApplyRequest, ApplyResponse, Change, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod,
-        PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RestoreSnapshotResponse, RollbackRequest,
-        RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse,
-        SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest,
-        WaitResponse,
+        PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
+        RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest,
+        SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest,
+        VersionResponse, WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
         apply_response::Outcome,
     },
@@ -163,6 +163,10 @@ impl Api for Answers {
         let revision = request.into_inner().revision;
         let routes = if revision == 1 { Vec::new() } else { self.routes.lock().unwrap().values().cloned().collect() };
         Ok(Response::new(RoutesResponse { revision: if revision == 0 { 7 } else { revision }, routes }))
+    }
+
+    async fn recover(&self, _: Request<RecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
+        Err(Status::failed_precondition("2 of 3 voting replicas answer: that is a majority, which goes on by itself"))
     }
 
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<RollbackResponse>, Status> {

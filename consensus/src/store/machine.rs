@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::{META, SNAPSHOT, SNAPSHOT_META, decode, encode, read_meta, read_raw};
 use crate::{
     command::{Applied, Outcome},
-    raft::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
+    raft::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
     state::MeshState,
 };
 
@@ -59,12 +59,33 @@ impl StateMachine {
         Ok(())
     }
 
+    pub(crate) fn last_applied(&self) -> Option<LogId> {
+        self.last_applied
+    }
+
+    pub(crate) fn state_mut(&mut self) -> &mut MeshState {
+        &mut self.state
+    }
+
+    /// Applies one entry, without publishing it.
+    pub(crate) fn step(&mut self, entry: Entry) -> Applied {
+        self.last_applied = Some(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => Applied { revision: self.state.revision(), outcome: Outcome::Unchanged },
+            EntryPayload::Normal(proposal) => self.state.apply(entry.log_id.index, proposal),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Applied { revision: self.state.revision(), outcome: Outcome::Done }
+            }
+        }
+    }
+
     fn publish(&self) {
         self.published.send_replace(Arc::new(self.state.clone()));
     }
 }
 
-fn encode_snapshot(state: &MeshState) -> io::Result<Vec<u8>> {
+pub(crate) fn encode_snapshot(state: &MeshState) -> io::Result<Vec<u8>> {
     let mut data = vec![SNAPSHOT_VERSION];
     data.extend(encode(state)?);
     Ok(data)
@@ -129,15 +150,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut answers = Vec::new();
         while let Some((entry, responder)) = entries.try_next().await? {
-            self.last_applied = Some(entry.log_id);
-            let applied = match entry.payload {
-                EntryPayload::Blank => Applied { revision: self.state.revision(), outcome: Outcome::Unchanged },
-                EntryPayload::Normal(proposal) => self.state.apply(entry.log_id.index, proposal),
-                EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    Applied { revision: self.state.revision(), outcome: Outcome::Done }
-                }
-            };
+            let applied = self.step(entry);
             answers.extend(responder.map(|responder| (responder, applied)));
         }
         self.publish();

@@ -30,7 +30,7 @@ const WAIT_POLL: Duration = Duration::from_millis(25);
 const EXAMPLES_MAX: usize = 10;
 
 /// What every replica says of itself; `None` of one that cannot be asked.
-async fn ask_all(own: &Own, with_proxies: bool) -> BTreeMap<NodeId, Option<StatusResponse>> {
+pub async fn ask_all(own: &Own, with_proxies: bool) -> BTreeMap<NodeId, Option<StatusResponse>> {
     let request = StatusRequest { with_proxies };
     let others =
         ask_others(&own.cluster, |mut peer| async move { peer.status(request).await.map(tonic::Response::into_inner) });

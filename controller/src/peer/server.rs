@@ -55,6 +55,7 @@ impl Own {
             applied_index: status.applied_index,
             applied_revision: self.cluster.state().borrow().revision_at(status.applied_index).as_u64(),
             last_log_index: status.last_log_index,
+            last_log_term: self.cluster.last_log().0,
             pid: std::process::id(),
             time_ms: unix_ms(SystemTime::now()),
             proxies: proxies.collect(),

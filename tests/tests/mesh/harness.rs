@@ -220,6 +220,11 @@ impl Mesh {
         }
     }
 
+    /// What a controller has on its disk is gone.
+    pub fn lose_disk(&self, controller: &str) {
+        fs::remove_dir_all(self.mesh_directory().join("controllers").join(controller)).unwrap();
+    }
+
     /// A file for a command to read.
     pub fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.directory.path().join(name);
