@@ -36,7 +36,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two reads of one client; each reads all registers.
 const READ_PAUSE: Duration = Duration::from_millis(15);
 /// Registers: few, so that writes meet.
-const KEYS: u32 = 8;
+pub const KEYS: u32 = 8;
 /// Values are addresses in 10.0.0.0/8.
 const VALUES_MAX: u32 = 1 << 24;
 
@@ -176,13 +176,18 @@ impl Replicas {
         let answer = timeout(READ_TIMEOUT, ask).await??;
         let revision: Revision = answer.revision;
         let registers = answer.pods.iter().map(|pod| {
-            let key = pod.name.rsplit('-').next().and_then(|key| key.parse().ok());
-            let value = pod.ip.parse::<Ipv4Addr>().ok().map(|ip| u32::from(ip) & (VALUES_MAX - 1));
-            key.zip(value).with_context(|| format!("{} at {} is no register", pod.name, pod.ip))
+            let register = pod.ip.parse().ok().and_then(|ip| register_at(&pod.name, ip));
+            register.with_context(|| format!("{} at {} is no register", pod.name, pod.ip))
         });
         let registers = registers.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         Ok(Read { replica, began, ended: self.began.elapsed(), revision, registers })
     }
+}
+
+/// The register that a pod of [`register`] stands for, and its value.
+pub fn register_at(pod: &str, ip: Ipv4Addr) -> Option<(Key, Value)> {
+    let key = pod.strip_prefix("register-")?.parse().ok()?;
+    Some((key, u32::from(ip) & (VALUES_MAX - 1)))
 }
 
 /// Sets the register `key` to `value`.

@@ -41,8 +41,10 @@ use crate::{
     service::RaftService,
     state::MeshState,
     store::{
-        self, OpenError, decode, encode,
-        log::{Flush, LogStore},
+        self, OpenError, decode,
+        disk::Disk,
+        encode,
+        log::{LogRecord, LogStore},
         machine::StateMachine,
     },
 };
@@ -71,8 +73,8 @@ pub struct ClusterConfig {
     pub compaction: Compaction,
     /// What this release understands; less than [`FEATURE_LEVEL`] only to play an older one.
     pub feature_level: u32,
-    /// Other than [`Flush::Grouped`] in simulation only.
-    pub flush: Flush,
+    /// Other than [`Disk::File`] in tests only.
+    pub disk: Disk,
 }
 
 impl ClusterConfig {
@@ -85,7 +87,7 @@ impl ClusterConfig {
             timing: Timing::default(),
             compaction: Compaction::default(),
             feature_level: FEATURE_LEVEL,
-            flush: Flush::Grouped,
+            disk: Disk::File,
         }
     }
 }
@@ -215,6 +217,7 @@ pub struct Cluster {
     id: NodeId,
     member: Member,
     data_dir: Arc<Path>,
+    log: LogStore,
     raft: Raft,
     peers: Peers,
     state: watch::Receiver<Arc<MeshState>>,
@@ -253,12 +256,13 @@ impl Cluster {
         config: ClusterConfig,
         dial: impl FnOnce(NodeId) -> Result<D, CryptoError>,
     ) -> Result<Self, StartError> {
-        let (database, id) = store::open(&config.data_dir)?;
+        let (database, id) = store::open(&config.data_dir, &config.disk)?;
         let member = Member { name: config.name, address: config.address, feature_level: config.feature_level };
         recovery::perform(&config.data_dir, &database, id, &member).map_err(StartError::State)?;
         let (published, state) = watch::channel(Arc::default());
-        let log = LogStore::new(database.clone(), config.flush).map_err(StartError::State)?;
+        let log = LogStore::new(database.clone(), &config.disk).map_err(StartError::State)?;
         let machine = StateMachine::open(database, published).map_err(StartError::State)?;
+        let own_log = log.clone();
         let peers = Peers::new(dial(id)?);
         let raft_config =
             config.timing.config(&config.compaction).validate().map_err(|error| StartError::Raft(error.to_string()))?;
@@ -270,12 +274,33 @@ impl Cluster {
         let proposals = Arc::new(Proposals { session: rand::random(), given: AtomicU64::new(0) });
         let ending = Arc::new(watch::channel(None).0);
         let (data_dir, joining) = (config.data_dir.into(), Arc::default());
-        Ok(Self { id, member, data_dir, raft, peers, state, status, leadership, joining, proposals, ending })
+        Ok(Self {
+            id,
+            member,
+            data_dir,
+            log: own_log,
+            raft,
+            peers,
+            state,
+            status,
+            leadership,
+            joining,
+            proposals,
+            ending,
+        })
     }
 
     /// This replica.
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// What is in its log, by index: for those who compare logs.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log(&self) -> io::Result<BTreeMap<u64, LogRecord>> {
+        self.log.records()
     }
 
     /// Term and index of the last entry of its log: who has the greater pair has more (Raft, section 5.4.1).
@@ -410,9 +435,14 @@ impl Cluster {
         }
     }
 
+    /// What it answers to other replicas.
+    pub fn service(&self) -> RaftService {
+        RaftService { cluster: self.clone() }
+    }
+
     /// The service to serve on the peer port, over the TLS of replicas.
     pub fn raft_service(&self) -> RaftServer<RaftService> {
-        RaftServer::new(RaftService { cluster: self.clone() })
+        RaftServer::new(self.service())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -452,7 +482,13 @@ impl Cluster {
 
     /// Makes [`Cluster::fatal`] resolve.
     pub(crate) fn end(&self, why: &str) {
-        self.ending.send_replace(Some(why.to_owned()));
+        self.end_later()(why);
+    }
+
+    /// The same, for a time at which this handle, and with it the data directory, is not held any more.
+    pub(crate) fn end_later(&self) -> impl FnOnce(&str) + Send + use<> {
+        let ending = self.ending.clone();
+        move |why| drop(ending.send_replace(Some(why.to_owned())))
     }
 
     pub(crate) fn data_dir(&self) -> &Path {

@@ -61,10 +61,10 @@ impl Cluster {
         fs::write(&new, serde_json::to_vec(&wanted)?)?;
         fs::File::open(&new)?.sync_all()?;
         fs::rename(new, path)?;
-        let cluster = self.clone();
+        let end = self.end_later();
         tokio::spawn(async move {
             sleep(ANSWERED).await;
-            cluster.end("a majority is gone for good; it goes on alone when it is started again");
+            end("a majority is gone for good; it goes on alone when it is started again");
         });
         Ok(())
     }

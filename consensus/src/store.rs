@@ -4,18 +4,22 @@
 //! that was appended under it loses committed data (openraft, "Guide for Implementing Storage"). redb has a checksum of every
 //! page, all of which are checked when the file is opened, and locks it against a second process.
 
+pub mod disk;
 pub mod log;
 pub mod machine;
 
 use std::{
     fs, io,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use conduit_api::NodeId;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
+
+use self::disk::Disk;
 
 /// The log, MessagePack by index.
 pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -72,21 +76,45 @@ pub enum OpenError {
 ///
 /// # Errors
 /// When the directory cannot be used.
-pub fn open(directory: &Path) -> Result<(Arc<Database>, NodeId), OpenError> {
+pub fn open(directory: &Path, disk: &Disk) -> Result<(Arc<Database>, NodeId), OpenError> {
     fs::create_dir_all(directory).map_err(|source| OpenError::Create { path: directory.to_owned(), source })?;
     let path = directory.join(FILE);
-    let opened = Database::builder().set_cache_size(CACHE_BYTES).create(&path);
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    let open = || match disk {
+        Disk::File => create(&builder, &path).and_then(|()| builder.open(&path)),
+        Disk::Simulated(disk) => builder.create_with_backend(disk.backend()),
+    };
     // Damage that is found now ends this replica with a clear error, and the others go on; found later, it would be a vote or
     // an entry that is not what it was.
-    let checked = opened.and_then(|mut database| Ok((database.check_integrity()?, database)));
-    let database = match checked {
-        Ok((true, database)) => database,
-        Ok((false, _)) => return Err(OpenError::Damaged { path }),
-        Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::InUse { path }),
-        Err(error) => return Err(OpenError::Open { path, source: Box::new(error.into()) }),
+    let check = || open().and_then(|mut database| Ok((database.check_integrity()?, database)));
+    // redb panics at some kinds of damage.
+    let database = match panic::catch_unwind(AssertUnwindSafe(check)) {
+        Ok(Ok((true, database))) => database,
+        Ok(Ok((false, _))) | Err(_) => return Err(OpenError::Damaged { path }),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => return Err(OpenError::InUse { path }),
+        Ok(Err(error)) => return Err(OpenError::Open { path, source: Box::new(error.into()) }),
     };
     let node = own_id(&database).map_err(|source| OpenError::Open { path, source: Box::new(source) })?;
     Ok((Arc::new(database), node))
+}
+
+/// Makes a database at `path`, if there is none. It appears when it is complete: one that lost power while it was made cannot be
+/// opened, and would have to be moved away by a person.
+fn create(builder: &Builder, path: &Path) -> Result<(), DatabaseError> {
+    let new = path.with_extension("redb.new");
+    let io = |error: io::Error| DatabaseError::Storage(error.into());
+    if path.try_exists().map_err(io)? {
+        return Ok(());
+    }
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    drop(builder.create(&new)?);
+    fs::rename(new, path).map_err(io)?;
+    let directory = path.parent().map(fs::File::open).transpose().map_err(io)?;
+    directory.map_or(Ok(()), |directory| directory.sync_all()).map_err(io)
 }
 
 /// The id in the database; a random one is put there first if it has none.

@@ -20,7 +20,9 @@ use conduit_api::{
 use conduit_ca::{ReplicaTls, Seed};
 use conduit_consensus::{
     Change, Cluster, ClusterConfig, Command, Compaction, FEATURE_LEVEL, Fence, JoinError, MeshState, Outcome, Proposal,
-    ProposeError, RaftStatus, peers::Peers,
+    ProposeError, RaftStatus,
+    peers::Peers,
+    store::disk::{Disk, Fault, SimulatedDisk},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -426,6 +428,51 @@ async fn when_a_majority_is_gone_for_good_one_goes_on_with_all_that_it_has() {
     let address = survivor.kill().await;
     let survivor = Replica::start(&name, directory, &seed, Some(address)).await;
     survivor.until("both are members", |status| status.leader.is_some() && status.members.len() == 2).await;
+}
+
+/// The leader's, and then another's: it stops and says why, the others go on, and when the disk is mended it comes back and has
+/// everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_disk_fails_stops_and_comes_back_when_it_is_mended() {
+    let seed = Arc::new(Seed::generate());
+    let disks: [SimulatedDisk; 3] = Default::default();
+    let mut number = 0;
+    let (directories, mut replicas) = three_as(&seed, |config| {
+        config.disk =
+            Disk::Simulated(disks[config.name.strip_prefix("controller-").unwrap().parse::<usize>().unwrap()].clone());
+    })
+    .await;
+    for (fault, told, leads) in [
+        (Fault::Full, "no storage space", true),
+        (Fault::Sync, "fsync failed", true),
+        (Fault::Full, "no storage space", false),
+    ] {
+        let leader = leader_of(&replicas).await;
+        let victim = if leads { leader } else { (leader + 1) % 3 };
+        let witness = (leader + 2) % 3;
+        disks[victim].fail(fault);
+        let mut acknowledged = Vec::new();
+        let fatal = {
+            let cluster = replicas[victim].cluster.clone();
+            tokio::spawn(async move { cluster.fatal().await.to_string() })
+        };
+        while !fatal.is_finished() || acknowledged.len() < 3 {
+            number += 1;
+            let name = format!("p{number}");
+            if replicas[witness].cluster.propose(pod(&name), None).await.is_ok() {
+                acknowledged.push(PodName::new("ns", &name).unwrap());
+            }
+        }
+        let why = fatal.await.unwrap();
+        assert!(why.contains(told), "{why}");
+        let address = replicas.remove(victim).kill().await;
+        disks[victim].restart(|| false);
+        let disk = Disk::Simulated(disks[victim].clone());
+        let name = format!("controller-{victim}");
+        let back = Replica::start_as(&name, directories[victim].path(), &seed, Some(address), |c| c.disk = disk).await;
+        back.until_state("it has all", |state| acknowledged.iter().all(|pod| state.pods().contains_key(pod))).await;
+        replicas.insert(victim, back);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -12,42 +13,50 @@ use std::{
     thread,
 };
 
+use conduit_api::NodeId;
 use openraft::{
     OptionalSend, RaftLogReader,
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{mpsc as async_mpsc, oneshot},
+    time::sleep,
+};
 
-use super::{COMMITTED, LOG, META, PURGED, VOTE, decode, encode, read_meta};
+use super::{
+    COMMITTED, LOG, META, PURGED, VOTE, decode,
+    disk::{Disk, SimulatedDisk},
+    encode, read_meta,
+};
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
 /// Flushes that wait for the one under way; then appends wait as well. The core never has this many under way.
 const FLUSHES_WAITING_MAX: usize = 1024;
 
-/// When what is written reaches the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    /// By a thread of its own, so that entries which come while one fsync runs share the next.
-    Grouped,
-    /// Before the call returns. For simulation, where other threads would bring the real clock in.
-    Inline,
-}
-
 /// The log of one replica. Clones are readers of it.
 #[derive(Clone)]
 pub struct LogStore {
     database: Arc<Database>,
-    flusher: Option<Arc<Flusher>>,
+    flusher: Flusher,
 }
 
-/// The thread that makes writes durable. Dropping the last handle waits for it, so that the database is free afterwards.
-struct Flusher {
+/// Who makes writes durable.
+#[derive(Clone)]
+enum Flusher {
+    /// A thread, so that entries which come while one fsync runs share the next.
+    Thread(Arc<Thread>),
+    /// A task: other threads would bring the real clock into a simulation.
+    Task(async_mpsc::Sender<Waiting>),
+}
+
+/// Dropping the last handle waits for it, so that the database is free afterwards.
+struct Thread {
     waiting: Option<mpsc::SyncSender<Waiting>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Drop for Flusher {
+impl Drop for Thread {
     fn drop(&mut self) {
         self.waiting = None;
         if let Some(thread) = self.thread.take() {
@@ -73,23 +82,51 @@ impl Waiting {
     }
 }
 
+/// An entry, for comparing it with another replica's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Term and node of the leader that made it.
+    pub leadership: (u64, NodeId),
+    /// All of it, as it is stored.
+    pub content: Vec<u8>,
+}
+
 impl LogStore {
     /// The log in `database`.
     ///
     /// # Errors
     /// When the flusher's thread cannot be started.
-    pub fn new(database: Arc<Database>, flush: Flush) -> io::Result<Self> {
-        let flusher = match flush {
-            Flush::Inline => None,
-            Flush::Grouped => {
+    pub fn new(database: Arc<Database>, disk: &Disk) -> io::Result<Self> {
+        let flusher = match disk {
+            Disk::Simulated(disk) => {
+                let (sender, receiver) = async_mpsc::channel(FLUSHES_WAITING_MAX);
+                tokio::spawn(flush_slowly(database.clone(), disk.clone(), receiver));
+                Flusher::Task(sender)
+            }
+            Disk::File => {
                 let (sender, receiver) = mpsc::sync_channel(FLUSHES_WAITING_MAX);
                 let flushed = database.clone();
                 let thread = thread::Builder::new().name("raft-log".to_owned());
                 let thread = thread.spawn(move || flush_all(&flushed, &receiver))?;
-                Some(Arc::new(Flusher { waiting: Some(sender), thread: Some(thread) }))
+                Flusher::Thread(Arc::new(Thread { waiting: Some(sender), thread: Some(thread) }))
             }
         };
         Ok(Self { database, flusher })
+    }
+
+    pub(crate) fn records(&self) -> io::Result<BTreeMap<u64, LogRecord>> {
+        let transaction = self.database.begin_read().map_err(io::Error::other)?;
+        let log = transaction.open_table(LOG).map_err(io::Error::other)?;
+        let all = log.range::<u64>(..).map_err(io::Error::other)?;
+        let record = all.map(|found| {
+            let (index, content) = found.map_err(io::Error::other)?;
+            let leader = decode::<Entry>(content.value())?.log_id.leader_id;
+            Ok((
+                index.value(),
+                LogRecord { leadership: (leader.term, leader.node_id), content: content.value().to_vec() },
+            ))
+        });
+        record.collect()
     }
 
     /// Writes without waiting for the disk; readable at once.
@@ -112,11 +149,10 @@ impl LogStore {
     }
 
     fn flush_then(&self, waiting: Waiting) -> io::Result<()> {
-        let Some(flusher) = &self.flusher else {
-            waiting.flushed(fsync(&self.database));
-            return Ok(());
+        let sent = match &self.flusher {
+            Flusher::Thread(thread) => thread.waiting.as_ref().and_then(|sender| sender.send(waiting).ok()),
+            Flusher::Task(sender) => sender.try_send(waiting).ok(),
         };
-        let sent = flusher.waiting.as_ref().and_then(|sender| sender.send(waiting).ok());
         sent.ok_or_else(|| io::Error::other("the thread that writes the log has ended"))
     }
 
@@ -131,11 +167,25 @@ impl LogStore {
 fn flush_all(database: &Database, waiting: &mpsc::Receiver<Waiting>) {
     while let Ok(first) = waiting.recv() {
         let all: Vec<_> = [first].into_iter().chain(waiting.try_iter()).collect();
-        let result = fsync(database);
-        for waiting in all {
-            // An error is told to each; its kind and text are all that can be copied.
-            waiting.flushed(result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
-        }
+        flush_together(database, all);
+    }
+}
+
+/// The same, on a disk of which the fsync takes as long as it says.
+async fn flush_slowly(database: Arc<Database>, disk: SimulatedDisk, mut waiting: async_mpsc::Receiver<Waiting>) {
+    while let Some(first) = waiting.recv().await {
+        let mut all = vec![first];
+        all.extend(std::iter::from_fn(|| waiting.try_recv().ok()));
+        sleep(disk.latency()).await;
+        flush_together(&database, all);
+    }
+}
+
+fn flush_together(database: &Database, all: Vec<Waiting>) {
+    let result = fsync(database);
+    for waiting in all {
+        // An error is told to each; its kind and text are all that can be copied.
+        waiting.flushed(result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
     }
 }
 
