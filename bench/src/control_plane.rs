@@ -2,6 +2,7 @@
 
 pub mod failover;
 pub mod fanout;
+pub mod restart;
 pub mod writes;
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, net::SocketAddr};

@@ -70,6 +70,8 @@ enum ControlPlane {
     Writes(control_plane::writes::Plan),
     /// From the loss of a leader to the first commit under another
     Failover(control_plane::failover::Plan),
+    /// From starting a replica with a large state until it answers with all of it
+    Restart(control_plane::restart::Plan),
     /// From a change to its being in force in many proxies
     Fanout(control_plane::fanout::Plan),
 }
@@ -125,6 +127,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let programs = conduit_chaos::cluster::programs()?;
             let measured = match command {
                 ControlPlane::Writes(plan) => control_plane::writes::run(&programs, &plan).await?,
+                ControlPlane::Restart(plan) => control_plane::restart::run(&programs, &plan).await?,
                 ControlPlane::Failover(plan) => control_plane::failover::run(&programs, &plan).await?,
                 ControlPlane::Fanout(plan) => control_plane::fanout::run(&programs, &plan).await?,
             };

@@ -17,7 +17,10 @@ use conduit_api::{
 };
 use conduit_ca::ReplicaTls;
 use conduit_consensus::{Applied, Change, Command, Outcome, Proposal, ProposalId, client::Proposer};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tonic::Code;
 
 use crate::{
@@ -128,14 +131,14 @@ impl Replicas {
         Err(last)
     }
 
-    /// Writes until `until`, as client number `client` of `clients`.
-    pub async fn write(self, client: u32, clients: u32, until: Instant, log: &Log) {
+    /// Writes until it is told to stop, as client number `client` of `clients`.
+    pub async fn write(self, client: u32, clients: u32, stopped: watch::Receiver<bool>, log: &Log) {
         let session = rand::random();
         let mut known = None;
         for number in 1_u32.. {
             // Every write has a value of its own.
             let value: Value = number * clients + client;
-            if Instant::now() >= until || value >= VALUES_MAX {
+            if *stopped.borrow() || value >= VALUES_MAX {
                 return;
             }
             let key: Key = rand::random_range(0..KEYS);
@@ -150,10 +153,10 @@ impl Replicas {
         }
     }
 
-    /// Reads until `until`, at one replica after the other.
-    pub async fn read(self, until: Instant, log: &Log) {
+    /// Reads until it is told to stop, at one replica after the other.
+    pub async fn read(self, stopped: watch::Receiver<bool>, log: &Log) {
         let mut replica = 0;
-        while Instant::now() < until {
+        while !*stopped.borrow() {
             replica = (replica + 1) % self.sockets.len();
             if let Ok(read) = self.read_once(replica).await {
                 log.read(read);

@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
@@ -58,19 +59,8 @@ impl Outcome {
 /// told with the logs.
 pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> anyhow::Result<Outcome> {
     let mut cluster = Cluster::start(programs, plan.replicas).await?;
-    let replicas = Replicas::of(&cluster)?;
-    let log = Arc::new(Log::default());
+    let clients = Clients::start(Replicas::of(&cluster)?);
     let (start, until) = (Instant::now(), Instant::now() + plan.duration);
-    let mut clients = JoinSet::new();
-    for client in 0..WRITERS {
-        let (replicas, log) = (replicas.clone(), log.clone());
-        clients.spawn(async move { replicas.write(client, WRITERS, until, &log).await });
-    }
-    for _ in 0..READERS {
-        let (replicas, log) = (replicas.clone(), log.clone());
-        clients.spawn(async move { replicas.read(until, &log).await });
-    }
-
     let (mut faults, mut ended) = (0, Vec::new());
     for step in steps(plan.seed, plan.replicas) {
         if Instant::now() + step.after + step.lasts >= until {
@@ -83,35 +73,88 @@ pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> 
         faults += 1;
     }
     sleep_until(until).await;
-    while clients.join_next().await.transpose()?.is_some() {}
-
-    // Everything is right again: all show the same, and every acknowledged write is in it.
-    let told = log.history();
-    let newest = told.writes.iter().filter_map(|write| match write.fate {
-        Fate::Committed(revision) => Some(revision),
-        Fate::CommittedBy(_) | Fate::Unknown => None,
-    });
-    let newest = newest.max().unwrap_or_default();
-    let deadline = Instant::now() + CONVERGENCE;
-    let last = loop {
-        ended.extend(cluster.tend()?);
-        let mut reads = Vec::new();
-        for replica in 0..plan.replicas {
-            reads.extend(replicas.read_once(replica).await);
-        }
-        let same = reads.len() == plan.replicas && reads.iter().all(|read| read.revision == reads[0].revision);
-        if same && reads[0].revision >= newest {
-            break reads;
-        }
-        if Instant::now() > deadline {
-            let at: Vec<_> = reads.iter().map(|read| (read.replica, read.revision)).collect();
-            anyhow::bail!("no convergence on {newest} within {CONVERGENCE:?}: {at:?}\n{}", cluster.logs());
-        }
-        sleep(Duration::from_millis(50)).await;
-    };
-    let mut history = log.history();
-    history.reads.extend(last);
+    let history = clients.stop(&mut cluster, &mut ended).await?;
     Ok(Outcome { verdict: history.check(), history, faults, ended })
+}
+
+/// Tells every replica in turn to stop, the leader last, and starts it again, so many times; `tell` is told of each.
+///
+/// # Errors
+/// As [`control_plane`].
+pub async fn rolling_restart(
+    programs: &Path,
+    replicas: usize,
+    rounds: usize,
+    tell: impl Fn(&str),
+) -> anyhow::Result<Outcome> {
+    let mut cluster = Cluster::start(programs, replicas).await?;
+    let clients = Clients::start(Replicas::of(&cluster)?);
+    let (start, mut ended) = (Instant::now(), Vec::new());
+    for _ in 0..rounds {
+        let leader = cluster.leader().await.context("no leader")?;
+        for replica in (0..replicas).map(|i| (leader + 1 + i) % replicas) {
+            tell(&format!("{:>6.2}s  restart of {}", start.elapsed().as_secs_f64(), Cluster::name(replica)));
+            cluster.terminate(replica).await?;
+            cluster.spawn(replica)?;
+            cluster.all_vote().await?;
+            ended.extend(cluster.tend()?);
+        }
+    }
+    let history = clients.stop(&mut cluster, &mut ended).await?;
+    Ok(Outcome { verdict: history.check(), history, faults: replicas * rounds, ended })
+}
+
+/// Those who write and read meanwhile.
+struct Clients {
+    replicas: Replicas,
+    log: Arc<Log>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Clients {
+    fn start(replicas: Replicas) -> Self {
+        let (log, (stop, stopped), mut tasks) = (Arc::new(Log::default()), watch::channel(false), JoinSet::new());
+        for client in 0..WRITERS {
+            let (replicas, log, stopped) = (replicas.clone(), log.clone(), stopped.clone());
+            tasks.spawn(async move { replicas.write(client, WRITERS, stopped, &log).await });
+        }
+        for _ in 0..READERS {
+            let (replicas, log, stopped) = (replicas.clone(), log.clone(), stopped.clone());
+            tasks.spawn(async move { replicas.read(stopped, &log).await });
+        }
+        Self { replicas, log, stop, tasks }
+    }
+
+    /// What they were told. Everything is right again: all replicas come to show the same, and every acknowledged write is in it.
+    async fn stop(mut self, cluster: &mut Cluster, ended: &mut Vec<String>) -> anyhow::Result<History> {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.transpose()?.is_some() {}
+        let mut history = self.log.history();
+        let newest = history.writes.iter().filter_map(|write| match write.fate {
+            Fate::Committed(revision) => Some(revision),
+            Fate::CommittedBy(_) | Fate::Unknown => None,
+        });
+        let newest = newest.max().unwrap_or_default();
+        let deadline = Instant::now() + CONVERGENCE;
+        loop {
+            ended.extend(cluster.tend()?);
+            let mut reads = Vec::new();
+            for replica in 0..cluster.len() {
+                reads.extend(self.replicas.read_once(replica).await);
+            }
+            let same = reads.len() == cluster.len() && reads.iter().all(|read| read.revision == reads[0].revision);
+            if same && reads[0].revision >= newest {
+                history.reads.extend(reads);
+                return Ok(history);
+            }
+            if Instant::now() > deadline {
+                let at: Vec<_> = reads.iter().map(|read| (read.replica, read.revision)).collect();
+                anyhow::bail!("no convergence on {newest} within {CONVERGENCE:?}: {at:?}\n{}", cluster.logs());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step, ended: &mut Vec<String>) -> anyhow::Result<()> {

@@ -513,12 +513,17 @@ impl Cluster {
         Err(format!("{} of an older release do not understand it; upgrade them first", old.join(", ")))
     }
 
-    /// Hands leadership over, if this replica leads, and stops.
-    pub async fn shutdown(self) {
+    /// Hands leadership over, if this replica leads. A successor that does not take over in time loses nothing: the others elect
+    /// one.
+    pub async fn step_down(&self) {
         if let Some(successor) = self.successor() {
-            // A successor that does not take over in time loses nothing: the others elect one.
             self.hand_over(successor).await;
         }
+    }
+
+    /// Hands leadership over, if this replica leads, and stops.
+    pub async fn shutdown(self) {
+        self.step_down().await;
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }

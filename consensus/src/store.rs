@@ -10,9 +10,9 @@ pub mod machine;
 
 use std::{
     fs, io,
-    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use conduit_api::NodeId;
@@ -32,6 +32,9 @@ pub(crate) const COMMITTED: &str = "committed";
 pub(crate) const PURGED: &str = "purged";
 pub(crate) const SNAPSHOT_META: &str = "snapshot-meta";
 pub(crate) const SNAPSHOT: &str = "snapshot";
+
+/// The thread that opens a database: a panic there says that the file is damaged, and nothing of this program.
+pub const CHECKER: &str = "raft-check";
 
 const FILE: &str = "raft.redb";
 /// Pages kept in memory. The log is read back only by followers that are behind; redb's own default is a gigabyte.
@@ -79,17 +82,14 @@ pub enum OpenError {
 pub fn open(directory: &Path, disk: &Disk) -> Result<(Arc<Database>, NodeId), OpenError> {
     fs::create_dir_all(directory).map_err(|source| OpenError::Create { path: directory.to_owned(), source })?;
     let path = directory.join(FILE);
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    let open = || match disk {
-        Disk::File => create(&builder, &path).and_then(|()| builder.open(&path)),
-        Disk::Simulated(disk) => builder.create_with_backend(disk.backend()),
-    };
     // Damage that is found now ends this replica with a clear error, and the others go on; found later, it would be a vote or
-    // an entry that is not what it was.
-    let check = || open().and_then(|mut database| Ok((database.check_integrity()?, database)));
-    // redb panics at some kinds of damage.
-    let database = match panic::catch_unwind(AssertUnwindSafe(check)) {
+    // an entry that is not what it was. At some kinds of damage redb panics: in a thread of that name, where it is an answer like
+    // others.
+    let checked = thread::scope(|scope| {
+        let check = thread::Builder::new().name(CHECKER.to_owned()).spawn_scoped(scope, || checked(&path, disk))?;
+        Ok(check.join())
+    });
+    let database = match checked.map_err(|source| OpenError::Create { path: path.clone(), source })? {
         Ok(Ok((true, database))) => database,
         Ok(Ok((false, _))) | Err(_) => return Err(OpenError::Damaged { path }),
         Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => return Err(OpenError::InUse { path }),
@@ -97,6 +97,17 @@ pub fn open(directory: &Path, disk: &Disk) -> Result<(Arc<Database>, NodeId), Op
     };
     let node = own_id(&database).map_err(|source| OpenError::Open { path, source: Box::new(source) })?;
     Ok((Arc::new(database), node))
+}
+
+/// The database, and whether it is as it was closed.
+fn checked(path: &Path, disk: &Disk) -> Result<(bool, Database), DatabaseError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    let mut database = match disk {
+        Disk::File => create(&builder, path).and_then(|()| builder.open(path)),
+        Disk::Simulated(disk) => builder.create_with_backend(disk.backend()),
+    }?;
+    Ok((database.check_integrity()?, database))
 }
 
 /// Makes a database at `path`, if there is none. It appears when it is complete: one that lost power while it was made cannot be

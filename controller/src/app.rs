@@ -63,6 +63,7 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// A running replica.
 pub struct App {
     cluster: Cluster,
+    registry: Registry,
     /// Ends when this replica was removed from the control plane.
     membership: JoinHandle<JoinError>,
     api_socket: Option<std::path::PathBuf>,
@@ -119,7 +120,7 @@ impl App {
         };
         tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, reflected(api())?, served));
         let membership = tokio::spawn(stay_member(cluster.clone(), config.other_addresses()));
-        Ok(Self { cluster, membership, api_socket: config.api_socket })
+        Ok(Self { cluster, registry: own.registry, membership, api_socket: config.api_socket })
     }
 
     /// Resolves when this replica can no longer take part, with the reason; the process must then end.
@@ -130,8 +131,10 @@ impl App {
         }
     }
 
-    /// Hands leadership over, and stops.
+    /// Hands leadership over, sends the proxies to other replicas, and stops.
     pub async fn stop(self) {
+        self.cluster.step_down().await;
+        self.registry.close().await;
         self.cluster.shutdown().await;
         if let Some(socket) = self.api_socket {
             // Whoever looks for it finds another replica's.

@@ -17,6 +17,8 @@ use tokio::time::Instant;
 const QUIET: Duration = Duration::from_millis(25);
 /// ... and at most this long after the first of them.
 const GATHER_MAX: Duration = Duration::from_millis(500);
+/// In one proposal: a few hundred kilobytes, so that no entry of the log holds up those behind it for long.
+const CHANGES_MAX: usize = 1_000;
 /// Pause after a refused proposal, so that a cluster in trouble is not hammered.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -122,7 +124,7 @@ impl Reconciler {
         let Some(inventory) = self.inventory.as_ref().filter(|_| self.leading && !self.proposing) else {
             return Vec::new();
         };
-        let changes = diff(state, inventory);
+        let mut changes = diff(state, inventory);
         if changes.is_empty() {
             (self.due, self.since) = (None, None);
             return Vec::new();
@@ -134,6 +136,12 @@ impl Reconciler {
             return vec![Effect::WakeAt(due)];
         }
         (self.due, self.since) = (None, None);
+        if changes.len() > CHANGES_MAX {
+            // What is gone first; the rest as soon as this is committed.
+            changes.sort_by_key(|change| !removes(change, state));
+            changes.truncate(CHANGES_MAX);
+            (self.due, self.since) = (Some(now), Some(now));
+        }
         self.proposing = true;
         vec![Effect::Propose(changes)]
     }

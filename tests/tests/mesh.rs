@@ -13,7 +13,10 @@ mod programs;
 
 use std::time::Duration;
 
-use conduit_chaos::run::{self, Plan};
+use conduit_chaos::{
+    history::Fate,
+    run::{self, Plan},
+};
 use mesh::{
     harness::{Mesh, eventually, run_as_nobody, turn, without_mesh},
     traffic::Traffic,
@@ -259,6 +262,19 @@ fn a_control_plane_whose_majority_is_gone_for_good_goes_on_with_what_is_left() {
     traffic.wait_for(20);
     assert_eq!(traffic.stop().1, Vec::<String>::new(), "requests failed meanwhile");
     mesh.down();
+}
+
+/// Every replica in turn, the leader among them, is told to stop and started again, as an upgrade does.
+#[test]
+fn a_rolling_restart_under_load_loses_nothing_and_refuses_nothing() {
+    let _turn = turn();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let outcome = runtime.block_on(run::rolling_restart(&programs::built(), 3, 2, |line| println!("{line}"))).unwrap();
+    assert_eq!(outcome.verdict, Ok(()));
+    let refused = outcome.history.writes.iter().filter(|write| write.fate == Fate::Unknown).count();
+    assert_eq!(refused, 0, "of {} writes", outcome.history.writes.len());
+    assert_eq!(outcome.ended, Vec::<String>::new(), "ended by themselves");
+    assert!(outcome.acknowledged() >= 100);
 }
 
 /// A few faults of one seed, as often as this runs; `cargo run -p conduit-chaos -- control-plane` goes on for as long as you

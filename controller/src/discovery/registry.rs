@@ -6,10 +6,22 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use conduit_api::{PodName, Revision};
 use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+/// Between the ends of two streams, on average, when this replica ends ...
+const CLOSE_PAUSE: Duration = Duration::from_millis(1);
+/// ... but all have ended within this, however many there are: whoever ended this replica waits.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// For the last ones to be told.
+const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
 /// The streams of this replica. Cloned handles share it.
 ///
@@ -18,6 +30,8 @@ use parking_lot::Mutex;
 pub struct Registry {
     streams: Arc<Mutex<BTreeMap<u64, Arc<Stream>>>>,
     next: Arc<AtomicU64>,
+    /// Within which all streams are to end; none while this replica serves.
+    closing: Arc<watch::Sender<Option<Duration>>>,
 }
 
 struct Stream {
@@ -52,6 +66,17 @@ impl Registry {
         connected
     }
 
+    /// Ends all streams, one by one, so that other replicas are not met by all proxies at once. Returns when none is left, or it
+    /// takes too long.
+    pub async fn close(&self) {
+        let window = (CLOSE_PAUSE * u32::try_from(self.len()).unwrap_or(u32::MAX)).min(CLOSE_MAX);
+        self.closing.send_replace(Some(window));
+        let deadline = Instant::now() + window + CLOSE_GRACE;
+        while !self.is_empty() && Instant::now() < deadline {
+            sleep(CLOSE_PAUSE).await;
+        }
+    }
+
     /// How many streams are open.
     pub fn len(&self) -> usize {
         self.streams.lock().len()
@@ -64,6 +89,15 @@ impl Registry {
 }
 
 impl Registration {
+    /// Resolves when it is this stream's turn to end, because this replica is about to.
+    pub fn closing(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut closing = self.registry.closing.subscribe();
+        async move {
+            let window = closing.wait_for(Option::is_some).await.ok().and_then(|window| *window).unwrap_or_default();
+            sleep(window.mul_f64(rand::random())).await;
+        }
+    }
+
     /// The proxy holds everything up to `revision`. Late and repeated ones do no harm.
     pub fn holds(&self, revision: Revision) {
         self.stream.acked.fetch_max(revision.as_u64(), Ordering::Relaxed);
@@ -79,6 +113,31 @@ impl Drop for Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_end_one_by_one_when_the_replica_does() {
+        let registry = Registry::default();
+        let start = Instant::now();
+        let streams = (0..1_000).map(|i| {
+            let stream = registry.open(PodName::new("ns", &format!("p{i}")).unwrap());
+            tokio::spawn(async move {
+                stream.closing().await;
+                start.elapsed()
+            })
+        });
+        let streams: Vec<_> = streams.collect();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(registry.len(), 1_000);
+        registry.close().await;
+        assert!(registry.is_empty());
+        let mut ended = Vec::new();
+        for stream in streams {
+            ended.push(stream.await.unwrap() - Duration::from_secs(60));
+        }
+        let early = ended.iter().filter(|at| **at < Duration::from_millis(500)).count();
+        assert!((400..600).contains(&early), "{early} of a thousand in the first half of a second");
+        assert!(ended.iter().all(|at| *at <= Duration::from_millis(1_001)));
+    }
 
     #[test]
     fn a_pod_counts_once_and_leaves_with_its_last_stream() {

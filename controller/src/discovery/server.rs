@@ -7,7 +7,7 @@ use conduit_api::{
     proto::discovery::{self, Hello, WatchRequest, WatchResponse, discovery_server, watch_request},
 };
 use conduit_consensus::MeshState;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep_until},
@@ -95,15 +95,15 @@ async fn first_hello(requests: &mut Streaming<WatchRequest>) -> Result<Hello, St
 }
 
 /// One open stream.
-struct Watch {
+struct Watch<S> {
     proxy: Proxy,
-    requests: Streaming<WatchRequest>,
+    requests: S,
     state: watch::Receiver<Arc<MeshState>>,
     responses: mpsc::Sender<Result<WatchResponse, Status>>,
     first_answers: Arc<Semaphore>,
 }
 
-impl Watch {
+impl<S: Stream<Item = Result<WatchRequest, Status>> + Unpin> Watch<S> {
     async fn run(mut self) {
         if let Err(status) = self.serve().await {
             debug!(error = %status, "discovery stream ended");
@@ -115,6 +115,8 @@ impl Watch {
     /// Until the proxy ends the stream (`Ok`), or it cannot go on.
     async fn serve(&mut self) -> Result<(), Status> {
         let Self { proxy, requests, state, responses, first_answers } = self;
+        let closing = proxy.registration.closing();
+        tokio::pin!(closing);
         let turn = first_answers.acquire().await.map_err(|_| Status::unavailable("this replica is shutting down"))?;
         let (mut turn, turn_ends) = (Some(turn), Instant::now() + FIRST_ACK_TIMEOUT);
         // Something may have changed since the proxy was last sent anything.
@@ -122,9 +124,9 @@ impl Watch {
         loop {
             let cut_off = stale_since.map(|since| since + SEND_TIMEOUT);
             tokio::select! {
-                request = requests.message() => match request? {
+                request = requests.next() => match request {
                     Some(request) => {
-                        if proxy.on_request(request)? {
+                        if proxy.on_request(request?)? {
                             stale_since.get_or_insert_with(Instant::now);
                         }
                         if proxy.progress.has_acked {
@@ -147,6 +149,7 @@ impl Watch {
                     }
                     stale_since = None;
                 }
+                () = &mut closing => return Err(Status::unavailable("this replica is shutting down; ask another one")),
                 () = sleep_until(turn_ends), if turn.is_some() => turn = None,
                 () = sleep_until(cut_off.unwrap_or_else(Instant::now)), if cut_off.is_some() => {
                     return Err(Status::deadline_exceeded("the proxy does not take updates"));
@@ -234,7 +237,54 @@ fn parse(target: &discovery::Target) -> Result<Target, Status> {
 
 #[cfg(test)]
 mod tests {
+    use conduit_consensus::{Change, Command, Proposal};
+
     use super::*;
+
+    /// It is cut off, and so reconnects, perhaps to a replica that it can hear; and what it was not sent is not kept for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_takes_nothing_is_cut_off() {
+        let (states, state) = watch::channel(Arc::<MeshState>::default());
+        let (responses, mut taken) = mpsc::channel(RESPONSES_IN_FLIGHT);
+        let registry = Registry::default();
+        let watch = Watch {
+            proxy: Proxy {
+                registration: registry.open("ns/stuck".parse().unwrap()),
+                subscriptions: Subscriptions::new("cluster.local".parse().unwrap()),
+                progress: Progress::default(),
+            },
+            requests: futures::stream::pending(),
+            state,
+            responses,
+            first_answers: Arc::new(Semaphore::new(1)),
+        };
+        let start = Instant::now();
+        let mut watch = tokio::spawn(async move {
+            let mut watch = watch;
+            watch.serve().await
+        });
+        // The first response is in the queue, and nobody takes it.
+        let mut revision = 0;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut watch => break ended.unwrap(),
+                () = sleep_until(Instant::now() + Duration::from_secs(1)) => {
+                    revision += 1;
+                    let name = conduit_api::ServiceName::new("ns", &format!("s{revision}")).unwrap();
+                    let service = conduit_api::Service { name, cluster_ips: [].into(), ports: [].into() };
+                    let change = Command::Batch(vec![Change::UpsertService(service)]);
+                    let mut state = MeshState::default();
+                    state.apply(revision, Proposal::new("test", 0, change));
+                    states.send_replace(Arc::new(state));
+                }
+            }
+        };
+        assert_eq!(ended.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+        let waited = start.elapsed();
+        assert!((SEND_TIMEOUT..SEND_TIMEOUT + Duration::from_secs(2)).contains(&waited), "{waited:?}");
+        assert!(registry.is_empty());
+        assert!(taken.recv().await.is_some() && taken.recv().await.is_none(), "one response was queued, of many");
+    }
 
     #[test]
     fn a_proxy_holds_what_it_has_taken_and_what_is_nothing_to_it() {

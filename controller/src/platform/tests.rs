@@ -129,3 +129,25 @@ fn a_refused_proposal_is_made_again_after_a_pause() {
     let again = reconciler.handle(refused + RETRY, &state, Input::Timer);
     assert!(matches!(again[..], [Effect::Propose(_)]), "{again:?}");
 }
+
+#[test]
+fn a_great_difference_is_proposed_in_parts_without_a_pause() {
+    let now = Instant::now();
+    let gone: Vec<_> = (0..10).map(|i| pod(&format!("gone-{i}"), true)).collect();
+    let new: Vec<_> = (0..CHANGES_MAX * 2).map(|i| pod(&format!("new-{i}"), true)).collect();
+    let mut state = state_of(&inventory(&[], &gone));
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(now, &state, Input::Leading(true));
+    let mut effects = reconciler.handle(now, &state, Input::Inventory(inventory(&[], &new)));
+    let mut parts = Vec::new();
+    while let Some(Effect::Propose(changes)) = effects.pop() {
+        parts.push(changes.len());
+        let removed = changes.iter().take_while(|change| matches!(change, Change::RemovePod(_))).count();
+        assert_eq!(removed, if parts.len() == 1 { 10 } else { 0 }, "what is gone comes first");
+        let index = parts.len() as u64 + 1;
+        state.apply(index, Proposal::new("test", 0, Command::Batch(changes)));
+        effects = reconciler.handle(now, &state, Input::Proposed(true));
+    }
+    assert_eq!(parts, [CHANGES_MAX, CHANGES_MAX, 10]);
+    assert_eq!(diff(&state, &inventory(&[], &new)), []);
+}
