@@ -1,4 +1,5 @@
-//! Controllers as real processes on loopback addresses, each with a disk, which can be killed, stopped and wiped.
+//! Controllers as real processes, each with a disk, which can be killed, stopped and wiped: on loopback addresses, or each in a
+//! network of its own, which can be cut as well.
 
 use std::{
     env, fs, io,
@@ -15,6 +16,7 @@ use conduit_api::{
     proto::public::{RaftStatusRequest, RaftStatusResponse, api_client::ApiClient},
 };
 use conduit_ca::Seed;
+use conduit_netns::{Namespace, Network};
 use hyper_util::rt::TokioIo;
 use nix::{
     sys::signal::{Signal, kill},
@@ -43,9 +45,21 @@ const REPLICAS_MAX: usize = 7;
 pub struct Cluster {
     programs: PathBuf,
     directory: TempDir,
-    network: u8,
+    place: Place,
     replicas: Vec<Replica>,
     seed: Seed,
+}
+
+/// Where replicas run.
+enum Place {
+    /// 127.88.x.y: two of them on one machine must not meet.
+    Loopback(u8),
+    /// Each in one of these, on a link that they share.
+    Apart(Vec<Namespace>),
+}
+
+fn apart(replica: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, 0, 10 + replica as u8)
 }
 
 struct Replica {
@@ -83,17 +97,33 @@ impl Cluster {
     /// # Errors
     /// When they cannot be started.
     pub async fn start(programs: &Path, replicas: usize) -> anyhow::Result<Self> {
+        Self::start_at(programs, replicas, Place::Loopback((std::process::id() % 250) as u8 + 1)).await
+    }
+
+    /// The same, each replica in a network of its own. This process has left the host's network
+    /// ([`leave_host`](conduit_netns::leave_host)), and the thread that calls this lives as long as the replicas.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub async fn start_apart(programs: &Path, replicas: usize) -> anyhow::Result<Self> {
+        let network = Network::create().await?;
+        let mut namespaces = Vec::new();
+        for replica in 0..replicas {
+            namespaces.push(network.namespace(apart(replica).into()).await?);
+        }
+        Self::start_at(programs, replicas, Place::Apart(namespaces)).await
+    }
+
+    async fn start_at(programs: &Path, replicas: usize, place: Place) -> anyhow::Result<Self> {
         if !(1..=REPLICAS_MAX).contains(&replicas) {
             bail!("1 to {REPLICAS_MAX} replicas are possible, not {replicas}");
         }
         let directory = TempDir::with_prefix("conduit-chaos-")?;
         let seed = Seed::generate();
         seed.save_new(&directory.path().join("seed"))?;
-        // Two of them on one machine must not meet.
-        let network = (std::process::id() % 250) as u8 + 1;
         let replica = |_| Replica { process: None, stopped: false };
         let replicas: Vec<_> = (0..replicas).map(replica).collect();
-        let mut cluster = Self { programs: programs.to_owned(), directory, network, replicas, seed };
+        let mut cluster = Self { programs: programs.to_owned(), directory, place, replicas, seed };
         cluster.describe(&Inventory::default())?;
         for replica in 0..cluster.len() {
             cluster.spawn(replica)?;
@@ -129,7 +159,38 @@ impl Cluster {
 
     /// Where a replica listens.
     pub fn ip(&self, replica: usize) -> Ipv4Addr {
-        Ipv4Addr::new(127, 88, self.network, 10 + replica as u8)
+        match &self.place {
+            Place::Loopback(network) => Ipv4Addr::new(127, 88, *network, 10 + replica as u8),
+            Place::Apart(_) => apart(replica),
+        }
+    }
+
+    /// Whether their connections can be cut.
+    pub fn is_apart(&self) -> bool {
+        matches!(self.place, Place::Apart(_))
+    }
+
+    /// Nothing that replica `from` sends reaches replica `to` any more.
+    ///
+    /// # Errors
+    /// When it is so already, or they are not apart.
+    pub async fn cut(&self, from: usize, to: usize) -> anyhow::Result<()> {
+        self.namespace(from)?.block(self.ip(to)).await
+    }
+
+    /// It does again.
+    ///
+    /// # Errors
+    /// When it was not cut.
+    pub async fn mend(&self, from: usize, to: usize) -> anyhow::Result<()> {
+        self.namespace(from)?.unblock(self.ip(to)).await
+    }
+
+    fn namespace(&self, replica: usize) -> anyhow::Result<&Namespace> {
+        match &self.place {
+            Place::Apart(namespaces) => Ok(&namespaces[replica]),
+            Place::Loopback(_) => bail!("replicas on loopback addresses cannot be cut off"),
+        }
     }
 
     /// `host:port` of its Raft port.
@@ -172,7 +233,15 @@ impl Cluster {
             (0..self.len()).map(|other| format!("{}={}", Self::name(other), self.peer_address(other))).collect();
         let log = fs::File::options().create(true).append(true).open(self.path(&format!("{name}.log")))?;
         let program = self.programs.join("conduit-controller");
-        let process = Command::new(&program)
+        let mut command = match &self.place {
+            Place::Loopback(_) => Command::new(&program),
+            Place::Apart(namespaces) => {
+                let mut enter = Command::new(self.programs.join("conduit"));
+                enter.args(["local", "enter", "--netns", &namespaces[replica].path(), "--"]).arg(&program);
+                enter
+            }
+        };
+        let process = command
             .args(["--name", &name, "--peers", &peers.join(","), "--listen-ip", &self.ip(replica).to_string()])
             .args(["--data-dir".into(), self.path(&name)])
             .args(["--seed-file".into(), self.path("seed")])

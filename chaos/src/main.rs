@@ -1,8 +1,8 @@
 //! `conduit-chaos`: see the crate's documentation.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use conduit_chaos::{
     cluster,
@@ -23,7 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Controllers are killed, stopped and wiped, while clients write and read
+    /// Controllers are killed, stopped, wiped and cut off, while clients write and read
     ControlPlane {
         /// The same seed breaks the same things [default: a random one, which is printed]
         #[arg(long)]
@@ -34,19 +34,32 @@ enum Command {
         /// How many controllers
         #[arg(long, default_value_t = 3)]
         replicas: usize,
+        /// Leave their connections alone: needs no namespaces
+        #[arg(long)]
+        no_partitions: bool,
     },
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let Command::ControlPlane { seed, duration, replicas } = Cli::parse().command;
+fn main() -> anyhow::Result<ExitCode> {
+    let Command::ControlPlane { seed, duration, replicas, no_partitions } = Cli::parse().command;
     let seed = seed.unwrap_or_else(rand::random);
     println!("seed {seed}, {replicas} replicas, {}", humantime::format_duration(duration));
-    let plan = Plan { seed, duration, replicas };
+    let plan = Plan { seed, duration, replicas, apart: !no_partitions };
     let programs = cluster::programs()?;
+    if plan.apart {
+        // While there is one thread only.
+        conduit_netns::leave_host().context("--no-partitions goes without")?;
+    }
+    // Replicas end with the thread that has started them: this one.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(break_control_plane(&programs, plan))
+}
+
+async fn break_control_plane(programs: &Path, plan: Plan) -> anyhow::Result<ExitCode> {
+    let seed = plan.seed;
     let mut terminated = signal(SignalKind::terminate())?;
     let outcome = tokio::select! {
-        outcome = run::control_plane(&programs, plan, |line| println!("{line}")) => outcome?,
+        outcome = run::control_plane(programs, plan, |line| println!("{line}")) => outcome?,
         // What was started ends with it.
         _ = terminated.recv() => bail!("ended before the verdict"),
         interrupted = ctrl_c() => {

@@ -30,6 +30,8 @@ pub struct Plan {
     pub duration: Duration,
     /// 3 or 5.
     pub replicas: usize,
+    /// Each in a network of its own, which is cut; see [`Cluster::start_apart`].
+    pub apart: bool,
 }
 
 /// What came of it.
@@ -58,11 +60,14 @@ impl Outcome {
 /// When the control plane does not start, or does not come back when everything was put right: that is a violation as well,
 /// told with the logs.
 pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> anyhow::Result<Outcome> {
-    let mut cluster = Cluster::start(programs, plan.replicas).await?;
+    let mut cluster = match plan.apart {
+        true => Cluster::start_apart(programs, plan.replicas).await?,
+        false => Cluster::start(programs, plan.replicas).await?,
+    };
     let clients = Clients::start(Replicas::of(&cluster)?);
     let (start, until) = (Instant::now(), Instant::now() + plan.duration);
     let (mut faults, mut ended) = (0, Vec::new());
-    for step in steps(plan.seed, plan.replicas) {
+    for step in steps(plan.seed, plan.replicas, plan.apart) {
         if Instant::now() + step.after + step.lasts >= until {
             break;
         }
@@ -161,7 +166,9 @@ async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step, ended: &
     ended.extend(cluster.tend()?);
     // Without a leader any replica will do.
     let leader = match fault {
-        Fault::KillLeader | Fault::PauseLeader | Fault::TerminateLeader => cluster.leader().await.unwrap_or(0),
+        Fault::KillLeader | Fault::PauseLeader | Fault::TerminateLeader | Fault::IsolateLeader => {
+            cluster.leader().await.unwrap_or(0)
+        }
         _ => 0,
     };
     match fault {
@@ -183,6 +190,25 @@ async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step, ended: &
             cluster.pause(replica);
             sleep(lasts).await;
             cluster.resume(replica);
+            Ok(())
+        }
+        Fault::Isolate(_) | Fault::IsolateLeader | Fault::OneWay(..) | Fault::Bridge(..) => {
+            let others = |replica| (0..cluster.len()).filter(move |other| *other != replica);
+            let cuts: Vec<_> = match fault {
+                Fault::OneWay(from, to) => vec![(from, to)],
+                Fault::Bridge(a, b) => vec![(a, b), (b, a)],
+                Fault::Isolate(replica) => {
+                    others(replica).flat_map(|other| [(replica, other), (other, replica)]).collect()
+                }
+                _ => others(leader).flat_map(|other| [(leader, other), (other, leader)]).collect(),
+            };
+            for (from, to) in &cuts {
+                cluster.cut(*from, *to).await?;
+            }
+            sleep(lasts).await;
+            for (from, to) in &cuts {
+                cluster.mend(*from, *to).await?;
+            }
             Ok(())
         }
         Fault::TerminateLeader => {

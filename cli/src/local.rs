@@ -14,7 +14,6 @@ pub mod dns;
 pub mod enter;
 pub mod inventory;
 pub mod manifest;
-pub mod network;
 pub mod process;
 pub mod server;
 pub mod supervisor;

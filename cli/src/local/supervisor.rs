@@ -24,6 +24,7 @@ use conduit_api::{
     proto::local::{Process, Progress, StatusResponse, local_server::LocalServer as LocalService},
 };
 use conduit_ca::Seed;
+use conduit_netns::{Namespace, Network};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
@@ -43,7 +44,6 @@ use super::{
     directory::{MeshDirectory, replace_file},
     inventory::{Instance, assign_cluster_ips, inventory},
     manifest::Manifest,
-    network::{self, Namespace, Network},
     process::{Restarts, Spec},
     server::{LocalServer, Order},
 };
@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     })?;
     web.set_nonblocking(true)?;
     let is_root = geteuid().is_root();
-    network::leave_host()?;
+    conduit_netns::leave_host()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let supervisor = Supervisor::new(directory, manifest, is_root, args).await?;

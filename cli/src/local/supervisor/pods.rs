@@ -9,7 +9,9 @@ use super::{
     start::{POLL, program},
     *,
 };
-use crate::local::{enter::POD_FILES, manifest::Deployment, network::NODE_IP};
+use conduit_netns::NODE_IP;
+
+use crate::local::{enter::POD_FILES, manifest::Deployment};
 
 /// The proxy's user, where it can have one of its own.
 const PROXY_UID: u32 = 2102;

@@ -15,7 +15,10 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::{getegid, geteuid},
 };
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_route::route::{RouteMessage, RouteType},
+};
 use tokio::sync::oneshot;
 
 /// The bridge's address: the pods' gateway, and where DNS is.
@@ -101,6 +104,30 @@ impl Namespace {
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
+
+    /// Nothing that is sent to `ip` leaves this network any more; what comes from there arrives.
+    ///
+    /// # Errors
+    /// When it is so already.
+    pub async fn block(&self, ip: Ipv4Addr) -> anyhow::Result<()> {
+        let inside = self.file.try_clone()?;
+        in_namespace(inside, move || {
+            with_links(async move |links| Ok(links.route().add(blackhole(ip)).execute().await?))
+        })
+        .await?
+    }
+
+    /// It does again.
+    ///
+    /// # Errors
+    /// When it was not blocked.
+    pub async fn unblock(&self, ip: Ipv4Addr) -> anyhow::Result<()> {
+        let inside = self.file.try_clone()?;
+        in_namespace(inside, move || {
+            with_links(async move |links| Ok(links.route().del(blackhole(ip)).execute().await?))
+        })
+        .await?
+    }
 }
 
 impl Network {
@@ -167,11 +194,22 @@ async fn in_namespace<T: Send + 'static>(
     Ok(done.await??)
 }
 
-fn configure(interface: String, ip: IpAddr) -> anyhow::Result<()> {
+/// Does `work` in the namespace that this thread is in.
+fn with_links(work: impl AsyncFnOnce(Handle) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (connection, links, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
+        work(links).await
+    })
+}
+
+fn blackhole(ip: Ipv4Addr) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).kind(RouteType::BlackHole).build()
+}
+
+fn configure(interface: String, ip: IpAddr) -> anyhow::Result<()> {
+    with_links(async move |links| {
         up(&links, index(&links, "lo").await?).await?;
         let eth0 = index(&links, &interface).await?;
         links.link().set(LinkUnspec::new_with_index(eth0).name(POD_INTERFACE).build()).execute().await?;
