@@ -1,9 +1,9 @@
 //! The control plane as the command line sees it: replicas, any of which will do.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use conduit_api::proto::public::api_client::ApiClient;
+use conduit_api::proto::public::{VersionRequest, api_client::ApiClient};
 use tokio::time::timeout;
 use tonic::{
     Code, Response, Status,
@@ -16,8 +16,11 @@ use crate::address::Address;
 /// A replica that has not accepted by then is skipped.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A replica asks all others within half a second before it answers; one that takes much longer is skipped.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A replica that does not even say its version by then is skipped: one that hangs is not waited for.
+const ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longer than a replica looks for a leader before it gives up, so that it can say so.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The client of one replica.
 pub type Client = ApiClient<Channel>;
@@ -46,7 +49,7 @@ impl ControlPlane {
                  address with --api-addr"
             );
         }
-        let mut failure = None;
+        let (mut failure, mut refusal) = (None, None);
         for replica in &self.replicas {
             match ask_one(replica, &ask).await {
                 Ok(answer) => return Ok(answer),
@@ -55,7 +58,14 @@ impl ControlPlane {
                     debug!(%replica, error = format!("{error:#}"), "asking the next replica");
                     failure = Some(error);
                 }
+                Err(Refusal::ForNow(status)) => {
+                    debug!(%replica, error = status.message(), "asking the next replica");
+                    refusal = Some(refused(&status));
+                }
             }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         let failure = failure.expect("there is a replica, and it did not answer");
         Err(failure.context(match self.replicas.as_slice() {
@@ -68,6 +78,8 @@ impl ControlPlane {
 enum Refusal {
     /// Another replica may do better.
     OfReplica(anyhow::Error),
+    /// It cannot do that at the moment; another one may.
+    ForNow(Status),
     /// All would say this.
     Final(Status),
 }
@@ -77,9 +89,14 @@ async fn ask_one<T>(
     ask: &impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
 ) -> Result<T, Refusal> {
     let mut client = connect(replica).await.map_err(Refusal::OfReplica)?;
+    let alive = timeout(ALIVE_TIMEOUT, client.version(VersionRequest {})).await;
+    alive
+        .map_err(|_| Refusal::OfReplica(anyhow!("no answer within {ALIVE_TIMEOUT:?}")))?
+        .map_err(|status| Refusal::OfReplica(refused(&status)))?;
     let answer = timeout(ANSWER_TIMEOUT, ask(&mut client)).await;
     match answer.map_err(|_| Refusal::OfReplica(anyhow!("no answer within {ANSWER_TIMEOUT:?}")))? {
         Ok(answer) => Ok(answer.into_inner()),
+        Err(status) if status.code() == Code::Unavailable && status.source().is_none() => Err(Refusal::ForNow(status)),
         Err(status) if is_of_replica(&status) => Err(Refusal::OfReplica(refused(&status))),
         Err(status) => Err(Refusal::Final(status)),
     }

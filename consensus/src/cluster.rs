@@ -20,7 +20,7 @@ use conduit_api::{
 use conduit_ca::CryptoError;
 use futures::{FutureExt as _, future::BoxFuture};
 use openraft::{
-    LogIdOptionExt as _, RaftMetrics, ServerState,
+    Instant as _, LogIdOptionExt as _, RaftMetrics, ServerState,
     async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, InitializeError, RaftError},
     impls::ProgressResponder,
@@ -49,6 +49,8 @@ use crate::{
     },
 };
 
+/// Without a sign of a majority for so long there is none: an election takes half of it. Proposals are then refused at once.
+const QUORUM_LOST: Duration = Duration::from_millis(2_600);
 /// How long a proposal waits for a leader: three elections.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// One attempt at it; an entry is committed in milliseconds, or its leader is in trouble.
@@ -115,8 +117,9 @@ pub enum ProposeError {
     /// A fenced proposal of a leadership that is over; nothing was changed.
     #[error("this replica no longer leads")]
     NotLeading,
-    /// No leader with a quorum was found in time. The proposal may still be committed; all commands may be repeated.
-    #[error("no quorum of controllers within {}s ({last}); start the missing ones, `conduit raft status` names them", PROPOSE_TIMEOUT.as_secs())]
+    /// No leader with a quorum was found in time, or there has been none for a while. The proposal may still be committed if it
+    /// was tried; all commands may be repeated.
+    #[error("no quorum of controllers ({last}); start the missing ones, `conduit raft status` names them")]
     NoQuorum {
         /// What the last attempt met.
         last: String,
@@ -225,6 +228,8 @@ pub struct Cluster {
     leadership: watch::Receiver<Option<Fence>>,
     joining: Arc<Mutex<()>>,
     proposals: Arc<Proposals>,
+    /// When it last heard of a leader, as a follower.
+    heard: Arc<watch::Sender<Instant>>,
     /// Why this replica must not go on.
     ending: Arc<watch::Sender<Option<String>>>,
 }
@@ -274,6 +279,7 @@ impl Cluster {
         let proposals = Arc::new(Proposals { session: rand::random(), given: AtomicU64::new(0) });
         let ending = Arc::new(watch::channel(None).0);
         let (data_dir, joining) = (config.data_dir.into(), Arc::default());
+        let heard = Arc::new(watch::channel(Instant::now()).0);
         Ok(Self {
             id,
             member,
@@ -286,6 +292,7 @@ impl Cluster {
             leadership,
             joining,
             proposals,
+            heard,
             ending,
         })
     }
@@ -480,6 +487,27 @@ impl Cluster {
         self.end(&format!("the leader has sent what this release does not understand ({error}): upgrade this replica"));
     }
 
+    /// How long this replica has not been in touch with a majority: as a leader, or by hearing of one. No more than the time between
+    /// two signs of life while all is well.
+    pub fn out_of_touch(&self) -> Duration {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if metrics.state != ServerState::Leader {
+            return self.heard.borrow().elapsed();
+        }
+        let alone = metrics.membership_config.voter_ids().count() == 1;
+        metrics.last_quorum_acked.filter(|_| !alone).map_or(Duration::ZERO, |acked| acked.elapsed())
+    }
+
+    /// Whether a proposal can be committed, as far as this replica can tell: elections are waited for, but not longer.
+    pub fn has_quorum(&self) -> bool {
+        self.out_of_touch() < QUORUM_LOST
+    }
+
+    /// A leader whose entries this replica takes has given a sign of life.
+    pub(crate) fn heard_leader(&self) {
+        self.heard.send_replace(Instant::now());
+    }
+
     /// Makes [`Cluster::fatal`] resolve.
     pub(crate) fn end(&self, why: &str) {
         self.end_later()(why);
@@ -589,6 +617,10 @@ impl Cluster {
     ) -> Result<T, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         loop {
+            if !self.has_quorum() {
+                let seconds = self.out_of_touch().as_secs();
+                return Err(ProposeError::NoQuorum { last: format!("no majority has been in touch for {seconds}s") });
+            }
             let attempt = async {
                 let (leader, target) = self.leader()?;
                 ask(leader, target).await

@@ -9,6 +9,7 @@ use conduit_api::{
 use openraft::{
     ChangeMembers,
     errors::{ClientWriteError, RaftError},
+    raft::AppendEntriesResponse,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
@@ -137,7 +138,11 @@ impl raft_server::Raft for RaftService {
             self.cluster.cannot_read(&error);
             Status::invalid_argument(error.to_string())
         })?;
-        self.answer(&self.cluster.raft().append_entries(rpc).await.map_err(ended)?)
+        let answer = self.cluster.raft().append_entries(rpc).await.map_err(ended)?;
+        if matches!(answer, AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) {
+            self.cluster.heard_leader();
+        }
+        self.answer(&answer)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Answer {

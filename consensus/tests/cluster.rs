@@ -24,6 +24,7 @@ use conduit_consensus::{
     peers::Peers,
     store::disk::{Disk, Fault, SimulatedDisk},
 };
+use futures::FutureExt as _;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -240,6 +241,10 @@ async fn without_a_quorum_nothing_is_written_and_the_reason_is_given() {
     let refused = last.cluster.propose(pod("never"), None).await.unwrap_err();
     assert!(matches!(refused, ProposeError::NoQuorum { .. }), "{refused}");
     assert!(last.cluster.state().borrow().pods().is_empty());
+    // From then on nobody waits for it: it is known.
+    assert!(!last.cluster.has_quorum());
+    let refused = last.cluster.propose(pod("never"), None).now_or_never().expect("at once").unwrap_err();
+    assert!(refused.to_string().contains("no majority has been in touch for"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -593,6 +598,10 @@ async fn purging_under_load_loses_nothing() {
         writer.await.unwrap();
     }
     eprintln!("{restarts} restarts");
+    // What is purged is overwritten, however much comes: ten thousand writes have some megabytes, of which these are a fraction.
+    for disk in &disks {
+        assert!(disk.bytes() < 16 << 20, "{} bytes", disk.bytes());
+    }
     for replica in &replicas {
         replica.until_state("it has all", |state| state.pods().len() == WRITERS * WRITES).await;
     }

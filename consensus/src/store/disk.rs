@@ -74,6 +74,11 @@ impl SimulatedDisk {
         self.inner().operations
     }
 
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.inner().current.len()
+    }
+
     /// The power fails before operation number `operation`.
     pub fn fail_power_at(&self, operation: u64) {
         self.inner().power_fails_at = Some(operation);

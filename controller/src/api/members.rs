@@ -43,8 +43,9 @@ pub async fn ask_all(own: &Own, with_proxies: bool) -> BTreeMap<NodeId, Option<S
 pub async fn status(own: &Own) -> RaftStatusResponse {
     let answers = ask_all(own, false).await;
     let status = own.cluster.status().borrow().clone();
-    let leader_log =
-        status.leader.and_then(|leader| answers.get(&leader)?.as_ref()).map(|leader| leader.last_log_index);
+    // A leader that nobody hears is none, whatever this replica last knew.
+    let leader = status.leader.filter(|_| own.cluster.has_quorum());
+    let leader_log = leader.and_then(|leader| answers.get(&leader)?.as_ref()).map(|leader| leader.last_log_index);
     let mut members: Vec<RaftMember> = status
         .members
         .iter()
@@ -65,7 +66,7 @@ pub async fn status(own: &Own) -> RaftStatusResponse {
         .collect();
     members.sort_by(|a, b| a.name.cmp(&b.name));
     RaftStatusResponse {
-        leader_id: status.leader.map(|leader| leader.to_string()).unwrap_or_default(),
+        leader_id: leader.map(|leader| leader.to_string()).unwrap_or_default(),
         term: status.term,
         revision: own.cluster.state().borrow().revision().as_u64(),
         members,
