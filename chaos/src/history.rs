@@ -65,7 +65,7 @@ pub struct Read {
 }
 
 /// All of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     /// In any order.
     pub writes: Vec<Write>,

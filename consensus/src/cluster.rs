@@ -37,7 +37,7 @@ use crate::{
     network::{Network, client},
     peers::{Dial, MESSAGE_BYTES_MAX, Peers, Purpose},
     raft::{Compaction, LeaderId, Member, Raft, Timing, TypeConfig},
-    recovery,
+    recovery, runtime,
     service::RaftService,
     state::MeshState,
     store::{
@@ -276,7 +276,7 @@ impl Cluster {
             .await
             .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
         let (status, leadership) = follow_metrics(&raft, peers.clone());
-        let proposals = Arc::new(Proposals { session: rand::random(), given: AtomicU64::new(0) });
+        let proposals = Arc::new(Proposals { session: runtime::random(), given: AtomicU64::new(0) });
         let ending = Arc::new(watch::channel(None).0);
         let (data_dir, joining) = (config.data_dir.into(), Arc::default());
         let heard = Arc::new(watch::channel(Instant::now()).0);

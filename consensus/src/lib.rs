@@ -16,6 +16,7 @@ mod network;
 pub mod peers;
 pub mod raft;
 mod recovery;
+pub mod runtime;
 pub mod service;
 pub mod state;
 pub mod store;

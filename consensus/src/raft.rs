@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::{Applied, Proposal},
+    runtime::Runtime,
     store::machine::StateMachine,
 };
 
@@ -18,6 +19,7 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = NodeId,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
 
 /// A replica's core.

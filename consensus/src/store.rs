@@ -20,6 +20,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTabl
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::disk::Disk;
+use crate::runtime;
 
 /// The log, MessagePack by index.
 pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -139,7 +140,7 @@ fn own_id(database: &Database) -> Result<NodeId, redb::Error> {
         match known {
             Some(id) => id,
             None => {
-                let id: u64 = rand::random();
+                let id = runtime::random();
                 meta.insert(NODE_ID, id.to_be_bytes().as_slice())?;
                 id
             }

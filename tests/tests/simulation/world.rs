@@ -18,6 +18,7 @@ use conduit_chaos::{
 };
 use conduit_consensus::{
     Applied, Cluster, ClusterConfig, Compaction, MeshState, Outcome, Proposal,
+    runtime::seed_thread,
     store::disk::{Disk, Fault, SimulatedDisk},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -82,6 +83,7 @@ fn name(replica: usize) -> String {
 
 impl World {
     pub fn new(seed: u64) -> Self {
+        seed_thread(seed);
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
             .simulation_duration(Duration::from_secs(600))
@@ -119,7 +121,8 @@ impl World {
         }
     }
 
-    pub fn run(mut self) {
+    /// What its clients were told.
+    pub fn run(mut self) -> History {
         let replicas = self.replicas;
         self.until("all replicas vote", HEALING, |seen| {
             let voters = |cluster: &Cluster| cluster.status().borrow().members.values().filter(|m| m.voter).count();
@@ -137,8 +140,10 @@ impl World {
         for replica in 0..replicas {
             self.read(replica);
         }
-        no_lost_write::check(&self.seen.borrow().history);
         one_initialiser::check(&self.seen.borrow(), replicas);
+        let history = std::mem::take(&mut self.seen.borrow_mut().history);
+        no_lost_write::check(&history);
+        history
     }
 
     /// One thing goes wrong, and is mended after a while.
