@@ -23,6 +23,7 @@ mod simulation {
 use std::{
     env,
     panic::{catch_unwind, resume_unwind},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -34,8 +35,16 @@ const NEW_SEEDS_FOR: Duration = Duration::from_secs(60);
 /// One to a line, and after it why it failed.
 const FAILED_SEEDS: &str = include_str!("simulation/seeds.txt");
 
+/// One simulation at a time: tokio numbers tasks for the whole process, and drops them in an order that their numbers decide.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn replicas_agree_whatever_the_network_and_the_disks_do() {
+    let _turn = turn();
     let number = |name| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     if let Some(seed) = number("CONDUIT_SIM_SEED") {
         World::new(seed).run();
@@ -61,6 +70,7 @@ fn a_seed_does_the_same_again() {
         eprintln!("not tested: RUSTFLAGS has taken away what .cargo/config.toml sets");
         return;
     }
+    let _turn = turn();
     let [once, again] = [7, 7].map(|seed| World::new(seed).run());
     assert!(once == again, "{} writes, then {}", once.writes.len(), again.writes.len());
 }
