@@ -104,6 +104,7 @@ fn go_on_alone(database: &Arc<Database>, id: NodeId, member: &Member, wanted: &W
         machine.state_mut().apply(index, Proposal::new(&wanted.proposer, wanted.time_ms, command));
     }
     let last = LogId::new(leader.to_committed(), index + 1);
+    machine.state_mut().go_on_alone(last.index);
     let members = BTreeMap::from([(id, member.clone())]);
     let membership = Membership::new(vec![[id].into()], members).map_err(io::Error::other)?;
     let meta = SnapshotMeta { last_log_id: Some(last), last_membership: StoredMembership::new(Some(last), membership) };

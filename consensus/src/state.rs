@@ -21,6 +21,9 @@ use crate::command::{Applied, Change, Command, Outcome, Proposal};
 /// How many changes the audit remembers: a few hundred kilobytes, and days of ordinary work.
 pub const AUDIT_MAX: usize = 1000;
 
+/// More than a replica that is asked to go on alone can be behind: it would have been given a snapshot long before.
+const RECOVERY_MARGIN: u64 = 1 << 32;
+
 /// Removed replicas that are remembered. Nobody replaces a thousand while one of them waits to come back.
 const RETIRED_MAX: usize = 1000;
 
@@ -327,6 +330,20 @@ impl MeshState {
         self.ca = backup.ca.as_deref().map(ca).map(Arc::new);
         self.audit = backup.audit;
         self.discovery_changed(at, true)
+    }
+
+    /// This replica alone goes on, and others had perhaps committed what it never saw: proxies may hold revisions that it has not
+    /// reached, and versions that mean something else there. All that it has gets a revision above those, at log index `index`.
+    pub(crate) fn go_on_alone(&mut self, index: u64) {
+        self.base += RECOVERY_MARGIN;
+        let at = self.revision_at(index);
+        let services = self.services.values().map(|service| service.value.clone());
+        let pods = self.pods.values().map(|pod| pod.value.clone());
+        self.services = section(at, services, |service| service.name.clone());
+        self.pods = section(at, pods, |pod| pod.name.clone());
+        self.routes = Routes::restored(at, &self.routes);
+        self.index = Index::build(self.services.values(), self.pods.values(), &self.routes);
+        self.revision = at;
     }
 
     fn retire(&mut self, node: NodeId) -> Outcome {

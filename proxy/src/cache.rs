@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use conduit_api::proto::{cache::Cache as Content, identity};
+use conduit_api::{
+    Revision,
+    proto::{cache::Cache as Content, identity},
+};
 use conduit_ca::{KeyPair, TrustBundle, WorkloadTls, cache};
 use prost::Message as _;
 use rustls::pki_types::CertificateDer;
@@ -107,7 +110,9 @@ impl Cache {
     }
 
     fn write(&self, path: &Path, directory: &Directory) -> anyhow::Result<()> {
-        let Some(Kept { key, chain }) = self.identity.borrow().clone() else { return Ok(()) };
+        // Before anything is known there is nothing to keep, and something to lose: what was kept before.
+        let kept = self.identity.borrow().clone().filter(|_| directory.revision() > Revision::default());
+        let Some(Kept { key, chain }) = kept else { return Ok(()) };
         let content = Content {
             revision: directory.revision().as_u64(),
             targets: directory.to_updates(),
