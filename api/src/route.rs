@@ -30,6 +30,10 @@ const PATH_MAX: usize = 1024;
 /// See [`PARENTS_MAX`]; in bytes.
 const HEADER_VALUE_MAX: usize = 4096;
 
+/// Of all paths and headers of a route: it is kept by every replica as often as it changes, and sent to every proxy that follows one
+/// of its parents.
+const BYTES_MAX: usize = 64 * 1024;
+
 /// An HTTPRoute. Made by [`HttpRoute::new`], which has checked it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpRoute {
@@ -135,6 +139,8 @@ impl HttpRoute {
             }
         }
         within("spec.rules: all matches together", matches, 1, MATCHES_MAX)?;
+        let bytes = rules.iter().flat_map(|rule| &rule.matches).map(RouteMatch::bytes).sum();
+        within("spec.rules: bytes of all paths and headers together", bytes, 0, BYTES_MAX)?;
         Ok(Self { name, parents, rules })
     }
 }
@@ -179,11 +185,17 @@ impl RouteMatch {
                 return Err(RouteError(error));
             }
         }
-        self.headers = std::mem::take(&mut self.headers)
-            .into_iter()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value))
-            .collect();
+        for (name, value) in std::mem::take(&mut self.headers) {
+            if self.headers.insert(name.to_ascii_lowercase(), value).is_some() {
+                return Err(RouteError(format!("{at}.headers: `{name}` is there twice")));
+            }
+        }
         Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = &self.path;
+        path.len() + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
     }
 
     /// Whether it accepts a request; `header` gives the value of a header by its lower-case name.

@@ -2,7 +2,10 @@
 //!
 //! A field that is not carried out is refused by its name, never ignored.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::{
@@ -177,11 +180,12 @@ fn accepted(at: &str, written: Match) -> anyhow::Result<RouteMatch> {
         "Exact" => Ok((header.name.with_context(|| format!("{at}.headers: a header has a name"))?, header.value)),
         other => bail!("{at}.headers: a header can be compared by Exact, not by {other}"),
     });
-    Ok(RouteMatch {
-        path: path.transpose()?.unwrap_or_default(),
-        method: written.method,
-        headers: headers.collect::<Result<_, _>>()?,
-    })
+    let headers = headers.collect::<Result<Vec<_>, _>>()?;
+    let (count, headers) = (headers.len(), headers.into_iter().collect::<BTreeMap<_, _>>());
+    if headers.len() < count {
+        bail!("{at}.headers: a header is there twice");
+    }
+    Ok(RouteMatch { path: path.transpose()?.unwrap_or_default(), method: written.method, headers })
 }
 
 /// A route as it could have been written.

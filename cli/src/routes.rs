@@ -63,8 +63,10 @@ pub struct DeleteArgs {
 #[derive(Debug, clap::Args)]
 pub struct DiffArgs {
     /// From this revision
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     from: u64,
     /// To this revision [default: the latest]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     to: Option<u64>,
 }
 

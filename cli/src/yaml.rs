@@ -42,7 +42,8 @@ impl<'a> Document<'a> {
         for (number, line) in (1..).zip(text.split_inclusive('\n')) {
             if line.trim_end() == "---" || line.starts_with("--- ") {
                 documents.push(Self { file, first_line, text: &text[start..offset] });
-                (start, first_line) = (offset + line.len(), number + 1);
+                // What stands behind it is the document's.
+                (start, first_line) = (offset + "---".len(), number);
             }
             offset += line.len();
         }

@@ -275,11 +275,11 @@ impl Cluster {
         let raft = Raft::new(id, Arc::new(raft_config), network, log, machine)
             .await
             .map_err(|fatal| StartError::Raft(fatal.to_string()))?;
-        let (status, leadership) = follow_metrics(&raft, peers.clone());
+        let heard = Arc::new(watch::channel(Instant::now()).0);
+        let (status, leadership) = follow_metrics(&raft, peers.clone(), heard.clone());
         let proposals = Arc::new(Proposals { session: runtime::random(), given: AtomicU64::new(0) });
         let ending = Arc::new(watch::channel(None).0);
         let (data_dir, joining) = (config.data_dir.into(), Arc::default());
-        let heard = Arc::new(watch::channel(Instant::now()).0);
         Ok(Self {
             id,
             member,
@@ -660,7 +660,11 @@ impl Cluster {
 }
 
 /// Turns openraft's metrics into what the rest of the controller looks at, for as long as Raft runs.
-fn follow_metrics(raft: &Raft, peers: Peers) -> (watch::Receiver<RaftStatus>, watch::Receiver<Option<Fence>>) {
+fn follow_metrics(
+    raft: &Raft,
+    peers: Peers,
+    heard: Arc<watch::Sender<Instant>>,
+) -> (watch::Receiver<RaftStatus>, watch::Receiver<Option<Fence>>) {
     let mut metrics = raft.metrics();
     let first = metrics.borrow_watched().clone();
     let (status_sender, status) = watch::channel(status_of(&first));
@@ -671,6 +675,10 @@ fn follow_metrics(raft: &Raft, peers: Peers) -> (watch::Receiver<RaftStatus>, wa
             let latest = metrics.borrow_watched().clone();
             for (node, member) in latest.membership_config.membership().nodes() {
                 peers.moved(*node, &member.address);
+            }
+            // A leader hears of nobody: should it cease to lead, it was in touch until then.
+            if let Some(acked) = latest.last_quorum_acked.filter(|_| latest.state == ServerState::Leader) {
+                heard.send_replace(Instant::now() - acked.elapsed());
             }
             replace_if_new(&status_sender, status_of(&latest));
             replace_if_new(&leadership_sender, fence_of(&latest));

@@ -61,6 +61,7 @@ impl Cluster {
         fs::write(&new, serde_json::to_vec(&wanted)?)?;
         fs::File::open(&new)?.sync_all()?;
         fs::rename(new, path)?;
+        fs::File::open(self.data_dir())?.sync_all()?;
         let end = self.end_later();
         tokio::spawn(async move {
             sleep(ANSWERED).await;
@@ -86,7 +87,9 @@ pub(crate) fn perform(data_dir: &Path, database: &Arc<Database>, id: NodeId, mem
         go_on_alone(database, id, member, &wanted)?;
         tracing::warn!(gone = ?wanted.gone, "this replica is the only member from now on, with all that it has");
     }
-    fs::remove_file(path)
+    // For good: should it be there again, members that have joined since would be forgotten.
+    fs::remove_file(path)?;
+    fs::File::open(data_dir)?.sync_all()
 }
 
 fn go_on_alone(database: &Arc<Database>, id: NodeId, member: &Member, wanted: &Wanted) -> io::Result<()> {

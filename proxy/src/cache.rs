@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use conduit_api::{
     Revision,
-    proto::{cache::Cache as Content, identity},
+    proto::{cache::Cache as Content, discovery::WatchRequest, identity},
 };
 use conduit_ca::{KeyPair, TrustBundle, WorkloadTls, cache};
 use prost::Message as _;
@@ -99,11 +99,14 @@ impl Cache {
                     }
                 }
             }
-            if let Err(error) = self.write(&path, &directory.borrow()) {
+            let written = self.write(&path, &directory.borrow());
+            if let Err(error) = written {
                 // Once: nothing depends on it until nobody answers.
                 if !self.complained.replace(true) {
                     warn!(path = %path.display(), error = %format_args!("{error:#}"), "cannot keep what is known for a restart");
                 }
+                sleep(TOKEN_POLL).await;
+                self.changed.notify_one();
             }
             sleep(WRITE_PAUSE).await;
         }
@@ -128,23 +131,23 @@ impl Cache {
         Ok(())
     }
 
-    /// Puts what was kept in force, if it is of any use; whether it is.
-    pub fn restore(&self, directory: &mut Directory, tls: &WorkloadTls) -> bool {
-        let Some(path) = &self.path else { return false };
+    /// Puts what was kept in force, if it is of any use: then what is to be sent over a stream that has begun.
+    pub fn restore(&self, directory: &mut Directory, tls: &WorkloadTls) -> Option<Vec<WatchRequest>> {
+        let path = self.path.as_ref()?;
         match self.read(path, directory, tls) {
-            Ok(()) => {
+            Ok(requests) => {
                 let revision = directory.revision();
                 info!(%revision, "no replica of the control plane answers; what was known when this proxy last ran is in force");
-                true
+                Some(requests)
             }
             Err(error) => {
                 info!(path = %path.display(), error = %format_args!("{error:#}"), "there is nothing kept that could be used");
-                false
+                None
             }
         }
     }
 
-    fn read(&self, path: &Path, directory: &mut Directory, tls: &WorkloadTls) -> anyhow::Result<()> {
+    fn read(&self, path: &Path, directory: &mut Directory, tls: &WorkloadTls) -> anyhow::Result<Vec<WatchRequest>> {
         let file = File::open(path)?;
         if file.metadata()?.len() > BYTES_MAX {
             bail!("it is larger than {BYTES_MAX} bytes");
@@ -153,6 +156,10 @@ impl Cache {
         let token = Zeroizing::new(fs::read_to_string(&self.token).context("cannot read the identity token")?);
         let plain = cache::open(&token, &sealed).context("it was sealed under another token, or is damaged")?;
         let Content { revision, targets, bundle, key, chain } = Content::decode(plain.as_slice())?;
+        // A certificate of this run is newer.
+        if tls.identity().is_some() {
+            return Ok(directory.restore(revision.into(), &targets)?);
+        }
         let key = KeyPair::from_pkcs8(&Zeroizing::new(key))?;
         let bundle = bundle.context("it has no trust bundle")?;
         // Tried beside what is in force, so that half of it never is.
@@ -163,12 +170,12 @@ impl Cache {
             let expired = tried.identity().filter(|identity| identity.not_after < SystemTime::now());
             bail!("its certificate {}", if expired.is_some() { "has expired" } else { "is not trusted any more" });
         }
-        directory.restore(revision.into(), &targets)?;
+        let requests = directory.restore(revision.into(), &targets)?;
         tls.set_bundle(TrustBundle::try_from(bundle.clone())?);
         tls.set_identity(&key, certificates())?;
         self.certified(&key, &chain);
         self.trusts(&bundle);
-        Ok(())
+        Ok(requests)
     }
 }
 

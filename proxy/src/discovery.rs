@@ -92,16 +92,22 @@ impl Directory {
 
     /// Goes on from what another directory knew at `revision`; what this one was asked for in the meantime gets its answer.
     ///
+    /// The requests are for a stream that has begun without these targets.
+    ///
     /// # Errors
     /// When it makes no sense; then nothing has changed.
-    pub fn restore(&mut self, revision: Revision, updates: &[TargetUpdate]) -> Result<(), UpdateError> {
+    pub fn restore(&mut self, revision: Revision, updates: &[TargetUpdate]) -> Result<Vec<WatchRequest>, UpdateError> {
         let full = |update: &TargetUpdate| {
             let target = Target::try_from(update.target.as_ref().ok_or(WireError::Missing("update.target"))?)?;
             let Some(target_update::Kind::Full(full)) = &update.kind else { return Err(UpdateError::NothingToChange) };
             Ok((target, update.version, Destination::try_from(full)?))
         };
         let known = updates.iter().take(TARGETS_MAX).map(full).collect::<Result<Vec<_>, _>>()?;
+        let mut requests = Vec::new();
         for (target, version, destination) in known {
+            if self.connected && !self.targets.contains_key(&target) {
+                requests.push(request(watch_request::Kind::Subscribe(subscribe(&target, version))));
+            }
             let entry = self.targets.entry(target).or_insert_with(|| Entry {
                 version: 0,
                 destination: watch::channel(None).0,
@@ -111,7 +117,7 @@ impl Directory {
             entry.destination.send_replace(Some(Arc::new(destination)));
         }
         self.revision = self.revision.max(revision);
-        Ok(())
+        Ok(requests)
     }
 
     /// A stream begins: what to say first. It resumes everything that is known.
@@ -157,9 +163,10 @@ impl Directory {
                 entry.idle_since = None;
                 return true;
             }
-            // Without a stream it could not be had again.
-            let keep = !connected || now.saturating_duration_since(*entry.idle_since.get_or_insert(now)) < IDLE;
-            if !keep {
+            // Without a stream what is known could not be had again.
+            let keep = (!connected && entry.destination.borrow().is_some())
+                || now.saturating_duration_since(*entry.idle_since.get_or_insert(now)) < IDLE;
+            if !keep && connected {
                 requests.push(request(watch_request::Kind::Unsubscribe(target.into())));
             }
             keep
@@ -351,8 +358,12 @@ mod tests {
         let (asked_before, _) = restarted.want(target());
         restarted.restore(5.into(), &kept).unwrap();
         assert_eq!(ports(&asked_before.unwrap()), [1, 2]);
-        assert_eq!((restarted.revision(), restarted.to_updates()), (5.into(), kept));
+        assert_eq!((restarted.revision(), restarted.to_updates()), (5.into(), kept.clone()));
         assert!(restarted.sweep(Instant::now() + IDLE * 2).is_empty());
+        let mut connecting = Directory::new("emojivoto", "web-0");
+        connecting.connect();
+        let requests = connecting.restore(5.into(), &kept).unwrap();
+        assert_eq!(requests, [request(watch_request::Kind::Subscribe(subscribe(&target(), 5)))]);
         let Some(watch_request::Kind::Hello(hello)) = restarted.connect().kind else { panic!("not hello") };
         assert_eq!((hello.revision, hello.resume[0].version), (5, 5), "nothing older is believed from then on");
     }

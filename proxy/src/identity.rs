@@ -80,8 +80,8 @@ impl Certifier {
         let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
         let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
         if let Some(bundle) = bundle {
+            self.tls.set_bundle(TrustBundle::try_from(bundle.clone())?);
             self.cache.trusts(&bundle);
-            self.tls.set_bundle(TrustBundle::try_from(bundle)?);
         }
         self.tls.set_identity(&key, chain.iter().cloned().map(CertificateDer::from).collect())?;
         self.cache.certified(&key, &chain);

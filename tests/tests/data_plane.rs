@@ -13,7 +13,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use conduit_api::proto::{
-    public::RollbackRequest,
+    public::{RollbackRequest, WaitRequest},
     route::{self, r#match},
 };
 use data_plane::harness::{Mesh, identity, text};
@@ -548,4 +548,19 @@ async fn a_proxy_that_starts_without_a_control_plane_goes_on_from_what_it_knew()
     mesh.wait("it is confirmed", async || web.metric("conduit_proxy_discovery_stale", &[]).await == 0.0).await;
     assert_eq!(web.metric("conduit_proxy_discovery_connected", &[]).await, 1.0);
     assert_eq!(body(get(web.towards(0), "/known").await).await, "as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_nobody_can_ask_is_not_taken_for_one_that_knows() {
+    let mut mesh = Mesh::start();
+    let (mut web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    let revision = mesh.route(vec![rule(None, &[(0, 1)])]).await;
+    web.stopped();
+    let request = WaitRequest { revision, acknowledged: true };
+    let answer = mesh.api().await.unwrap().wait(request).await.unwrap().into_inner();
+    assert!(!answer.done);
+    assert_eq!(answer.examples, [format!("{} (not connected)", web.name)]);
+    mesh.start_proxy(&mut web).await;
+    mesh.in_force(revision).await;
 }

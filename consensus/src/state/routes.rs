@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Section, Versioned, section};
 
-/// How many changes can be taken back: as many as the audit tells of. A route that reaches every limit has a few hundred kilobytes,
-/// an ordinary one a few hundred bytes.
+/// How many changes can be taken back: as many as the audit tells of. A route has some seventy kilobytes at most, and an ordinary one
+/// a few hundred bytes.
 const HISTORY_MAX: usize = super::AUDIT_MAX;
 
 /// All routes as they are, and as they were.

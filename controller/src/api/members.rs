@@ -96,9 +96,16 @@ pub async fn wait(own: &Own, request: WaitRequest) -> WaitResponse {
     }
 }
 
+/// The connected ones; and those of pods that are ready, and should be: what they hold is not known, and a replica that does not
+/// answer may have them. They look for another one within seconds.
 async fn proxies_reached(own: &Own) -> Vec<(String, u64)> {
-    let connected = connected_proxies(own).await.into_iter();
-    connected.map(|(pod, acked)| (pod.to_string(), acked.as_u64())).collect()
+    let connected = connected_proxies(own).await;
+    let state = own.cluster.state().borrow().clone();
+    let missing = state.pods().values().map(|pod| &pod.value).filter(|pod| pod.meshed && pod.ready);
+    let missing = missing.filter(|pod| !connected.contains_key(&pod.name));
+    let missing = missing.map(|pod| (format!("{} (not connected)", pod.name), 0));
+    let reached = connected.iter().map(|(pod, acked)| (pod.to_string(), acked.as_u64()));
+    reached.chain(missing).collect()
 }
 
 /// Those that can be asked: one that is down serves nothing old, and catches up before it serves again.

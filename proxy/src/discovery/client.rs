@@ -29,6 +29,8 @@ const QUESTIONS_MAX: usize = 1024;
 const REQUESTS_MAX: usize = 2 * TARGETS_MAX;
 /// Between two looks for destinations that nobody uses.
 const SWEEP: Duration = Duration::from_secs(10);
+/// The largest response: a service of a hundred thousand endpoints is a fifth of it.
+const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A replica that has not answered a new stream by then is not waited for.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
@@ -117,7 +119,7 @@ impl DiscoveryTask {
                 },
                 () = sleep_until(grace), if in_grace => {
                     in_grace = false;
-                    self.restore();
+                    self.restore().await;
                 }
                 _ = sweep.tick() => {
                     let requests = self.directory.borrow_mut().sweep(Instant::now());
@@ -130,12 +132,17 @@ impl DiscoveryTask {
     }
 
     /// Goes on from what was known, if nobody has said anything since the start.
-    fn restore(&self) {
-        if self.status.load().answered || !self.cache.restore(&mut self.directory.borrow_mut(), &self.tls) {
+    async fn restore(&self) {
+        if self.status.load().answered {
             return;
         }
+        let restored = self.cache.restore(&mut self.directory.borrow_mut(), &self.tls);
+        let Some(requests) = restored else { return };
         let revision = self.directory.borrow().revision();
         self.status.store(Arc::new(DiscoveryStatus { stale: true, revision, ..**self.status.load() }));
+        for request in requests {
+            self.send(request).await;
+        }
     }
 
     async fn answer(&self, Question { target, answer }: Question) {
@@ -197,7 +204,7 @@ impl Stream {
         let hello = self.directory.borrow_mut().connect();
         requests.send(hello).await?;
         self.requests.replace(Some(requests.clone()));
-        let mut client = DiscoveryClient::new(channel);
+        let mut client = DiscoveryClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
         let mut responses = timeout(FIRST_ANSWER, client.watch(ReceiverStream::new(stream))).await??.into_inner();
         let mut response = timeout(FIRST_ANSWER, responses.message()).await??;
         info!(revision = %self.directory.borrow().revision(), "discovery is connected");
