@@ -481,7 +481,7 @@ async fn from_when_a_route_is_in_force_no_request_sees_the_old_one() {
             }
         }
     }
-    assert!(certain.iter().all(|count| *count > 100), "{certain:?}");
+    assert!(certain.iter().all(|count| *count > 20), "{certain:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

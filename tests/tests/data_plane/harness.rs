@@ -270,7 +270,10 @@ impl Mesh {
     /// Returns when `revision` is in force in every proxy.
     pub async fn in_force(&self, revision: u64) {
         let request = WaitRequest { revision, acknowledged: true };
-        assert!(self.api().await.unwrap().wait(request).await.unwrap().into_inner().done, "within three seconds");
+        self.wait("every proxy has acknowledged it", async || {
+            self.api().await.unwrap().wait(request).await.unwrap().into_inner().done
+        })
+        .await;
     }
 
     /// Until `look` says so.
