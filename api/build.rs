@@ -8,7 +8,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files.map(|name| format!("conduit/{name}.proto")), ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    let build = tonic_prost_build::configure().btree_map(".").codec_path("crate::codec::SmallProstCodec");
+    let build = tonic_prost_build::configure()
+        .btree_map(".")
+        // Shared between streams, not copied.
+        .bytes(".conduit.discovery.v1.TargetUpdate")
+        .codec_path("crate::codec::SmallProstCodec");
     build.compile_fds(descriptors)?;
     Ok(())
 }

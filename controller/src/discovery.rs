@@ -8,21 +8,25 @@
 //!
 //! A slow stream is coalesced: it is diffed against the latest state when it can take more, and never queues states.
 
+pub mod encodings;
 pub mod registry;
 pub mod server;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use conduit_api::{
     Endpoint, Revision, RouteTable, Service, SpiffeId, Target, TrustDomain,
     proto::{
         discovery::{self, destination, target_update},
-        identity, route,
+        identity,
     },
-    route::RouteChoice,
     target::to_service_port,
 };
 use conduit_consensus::{MeshState, Versioned};
+use prost::Message as _;
+
+use self::encodings::{Encodings, Routed};
 
 /// The most destinations one proxy may follow: what it calls, not what there is.
 pub const TARGETS_PER_STREAM_MAX: usize = 10_000;
@@ -30,6 +34,7 @@ pub const TARGETS_PER_STREAM_MAX: usize = 10_000;
 /// One stream's subscriptions, and what it holds of each.
 pub struct Subscriptions {
     trust_domain: TrustDomain,
+    encodings: Arc<Encodings>,
     sent: BTreeMap<Target, Sent>,
     bundle: Option<identity::TrustBundle>,
     /// The first response is sent even when it is empty: it tells the proxy that it is connected.
@@ -40,8 +45,21 @@ pub struct Subscriptions {
 enum Sent {
     /// Nothing of this stream; a service at this version of an earlier one (0 for none).
     Resumed(Revision),
-    Service(Arc<Versioned<Service>>, Option<Arc<RouteTable>>),
-    Other(Box<discovery::Destination>),
+    Service(Held),
+    /// Encoded.
+    Other(Bytes),
+}
+
+/// A service, and what holds for its requests.
+struct Held {
+    service: Arc<Versioned<Service>>,
+    routes: Option<Arc<RouteTable>>,
+}
+
+impl Held {
+    fn routed(&self) -> Routed<'_> {
+        Routed { service: &self.service, routes: self.routes.as_deref() }
+    }
 }
 
 /// More targets than [`TARGETS_PER_STREAM_MAX`].
@@ -50,9 +68,9 @@ enum Sent {
 pub struct TooManyTargets;
 
 impl Subscriptions {
-    /// Of a proxy that holds nothing yet.
-    pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, sent: BTreeMap::new(), bundle: None, greeted: false }
+    /// Of a proxy that holds nothing yet. `encodings` are those of all streams.
+    pub fn new(trust_domain: TrustDomain, encodings: Arc<Encodings>) -> Self {
+        Self { trust_domain, encodings, sent: BTreeMap::new(), bundle: None, greeted: false }
     }
 
     /// Follows `target`; `held` is the version that the proxy has of it from an earlier stream.
@@ -76,7 +94,7 @@ impl Subscriptions {
     pub fn update(&mut self, state: &MeshState) -> Option<discovery::WatchResponse> {
         let mut updates = Vec::new();
         for (target, sent) in &mut self.sent {
-            if let Some((version, kind)) = advance(sent, resolve(target, state, &self.trust_domain)) {
+            if let Some((version, kind)) = advance(sent, resolve(target, state, &self.trust_domain), &self.encodings) {
                 let version = version.as_u64();
                 updates.push(discovery::TargetUpdate { target: Some(target.into()), version, kind: Some(kind) });
             }
@@ -94,38 +112,39 @@ impl Subscriptions {
 }
 
 /// Makes `sent` what `now` is, and says what takes the proxy from the one to the other.
-fn advance(sent: &mut Sent, now: Resolved) -> Option<(Revision, target_update::Kind)> {
+fn advance(sent: &mut Sent, now: Resolved, encodings: &Encodings) -> Option<(Revision, target_update::Kind)> {
     match now {
-        Resolved::Service(service, routes, port) => {
+        Resolved::Service(now, port) => {
             let kind = match &*sent {
-                Sent::Service(before, _) if Arc::ptr_eq(before, &service) => return None,
-                Sent::Service(before, routed) => {
-                    delta((&before.value, routed.as_deref()), (&service.value, routes.as_deref()), port)
+                Sent::Service(before) if Arc::ptr_eq(&before.service, &now.service) => return None,
+                Sent::Service(before) => {
+                    encodings.delta(before.routed(), now.routed(), port).map(target_update::Kind::Delta)
                 }
-                Sent::Resumed(held) if *held == service.version => None,
+                Sent::Resumed(held) if *held == now.service.version => None,
                 Sent::Resumed(_) | Sent::Other(_) => {
-                    Some(target_update::Kind::Full(full(&service.value, routes.as_deref(), port)))
+                    Some(target_update::Kind::Full(encodings.full(now.routed(), port)))
                 }
             };
-            let version = service.version;
-            *sent = Sent::Service(service, routes);
+            let version = now.service.version;
+            *sent = Sent::Service(now);
             kind.map(|kind| (version, kind))
         }
-        Resolved::Other(destination) => {
-            if matches!(&*sent, Sent::Other(before) if *before == destination) {
+        Resolved::Other(encoded) => {
+            if matches!(&*sent, Sent::Other(before) if *before == encoded) {
                 return None;
             }
-            *sent = Sent::Other(destination.clone());
+            *sent = Sent::Other(encoded.clone());
             // A pod, and nothing at all, have no version: they are small, and sent whole on every stream.
-            Some((Revision::default(), target_update::Kind::Full(*destination)))
+            Some((Revision::default(), target_update::Kind::Full(encoded)))
         }
     }
 }
 
 enum Resolved {
     /// A service that has this port, and what holds for its requests.
-    Service(Arc<Versioned<Service>>, Option<Arc<RouteTable>>, u16),
-    Other(Box<discovery::Destination>),
+    Service(Held, u16),
+    /// Encoded.
+    Other(Bytes),
 }
 
 fn resolve(target: &Target, state: &MeshState, trust_domain: &TrustDomain) -> Resolved {
@@ -135,10 +154,13 @@ fn resolve(target: &Target, state: &MeshState, trust_domain: &TrustDomain) -> Re
     };
     match (service, target) {
         (Some(service), _) if service.value.ports.contains_key(&port) => {
-            Resolved::Service(service.clone(), state.routes_of(&service.value.name).cloned(), port)
+            let routes = state.routes_of(&service.value.name).cloned();
+            Resolved::Service(Held { service: service.clone(), routes }, port)
         }
-        (None, Target::Address(address)) => Resolved::Other(Box::new(pod_or_unknown(*address, state, trust_domain))),
-        _ => Resolved::Other(Box::new(unknown())),
+        (None, Target::Address(address)) => {
+            Resolved::Other(pod_or_unknown(*address, state, trust_domain).encode_to_vec().into())
+        }
+        _ => Resolved::Other(unknown().encode_to_vec().into()),
     }
 }
 
@@ -162,48 +184,6 @@ fn pod_or_unknown(address: SocketAddr, state: &MeshState, trust_domain: &TrustDo
 
 fn unknown() -> discovery::Destination {
     discovery::Destination { kind: Some(destination::Kind::Unknown(discovery::Unknown {})) }
-}
-
-fn full(service: &Service, routes: Option<&RouteTable>, port: u16) -> discovery::Destination {
-    let endpoints = endpoints_of(service, port).values().map(Into::into).collect();
-    let service = discovery::Service {
-        namespace: service.name.namespace().to_owned(),
-        name: service.name.name().to_owned(),
-        port: port.into(),
-        endpoints,
-        routes: Some(routes_of(routes, port)),
-    };
-    discovery::Destination { kind: Some(destination::Kind::Service(service)) }
-}
-
-fn routes_of(routes: Option<&RouteTable>, port: u16) -> discovery::RouteTable {
-    let choices = routes.into_iter().flat_map(|routes| routes.of_port(port));
-    let rule = |choice: &RouteChoice| route::Rule {
-        matches: vec![(&choice.accepted).into()],
-        backends: choice.backends.iter().map(Into::into).collect(),
-    };
-    discovery::RouteTable { rules: choices.map(rule).collect() }
-}
-
-/// `None` when the endpoints of this port, and its routes, are the same.
-fn delta(
-    (before, routed): (&Service, Option<&RouteTable>),
-    (after, routes): (&Service, Option<&RouteTable>),
-    port: u16,
-) -> Option<target_update::Kind> {
-    let routes = (routed != routes).then(|| routes_of(routes, port));
-    let (before, after) = (endpoints_of(before, port), endpoints_of(after, port));
-    let upserts: Vec<_> =
-        after.values().filter(|e| before.get(&e.address) != Some(e)).map(discovery::Endpoint::from).collect();
-    let removals: Vec<_> =
-        before.keys().filter(|address| !after.contains_key(address)).map(|address| (*address).into()).collect();
-    let changed = !upserts.is_empty() || !removals.is_empty() || routes.is_some();
-    changed.then_some(target_update::Kind::Delta(discovery::EndpointDelta { upserts, removals, routes }))
-}
-
-fn endpoints_of(service: &Service, port: u16) -> &BTreeMap<SocketAddr, Endpoint> {
-    static NONE: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
-    service.ports.get(&port).map_or(&NONE, |port| &port.endpoints)
 }
 
 /// The roots that every proxy is to trust; none before the CA exists.

@@ -11,13 +11,16 @@ pub mod client;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use conduit_api::{
     Revision, Target,
     proto::discovery::{
-        self, Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse, target_update, watch_request,
+        self, EndpointDelta, Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse, target_update,
+        watch_request,
     },
     wire::WireError,
 };
+use prost::Message as _;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -58,6 +61,9 @@ pub enum UpdateError {
     /// It does not say what the protocol requires.
     #[error(transparent)]
     Wire(#[from] WireError),
+    /// It is not even protobuf.
+    #[error(transparent)]
+    Encoding(#[from] prost::DecodeError),
     /// Differences to what was never sent.
     #[error("a difference for a target that is not known")]
     NothingToChange,
@@ -84,7 +90,7 @@ impl Directory {
     pub fn to_updates(&self) -> Vec<TargetUpdate> {
         let known = self.targets.iter().filter_map(|(target, entry)| {
             let destination = entry.destination.borrow().as_deref().map(discovery::Destination::from)?;
-            let kind = Some(target_update::Kind::Full(destination));
+            let kind = Some(target_update::Kind::Full(destination.encode_to_vec().into()));
             Some(TargetUpdate { target: Some(target.into()), version: entry.version, kind })
         });
         known.collect()
@@ -100,7 +106,7 @@ impl Directory {
         let full = |update: &TargetUpdate| {
             let target = Target::try_from(update.target.as_ref().ok_or(WireError::Missing("update.target"))?)?;
             let Some(target_update::Kind::Full(full)) = &update.kind else { return Err(UpdateError::NothingToChange) };
-            Ok((target, update.version, Destination::try_from(full)?))
+            Ok((target, update.version, destination(full)?))
         };
         let known = updates.iter().take(TARGETS_MAX).map(full).collect::<Result<Vec<_>, _>>()?;
         let mut requests = Vec::new();
@@ -209,8 +215,9 @@ impl Directory {
         let target = Target::try_from(update.target.as_ref().ok_or(WireError::Missing("update.target"))?)?;
         let Some(entry) = self.targets.get(&target) else { return Ok(None) };
         let destination = match update.kind.as_ref().ok_or(WireError::Missing("update.kind"))? {
-            target_update::Kind::Full(full) => Destination::try_from(full)?,
+            target_update::Kind::Full(full) => destination(full)?,
             target_update::Kind::Delta(delta) => {
+                let delta = EndpointDelta::decode(delta.clone())?;
                 let current = entry.destination.borrow().clone();
                 let Some(Destination::Service(service)) = current.as_deref() else {
                     return Err(UpdateError::NothingToChange);
@@ -233,6 +240,10 @@ impl Directory {
     }
 }
 
+fn destination(encoded: &Bytes) -> Result<Destination, UpdateError> {
+    Ok(Destination::try_from(&discovery::Destination::decode(encoded.clone())?)?)
+}
+
 fn subscribe(target: &Target, version: u64) -> Subscribe {
     Subscribe { target: Some(target.into()), version }
 }
@@ -243,7 +254,7 @@ fn request(kind: watch_request::Kind) -> WatchRequest {
 
 #[cfg(test)]
 mod tests {
-    use conduit_api::proto::discovery::{EndpointDelta, destination};
+    use conduit_api::proto::discovery::destination;
 
     use super::*;
 
@@ -265,15 +276,17 @@ mod tests {
         let endpoints = ports.iter().map(|port| wire_endpoint(*port)).collect();
         let service =
             discovery::Service { namespace: "ns".into(), name: "web".into(), port: 80, endpoints, routes: None };
-        target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Service(service)) })
+        let service = discovery::Destination { kind: Some(destination::Kind::Service(service)) };
+        target_update::Kind::Full(service.encode_to_vec().into())
     }
 
     fn delta(upserts: &[u16], removals: &[u16]) -> target_update::Kind {
-        target_update::Kind::Delta(EndpointDelta {
+        let delta = EndpointDelta {
             upserts: upserts.iter().map(|port| wire_endpoint(*port)).collect(),
             removals: removals.iter().filter_map(|port| wire_endpoint(*port).address).collect(),
             routes: None,
-        })
+        };
+        target_update::Kind::Delta(delta.encode_to_vec().into())
     }
 
     fn ports(watched: &Watched) -> Vec<u16> {

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Subscriptions,
+    encodings::Encodings,
     registry::{Registration, Registry},
 };
 use crate::serve::peer_of;
@@ -40,13 +41,15 @@ pub struct DiscoveryServer {
     trust_domain: TrustDomain,
     state: watch::Receiver<Arc<MeshState>>,
     registry: Registry,
+    encodings: Arc<Encodings>,
     first_answers: Arc<Semaphore>,
 }
 
 impl DiscoveryServer {
     /// Serves what `state` says; who is connected shows in `registry`.
     pub fn new(trust_domain: TrustDomain, state: watch::Receiver<Arc<MeshState>>, registry: Registry) -> Self {
-        Self { trust_domain, state, registry, first_answers: Arc::new(Semaphore::new(FIRST_ANSWERS_MAX)) }
+        let first_answers = Arc::new(Semaphore::new(FIRST_ANSWERS_MAX));
+        Self { trust_domain, state, registry, encodings: Arc::default(), first_answers }
     }
 }
 
@@ -69,7 +72,7 @@ impl discovery_server::Discovery for DiscoveryServer {
             return Err(Status::failed_precondition(message));
         }
 
-        let mut subscriptions = Subscriptions::new(self.trust_domain.clone());
+        let mut subscriptions = Subscriptions::new(self.trust_domain.clone(), self.encodings.clone());
         for held in hello.resume {
             subscribe(&mut subscriptions, held)?;
         }
@@ -250,7 +253,7 @@ mod tests {
         let watch = Watch {
             proxy: Proxy {
                 registration: registry.open("ns/stuck".parse().unwrap()),
-                subscriptions: Subscriptions::new("cluster.local".parse().unwrap()),
+                subscriptions: Subscriptions::new("cluster.local".parse().unwrap(), Arc::default()),
                 progress: Progress::default(),
             },
             requests: futures::stream::pending(),

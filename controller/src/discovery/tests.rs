@@ -32,7 +32,7 @@ fn apply(state: &mut MeshState, index: u64, changes: Vec<Change>) {
 }
 
 fn subscriptions() -> Subscriptions {
-    Subscriptions::new("cluster.local".parse().unwrap())
+    Subscriptions::new("cluster.local".parse().unwrap(), Arc::default())
 }
 
 fn address(text: &str) -> Target {
@@ -49,12 +49,19 @@ fn addresses(endpoints: &[discovery::Endpoint]) -> Vec<String> {
     endpoints.iter().map(|e| SocketAddr::try_from(e.address.as_ref().unwrap()).unwrap().to_string()).collect()
 }
 
-fn endpoints_in_full(kind: &target_update::Kind) -> Vec<String> {
-    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Service(service)) }) = kind
-    else {
-        panic!("not a service in full: {kind:?}")
-    };
+fn in_full(kind: target_update::Kind) -> destination::Kind {
+    let target_update::Kind::Full(encoded) = kind else { panic!("not in full: {kind:?}") };
+    discovery::Destination::decode(encoded).unwrap().kind.unwrap()
+}
+
+fn endpoints_in_full(kind: target_update::Kind) -> Vec<String> {
+    let destination::Kind::Service(service) = in_full(kind) else { panic!("not a service") };
     addresses(&service.endpoints)
+}
+
+fn pod_in_full(kind: target_update::Kind) -> discovery::Pod {
+    let destination::Kind::Pod(pod) = in_full(kind) else { panic!("not a pod") };
+    pod
 }
 
 #[test]
@@ -73,13 +80,14 @@ fn a_service_is_sent_whole_once_and_then_by_its_differences() {
     subscriptions.subscribe(address("10.96.0.1:80"), Revision::default()).unwrap();
     let response = subscriptions.update(&state);
     assert_eq!(response.as_ref().unwrap().revision, 1);
-    assert_eq!(endpoints_in_full(&only(response)), ["10.0.0.1:80", "10.0.0.2:80"]);
+    assert_eq!(endpoints_in_full(only(response)), ["10.0.0.1:80", "10.0.0.2:80"]);
 
     apply(&mut state, 2, vec![service("other", None, &[])]);
     assert_eq!(subscriptions.update(&state), None, "nothing that this proxy follows");
 
     apply(&mut state, 3, vec![service("web", Some("10.96.0.1"), &["10.0.0.2:80", "10.0.0.3:80"])]);
     let target_update::Kind::Delta(delta) = only(subscriptions.update(&state)) else { panic!("not a delta") };
+    let delta = discovery::EndpointDelta::decode(delta).unwrap();
     assert_eq!(addresses(&delta.upserts), ["10.0.0.3:80"]);
     let removed: Vec<_> = delta.removals.iter().map(|a| SocketAddr::try_from(a).unwrap().to_string()).collect();
     assert_eq!(removed, ["10.0.0.1:80"]);
@@ -115,25 +123,16 @@ fn pods_are_found_by_address_with_their_identity_and_headless_services() {
     apply(&mut state, 1, vec![pod("web-0", "10.0.0.1", true), service("web-svc", None, &["10.0.0.1:80"])]);
     let mut subscriptions = subscriptions();
     subscriptions.subscribe(address("10.0.0.1:80"), Revision::default()).unwrap();
-    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Pod(found)) }) =
-        only(subscriptions.update(&state))
-    else {
-        panic!("not a pod")
-    };
+    let found = pod_in_full(only(subscriptions.update(&state)));
     assert_eq!(found.endpoint.unwrap().identity, "spiffe://cluster.local/ns/ns/sa/web");
     assert_eq!(found.headless.iter().map(|s| (s.name.as_str(), s.port)).collect::<Vec<_>>(), [("web-svc", 80)]);
 
     apply(&mut state, 2, vec![Change::RemoveService(ServiceName::new("ns", "web-svc").unwrap())]);
-    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Pod(found)) }) =
-        only(subscriptions.update(&state))
-    else {
-        panic!("not a pod")
-    };
+    let found = pod_in_full(only(subscriptions.update(&state)));
     assert_eq!(found.headless, []);
 
     apply(&mut state, 3, vec![Change::RemovePod(PodName::new("ns", "web-0").unwrap())]);
-    let target_update::Kind::Full(gone) = only(subscriptions.update(&state)) else { panic!("not in full") };
-    assert_eq!(gone, unknown());
+    assert_eq!(Some(in_full(only(subscriptions.update(&state)))), unknown().kind);
 }
 
 #[test]
@@ -142,11 +141,7 @@ fn an_unmeshed_pod_has_no_identity() {
     apply(&mut state, 1, vec![pod("web-0", "10.0.0.1", false)]);
     let mut subscriptions = subscriptions();
     subscriptions.subscribe(address("10.0.0.1:80"), Revision::default()).unwrap();
-    let target_update::Kind::Full(discovery::Destination { kind: Some(destination::Kind::Pod(found)) }) =
-        only(subscriptions.update(&state))
-    else {
-        panic!("not a pod")
-    };
+    let found = pod_in_full(only(subscriptions.update(&state)));
     assert_eq!(found.endpoint.unwrap().identity, "");
 }
 
@@ -159,9 +154,9 @@ fn a_service_that_goes_becomes_unknown_and_comes_back_whole() {
     subscriptions.subscribe(target, Revision::default()).unwrap();
     subscriptions.update(&state);
     apply(&mut state, 2, vec![Change::RemoveService(ServiceName::new("ns", "web").unwrap())]);
-    assert_eq!(only(subscriptions.update(&state)), target_update::Kind::Full(unknown()));
+    assert_eq!(Some(in_full(only(subscriptions.update(&state)))), unknown().kind);
     apply(&mut state, 3, vec![service("web", Some("10.96.0.2"), &["10.0.0.9:80"])]);
-    assert_eq!(endpoints_in_full(&only(subscriptions.update(&state))), ["10.0.0.9:80"]);
+    assert_eq!(endpoints_in_full(only(subscriptions.update(&state))), ["10.0.0.9:80"]);
 }
 
 #[test]
@@ -170,7 +165,7 @@ fn a_port_that_the_service_does_not_have_is_unknown() {
     apply(&mut state, 1, vec![service("web", Some("10.96.0.1"), &["10.0.0.1:80"])]);
     let mut subscriptions = subscriptions();
     subscriptions.subscribe(address("10.96.0.1:81"), Revision::default()).unwrap();
-    assert_eq!(only(subscriptions.update(&state)), target_update::Kind::Full(unknown()));
+    assert_eq!(Some(in_full(only(subscriptions.update(&state)))), unknown().kind);
 }
 
 #[test]
