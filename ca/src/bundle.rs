@@ -1,8 +1,15 @@
-//! The roots that a workload trusts.
+//! What a workload trusts: roots, and exceptions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use conduit_api::proto::identity;
+use conduit_api::{SpiffeId, proto::identity, spiffe::ParseSpiffeError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, pem::PemObject};
+
+use crate::key_id::KeyId;
 
 /// The most roots in a bundle. A rotation needs two; more than this is a mistake, and each costs every handshake.
 pub const ROOTS_MAX: usize = 16;
@@ -25,13 +32,31 @@ pub enum BundleError {
     /// Not PEM.
     #[error("the trust bundle is not PEM: {0}")]
     Pem(String),
+    /// An exception for nobody.
+    #[error("the trust bundle denies what is no identity: {0}")]
+    Denied(#[from] ParseSpiffeError),
 }
 
-/// One to [`ROOTS_MAX`] root certificates, parsed.
+/// One to [`ROOTS_MAX`] root certificates, parsed, and who is refused all the same.
 #[derive(Clone, Debug)]
 pub struct TrustBundle {
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// What is issued, and to whom it is worth nothing.
+    pub policy: TrustPolicy,
+}
+
+/// What goes with the roots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustPolicy {
+    /// The root that certificates are issued under now, where it is known.
+    pub issuing: Option<KeyId>,
+    /// Who holds one under another root gets a new one at a random moment within this.
+    pub renew_within: Duration,
+    /// Identities that are refused, and whether the connections that they have are closed.
+    pub denied: BTreeMap<SpiffeId, bool>,
+    /// Issuers that are not believed any more.
+    pub revoked: BTreeSet<KeyId>,
 }
 
 impl TrustBundle {
@@ -50,7 +75,7 @@ impl TrustBundle {
             Err(_) => Err(BundleError::Root(n)),
         };
         let anchors = (1..).zip(&roots).map(anchor).collect::<Result<_, _>>()?;
-        Ok(Self { roots, anchors })
+        Ok(Self { roots, anchors, policy: TrustPolicy::default() })
     }
 
     /// Reads the certificates in `pem`; sections of other kinds are ignored.
@@ -66,17 +91,7 @@ impl TrustBundle {
 
     /// The roots, one after the other (RFC 7468).
     pub fn to_pem(&self) -> String {
-        let mut pem = String::new();
-        for root in &self.roots {
-            pem.push_str("-----BEGIN CERTIFICATE-----\n");
-            let base64 = STANDARD.encode(root);
-            for line in base64.as_bytes().chunks(PEM_LINE_CHARS) {
-                pem.extend(line.iter().copied().map(char::from));
-                pem.push('\n');
-            }
-            pem.push_str("-----END CERTIFICATE-----\n");
-        }
-        pem
+        to_pem(&self.roots)
     }
 
     /// The certificates, in DER.
@@ -84,14 +99,34 @@ impl TrustBundle {
         &self.roots
     }
 
+    /// With this policy instead of none.
+    pub fn with(self, policy: TrustPolicy) -> Self {
+        Self { policy, ..self }
+    }
+
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors
     }
 }
 
+/// Certificates, one after the other (RFC 7468).
+pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
+    let mut pem = String::new();
+    for certificate in certificates {
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        let base64 = STANDARD.encode(certificate);
+        for line in base64.as_bytes().chunks(PEM_LINE_CHARS) {
+            pem.extend(line.iter().copied().map(char::from));
+            pem.push('\n');
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    pem
+}
+
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
-        self.roots == other.roots
+        self.roots == other.roots && self.policy == other.policy
     }
 }
 
@@ -99,7 +134,18 @@ impl Eq for TrustBundle {}
 
 impl From<&TrustBundle> for identity::TrustBundle {
     fn from(bundle: &TrustBundle) -> Self {
-        Self { roots: bundle.roots.iter().map(|root| root.to_vec()).collect() }
+        let TrustPolicy { issuing, renew_within, denied, revoked } = &bundle.policy;
+        let denied = denied.iter().map(|(id, drop_connections)| identity::DeniedIdentity {
+            spiffe_id: id.to_string(),
+            drop_connections: *drop_connections,
+        });
+        Self {
+            roots: bundle.roots.iter().map(|root| root.to_vec()).collect(),
+            issuing_root: issuing.as_ref().map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            renew_within_ms: u32::try_from(renew_within.as_millis()).unwrap_or(u32::MAX),
+            denied: denied.collect(),
+            revoked_issuers: revoked.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        }
     }
 }
 
@@ -107,7 +153,14 @@ impl TryFrom<identity::TrustBundle> for TrustBundle {
     type Error = BundleError;
 
     fn try_from(wire: identity::TrustBundle) -> Result<Self, BundleError> {
-        Self::new(wire.roots.into_iter().map(CertificateDer::from).collect())
+        let denied = wire.denied.into_iter().map(|denied| Ok((denied.spiffe_id.parse()?, denied.drop_connections)));
+        let policy = TrustPolicy {
+            issuing: Some(wire.issuing_root).filter(|id| !id.is_empty()).map(|id| KeyId::from_bytes(&id)),
+            renew_within: Duration::from_millis(wire.renew_within_ms.into()),
+            denied: denied.collect::<Result<_, ParseSpiffeError>>()?,
+            revoked: wire.revoked_issuers.iter().map(|id| KeyId::from_bytes(id)).collect(),
+        };
+        Ok(Self::new(wire.roots.into_iter().map(CertificateDer::from).collect())?.with(policy))
     }
 }
 
@@ -116,10 +169,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::root::Root;
+    use crate::root::{ROOT_LIFETIME, Root};
 
     fn root() -> CertificateDer<'static> {
-        Root::generate(&"cluster.local".parse().unwrap(), SystemTime::now()).unwrap().certificate().clone()
+        Root::generate(&"cluster.local".parse().unwrap(), SystemTime::now(), ROOT_LIFETIME).unwrap().anchor().clone()
     }
 
     #[test]
@@ -129,7 +182,17 @@ mod tests {
         assert!(pem.lines().all(|line| line.len() <= PEM_LINE_CHARS), "{pem}");
         assert_eq!(TrustBundle::from_pem(&pem), Ok(bundle.clone()));
         assert_eq!(TrustBundle::from_pem(&format!("# our roots\n\n{pem}\n# end\n")), Ok(bundle.clone()));
-        assert_eq!(TrustBundle::try_from(identity::TrustBundle::from(&bundle)), Ok(bundle));
+        let web: SpiffeId = "spiffe://cluster.local/ns/emojivoto/sa/web".parse().unwrap();
+        let bundle = bundle.with(TrustPolicy {
+            issuing: KeyId::of(&root()),
+            renew_within: Duration::from_secs(3),
+            denied: [(web, true)].into(),
+            revoked: [KeyId::from_bytes(b"1"), KeyId::from_bytes(b"2")].into(),
+        });
+        let mut wire = identity::TrustBundle::from(&bundle);
+        assert_eq!(TrustBundle::try_from(wire.clone()), Ok(bundle));
+        wire.denied[0].spiffe_id.clear();
+        assert!(matches!(TrustBundle::try_from(wire), Err(BundleError::Denied(_))));
     }
 
     #[test]

@@ -36,6 +36,13 @@ impl Validity {
     }
 }
 
+/// From when to when the certificate `der` is valid; `None` of what is none.
+pub fn lifetime(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let validity = certificate.validity();
+    Some((validity.not_before.to_datetime().into(), validity.not_after.to_datetime().into()))
+}
+
 fn whole_seconds(time: SystemTime) -> SystemTime {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since_epoch.as_secs())
@@ -70,11 +77,17 @@ fn common(uri: String, validity: Validity) -> Result<CertificateParams, CryptoEr
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri).map_err(CryptoError::Sign)?)];
+    renew(&mut params, validity)?;
+    Ok(params)
+}
+
+/// Makes `params` those of a new certificate with this validity.
+pub(crate) fn renew(params: &mut CertificateParams, validity: Validity) -> Result<(), CryptoError> {
     params.serial_number = Some(random_serial()?);
     params.use_authority_key_identifier_extension = true;
     params.not_before = validity.not_before.into();
     params.not_after = validity.not_after.into();
-    Ok(params)
+    Ok(())
 }
 
 /// 16 bytes, positive and never zero (RFC 5280 section 4.1.2.2).

@@ -13,6 +13,7 @@ use x509_parser::{certification_request::X509CertificationRequest, prelude::From
 use crate::{
     certificate::{self, Validity},
     key::{CryptoError, KeyPair},
+    key_id::KeyId,
     root::Root,
 };
 
@@ -22,17 +23,6 @@ pub const CSR_BYTES_MAX: usize = 8 * 1024;
 /// Why there is no intermediate.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
-    /// The caller's configuration and the mesh's root disagree.
-    #[error(
-        "the root certificate is of trust domain `{root}`, not `{asked}`; \
-         start with --trust-domain {root}, or with an empty data directory"
-    )]
-    TrustDomain {
-        /// The root's.
-        root: TrustDomain,
-        /// The caller's.
-        asked: TrustDomain,
-    },
     /// The root's own life is over.
     #[error("the root certificate has expired; a new root is needed")]
     RootExpired,
@@ -75,7 +65,9 @@ pub enum IssueError {
 /// An intermediate whose key exists in this process only; it is erased when this is dropped.
 pub struct Issuer {
     trust_domain: TrustDomain,
-    certificate: CertificateDer<'static>,
+    /// Its own certificate, and those that lead from it to what is trusted.
+    chain: Vec<CertificateDer<'static>>,
+    root: KeyId,
     not_after: SystemTime,
     issuer: rcgen::Issuer<'static, KeyPair>,
 }
@@ -83,7 +75,7 @@ pub struct Issuer {
 /// A certificate for a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
-    /// DER: the leaf, then the intermediate; the root is left out.
+    /// DER: the leaf, then the intermediate, and what leads from there to the root, which is left out.
     pub chain: Vec<CertificateDer<'static>>,
     /// The last second in which it is valid.
     pub not_after: SystemTime,
@@ -92,34 +84,42 @@ pub struct Issued {
 impl Issuer {
     /// A new intermediate with a new key, signed by `root` for `lifetime` from `now`, but never beyond the root.
     ///
+    /// `link` is the root's certificate by the one that it follows, for those who do not trust it yet.
+    ///
     /// # Errors
-    /// When the root is of another trust domain or has expired, or the cryptographic library fails.
+    /// When the root has expired, or the cryptographic library fails.
     pub fn new(
         root: &Root,
-        trust_domain: &TrustDomain,
+        link: Option<CertificateDer<'static>>,
         node: NodeId,
         now: SystemTime,
         lifetime: Duration,
     ) -> Result<Self, IssuerError> {
-        if root.trust_domain() != trust_domain {
-            let (root, asked) = (root.trust_domain().clone(), trust_domain.clone());
-            return Err(IssuerError::TrustDomain { root, asked });
-        }
         if now > root.not_after() {
             return Err(IssuerError::RootExpired);
         }
         let validity = Validity::new(now, lifetime).until(root.not_after());
-        let params =
-            certificate::authority(format!("Conduit intermediate of replica {node}"), trust_domain, 0, validity)?;
+        let name = format!("Conduit intermediate of replica {node}");
+        let params = certificate::authority(name, root.trust_domain(), 0, validity)?;
         let key = KeyPair::generate()?;
         let certificate = certificate::sign(&params, &key, root.issuer())?;
-        let issuer = rcgen::Issuer::new(params, key);
-        Ok(Self { trust_domain: trust_domain.clone(), certificate, not_after: validity.not_after, issuer })
+        Ok(Self {
+            trust_domain: root.trust_domain().clone(),
+            chain: std::iter::once(certificate).chain(root.links.iter().cloned()).chain(link).collect(),
+            root: root.id().clone(),
+            not_after: validity.not_after,
+            issuer: rcgen::Issuer::new(params, key),
+        })
     }
 
     /// The intermediate's certificate.
     pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
+        &self.chain[0]
+    }
+
+    /// The root that it is under.
+    pub fn root(&self) -> &KeyId {
+        &self.root
     }
 
     /// The last second in which this issuer can sign; replace it well before.
@@ -150,7 +150,8 @@ impl Issuer {
         let key = requested_key(csr_der)?;
         let validity = Validity::new(now, lifetime).until(self.not_after);
         let leaf = certificate::sign(&certificate::leaf(id.to_string(), validity)?, &key, &self.issuer)?;
-        Ok(Issued { chain: vec![leaf, self.certificate.clone()], not_after: validity.not_after })
+        let chain = std::iter::once(leaf).chain(self.chain.iter().cloned()).collect();
+        Ok(Issued { chain, not_after: validity.not_after })
     }
 }
 

@@ -65,6 +65,13 @@ impl KeyPair {
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map(Self).map_err(|_| CryptoError::Key)
     }
 
+    /// From the older form of the same (RFC 5915).
+    pub(crate) fn from_sec1(sec1: &[u8]) -> Result<Self, CryptoError> {
+        EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_ASN1_SIGNING, sec1)
+            .map(Self)
+            .map_err(|_| CryptoError::Key)
+    }
+
     /// The private key in clear; the document erases itself when dropped.
     pub(crate) fn pkcs8(&self) -> Result<pkcs8::Document, CryptoError> {
         self.0.to_pkcs8v1().map_err(|_| CryptoError::Key)

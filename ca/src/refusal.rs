@@ -45,6 +45,12 @@ pub enum Refusal {
         /// The peer's identity.
         found: String,
     },
+    /// One of us whom nobody is to speak with.
+    #[error("the peer is `{0}`, which is denied; see `conduit ca status`")]
+    Denied(String),
+    /// Signed by a replica whose issuing certificate was revoked.
+    #[error("the peer's certificate is of an issuer that was revoked; its proxy gets another one as soon as it can")]
+    RevokedIssuer,
     /// Its certificate is someone else's.
     #[error("the peer did not prove that it holds its certificate's key")]
     Key,
@@ -82,6 +88,8 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::Usage => "usage",
             Self::Identity { .. } => "identity",
+            Self::Denied(_) => "denied",
+            Self::RevokedIssuer => "revoked_issuer",
             Self::Key => "key",
             Self::ByPeer(_) => "by_peer",
         }

@@ -90,19 +90,19 @@ impl ReplicaTls {
     /// For accepting connections from any replica; [`peer_node`] then tells which.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         let peer = self.verifier(Expected::AnyReplica(self.trust_domain.clone()));
-        tls::server(ClientVerifier { peer, auth: ClientAuth::Required }, Presented(self.minter.clone()), ALPN)
+        tls::server(ClientVerifier { peer, auth: ClientAuth::Required }, Presented(self.minter.clone()), ALPN, None)
     }
 
     /// For connecting to any replica, when only its address is known.
     pub fn client_config(&self) -> Arc<ClientConfig> {
         let peer = self.verifier(Expected::AnyReplica(self.trust_domain.clone()));
-        tls::client(peer, Presented(self.minter.clone()), ALPN)
+        tls::client(peer, Presented(self.minter.clone()), ALPN, None)
     }
 
     /// For connecting to the replica `node` and no other, whoever has its address by now.
     pub fn client_config_for(&self, node: NodeId) -> Arc<ClientConfig> {
         let peer = self.verifier(Expected::Replica(self.trust_domain.clone(), node));
-        tls::client(peer, Presented(self.minter.clone()), ALPN)
+        tls::client(peer, Presented(self.minter.clone()), ALPN, None)
     }
 
     fn verifier(&self, expected: Expected) -> PeerVerifier {

@@ -121,13 +121,7 @@ impl Seed {
 
     /// The key for one purpose (HKDF-SHA256, RFC 5869).
     pub(crate) fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; KEY_BYTES]> {
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        hkdf::Salt::new(hkdf::HKDF_SHA256, &[])
-            .extract(&self.0)
-            .expand(&[purpose.info()], hkdf::HKDF_SHA256)
-            .and_then(|okm| okm.fill(key.as_mut()))
-            .expect("one block is within the 255 that HKDF can make (RFC 5869 section 2.3)");
-        key
+        derive(&self.0, purpose.info())
     }
 
     fn to_hex_line(&self) -> Zeroizing<Vec<u8>> {
@@ -139,6 +133,17 @@ impl Seed {
         line.push(b'\n');
         line
     }
+}
+
+/// A key from a secret (HKDF-SHA256, RFC 5869). Keys of different `info` say nothing about each other.
+pub(crate) fn derive(secret: &[u8], info: &[u8]) -> Zeroizing<[u8; KEY_BYTES]> {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    hkdf::Salt::new(hkdf::HKDF_SHA256, &[])
+        .extract(secret)
+        .expand(&[info], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(key.as_mut()))
+        .expect("one block is within the 255 that HKDF can make (RFC 5869 section 2.3)");
+    key
 }
 
 impl Drop for Seed {

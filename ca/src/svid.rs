@@ -1,9 +1,10 @@
 //! Reading certificates as X.509-SVIDs: <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>
 
+use conduit_api::TrustDomain;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 
-use crate::certificate::Validity;
+use crate::{certificate::Validity, key_id::KeyId};
 
 /// Why a certificate is not an X.509-SVID.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -19,11 +20,28 @@ pub enum NotSvid {
     KeyUsage,
 }
 
-/// What a certificate says. Its signature is someone else's concern.
+/// What a leaf says. Its signature is someone else's concern.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Svid {
     pub(crate) uri: String,
     pub(crate) validity: Validity,
+    /// Of the authority that has signed it.
+    pub(crate) issuer: Option<KeyId>,
+}
+
+/// What an authority's certificate says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AuthorityName {
+    /// A user's own need not have one.
+    uri: Option<String>,
+    pub(crate) validity: Validity,
+}
+
+impl AuthorityName {
+    /// The one that it names as its own (section 4.2).
+    pub(crate) fn trust_domain(&self) -> Option<TrustDomain> {
+        self.uri.as_deref()?.strip_prefix("spiffe://")?.parse().ok()
+    }
 }
 
 impl Svid {
@@ -34,30 +52,38 @@ impl Svid {
         if !usage.digital_signature() || usage.key_cert_sign() || usage.crl_sign() {
             return Err(NotSvid::KeyUsage);
         }
-        Self::from_x509(&certificate)
+        let mut uris = uris(&certificate)?;
+        match (uris.pop(), uris.len()) {
+            (Some(uri), 0) => Ok(Self { uri, validity: validity(&certificate), issuer: KeyId::issuer(&certificate) }),
+            (last, others) => Err(NotSvid::Uris(others + usize::from(last.is_some()))),
+        }
     }
 
     /// Reads an authority.
-    pub(crate) fn authority(der: &CertificateDer<'_>) -> Result<Self, NotSvid> {
-        Self::from_x509(&parse(der)?)
-    }
-
-    fn from_x509(certificate: &X509Certificate<'_>) -> Result<Self, NotSvid> {
-        let names = certificate.subject_alternative_name().map_err(|_| NotSvid::Encoding)?;
-        let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
-        if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
-            return Err(NotSvid::Encoding);
+    pub(crate) fn authority(der: &CertificateDer<'_>) -> Result<AuthorityName, NotSvid> {
+        let certificate = parse(der)?;
+        let mut uris = uris(&certificate)?;
+        if uris.len() > 1 {
+            return Err(NotSvid::Uris(uris.len()));
         }
-        let uris: Vec<&str> = names.iter().filter_map(as_uri).collect();
-        let [uri] = uris[..] else { return Err(NotSvid::Uris(uris.len())) };
-        let validity = certificate.validity();
-        Ok(Self {
-            uri: uri.to_owned(),
-            validity: Validity {
-                not_before: validity.not_before.to_datetime().into(),
-                not_after: validity.not_after.to_datetime().into(),
-            },
-        })
+        Ok(AuthorityName { uri: uris.pop(), validity: validity(&certificate) })
+    }
+}
+
+fn uris(certificate: &X509Certificate<'_>) -> Result<Vec<String>, NotSvid> {
+    let names = certificate.subject_alternative_name().map_err(|_| NotSvid::Encoding)?;
+    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(NotSvid::Encoding);
+    }
+    Ok(names.iter().filter_map(as_uri).map(str::to_owned).collect())
+}
+
+fn validity(certificate: &X509Certificate<'_>) -> Validity {
+    let validity = certificate.validity();
+    Validity {
+        not_before: validity.not_before.to_datetime().into(),
+        not_after: validity.not_after.to_datetime().into(),
     }
 }
 
@@ -68,7 +94,7 @@ fn as_uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
     }
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, NotSvid> {
+pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, NotSvid> {
     match x509_parser::parse_x509_certificate(der) {
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(NotSvid::Encoding),

@@ -1,20 +1,19 @@
 //! What all our TLS configurations have in common.
 //!
-//! TLS 1.3 only, and no session resumption. rustls takes a resumed peer's identity from the session without verifying
-//! it again, and every resumed handshake mints the next ticket: a peer could go on for ever after its certificate
-//! expired, its issuer was dropped from the bundle, or its key was replaced. What resumption would save is small here:
-//! connections between proxies are pooled, TLS 1.3 resumes with a key exchange all the same (RFC 8446 section 2.2), and
-//! without tickets neither side holds session caches or writes them after each handshake.
+//! TLS 1.3 only. Sessions between workloads are resumed (see [`sessions`](crate::sessions)), those between replicas, which are few,
+//! are not.
 
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
     ClientConfig, ServerConfig,
-    client::{ResolvesClientCert, Resumption, danger::ServerCertVerifier},
+    client::{ResolvesClientCert, Resumption, Tls12Resumption, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     server::{NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
     version::TLS13,
 };
+
+use crate::sessions::{Epoch, Sessions};
 
 /// aws-lc-rs, preferring X25519MLKEM768 by crate feature. Never the process's default, which others choose.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
@@ -27,6 +26,7 @@ pub(crate) fn server(
     verifier: impl ClientCertVerifier + 'static,
     certificate: impl ResolvesServerCert + 'static,
     alpn: &[&[u8]],
+    tickets: Option<Epoch>,
 ) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&TLS13])
@@ -35,7 +35,10 @@ pub(crate) fn server(
         .with_cert_resolver(Arc::new(certificate));
     config.alpn_protocols = owned(alpn);
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    config.send_tls13_tickets = usize::from(tickets.is_some());
+    if let Some(tickets) = tickets {
+        config.ticketer = Arc::new(tickets);
+    }
     Arc::new(config)
 }
 
@@ -43,6 +46,7 @@ pub(crate) fn client(
     verifier: impl ServerCertVerifier + 'static,
     certificate: impl ResolvesClientCert + 'static,
     alpn: &[&[u8]],
+    sessions: Option<Sessions>,
 ) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&TLS13])
@@ -51,7 +55,10 @@ pub(crate) fn client(
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(certificate));
     config.alpn_protocols = owned(alpn);
-    config.resumption = Resumption::disabled();
+    config.resumption = match sessions {
+        Some(sessions) => Resumption::store(Arc::new(sessions)).tls12_resumption(Tls12Resumption::Disabled),
+        None => Resumption::disabled(),
+    };
     // Peers are known by their identities; a name would only tell observers who is called.
     config.enable_sni = false;
     Arc::new(config)

@@ -89,7 +89,16 @@ impl PeerVerifier {
             .verify_for_usage(ALGORITHMS.all, bundle.anchors(), intermediates, now, usage, None, None)
             .map_err(chain_error)?;
         let svid = Svid::leaf(leaf).map_err(|error| refused(Refusal::Malformed(error.to_string())))?;
-        self.expected.admit(&svid.uri).map_err(refused)
+        self.expected.admit(&svid.uri).map_err(refused)?;
+        let policy = &bundle.policy;
+        if svid.issuer.is_some_and(|issuer| policy.revoked.contains(&issuer)) {
+            return Err(refused(Refusal::RevokedIssuer));
+        }
+        // Only what is on the list is compared: replicas have identities of another shape.
+        if !policy.denied.is_empty() && svid.uri.parse().is_ok_and(|id: SpiffeId| policy.denied.contains_key(&id)) {
+            return Err(refused(Refusal::Denied(svid.uri)));
+        }
+        Ok(())
     }
 }
 

@@ -3,12 +3,17 @@
 //! Certificate and bundle are exchanged underneath configurations that were already handed out: the next handshake of
 //! each uses the new ones, established connections go on as they are.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use conduit_api::{SpiffeId, TrustDomain, spiffe::ParseSpiffeError};
 use rustls::{
-    ClientConfig, CommonState, ServerConfig, SignatureScheme,
+    ClientConfig, CommonState, HandshakeKind, ServerConfig, SignatureScheme,
     client::ResolvesClientCert,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -19,10 +24,15 @@ use webpki::KeyUsage;
 use crate::{
     bundle::TrustBundle,
     key::{CryptoError, KeyPair},
+    key_id::KeyId,
+    sessions::{Epoch, Sessions},
     svid::{NotSvid, Svid},
     tls,
     verifier::{ClientVerifier, Expected, PeerVerifier},
 };
+
+/// Identities whose configurations, and sessions with them, are remembered; with more, all are made anew.
+const CLIENTS_MAX: usize = 64;
 
 /// Why a certificate is not for this workload to present.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +71,19 @@ pub struct Identity {
     pub not_before: SystemTime,
     /// The last one.
     pub not_after: SystemTime,
+    /// The root that it was issued under, as far as the chain says.
+    pub root: Option<KeyId>,
+}
+
+/// What the certificate that a workload presents is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Everybody accepts it.
+    Good,
+    /// Everybody accepts it still, but what is issued now is under another root.
+    Superseded,
+    /// Nobody does, or there is none.
+    Worthless,
 }
 
 /// Whether a server insists on knowing its clients.
@@ -78,6 +101,15 @@ pub struct WorkloadTls {
     trust_domain: TrustDomain,
     bundle: Arc<ArcSwap<TrustBundle>>,
     current: Arc<ArcSwapOption<Current>>,
+    epoch: Epoch,
+    configurations: Arc<Mutex<Configurations>>,
+}
+
+/// Those that were made: with a configuration goes what it remembers of sessions.
+#[derive(Debug, Default)]
+struct Configurations {
+    servers: Vec<(Vec<u8>, ClientAuth, Arc<ServerConfig>)>,
+    clients: HashMap<(SpiffeId, Vec<u8>), Arc<ClientConfig>>,
 }
 
 struct Current {
@@ -88,7 +120,10 @@ struct Current {
 impl WorkloadTls {
     /// Trusts `bundle`, and has no certificate yet: a client presents none, a server completes no handshake.
     pub fn new(trust_domain: TrustDomain, bundle: TrustBundle) -> Self {
-        Self { trust_domain, bundle: Arc::new(ArcSwap::from_pointee(bundle)), current: Arc::default() }
+        let epoch = Epoch::default();
+        epoch.end();
+        let bundle = Arc::new(ArcSwap::from_pointee(bundle));
+        Self { trust_domain, bundle, current: Arc::default(), epoch, configurations: Arc::default() }
     }
 
     /// Presents `chain` (the leaf first) from now on, and proves `key`.
@@ -105,8 +140,10 @@ impl WorkloadTls {
         }
         let certified = CertifiedKey::new(chain, key.tls_key()?);
         certified.keys_match().map_err(|_| IdentityError::Key)?;
-        let identity = Identity { id, not_before: svid.validity.not_before, not_after: svid.validity.not_after };
+        let root = certified.cert.get(1).and_then(KeyId::of_issuer);
+        let identity = Identity { id, not_before: svid.validity.not_before, not_after: svid.validity.not_after, root };
         self.current.store(Some(Arc::new(Current { identity: Arc::new(identity), certified: Arc::new(certified) })));
+        self.epoch.end();
         Ok(())
     }
 
@@ -117,7 +154,10 @@ impl WorkloadTls {
 
     /// Trusts `bundle`, and nothing else, from now on.
     pub fn set_bundle(&self, bundle: TrustBundle) {
-        self.bundle.store(Arc::new(bundle));
+        if **self.bundle.load() != bundle {
+            self.bundle.store(Arc::new(bundle));
+            self.epoch.end();
+        }
     }
 
     /// What is presented now; `None` before the first [`WorkloadTls::set_identity`].
@@ -125,31 +165,71 @@ impl WorkloadTls {
         self.current.load().as_ref().map(|current| current.identity.clone())
     }
 
-    /// Whether those who trust what we trust would accept what we present, now.
-    pub fn is_acceptable(&self) -> bool {
-        let Some(current) = self.current.load_full() else { return false };
-        let Some((leaf, intermediates)) = current.certified.cert.split_first() else { return false };
+    /// What those who trust what we trust think of what we present, now.
+    pub fn standing(&self) -> Standing {
+        let Some(current) = self.current.load_full() else { return Standing::Worthless };
+        let Some((leaf, intermediates)) = current.certified.cert.split_first() else { return Standing::Worthless };
         let verifier = self.verifier(Expected::AnyWorkload(self.trust_domain.clone()));
-        verifier.verify(leaf, intermediates, KeyUsage::client_auth(), UnixTime::now()).is_ok()
+        if verifier.verify(leaf, intermediates, KeyUsage::client_auth(), UnixTime::now()).is_err() {
+            return Standing::Worthless;
+        }
+        let bundle = self.bundle.load();
+        let superseded = bundle.policy.issuing.is_some() && bundle.policy.issuing != current.identity.root;
+        if superseded { Standing::Superseded } else { Standing::Good }
+    }
+
+    /// What is trusted now.
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        self.bundle.load_full()
+    }
+
+    /// The certificate that is presented and those that follow it, in DER; empty before there is one.
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.current.load().as_ref().map(|current| current.certified.cert.clone()).unwrap_or_default()
     }
 
     /// For accepting connections from any workload of our trust domain.
     pub fn server_config(&self, alpn: &[&[u8]], client: ClientAuth) -> Arc<ServerConfig> {
+        let protocols = alpn.concat();
+        let mut made = self.made();
+        if let Some((_, _, config)) =
+            made.servers.iter().find(|(known, auth, _)| *known == protocols && *auth == client)
+        {
+            return config.clone();
+        }
         let peer = self.verifier(Expected::AnyWorkload(self.trust_domain.clone()));
-        tls::server(ClientVerifier { peer, auth: client }, self.resolver(), alpn)
+        let config =
+            tls::server(ClientVerifier { peer, auth: client }, self.resolver(), alpn, Some(self.epoch.clone()));
+        made.servers.push((protocols, client, config.clone()));
+        config
     }
 
     /// For connecting to `expected` and nobody else. We present our certificate if we have one by then.
     ///
     /// The server's name given to rustls with each connection is not looked at and not sent.
     pub fn client_config(&self, alpn: &[&[u8]], expected: &SpiffeId) -> Arc<ClientConfig> {
-        tls::client(self.verifier(Expected::Workload(expected.clone())), self.resolver(), alpn)
+        let key = (expected.clone(), alpn.concat());
+        let mut made = self.made();
+        if let Some(config) = made.clients.get(&key) {
+            return config.clone();
+        }
+        if made.clients.len() >= CLIENTS_MAX {
+            made.clients.clear();
+        }
+        let verifier = self.verifier(Expected::Workload(expected.clone()));
+        let config = tls::client(verifier, self.resolver(), alpn, Some(Sessions::new(self.epoch.clone())));
+        made.clients.insert(key, config.clone());
+        config
+    }
+
+    fn made(&self) -> MutexGuard<'_, Configurations> {
+        self.configurations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same, but presenting nothing, whatever we have: for asking for a certificate. One that has expired, or whose root is
     /// gone, would be refused, and there would be no way back.
     pub fn anonymous_client_config(&self, alpn: &[&[u8]], expected: &SpiffeId) -> Arc<ClientConfig> {
-        tls::client(self.verifier(Expected::Workload(expected.clone())), Presented(Arc::default()), alpn)
+        tls::client(self.verifier(Expected::Workload(expected.clone())), Presented(Arc::default()), alpn, None)
     }
 
     fn verifier(&self, expected: Expected) -> PeerVerifier {
@@ -200,13 +280,19 @@ pub struct AuthenticatedPeer(SpiffeId);
 impl AuthenticatedPeer {
     /// Who is at the other end of a connection that was made with a configuration of [`WorkloadTls`].
     ///
-    /// `None` during the handshake, and for a client that presented no certificate.
+    /// `None` during the handshake, for a client that presented no certificate, and for a peer whose session was resumed after its
+    /// certificate had expired.
     pub fn from_connection(connection: &CommonState) -> Option<Self> {
         if connection.is_handshaking() {
             return None;
         }
         let leaf = connection.peer_certificates()?.first()?;
-        Svid::leaf(leaf).ok()?.uri.parse().ok().map(Self)
+        let svid = Svid::leaf(leaf).ok()?;
+        let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        if is_resumed && svid.validity.not_after < SystemTime::now() {
+            return None;
+        }
+        svid.uri.parse().ok().map(Self)
     }
 
     /// Its identity.

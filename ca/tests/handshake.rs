@@ -9,8 +9,8 @@ use std::{
 
 use conduit_api::{NodeId, SpiffeId, TrustDomain};
 use conduit_ca::{
-    AuthenticatedPeer, ClientAuth, Issuer, KeyPair, Refusal, ReplicaTls, Root, Seed, TrustBundle, WorkloadTls,
-    peer_node,
+    AuthenticatedPeer, ClientAuth, Issuer, KeyId, KeyPair, ROOT_LIFETIME, Refusal, ReplicaTls, Root, Seed, Standing,
+    TrustBundle, TrustPolicy, WorkloadTls, peer_node,
 };
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
@@ -97,13 +97,13 @@ struct Mesh {
 impl Mesh {
     fn new() -> Self {
         let now = SystemTime::now();
-        let root = Root::generate(&trust_domain(), now).unwrap();
-        let issuer = Issuer::new(&root, &trust_domain(), NodeId::new(1), now, 7 * DAY).unwrap();
+        let root = Root::generate(&trust_domain(), now, ROOT_LIFETIME).unwrap();
+        let issuer = Issuer::new(&root, None, NodeId::new(1), now, 7 * DAY).unwrap();
         Self { root, issuer }
     }
 
     fn bundle(&self) -> TrustBundle {
-        TrustBundle::new(vec![self.root.certificate().clone()]).unwrap()
+        TrustBundle::new(vec![self.root.anchor().clone()]).unwrap()
     }
 
     /// A workload without a certificate.
@@ -152,18 +152,73 @@ fn a_peer_is_nobody_before_the_handshake_is_complete() {
     assert_eq!(AuthenticatedPeer::from_connection(&server), None);
 }
 
-/// A resumed session would not be verified again: see the crate's `tls` module.
+/// A resumed session is not verified again: so it ends with whatever could make a difference.
 #[test]
-fn every_handshake_is_a_full_one() {
+fn sessions_are_resumed_until_something_changes() {
     let mesh = Mesh::new();
-    let client = mesh.workload("web").client_config(ALPN, &id("voting"));
-    let server = mesh.workload("voting").server_config(ALPN, ClientAuth::Required);
-    for _ in 0..3 {
+    let (web, voting) = (mesh.workload("web"), mesh.workload("voting"));
+    let client = web.client_config(ALPN, &id("voting"));
+    let server = voting.server_config(ALPN, ClientAuth::Required);
+    let kind = || {
         let (client, server) = handshake(client.clone(), server.clone()).established();
-        assert!(matches!(client.handshake_kind(), Some(HandshakeKind::Full)));
-        assert_eq!(client.tls13_tickets_received(), 0);
-        assert!(AuthenticatedPeer::from_connection(&server).is_some());
+        assert_eq!(AuthenticatedPeer::from_connection(&server).unwrap().id(), &id("web"));
+        assert_eq!(AuthenticatedPeer::from_connection(&client).unwrap().id(), &id("voting"));
+        assert_eq!(client.handshake_kind(), server.handshake_kind());
+        assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+        client.handshake_kind().unwrap()
+    };
+    let again = |what: &str| {
+        assert_eq!(kind(), HandshakeKind::Full, "{what}");
+        assert_eq!(kind(), HandshakeKind::Resumed, "{what}");
+    };
+    again("the first one");
+    assert_eq!(kind(), HandshakeKind::Resumed, "with the next ticket");
+    mesh.certify(&web, "web");
+    again("the client has another certificate");
+    mesh.certify(&voting, "voting");
+    again("the server has another certificate");
+    let denied = |name: &str| TrustPolicy { denied: [(id(name), false)].into(), ..TrustPolicy::default() };
+    voting.set_bundle(mesh.bundle().with(denied("emoji")));
+    again("the server trusts somebody less");
+    web.set_bundle(mesh.bundle().with(denied("emoji")));
+    again("the client trusts somebody less");
+    voting.set_bundle(mesh.bundle().with(denied("emoji")));
+    assert_eq!(kind(), HandshakeKind::Resumed, "nothing has changed");
+    voting.set_bundle(mesh.bundle().with(denied("web")));
+    let refused = handshake(client.clone(), server.clone());
+    assert_eq!(refused.refusals().1, Some(Refusal::Denied(id("web").to_string())), "a ticket lets nobody in");
+}
+
+#[test]
+fn a_session_with_one_peer_is_not_resumed_with_another() {
+    let mesh = Mesh::new();
+    let (web, voting) = (mesh.workload("web"), mesh.workload("voting"));
+    call(&web, &voting).established();
+    // The same address, and another identity is expected there.
+    let server = voting.server_config(ALPN, ClientAuth::Required);
+    let ended = handshake(web.client_config(ALPN, &id("emoji")), server.clone());
+    assert!(matches!(ended.refusals().0, Some(Refusal::Identity { .. })));
+    // Another client does not come in on what the first one has.
+    let (_, server) = handshake(mesh.workload("emoji").client_config(ALPN, &id("voting")), server).established();
+    assert_eq!(server.handshake_kind(), Some(HandshakeKind::Full));
+}
+
+#[test]
+fn a_session_does_not_outlive_its_certificate() {
+    let mesh = Mesh::new();
+    let (web, voting) = (mesh.newcomer(), mesh.workload("voting"));
+    // Valid for the next moment only.
+    let key = KeyPair::generate().unwrap();
+    let issued = mesh.issuer.issue(&key.csr().unwrap(), &id("web"), SystemTime::now(), Duration::from_secs(2)).unwrap();
+    web.set_identity(&key, issued.chain).unwrap();
+    let (_, server) = call(&web, &voting).established();
+    assert!(AuthenticatedPeer::from_connection(&server).is_some());
+    while SystemTime::now() <= issued.not_after {
+        std::thread::sleep(Duration::from_millis(50));
     }
+    let (_, server) = call(&web, &voting).established();
+    assert_eq!(server.handshake_kind(), Some(HandshakeKind::Resumed));
+    assert_eq!(AuthenticatedPeer::from_connection(&server), None);
 }
 
 #[test]
@@ -354,7 +409,7 @@ fn a_new_certificate_is_presented_by_live_configurations() {
 #[test]
 fn a_new_bundle_is_obeyed_by_live_configurations() {
     let (old, new) = (Mesh::new(), Mesh::new());
-    let both = || TrustBundle::new(vec![old.root.certificate().clone(), new.root.certificate().clone()]).unwrap();
+    let both = || TrustBundle::new(vec![old.root.anchor().clone(), new.root.anchor().clone()]).unwrap();
     let (web, voting) = (old.workload("web"), old.workload("voting"));
     let client = web.client_config(ALPN, &id("voting"));
     let server = voting.server_config(ALPN, ClientAuth::Required);
@@ -374,6 +429,77 @@ fn a_new_bundle_is_obeyed_by_live_configurations() {
     call().established();
     old.certify(&web, "web");
     assert_eq!(call().refusals().1, Some(Refusal::UnknownCa), "the old is dropped");
+}
+
+/// Who was away while the root was exchanged believes the new one by its link, and nothing else of it.
+#[test]
+fn a_link_leads_from_the_old_root_to_the_new_one() {
+    let (old, mut new, now) = (Mesh::new(), Mesh::new(), SystemTime::now());
+    let link = old.root.cross_sign(&new.root, now).unwrap();
+    assert!(link.is_some());
+    new.issuer = Issuer::new(&new.root, link, NodeId::new(1), now, 7 * DAY).unwrap();
+    let (away, voting) = (old.workload("web"), new.newcomer());
+    new.certify(&voting, "voting");
+    voting.set_bundle(TrustBundle::new(vec![old.root.anchor().clone(), new.root.anchor().clone()]).unwrap());
+    call(&away, &voting).established();
+    call(&voting, &old.workload("voting")).established();
+    let unlinked = Issuer::new(&new.root, None, NodeId::new(1), now, 7 * DAY).unwrap();
+    new.issuer = unlinked;
+    new.certify(&voting, "voting");
+    assert_eq!(call(&away, &voting).refusals().0, Some(Refusal::UnknownCa));
+}
+
+#[test]
+fn who_is_denied_is_refused_by_both_sides() {
+    let mesh = Mesh::new();
+    let (web, voting) = (mesh.workload("web"), mesh.workload("voting"));
+    let deny = |service_account: &str| {
+        let policy = TrustPolicy { denied: [(id(service_account), false)].into(), ..TrustPolicy::default() };
+        mesh.bundle().with(policy)
+    };
+    voting.set_bundle(deny("emoji"));
+    call(&web, &voting).established();
+    voting.set_bundle(deny("web"));
+    assert_eq!(call(&web, &voting).refusals().1, Some(Refusal::Denied(id("web").to_string())));
+    web.set_bundle(deny("voting"));
+    assert_eq!(call(&web, &voting).refusals().0, Some(Refusal::Denied(id("voting").to_string())));
+    assert_eq!(web.standing(), Standing::Good);
+    web.set_bundle(deny("web"));
+    assert_eq!(web.standing(), Standing::Worthless);
+}
+
+#[test]
+fn what_a_revoked_issuer_has_signed_is_worth_nothing() {
+    let mesh = Mesh::new();
+    let (web, voting) = (mesh.workload("web"), mesh.workload("voting"));
+    let revoked = [KeyId::of(mesh.issuer.certificate()).unwrap()].into();
+    let bundle = mesh.bundle().with(TrustPolicy { revoked, ..TrustPolicy::default() });
+    voting.set_bundle(bundle.clone());
+    assert_eq!(call(&web, &voting).refusals().1, Some(Refusal::RevokedIssuer));
+    web.set_bundle(bundle);
+    assert_eq!(web.standing(), Standing::Worthless);
+    let another = Issuer::new(&mesh.root, None, NodeId::new(1), SystemTime::now(), DAY).unwrap();
+    let mesh = Mesh { issuer: another, ..mesh };
+    mesh.certify(&web, "web");
+    mesh.certify(&voting, "voting");
+    assert_eq!(web.standing(), Standing::Good);
+    call(&web, &voting).established();
+}
+
+#[test]
+fn a_certificate_under_a_root_that_was_followed_is_superseded() {
+    let (old, new) = (Mesh::new(), Mesh::new());
+    let both = TrustBundle::new(vec![old.root.anchor().clone(), new.root.anchor().clone()]).unwrap();
+    let web = old.workload("web");
+    assert_eq!(web.standing(), Standing::Good);
+    let issuing = |root: &Root| TrustPolicy { issuing: Some(root.id().clone()), ..TrustPolicy::default() };
+    web.set_bundle(both.clone().with(issuing(&old.root)));
+    assert_eq!(web.standing(), Standing::Good);
+    web.set_bundle(both.with(issuing(&new.root)));
+    assert_eq!(web.standing(), Standing::Superseded);
+    new.certify(&web, "web");
+    assert_eq!((web.standing(), web.identity().unwrap().root.as_ref()), (Standing::Good, Some(new.root.id())));
+    assert_eq!(old.newcomer().standing(), Standing::Worthless);
 }
 
 #[test]

@@ -248,6 +248,7 @@ impl Cluster {
             .args(["--platform-file".into(), self.path("platform.json")])
             .args(["--bootstrap-gate".into(), self.path("gate")])
             .args(["--trust-bundle-file".into(), self.trust_anchors()])
+            .args(["--root-backup-file".into(), self.path("trust-root.json")])
             .args(["--api-socket".into(), self.socket(replica)])
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -4,10 +4,10 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     address::Address,
-    check, completion, get, history,
+    ca, check, completion, get, history, identity,
     local::LocalCommand,
     pods, raft,
-    resource::{ResourceError, Scope},
+    resource::{DEFAULT_NAMESPACE, ResourceError, Scope},
     routes, stat, tap, version, wait,
 };
 
@@ -46,6 +46,12 @@ pub struct Global {
 pub enum Command {
     /// Configure what files say: HTTPRoutes of the Gateway API
     Apply(routes::ApplyArgs),
+    /// Look at whom the mesh trusts, and change it
+    Ca {
+        /// What to do.
+        #[command(subcommand)]
+        command: ca::Command,
+    },
     /// Check that the control plane works
     Check(check::Args),
     /// Write the completion script of a shell
@@ -60,6 +66,8 @@ pub enum Command {
     Pods(pods::Args),
     /// Show who changed what, and when
     History(history::Args),
+    /// Show the certificates that proxies present
+    Identity(identity::Args),
     /// Run a mesh on this machine
     Local {
         /// What to do with it.
@@ -92,6 +100,14 @@ impl Global {
     pub fn scope(&self, all: bool) -> Result<Scope, ResourceError> {
         Scope::new(Some(&self.conduit_namespace), false)?;
         Scope::new(self.namespace.as_deref(), all)
+    }
+
+    /// The one namespace that is meant.
+    ///
+    /// # Errors
+    /// When it cannot be a namespace.
+    pub fn one_namespace(&self) -> Result<String, ResourceError> {
+        Ok(self.scope(false)?.namespace().unwrap_or(DEFAULT_NAMESPACE).to_owned())
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Args {
     /// The version that everything should have [default: the newer of this command's and the control plane's]
     #[arg(long, value_name = "VERSION")]
     expected_version: Option<String>,
+    /// Fail when a trust root expires within so many days [default: 60 for an imported one]
+    #[arg(long, value_name = "DAYS")]
+    expiry_days: Option<u32>,
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
     output: TableOrJson,
@@ -50,7 +53,7 @@ async fn gather(args: &Args, control_plane: &ControlPlane) -> Report {
     let can_query = server.as_ref().map_or_else(|error| Outcome::Fail(format!("{error:#}")), |_| Outcome::Ok);
     let mut checks = vec![Check::new("conduit-api", "can query the Conduit API", can_query)];
     if server.is_ok() {
-        checks.extend(self_checks(control_plane).await);
+        checks.extend(self_checks(args.expiry_days.unwrap_or_default(), control_plane).await);
     }
     let server = server.ok();
     let latest = args.expected_version.as_deref().unwrap_or_else(|| newest(VERSION, server.as_deref()));
@@ -65,8 +68,8 @@ async fn gather(args: &Args, control_plane: &ControlPlane) -> Report {
     Report::new(checks)
 }
 
-async fn self_checks(control_plane: &ControlPlane) -> Vec<Check> {
-    match control_plane.ask(async |client| client.self_check(SelfCheckRequest {}).await).await {
+async fn self_checks(expiry_days: u32, control_plane: &ControlPlane) -> Vec<Check> {
+    match control_plane.ask(async |client| client.self_check(SelfCheckRequest { expiry_days }).await).await {
         Ok(answer) => answer.results.iter().map(Check::from).collect(),
         Err(error) => {
             vec![Check::new("conduit-api", "control plane can check itself", Outcome::Error(format!("{error:#}")))]

@@ -3,12 +3,13 @@
 //! - [`args`]: what can be typed. [`resource`]: how workloads are named. [`failure`]: how everything that goes wrong is said.
 //! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
-//!   [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
+//!   [`ca`], [`identity`], [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
 //!   [`completion`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
 pub mod args;
+pub mod ca;
 pub mod check;
 pub mod completion;
 pub mod control_plane;
@@ -16,6 +17,7 @@ pub mod failure;
 pub mod gateway;
 pub mod get;
 pub mod history;
+pub mod identity;
 pub mod local;
 pub mod output;
 pub mod pods;
@@ -27,6 +29,7 @@ pub mod stat;
 pub mod stdout;
 pub mod table;
 pub mod tap;
+pub mod time;
 pub mod version;
 pub mod wait;
 pub mod yaml;

@@ -8,6 +8,7 @@
 //!
 //! Nothing of it touches the host's network. It ends with its supervisor, however that ends.
 
+pub mod authority;
 pub mod client;
 pub mod directory;
 pub mod dns;
@@ -24,6 +25,9 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use self::directory::MeshDirectory;
+
+/// Of all identities in a local mesh.
+const TRUST_DOMAIN: &str = "cluster.local";
 
 /// What can be done with the local mesh.
 #[derive(Debug, Subcommand)]

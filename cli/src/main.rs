@@ -6,9 +6,9 @@ use clap::Parser as _;
 use conduit_cli::{
     address::Address,
     args::{Cli, Command, Global},
-    check, completion,
+    ca, check, completion,
     control_plane::ControlPlane,
-    failure, get, history,
+    failure, get, history, identity,
     local::directory::MeshDirectory,
     pods, raft, routes, stat,
     stdout::{self, Stdout},
@@ -79,6 +79,8 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Delete(args) => routes::delete(args, global, control_plane, out).await?,
         Command::Diff(args) => routes::diff(args, control_plane, out).await?,
         Command::Rollback(args) => routes::rollback(args, control_plane, out).await?,
+        Command::Ca { command } => ca::run(command, global, control_plane, out).await?,
+        Command::Identity(args) => identity::run(args, global, control_plane, out).await?,
         Command::Check(args) => {
             if !check::run(args, control_plane, out).await? {
                 return Ok(CHECK_FAILED.into());

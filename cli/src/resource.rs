@@ -5,7 +5,7 @@ use std::str::FromStr;
 use conduit_api::proto::{common::ResourceRef, public::ResourceSelection};
 
 /// Where to look when nothing is said, as for kubectl.
-const DEFAULT_NAMESPACE: &str = "default";
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// What can be selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

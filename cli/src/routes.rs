@@ -95,7 +95,7 @@ pub async fn apply(
     control_plane: &ControlPlane,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let namespace = global.namespace.as_deref().unwrap_or("default");
+    let namespace = &global.one_namespace()?;
     let routes: Vec<_> = gateway::read(&args.filenames, namespace)?.iter().map(HttpRoute::from).collect();
     change(ApplyRequest { routes, removals: Vec::new() }, &args.wait, control_plane, out).await
 }
@@ -110,7 +110,7 @@ pub async fn delete(
     control_plane: &ControlPlane,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let namespace = global.namespace.as_deref().unwrap_or("default");
+    let namespace = &global.one_namespace()?;
     let reference = |namespace: &str, name: &str| RouteRef { namespace: namespace.to_owned(), name: name.to_owned() };
     let removals: Vec<_> = match &args.resource {
         None => {

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service, ServiceName};
-use conduit_ca::SealedKey;
+use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service, ServiceName, SpiffeId};
+use conduit_ca::{KeyId, SealedRoot};
 use serde::{Deserialize, Serialize};
 
 use crate::state::MeshState;
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// One entry of the log: a command, and who gave it when.
 ///
@@ -49,23 +49,49 @@ pub enum Command {
     /// Discovery changes that become visible together.
     Batch(Vec<Change>),
     /// The first trust root. Refused when there is one: of two that are proposed, the first wins.
-    CaInit {
-        /// Self-signed, in DER.
-        certificate: Vec<u8>,
-        /// Its key; only the seed opens it.
-        sealed_key: SealedKey,
-    },
+    CaInit(Box<SealedRoot>),
     /// A replica's own issuing certificate; replaces its earlier one.
     AddIssuer {
         /// Whose.
         node: NodeId,
+        /// Of its key.
+        id: KeyId,
         /// In DER.
         certificate: Vec<u8>,
     },
-    /// Forgets a replica's issuing certificate.
-    RemoveIssuer {
+    /// What a replica has issued so far is not believed any more; it makes itself another issuing certificate.
+    RevokeIssuer {
         /// Whose.
         node: NodeId,
+    },
+    /// A root that is to follow the active one: trusted from now on, and not issued under yet. Refused while another one is about to.
+    PrepareRoot {
+        /// The new one.
+        root: Box<SealedRoot>,
+        /// Its certificate by the active one.
+        link: Option<Link>,
+    },
+    /// Certificates are issued under a prepared root from now on; the active one retires.
+    ActivateRoot {
+        /// Of the prepared one.
+        root: KeyId,
+    },
+    /// A root that has retired, or is only prepared, is not trusted any more.
+    DropRoot {
+        /// Which.
+        root: KeyId,
+    },
+    /// An identity is refused, whatever certificate it has, and gets none.
+    DenyIdentity {
+        /// Whose.
+        id: SpiffeId,
+        /// Close the connections that it has as well.
+        drop_connections: bool,
+    },
+    /// The reverse.
+    AllowIdentity {
+        /// Whose.
+        id: SpiffeId,
     },
     /// Everything is as it was in a backup, the trust root included; revisions go on from the higher of the two.
     Restore(Box<MeshState>),
@@ -86,11 +112,26 @@ impl Command {
     pub fn feature_level(&self) -> u32 {
         match self {
             Self::Batch(changes) => changes.iter().map(Change::feature_level).max().unwrap_or(1),
-            Self::CaInit { .. } | Self::AddIssuer { .. } | Self::RemoveIssuer { .. } | Self::Retire { .. } => 1,
+            Self::CaInit(_) | Self::AddIssuer { .. } | Self::Retire { .. } => 1,
+            Self::RevokeIssuer { .. }
+            | Self::PrepareRoot { .. }
+            | Self::ActivateRoot { .. }
+            | Self::DropRoot { .. }
+            | Self::DenyIdentity { .. }
+            | Self::AllowIdentity { .. } => 3,
             Self::Restore(backup) if backup.routes().is_empty() => 1,
             Self::Restore(_) | Self::Rollback { .. } => 2,
         }
     }
+}
+
+/// A root's certificate by the one that it follows, for those who have not heard of it yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Who has signed it.
+    pub by: KeyId,
+    /// In DER.
+    pub certificate: Vec<u8>,
 }
 
 /// A change of the discovery state.
@@ -157,9 +198,15 @@ impl fmt::Display for Command {
                     Some(more) => write!(f, " and {more} more"),
                 }
             }
-            Self::CaInit { .. } => f.write_str("first trust root"),
+            Self::CaInit(root) => write!(f, "first trust root, {}", root.id),
             Self::AddIssuer { node, .. } => write!(f, "issuing certificate of {node}"),
-            Self::RemoveIssuer { node } => write!(f, "removed the issuing certificate of {node}"),
+            Self::RevokeIssuer { node } => write!(f, "revoked the issuing certificate of {node}"),
+            Self::PrepareRoot { root, .. } => write!(f, "trust root {} prepared", root.id),
+            Self::ActivateRoot { root } => write!(f, "trust root {root} active"),
+            Self::DropRoot { root } => write!(f, "trust root {root} dropped"),
+            Self::DenyIdentity { id, drop_connections: false } => write!(f, "denied {id}"),
+            Self::DenyIdentity { id, drop_connections: true } => write!(f, "denied {id} and its connections"),
+            Self::AllowIdentity { id } => write!(f, "allowed {id}"),
             Self::Restore(backup) => write!(f, "restored from a snapshot of revision {}", backup.revision()),
             Self::Retire { node } => write!(f, "retired replica {node}"),
             Self::Rollback { to } => write!(f, "rolled back to revision {to}"),

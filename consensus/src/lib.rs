@@ -22,6 +22,9 @@ pub mod state;
 pub mod store;
 
 pub use cluster::{Cluster, ClusterConfig, Fence, JoinError, MemberStatus, ProposeError, RaftStatus, Role};
-pub use command::{Applied, Change, Command, FEATURE_LEVEL, Outcome, Proposal, ProposalId};
+pub use command::{Applied, Change, Command, FEATURE_LEVEL, Link, Outcome, Proposal, ProposalId};
 pub use raft::{Compaction, Member, Timing};
-pub use state::{AuditRecord, CaState, MeshState, RootRecord, Versioned};
+pub use state::{
+    AuditRecord, MeshState, Versioned,
+    ca::{CaState, Denial, IssuerRecord, RootRecord, RootState},
+};

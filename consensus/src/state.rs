@@ -1,6 +1,7 @@
 //! The replicated state, and the one way in which it changes. Pure: no clock, no randomness, no I/O, ordered maps only, so
 //! that the same log makes the same state on every replica and at every replay.
 
+pub mod ca;
 mod index;
 mod routes;
 mod sessions;
@@ -12,10 +13,15 @@ use std::{
 };
 
 use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, RouteTable, Service, ServiceName};
-use conduit_ca::SealedKey;
+use conduit_ca::SealedRoot;
 use serde::{Deserialize, Serialize};
 
-use self::{index::Index, routes::Routes, sessions::Sessions};
+use self::{
+    ca::{CaState, Denial, IssuerRecord, When},
+    index::Index,
+    routes::Routes,
+    sessions::Sessions,
+};
 use crate::command::{Applied, Change, Command, Outcome, Proposal};
 
 /// How many changes the audit remembers: a few hundred kilobytes, and days of ordinary work.
@@ -56,24 +62,6 @@ pub struct MeshState {
     /// Derived from the sections above, and built again when a snapshot is read.
     #[serde(skip)]
     index: Index,
-}
-
-/// The certificate authority, as far as replicas must agree on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CaState {
-    /// Oldest first; certificates are issued under the last.
-    pub roots: Vec<RootRecord>,
-    /// Each replica's issuing certificate, in DER.
-    pub issuers: BTreeMap<NodeId, Vec<u8>>,
-}
-
-/// A trust root.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RootRecord {
-    /// Self-signed, in DER.
-    pub certificate: Vec<u8>,
-    /// Its key; only the seed opens it.
-    pub sealed_key: SealedKey,
 }
 
 /// Who changed what, when.
@@ -127,9 +115,21 @@ impl MeshState {
                     changes.into_iter().map(|change| self.change(at, change)).filter(|changed| *changed).count();
                 self.discovery_changed(at, changed > 0)
             }
-            Command::CaInit { certificate, sealed_key } => self.init_ca(at, RootRecord { certificate, sealed_key }),
-            Command::AddIssuer { node, certificate } => self.add_issuer(node, certificate),
-            Command::RemoveIssuer { node } => self.remove_issuer(node),
+            Command::CaInit(root) => self.init_ca(*root, When { at, time_ms }),
+            // It is not what proxies are told.
+            Command::AddIssuer { node, id, certificate } => {
+                self.change_ca(|ca| ca.add_issuer(node, IssuerRecord { id, certificate }))
+            }
+            Command::RevokeIssuer { node } => self.change_trust(at, |ca| ca.revoke_issuer(node)),
+            Command::PrepareRoot { root, link } => {
+                self.change_trust(at, |ca| ca.prepare(*root, link, When { at, time_ms }))
+            }
+            Command::ActivateRoot { root } => self.change_trust(at, |ca| ca.activate(&root, When { at, time_ms })),
+            Command::DropRoot { root } => self.change_trust(at, |ca| ca.drop_root(&root)),
+            Command::DenyIdentity { id, drop_connections } => {
+                self.change_trust(at, |ca| ca.deny(id, Denial { drop_connections, since_ms: time_ms }))
+            }
+            Command::AllowIdentity { id } => self.change_trust(at, |ca| ca.allow(&id)),
             Command::Restore(backup) => self.restore(index, *backup),
             Command::Retire { node } => self.retire(node),
             Command::Rollback { to } => self.rollback(at, to),
@@ -196,9 +196,9 @@ impl MeshState {
         self.index.routes_of(service)
     }
 
-    /// The certificate authority; none until there is a root.
-    pub fn ca(&self) -> Option<&CaState> {
-        self.ca.as_deref()
+    /// The certificate authority; none until there is a root. The same pointer is the same content.
+    pub fn ca(&self) -> Option<&Arc<CaState>> {
+        self.ca.as_ref()
     }
 
     /// Whether this replica was removed, and must not become a member again.
@@ -281,36 +281,35 @@ impl MeshState {
         Outcome::Done
     }
 
-    fn init_ca(&mut self, at: Revision, root: RootRecord) -> Outcome {
+    fn init_ca(&mut self, root: SealedRoot, when: When) -> Outcome {
         match &self.ca {
-            Some(ca) if ca.roots.contains(&root) => Outcome::Unchanged,
+            Some(ca) if ca.roots.iter().any(|known| known.root == root) => Outcome::Unchanged,
             Some(_) => Outcome::Rejected("there is a trust root already".to_owned()),
             None => {
-                self.ca = Some(Arc::new(CaState { roots: vec![root], issuers: BTreeMap::new() }));
-                self.discovery_changed(at, true)
+                self.ca = Some(Arc::new(CaState::new(root, when)));
+                self.discovery_changed(when.at, true)
             }
         }
     }
 
-    fn add_issuer(&mut self, node: NodeId, certificate: Vec<u8>) -> Outcome {
-        let Some(ca) = &mut self.ca else {
-            return Outcome::Rejected("there is no trust root that could have signed it".to_owned());
-        };
-        if ca.issuers.get(&node) == Some(&certificate) {
-            return Outcome::Unchanged;
+    fn change_ca(&mut self, change: impl FnOnce(&mut CaState) -> Outcome) -> Outcome {
+        let Some(ca) = &self.ca else { return Outcome::Rejected("there is no trust root yet".to_owned()) };
+        // Changed beside what is there: who is told of it compares pointers.
+        let mut changed = CaState::clone(ca);
+        let outcome = change(&mut changed);
+        if outcome == Outcome::Done {
+            self.ca = Some(Arc::new(changed));
         }
-        Arc::make_mut(ca).issuers.insert(node, certificate);
-        Outcome::Done
+        outcome
     }
 
-    fn remove_issuer(&mut self, node: NodeId) -> Outcome {
-        match &mut self.ca {
-            Some(ca) if ca.issuers.contains_key(&node) => {
-                Arc::make_mut(ca).issuers.remove(&node);
-                Outcome::Done
-            }
-            _ => Outcome::Unchanged,
+    /// The same for what proxies are told of.
+    fn change_trust(&mut self, at: Revision, change: impl FnOnce(&mut CaState) -> Outcome) -> Outcome {
+        let outcome = self.change_ca(change);
+        if outcome == Outcome::Done {
+            self.revision = at;
         }
+        outcome
     }
 
     /// Whoever holds a revision of either past gets a higher one, and everything anew: what is the same version in both need not
@@ -319,15 +318,11 @@ impl MeshState {
         let newest = self.revision.max(backup.revision).as_u64();
         self.base = self.base.max((newest + 1).saturating_sub(index));
         let at = self.revision_at(index);
-        let services = backup.services.values().map(|service| service.value.clone());
-        let pods = backup.pods.values().map(|pod| pod.value.clone());
-        self.services = section(at, services, |service| service.name.clone());
-        self.pods = section(at, pods, |pod| pod.name.clone());
-        self.routes = Routes::restored(at, &backup.routes);
-        self.index = Index::build(self.services.values(), self.pods.values(), &self.routes);
-        // Issuers are of replicas that were; those that are make theirs under the restored root.
-        let ca = |ca: &CaState| CaState { roots: ca.roots.clone(), issuers: BTreeMap::new() };
-        self.ca = backup.ca.as_deref().map(ca).map(Arc::new);
+        self.renew(at, &backup);
+        if let Some(ca) = &mut self.ca {
+            // They are of replicas that were; those that are note theirs again.
+            Arc::make_mut(ca).issuers.clear();
+        }
         self.audit = backup.audit;
         self.discovery_changed(at, true)
     }
@@ -337,13 +332,20 @@ impl MeshState {
     pub(crate) fn go_on_alone(&mut self, index: u64) {
         self.base += RECOVERY_MARGIN;
         let at = self.revision_at(index);
-        let services = self.services.values().map(|service| service.value.clone());
-        let pods = self.pods.values().map(|pod| pod.value.clone());
+        let was = self.clone();
+        self.renew(at, &was);
+        self.revision = at;
+    }
+
+    /// What proxies are told is what it was in `was`, and all of it is new.
+    fn renew(&mut self, at: Revision, was: &Self) {
+        let services = was.services.values().map(|service| service.value.clone());
+        let pods = was.pods.values().map(|pod| pod.value.clone());
         self.services = section(at, services, |service| service.name.clone());
         self.pods = section(at, pods, |pod| pod.name.clone());
-        self.routes = Routes::restored(at, &self.routes);
+        self.routes = Routes::restored(at, &was.routes);
+        self.ca = was.ca.as_deref().map(|ca| Arc::new(ca.renewed(at)));
         self.index = Index::build(self.services.values(), self.pods.values(), &self.routes);
-        self.revision = at;
     }
 
     fn retire(&mut self, node: NodeId) -> Outcome {
@@ -355,7 +357,10 @@ impl MeshState {
             retired.pop_first();
         }
         retired.insert(node);
-        self.remove_issuer(node);
+        if let Some(ca) = &mut self.ca {
+            // What it has issued is believed until it expires: a disk that was lost is no reason to renew half of all certificates.
+            Arc::make_mut(ca).remove_issuer(node);
+        }
         Outcome::Done
     }
 }

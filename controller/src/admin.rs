@@ -3,6 +3,7 @@
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use conduit_ca::lifetime;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -15,7 +16,7 @@ use prometheus_client::{
 use tokio::{net::TcpListener, time::sleep};
 use tracing::warn;
 
-use crate::peer::server::Own;
+use crate::{peer::server::Own, propose::unix_ms};
 
 /// A client that does not finish its request head is let go.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,6 +66,12 @@ struct Role {
     role: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Root {
+    root: String,
+    state: String,
+}
+
 impl Admin {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         match request.uri().path() {
@@ -100,6 +107,26 @@ impl Admin {
             "Rows of reports dropped for their number",
             self.own.telemetry.lock().dropped_rows(),
         );
+        let expiry = |ms: u64| i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+        let issuer = self.own.issuer.load_full().map_or(0, |issuer| unix_ms(issuer.not_after()));
+        gauge(
+            "issuer_expiry_timestamp_seconds",
+            "When this replica's issuing certificate expires, since the Unix epoch; 0 while there is none",
+            issuer / 1000,
+        );
+        let clock_offset: Gauge = Gauge::default();
+        clock_offset.set(self.own.clock.offset_ms());
+        let help = "How far this replica's clock is ahead of the one in the middle, in milliseconds";
+        registry.register("clock_offset_milliseconds", help, clock_offset);
+        let roots = Family::<Root, Gauge>::default();
+        for record in state.ca().iter().flat_map(|ca| &ca.roots) {
+            let not_after = lifetime(&record.root.certificate).map_or(0, |(_, not_after)| unix_ms(not_after));
+            let labels = Root { root: record.root.id.to_string(), state: format!("{:?}", record.state).to_lowercase() };
+            roots.get_or_create(&labels).set(expiry(not_after));
+        }
+        let help = "When a trust root expires, since the Unix epoch";
+        registry.register("trust_root_expiry_timestamp_seconds", help, roots);
+        self.own.identity_metrics.register(&mut registry);
         let role = Family::<Role, Gauge>::default();
         role.get_or_create(&Role { role: status.role.to_string() }).set(1);
         registry.register("raft_role", "This replica's role in Raft", role);

@@ -1,6 +1,8 @@
 //! The public API: what people and their tools ask, answered by any replica for all of them.
 
+pub mod ca;
 pub mod check;
+pub mod identity;
 pub mod members;
 pub mod recover;
 pub mod routes;
@@ -14,29 +16,30 @@ use conduit_api::{
     VERSION,
     proto::{
         public::{
-            ApplyRequest, ApplyResponse, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod,
-            PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
-            RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
-            SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse,
-            TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
+            ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaRotateRequest, CaRotateResponse,
+            CaStatusRequest, CaStatusResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse,
+            MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
+            RecoverRequest, RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest,
+            RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest,
+            StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
         },
         tap::TapEvent,
     },
 };
-use conduit_ca::Seed;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{authority::actor::SharedIssuer, peer::server::Own};
+use self::check::Lifetimes;
+use crate::{authority::roots::Roots, peer::server::Own, propose::unix_ms};
 
 /// The service.
 pub struct ApiServer {
     /// What this replica knows, and whom it can ask.
     pub own: Own,
-    /// Whether it can sign.
-    pub issuer: SharedIssuer,
-    /// What opens the keys in a snapshot.
-    pub seed: Arc<Seed>,
+    /// What opens and makes roots.
+    pub roots: Arc<Roots>,
+    /// What certificates are meant to last.
+    pub lifetimes: Lifetimes,
 }
 
 #[tonic::async_trait]
@@ -48,9 +51,12 @@ impl api_server::Api for ApiServer {
         Ok(Response::new(VersionResponse { version: VERSION.to_owned() }))
     }
 
-    async fn self_check(&self, _: Request<SelfCheckRequest>) -> Result<Response<SelfCheckResponse>, Status> {
-        let members = members::status(&self.own).await;
-        let results = check::results(&members, self.own.cluster.state().borrow().ca(), self.issuer.load().is_some());
+    async fn self_check(&self, request: Request<SelfCheckRequest>) -> Result<Response<SelfCheckResponse>, Status> {
+        let (members, ca) = tokio::join!(members::status(&self.own), ca::status(&self.own, &self.roots));
+        let (expiry_days, now) = (request.into_inner().expiry_days, unix_ms(self.own.clock.now()));
+        let issuing = self.own.issuer.load().is_some();
+        let mut results = check::raft(&members);
+        results.extend(check::identity(ca.ok().as_ref(), issuing, self.lifetimes, expiry_days, now));
         Ok(Response::new(SelfCheckResponse { results }))
     }
 
@@ -91,7 +97,7 @@ impl api_server::Api for ApiServer {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<RestoreSnapshotResponse>, Status> {
-        snapshot::restore(&self.own, &self.seed, request.into_inner()).await.map(Response::new)
+        snapshot::restore(&self.own, &self.roots, request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_member(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
@@ -107,6 +113,30 @@ impl api_server::Api for ApiServer {
     async fn transfer_leader(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
         members::transfer(&self.own, &request.into_inner().member).await?;
         Ok(Response::new(MemberResponse {}))
+    }
+
+    async fn ca_status(&self, _: Request<CaStatusRequest>) -> Result<Response<CaStatusResponse>, Status> {
+        ca::status(&self.own, &self.roots).await.map(Response::new)
+    }
+
+    async fn ca_rotate(&self, request: Request<CaRotateRequest>) -> Result<Response<CaRotateResponse>, Status> {
+        let who = routes::who(&request);
+        ca::rotate(&self.own, &self.roots, &who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ca_deny(&self, request: Request<CaDenyRequest>) -> Result<Response<CaDenyResponse>, Status> {
+        let who = routes::who(&request);
+        ca::deny(&self.own, &self.roots, &who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ca_revoke(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        let who = routes::who(&request);
+        ca::revoke(&self.own, &who, &request.into_inner().member).await?;
+        Ok(Response::new(MemberResponse {}))
+    }
+
+    async fn identity(&self, request: Request<IdentityRequest>) -> Result<Response<IdentityResponse>, Status> {
+        identity::identity(&self.own, request.into_inner()).await.map(Response::new)
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
@@ -130,7 +160,7 @@ impl api_server::Api for ApiServer {
             ready: pod.ready,
             meshed: pod.meshed,
             connected: connected.contains_key(&pod.name),
-            acked_revision: connected.get(&pod.name).map_or(0, |acked| acked.as_u64()),
+            acked_revision: connected.get(&pod.name).map_or(0, |has| has.revision.as_u64()),
         });
         Ok(Response::new(PodsResponse { pods: pods.collect(), revision: state.revision().as_u64() }))
     }

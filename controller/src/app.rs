@@ -37,11 +37,19 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     admin,
-    api::ApiServer,
-    authority::actor::{AuthorityActor, Setup},
+    api::{ApiServer, check::Lifetimes},
+    authority::{
+        actor::{AuthorityActor, Setup},
+        roots::Roots,
+    },
+    clock::{self, Clock},
     config::{ADMIN_PORT, API_PORT, Config, PEER_PORT, PROXY_API_PORT},
     discovery::{registry::Registry, server::DiscoveryServer},
-    identity::IdentityServer,
+    identity::{
+        limits::{Limits, Rates},
+        metrics::IdentityMetrics,
+        server::IdentityServer,
+    },
     peer::server::Own,
     platform::actor::PlatformActor,
     serve,
@@ -78,27 +86,37 @@ impl App {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let seed = Arc::new(Seed::load(&config.seed_file)?);
         let cluster = start_cluster(&config, &seed).await?;
+        let issuer = Arc::new(ArcSwapOption::empty());
         let telemetry = Arc::new(Mutex::new(Telemetry::new(Instant::now())));
         let own = Own {
             cluster: cluster.clone(),
             registry: Registry::default(),
             telemetry,
             taps: TapServer::new(cluster.state()),
+            issuer,
+            clock: Clock::shifted(config.clock_shift_seconds),
+            identity_metrics: IdentityMetrics::default(),
         };
         serve_peers(&config, &seed, &own).await?;
         become_member(&config, &cluster).await?;
 
-        let issuer = Arc::new(ArcSwapOption::empty());
-        let (serving, served) = watch::channel(None);
-        let setup = Setup {
+        let roots = Arc::new(Roots {
             seed: seed.clone(),
             trust_domain: config.trust_domain.clone(),
+            lifetime: config.root_lifetime,
+            own: config.own_issuer(),
+            backup: config.root_backup_file.clone(),
+            trust_bundle: config.trust_bundle_file.clone(),
+        });
+        let (serving, served) = watch::channel(None);
+        let setup = Setup {
+            roots: roots.clone(),
             intermediate_lifetime: config.intermediate_lifetime,
-            trust_bundle_file: config.trust_bundle_file.clone(),
-            issuer: issuer.clone(),
+            leaf_lifetime: config.leaf_lifetime,
             serving,
         };
-        AuthorityActor::start(setup, cluster.clone());
+        AuthorityActor::start(setup, own.clone());
+        tokio::spawn(clock::keep_comparing(own.clone()));
         PlatformActor::start(config.platform_file.clone(), cluster.clone())?;
 
         let ready = {
@@ -107,16 +125,20 @@ impl App {
         };
         let admin = config.listen(ADMIN_PORT);
         admin::serve(admin, own.clone(), ready).await.with_context(|| format!("cannot listen on {admin}"))?;
-        let api = || ApiService::new(ApiServer { own: own.clone(), issuer: issuer.clone(), seed: seed.clone() });
+        let lifetimes = Lifetimes { intermediate: config.intermediate_lifetime, leaf: config.leaf_lifetime };
+        let api = || ApiService::new(ApiServer { own: own.clone(), roots: roots.clone(), lifetimes });
         if let Some(socket) = &config.api_socket {
             serve_socket(socket, reflected(api())?)?;
         }
         let identity = IdentityServer {
             seed: seed.clone(),
             trust_domain: config.trust_domain.clone(),
-            issuer: issuer.clone(),
-            state: cluster.state(),
+            own: own.clone(),
             leaf_lifetime: config.leaf_lifetime,
+            limits: Limits::new(Rates {
+                per_identity: config.certify_rate_per_identity,
+                per_core: config.certify_rate_per_core,
+            }),
         };
         tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, reflected(api())?, served));
         let membership = tokio::spawn(stay_member(cluster.clone(), config.other_addresses()));

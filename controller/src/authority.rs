@@ -2,37 +2,57 @@
 //!
 //! ```text
 //!   no root in the log, and leading ──► CreateRoot ──► CaInit (compare-and-set) ──► root in the log
-//!   a root, and no issuer of one's own (or an old one) ──► CreateIssuer, with a serving certificate
-//!   the roots changed ──► PublishBundle
+//!   a root, and no issuer of one's own (or an old one) ──► CreateIssuer, with a serving certificate ──► RecordIssuer
+//!   what is trusted has changed ──► Publish
+//!   leading, and roots follow each other ──► Measure, Rotate (see [`rotation`])
 //! ```
 //!
 //! The issuer's key never leaves memory, so a replica that starts makes a new one. It needs neither leader nor quorum for
 //! that: the root's key is sealed in the state that the replica already has, and the seed opens it.
 
 pub mod actor;
+pub mod reach;
+pub mod roots;
+pub mod rotation;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use conduit_api::NodeId;
+use conduit_ca::KeyId;
+use conduit_consensus::CaState;
+
+use self::rotation::{Reached, Rotation, Step};
 
 /// Pause after something failed, such as a proposal while there is no quorum.
 const RETRY: Duration = Duration::from_millis(500);
+/// What was noted in the log is in the state by then, or is noted again.
+const RECORD_RETRY: Duration = Duration::from_secs(5);
 
 /// What this replica's authority holds, and what it is waiting for.
-#[derive(Default)]
 pub struct Authority {
+    node: NodeId,
     leading: bool,
-    /// The newest root's certificate; the one to issue under.
-    root: Option<Vec<u8>>,
-    issuer: Option<IssuerValidity>,
-    creating_root: bool,
-    published: Vec<Vec<u8>>,
+    ca: Option<Arc<CaState>>,
+    issuer: Option<Issuing>,
+    /// One proposal at a time.
+    proposing: bool,
+    rotation: Rotation,
     retry_at: Option<SystemTime>,
+    record_at: Option<SystemTime>,
 }
 
-/// Of the issuer in use.
+/// The issuer in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IssuerValidity {
+pub struct Issuing {
+    /// Of its key.
+    pub id: KeyId,
     /// The root that signed it.
-    pub root: Vec<u8>,
+    pub root: KeyId,
+    /// Whether its chains lead to the root before as well.
+    pub linked: bool,
     /// When a new one is to be made: well before it expires.
     pub renew_at: SystemTime,
 }
@@ -41,14 +61,16 @@ pub struct IssuerValidity {
 pub enum Input {
     /// This replica became the leader, or ceased to be.
     Leading(bool),
-    /// The roots in the replicated state, oldest first.
-    Roots(Vec<Vec<u8>>),
-    /// A root was proposed; whether the proposal came through (the state then tells whose root it is).
-    RootProposed(bool),
+    /// The authority in the replicated state.
+    Ca(Option<Arc<CaState>>),
+    /// Something was proposed; whether the proposal came through (the state then tells what became of it).
+    Proposed(bool),
     /// An issuer is in use.
-    IssuerCreated(IssuerValidity),
+    IssuerCreated(Issuing),
     /// The issuer could not be made.
     IssuerFailed,
+    /// How far the others are.
+    Measured(Reached),
     /// The time it asked to be woken at, or any other.
     Timer,
 }
@@ -56,37 +78,67 @@ pub enum Input {
 /// What its shell does for it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Makes a root and proposes it; answers with [`Input::RootProposed`].
+    /// Makes the first root and proposes it; answers with [`Input::Proposed`].
     CreateRoot,
-    /// Makes an issuer under the newest root; answers with [`Input::IssuerCreated`] or [`Input::IssuerFailed`].
+    /// Makes an issuer under the active root; answers with [`Input::IssuerCreated`] or [`Input::IssuerFailed`].
     CreateIssuer,
-    /// Tells everybody what to trust.
-    PublishBundle(Vec<Vec<u8>>),
+    /// Notes the issuer in the log, for those who ask who can sign.
+    RecordIssuer,
+    /// Tells everybody who asks this replica whom to trust.
+    Publish(Arc<CaState>),
+    /// Has the platform keep it, which one replica at a time does: one that is behind would undo what others have written.
+    Keep(Arc<CaState>),
+    /// Finds out how far the others are; answers with [`Input::Measured`].
+    Measure,
+    /// Proposes the next step of a rotation; answers with [`Input::Proposed`].
+    Rotate(Step),
     /// Comes back with [`Input::Timer`] at this time; replaces an earlier one.
     WakeAt(SystemTime),
 }
 
 impl Authority {
+    /// Of the replica `node`. A proxy that was not heard of for `grace` holds no certificate any more.
+    pub fn new(node: NodeId, grace: Duration) -> Self {
+        Self {
+            node,
+            leading: false,
+            ca: None,
+            issuer: None,
+            proposing: false,
+            rotation: Rotation::new(grace),
+            retry_at: None,
+            record_at: None,
+        }
+    }
+
     /// Takes `input` at `now`.
     pub fn handle(&mut self, now: SystemTime, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Leading(leading) => self.leading = leading,
-            Input::Roots(roots) => {
-                self.root = roots.last().cloned();
-                if roots != self.published && !roots.is_empty() {
-                    self.published.clone_from(&roots);
-                    effects.push(Effect::PublishBundle(roots));
+            Input::Leading(leading) => {
+                let began = leading && !std::mem::replace(&mut self.leading, leading);
+                effects.extend(self.ca.clone().filter(|_| began).map(Effect::Keep));
+            }
+            Input::Ca(ca) => {
+                if let Some(ca) = ca.filter(|ca| !self.ca.as_ref().is_some_and(|known| Arc::ptr_eq(known, ca))) {
+                    self.ca = Some(ca.clone());
+                    self.rotation.changed();
+                    effects.push(Effect::Publish(ca.clone()));
+                    effects.extend(self.leading.then_some(Effect::Keep(ca)));
                 }
             }
-            Input::RootProposed(committed) => {
-                self.creating_root = false;
+            Input::Proposed(committed) => {
+                self.proposing = false;
                 if !committed {
                     self.retry_at = Some(now + RETRY);
                 }
             }
-            Input::IssuerCreated(validity) => self.issuer = Some(validity),
+            Input::IssuerCreated(issuing) => {
+                self.issuer = Some(issuing);
+                self.record_at = None;
+            }
             Input::IssuerFailed => self.retry_at = Some(now + RETRY),
+            Input::Measured(reached) => self.rotation.measured(now, reached),
             Input::Timer => {}
         }
         self.act(now, &mut effects);
@@ -99,70 +151,60 @@ impl Authority {
             return;
         }
         self.retry_at = None;
-        match (&self.root, &self.issuer) {
-            (None, _) if self.leading && !self.creating_root => {
-                self.creating_root = true;
+        let Some(ca) = self.ca.clone() else {
+            if self.leading && !self.proposing {
+                self.proposing = true;
                 effects.push(Effect::CreateRoot);
             }
-            (None, _) => {}
-            (Some(root), Some(issuer)) if issuer.root == *root && now < issuer.renew_at => {
-                effects.push(Effect::WakeAt(issuer.renew_at));
+            return;
+        };
+        let Some(renew_at) = self.renew_issuer_at(now, &ca) else {
+            // It comes back with one, or with why there is none.
+            effects.push(Effect::CreateIssuer);
+            return;
+        };
+        let record_at = self.record(now, &ca, effects);
+        let rotate_at = if self.leading && !self.proposing { self.rotate(now, &ca, effects) } else { None };
+        effects.push(Effect::WakeAt([record_at, rotate_at].into_iter().flatten().fold(renew_at, SystemTime::min)));
+    }
+
+    /// `None` when one is to be made now.
+    fn renew_issuer_at(&self, now: SystemTime, ca: &CaState) -> Option<SystemTime> {
+        let (issuing, active) = (self.issuer.as_ref()?, ca.active()?);
+        let is_current = issuing.root == active.root.id && issuing.linked == active.link.is_some();
+        let is_good = is_current && !ca.revoked.contains(&issuing.id) && now < issuing.renew_at;
+        is_good.then_some(issuing.renew_at)
+    }
+
+    /// When to look again whether the log knows the issuer; `None` when it does.
+    fn record(&mut self, now: SystemTime, ca: &CaState, effects: &mut Vec<Effect>) -> Option<SystemTime> {
+        let recorded = ca.issuers.get(&self.node).map(|issuer| &issuer.id);
+        if recorded == self.issuer.as_ref().map(|issuing| &issuing.id) {
+            return None;
+        }
+        if self.record_at.is_none_or(|at| now >= at) {
+            effects.push(Effect::RecordIssuer);
+            self.record_at = Some(now + RECORD_RETRY);
+        }
+        self.record_at
+    }
+
+    /// When to look again.
+    fn rotate(&mut self, now: SystemTime, ca: &CaState, effects: &mut Vec<Effect>) -> Option<SystemTime> {
+        match self.rotation.next(now, ca) {
+            rotation::Next::Propose(step) => {
+                self.proposing = true;
+                effects.push(Effect::Rotate(step));
+                None
             }
-            (Some(_), _) => effects.push(Effect::CreateIssuer),
+            rotation::Next::Measure => {
+                effects.push(Effect::Measure);
+                None
+            }
+            rotation::Next::WaitUntil(at) => at,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-    }
-
-    fn issuer(root: u8, renew_at: u64) -> IssuerValidity {
-        IssuerValidity { root: vec![root], renew_at: at(renew_at) }
-    }
-
-    #[test]
-    fn the_leader_makes_the_root_once() {
-        let mut authority = Authority::default();
-        assert_eq!(authority.handle(at(0), Input::Roots(vec![])), []);
-        assert_eq!(authority.handle(at(0), Input::Leading(true)), [Effect::CreateRoot]);
-        assert_eq!(authority.handle(at(1), Input::Timer), [], "one proposal at a time");
-        assert_eq!(authority.handle(at(1), Input::RootProposed(false)), [Effect::WakeAt(at(1) + RETRY)]);
-        assert_eq!(authority.handle(at(1), Input::Leading(true)), [Effect::WakeAt(at(1) + RETRY)]);
-        assert_eq!(authority.handle(at(2), Input::Timer), [Effect::CreateRoot]);
-    }
-
-    #[test]
-    fn a_follower_never_makes_a_root_but_issues_under_it() {
-        let mut authority = Authority::default();
-        assert_eq!(authority.handle(at(0), Input::Leading(false)), []);
-        let effects = authority.handle(at(1), Input::Roots(vec![vec![1]]));
-        assert_eq!(effects, [Effect::PublishBundle(vec![vec![1]]), Effect::CreateIssuer]);
-        assert_eq!(authority.handle(at(1), Input::IssuerCreated(issuer(1, 70))), [Effect::WakeAt(at(70))]);
-        assert_eq!(authority.handle(at(70), Input::Timer), [Effect::CreateIssuer]);
-    }
-
-    #[test]
-    fn a_new_root_means_a_new_issuer_and_is_published() {
-        let mut authority = Authority::default();
-        authority.handle(at(0), Input::Roots(vec![vec![1]]));
-        authority.handle(at(0), Input::IssuerCreated(issuer(1, 70)));
-        let effects = authority.handle(at(1), Input::Roots(vec![vec![1], vec![2]]));
-        assert_eq!(effects, [Effect::PublishBundle(vec![vec![1], vec![2]]), Effect::CreateIssuer]);
-        let effects = authority.handle(at(1), Input::IssuerCreated(issuer(2, 71)));
-        assert_eq!(effects, [Effect::WakeAt(at(71))]);
-        assert_eq!(authority.handle(at(2), Input::Roots(vec![vec![1], vec![2]])), [Effect::WakeAt(at(71))]);
-    }
-
-    #[test]
-    fn a_failed_issuer_is_tried_again() {
-        let mut authority = Authority::default();
-        authority.handle(at(0), Input::Roots(vec![vec![1]]));
-        assert_eq!(authority.handle(at(1), Input::IssuerFailed), [Effect::WakeAt(at(1) + RETRY)]);
-        assert_eq!(authority.handle(at(2), Input::Timer), [Effect::CreateIssuer]);
-    }
-}
+mod tests;

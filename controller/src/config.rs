@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -9,6 +10,8 @@ use std::{
 
 use clap::Parser;
 use conduit_api::TrustDomain;
+
+use crate::authority::roots::OwnFiles;
 
 /// Raft, and what replicas ask of each other.
 pub const PEER_PORT: u16 = 8300;
@@ -63,6 +66,38 @@ pub struct Config {
     #[arg(long)]
     pub trust_bundle_file: Option<PathBuf>,
 
+    /// Where the trust root is kept, sealed, for the day on which the disks of all replicas are lost.
+    #[arg(long)]
+    pub root_backup_file: Option<PathBuf>,
+
+    /// How long a trust root that this control plane makes is valid; it is followed by the next one when 80 % of that are over.
+    #[arg(long, default_value = "87600h", value_parser = humantime::parse_duration)]
+    pub root_lifetime: Duration,
+
+    /// Your own issuer instead of a trust root that is made: its certificate, and those between it and a trust anchor, PEM.
+    #[arg(long, requires = "identity_issuer_key_file")]
+    pub identity_issuer_certificate_file: Option<PathBuf>,
+
+    /// The key of your own issuer: ECDSA P-256, PEM.
+    #[arg(long, requires = "identity_issuer_certificate_file")]
+    pub identity_issuer_key_file: Option<PathBuf>,
+
+    /// What is to be trusted, if your own issuer is not a root itself: certificates, PEM.
+    #[arg(long, requires = "identity_issuer_certificate_file")]
+    pub identity_trust_anchors_file: Option<PathBuf>,
+
+    /// Certificates a second that are signed for one identity by this replica.
+    #[arg(long, default_value = "500")]
+    pub certify_rate_per_identity: NonZeroU32,
+
+    /// Certificates a second that are signed for each core of this replica.
+    #[arg(long, default_value = "2000")]
+    pub certify_rate_per_core: NonZeroU32,
+
+    /// To see what comes of it: this replica's clock is off by so many seconds.
+    #[arg(long, default_value_t = 0, hide = true, allow_hyphen_values = true)]
+    pub clock_shift_seconds: i64,
+
     /// How long a workload's certificate is valid.
     #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
     pub leaf_lifetime: Duration,
@@ -90,6 +125,15 @@ impl Config {
         let own = self.peers.iter().find(|peer| peer.name == self.name);
         own.map(|peer| peer.address.as_str())
             .ok_or_else(|| anyhow::anyhow!("--peers does not name this replica, `{}`: add {0}=host:port", self.name))
+    }
+
+    /// The user's own issuer, if there is one.
+    pub fn own_issuer(&self) -> Option<OwnFiles> {
+        Some(OwnFiles {
+            certificates: self.identity_issuer_certificate_file.clone()?,
+            key: self.identity_issuer_key_file.clone()?,
+            anchors: self.identity_trust_anchors_file.clone(),
+        })
     }
 
     /// The addresses of the others.

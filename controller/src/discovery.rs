@@ -23,10 +23,11 @@ use conduit_api::{
     },
     target::to_service_port,
 };
-use conduit_consensus::{MeshState, Versioned};
+use conduit_consensus::{CaState, MeshState, Versioned};
 use prost::Message as _;
 
 use self::encodings::{Encodings, Routed};
+use crate::authority::roots::anchors;
 
 /// The most destinations one proxy may follow: what it calls, not what there is.
 pub const TARGETS_PER_STREAM_MAX: usize = 10_000;
@@ -36,7 +37,8 @@ pub struct Subscriptions {
     trust_domain: TrustDomain,
     encodings: Arc<Encodings>,
     sent: BTreeMap<Target, Sent>,
-    bundle: Option<identity::TrustBundle>,
+    /// What the bundle that it holds was made of.
+    bundle: Option<(Arc<CaState>, u32)>,
     /// The first response is sent even when it is empty: it tells the proxy that it is connected.
     greeted: bool,
 }
@@ -99,15 +101,23 @@ impl Subscriptions {
                 updates.push(discovery::TargetUpdate { target: Some(target.into()), version, kind: Some(kind) });
             }
         }
-        let bundle = bundle_of(state).filter(|bundle| self.bundle.as_ref() != Some(bundle));
+        let bundle = self.bundle(state);
         if self.greeted && updates.is_empty() && bundle.is_none() {
             return None;
         }
         self.greeted = true;
-        if bundle.is_some() {
-            self.bundle.clone_from(&bundle);
-        }
         Some(discovery::WatchResponse { revision: state.revision().as_u64(), updates, bundle })
+    }
+
+    /// The bundle, if the proxy does not hold it.
+    fn bundle(&mut self, state: &MeshState) -> Option<identity::TrustBundle> {
+        let (ca, renew_within_ms) = (state.ca()?, renew_within_ms(state));
+        let is_held = |(held, within): &(Arc<CaState>, u32)| Arc::ptr_eq(held, ca) && *within == renew_within_ms;
+        if self.bundle.as_ref().is_some_and(is_held) {
+            return None;
+        }
+        self.bundle = Some((ca.clone(), renew_within_ms));
+        bundle_of(state)
     }
 }
 
@@ -186,10 +196,28 @@ fn unknown() -> discovery::Destination {
     discovery::Destination { kind: Some(destination::Kind::Unknown(discovery::Unknown {})) }
 }
 
-/// The roots that every proxy is to trust; none before the CA exists.
+/// Proxies that ask for new certificates in a second, when all of them have to: a fraction of what a replica can sign.
+const RENEWALS_PER_SECOND: usize = 1000;
+
+/// Whom every proxy is to trust; none before the CA exists.
 pub fn bundle_of(state: &MeshState) -> Option<identity::TrustBundle> {
-    let roots = state.ca()?.roots.iter().map(|root| root.certificate.to_vec()).collect();
-    Some(identity::TrustBundle { roots })
+    let ca = state.ca()?;
+    let denied = ca.denied.iter().map(|(id, denial)| identity::DeniedIdentity {
+        spiffe_id: id.to_string(),
+        drop_connections: denial.drop_connections,
+    });
+    Some(identity::TrustBundle {
+        roots: anchors(ca).iter().map(|anchor| anchor.to_vec()).collect(),
+        issuing_root: ca.active().map(|active| active.root.id.as_bytes().to_vec()).unwrap_or_default(),
+        renew_within_ms: renew_within_ms(state),
+        denied: denied.collect(),
+        revoked_issuers: ca.revoked.iter().map(|id| id.as_bytes().to_vec()).collect(),
+    })
+}
+
+/// In whole seconds, so that it changes as seldom as the number of pods does.
+fn renew_within_ms(state: &MeshState) -> u32 {
+    u32::try_from(state.pods().len() / RENEWALS_PER_SECOND * 1000).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod admin;
 pub mod api;
 pub mod app;
 pub mod authority;
+pub mod clock;
 pub mod config;
 pub mod discovery;
 pub mod identity;

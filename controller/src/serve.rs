@@ -99,8 +99,12 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr
             Some(Connection { peer: Peer { address, workload, replica }, stream })
         }
         Ok(Err(error)) => {
-            let reason = Refusal::of_io(&error).map_or("io", |refusal| refusal.reason());
-            info!(peer.addr = %address, reason, %error, "refused a connection");
+            match Refusal::of_io(&error) {
+                Some(refusal) => {
+                    info!(peer.addr = %address, reason = refusal.reason(), error = %refusal, "refused a connection");
+                }
+                None => info!(peer.addr = %address, reason = "io", %error, "refused a connection"),
+            }
             None
         }
         Err(_) => {

@@ -1,4 +1,4 @@
-//! `/live`, `/ready` and `/metrics`, on the control thread: a scrape never touches a request.
+//! `/live`, `/ready`, `/metrics` and `/identity`, on the control thread: a scrape never touches a request.
 
 use std::{
     convert::Infallible,
@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use conduit_ca::WorkloadTls;
+use conduit_ca::{WorkloadTls, bundle::to_pem};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -87,9 +87,13 @@ impl Admin {
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             "/metrics" => {
                 let (requests, connections) = (self.telemetry.requests(), self.telemetry.connections());
-                text(StatusCode::OK, prometheus::render(&requests, &connections, &self.gauges()))
+                text(
+                    StatusCode::OK,
+                    prometheus::render(&requests, &connections, &self.telemetry.refusals(), &self.gauges()),
+                )
             }
-            _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready and /metrics\n"),
+            "/identity" => text(StatusCode::OK, to_pem(&self.tls.chain())),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready, /metrics and /identity\n"),
         }
     }
 

@@ -68,8 +68,13 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
     let telemetry = Telemetry::default();
     let (draining, drain) = watch::channel(false);
 
-    let certifier =
-        Certifier { controllers: controllers.clone(), token: config.token.clone(), tls: tls.clone(), cache };
+    let certifier = Certifier {
+        controllers: controllers.clone(),
+        token: config.token.clone(),
+        anchors: config.trust_anchors.clone(),
+        tls: tls.clone(),
+        cache,
+    };
     let tap_task = TapTask {
         taps: taps.clone(),
         events,
@@ -78,6 +83,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         pod: pod.clone(),
     };
     let reporter = Reporter { controllers, telemetry: telemetry.clone(), namespace, pod };
+    let denied = discovery_task.denied();
     spawn_local(certifier.run());
     spawn_local(discovery_task.run());
     spawn_local(tap_task.run());
@@ -92,6 +98,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         discovery,
         taps,
         telemetry: telemetry.clone(),
+        denied,
         connections: Arc::new(AtomicU32::new(0)),
         drain: drain.clone(),
     };

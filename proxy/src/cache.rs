@@ -17,7 +17,7 @@ use conduit_api::{
     Revision,
     proto::{cache::Cache as Content, discovery::WatchRequest, identity},
 };
-use conduit_ca::{KeyPair, TrustBundle, WorkloadTls, cache};
+use conduit_ca::{KeyPair, Standing, TrustBundle, WorkloadTls, cache};
 use prost::Message as _;
 use rustls::pki_types::CertificateDer;
 use tokio::{sync::Notify, time::sleep};
@@ -148,8 +148,7 @@ impl Cache {
     }
 
     fn read(&self, path: &Path, directory: &mut Directory, tls: &WorkloadTls) -> anyhow::Result<Vec<WatchRequest>> {
-        let file = File::open(path)?;
-        if file.metadata()?.len() > BYTES_MAX {
+        if fs::metadata(path)?.len() > BYTES_MAX {
             bail!("it is larger than {BYTES_MAX} bytes");
         }
         let sealed = fs::read(path)?;
@@ -166,7 +165,7 @@ impl Cache {
         let tried = WorkloadTls::new(tls.trust_domain().clone(), TrustBundle::try_from(bundle.clone())?);
         let certificates = || chain.iter().cloned().map(CertificateDer::from).collect();
         tried.set_identity(&key, certificates())?;
-        if !tried.is_acceptable() {
+        if tried.standing() == Standing::Worthless {
             let expired = tried.identity().filter(|identity| identity.not_after < SystemTime::now());
             bail!("its certificate {}", if expired.is_some() { "has expired" } else { "is not trusted any more" });
         }

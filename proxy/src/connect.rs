@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use conduit_api::{Endpoint, ServiceName, SpiffeId};
-use conduit_ca::WorkloadTls;
+use conduit_ca::{AuthenticatedPeer, TrustBundle, WorkloadTls};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -67,6 +67,11 @@ impl Connector {
         Self { mark, tls }
     }
 
+    /// One that believes `bundle`, and has nothing to prove who it is.
+    pub fn trusting(&self, bundle: TrustBundle) -> Self {
+        Self { mark: self.mark, tls: WorkloadTls::new(self.tls.trust_domain().clone(), bundle) }
+    }
+
     /// It can prove who it is.
     pub fn is_certified(&self) -> bool {
         self.tls.identity().is_some()
@@ -95,6 +100,9 @@ impl Connector {
         let tcp = self.tcp(address).await?;
         let config = self.tls.client_config(&[protocol.alpn()], peer);
         let tls = handshake(config, address, tcp).await?;
+        if AuthenticatedPeer::from_connection(tls.get_ref().1).is_none() {
+            return Err(io::Error::other("the session was resumed, and the peer's certificate has expired meanwhile"));
+        }
         if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn()) {
             return Err(io::Error::other("the peer's proxy does not speak this mesh's protocol"));
         }

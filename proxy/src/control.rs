@@ -1,13 +1,26 @@
 //! The connection to the control plane: any replica will do, the next one when that fails.
 
-use std::{cell::Cell, io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use conduit_api::{SpiffeId, TrustDomain, spiffe::ParseSpiffeError};
+use conduit_ca::{Refusal, TrustBundle};
 use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     sync::{Mutex, Notify},
     time::sleep,
 };
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -36,6 +49,15 @@ struct Inner {
     /// Held while it is made, so that all who need it wait for the same one.
     shared: Mutex<Option<Shared>>,
     bundle_changed: Notify,
+    renewed: Notify,
+    refused: Arc<Notify>,
+}
+
+/// A connection to a replica; an alert instead of an answer is how it refuses this proxy's certificate (RFC 8446 section 6.2):
+/// after the handshake, which for this side was complete.
+struct Control {
+    stream: TlsStream<TcpStream>,
+    refused: Arc<Notify>,
 }
 
 /// The connection that everything which this proxy asks for goes over. One of them, because each costs both ends some sixty
@@ -67,6 +89,8 @@ impl Controllers {
             next,
             shared: Mutex::default(),
             bundle_changed: Notify::new(),
+            renewed: Notify::new(),
+            refused: Arc::default(),
         })))
     }
 
@@ -85,6 +109,21 @@ impl Controllers {
     /// Resolves when that has happened since it was last waited for.
     pub async fn until_bundle_changed(&self) {
         self.0.bundle_changed.notified().await;
+    }
+
+    /// There is another certificate than before: the control plane wants to know.
+    pub fn renewed(&self) {
+        self.0.renewed.notify_one();
+    }
+
+    /// Resolves when that has happened since it was last waited for.
+    pub async fn until_renewed(&self) {
+        self.0.renewed.notified().await;
+    }
+
+    /// Resolves when one side has refused the other's certificate: this proxy has missed something, or is denied.
+    pub async fn until_refused(&self) {
+        self.0.refused.notified().await;
     }
 
     /// The shared connection. It is made if there is none, to the replica whose turn it is.
@@ -110,10 +149,24 @@ impl Controllers {
     /// # Errors
     /// When it cannot be made.
     pub async fn connect(&self, who: Who) -> Result<Channel, tonic::transport::Error> {
+        self.connect_by(&self.0.connector, who).await
+    }
+
+    /// The same as nobody, to one that `bundle` vouches for, whatever is trusted otherwise.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn connect_trusting(&self, bundle: TrustBundle) -> Result<Channel, tonic::transport::Error> {
+        self.connect_by(&self.0.connector.trusting(bundle), Who::Nobody).await
+    }
+
+    async fn connect_by(&self, connector: &Connector, who: Who) -> Result<Channel, tonic::transport::Error> {
         let turn = self.0.next.get();
         self.0.next.set(turn.wrapping_add(1));
         let address = self.0.addresses[turn % self.0.addresses.len()].clone();
-        let (connector, controller) = (self.0.connector.clone(), self.0.controller.clone());
+        let (connector, controller) = (connector.clone(), self.0.controller.clone());
+        // What is asked as nobody is asked to mend that.
+        let refused = if who == Who::Workload { self.0.refused.clone() } else { Arc::default() };
         // The URI is only what HTTP/2 wants to see; the connector knows where to go.
         Endpoint::from(Uri::from_static("http://controller.conduit"))
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -121,9 +174,12 @@ impl Controllers {
             .keep_alive_while_idle(true)
             .connect_with_connector(service_fn(move |_: Uri| {
                 let (address, connector, controller) = (address.clone(), connector.clone(), controller.clone());
+                let refused = refused.clone();
                 async move {
                     let resolved = resolve(&address).await?;
-                    Ok::<_, io::Error>(TokioIo::new(connector.control(resolved, &controller, who).await?))
+                    let stream = connector.control(resolved, &controller, who).await;
+                    let stream = stream.inspect_err(|error| notice(error, &refused))?;
+                    Ok::<_, io::Error>(TokioIo::new(Control { stream, refused }))
                 }
             }))
             .await
@@ -133,6 +189,36 @@ impl Controllers {
 /// The pause after a number of failures in a row; `random` is below 1.
 pub fn backoff(failures: u32, random: f64) -> Duration {
     (BACKOFF_MIN * 2_u32.saturating_pow(failures.min(16))).min(BACKOFF_MAX).mul_f64(random)
+}
+
+fn notice(error: &io::Error, refused: &Notify) {
+    if Refusal::of_io(error).is_some() {
+        refused.notify_one();
+    }
+}
+
+impl AsyncRead for Control {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &read {
+            notice(error, &self.refused);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Control {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 async fn resolve(address: &str) -> io::Result<SocketAddr> {

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use conduit_api::{
     Revision, Target,
     proto::discovery::{
-        self, EndpointDelta, Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse, target_update,
-        watch_request,
+        self, Certified, EndpointDelta, Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse,
+        target_update, watch_request,
     },
     wire::WireError,
 };
@@ -126,8 +126,8 @@ impl Directory {
         Ok(requests)
     }
 
-    /// A stream begins: what to say first. It resumes everything that is known.
-    pub fn connect(&mut self) -> WatchRequest {
+    /// A stream begins: what to say first. It resumes everything that is known. `certified` is the certificate that this proxy presents.
+    pub fn connect(&mut self, certified: Option<Certified>) -> WatchRequest {
         self.connected = true;
         let resume = self.targets.iter().map(|(target, entry)| subscribe(target, entry.version)).collect();
         request(watch_request::Kind::Hello(Hello {
@@ -136,6 +136,7 @@ impl Directory {
             version: conduit_api::VERSION.to_owned(),
             revision: self.revision.as_u64(),
             resume,
+            certified,
         }))
     }
 
@@ -298,7 +299,7 @@ mod tests {
 
     fn connected() -> (Directory, Watched) {
         let mut directory = Directory::new("emojivoto", "web-0");
-        directory.connect();
+        directory.connect(None);
         let (watched, request) = directory.want(target());
         assert!(matches!(request.unwrap().kind, Some(watch_request::Kind::Subscribe(_))));
         (directory, watched.unwrap())
@@ -345,7 +346,7 @@ mod tests {
         assert_eq!(ports(&watched), [1]);
         let (_, request) = directory.want(Target::Address(([10, 96, 0, 2], 80).into()));
         assert!(request.is_none(), "there is nobody to ask");
-        let Some(watch_request::Kind::Hello(hello)) = directory.connect().kind else { panic!("not hello") };
+        let Some(watch_request::Kind::Hello(hello)) = directory.connect(None).kind else { panic!("not hello") };
         assert_eq!(hello.revision, 5);
         assert_eq!(hello.resume.iter().map(|held| held.version).collect::<Vec<_>>(), [5, 0]);
     }
@@ -374,10 +375,10 @@ mod tests {
         assert_eq!((restarted.revision(), restarted.to_updates()), (5.into(), kept.clone()));
         assert!(restarted.sweep(Instant::now() + IDLE * 2).is_empty());
         let mut connecting = Directory::new("emojivoto", "web-0");
-        connecting.connect();
+        connecting.connect(None);
         let requests = connecting.restore(5.into(), &kept).unwrap();
         assert_eq!(requests, [request(watch_request::Kind::Subscribe(subscribe(&target(), 5)))]);
-        let Some(watch_request::Kind::Hello(hello)) = restarted.connect().kind else { panic!("not hello") };
+        let Some(watch_request::Kind::Hello(hello)) = restarted.connect(None).kind else { panic!("not hello") };
         assert_eq!((hello.revision, hello.resume[0].version), (5, 5), "nothing older is believed from then on");
     }
 

@@ -8,9 +8,10 @@ use std::{
 };
 
 use conduit_api::proto::identity::{CertifyRequest, CertifyResponse, identity_client::IdentityClient};
-use conduit_ca::{KeyPair, TrustBundle, WorkloadTls, renew_at};
+use conduit_ca::{KeyPair, Standing, TrustBundle, WorkloadTls, renew_at};
 use rustls::pki_types::CertificateDer;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::{Code, transport::Channel};
 use tracing::{info, warn};
 
 use crate::{
@@ -22,7 +23,9 @@ use crate::{
 /// A replica that has not signed by then is not asked any longer.
 const CERTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two certificates, however short-lived they are: the control plane must not be asked in a loop.
-const RENEWAL_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RENEWAL_PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Before asking again what was refused for good.
+const FINAL_PAUSE: Duration = Duration::from_secs(10);
 /// A clock that is further off than this will get its certificates refused.
 const SKEW_MAX: Duration = Duration::from_secs(10);
 
@@ -32,6 +35,8 @@ pub struct Certifier {
     pub controllers: Controllers,
     /// What proves who we are; read again for every request.
     pub token: PathBuf,
+    /// Whom to trust at first, and when nothing else is of use.
+    pub anchors: PathBuf,
     /// Where certificate and trust bundle go.
     pub tls: WorkloadTls,
     /// Keeps both.
@@ -46,15 +51,20 @@ impl Certifier {
             match self.certify().await {
                 Ok(renewal) => {
                     failures = 0;
+                    self.controllers.renewed();
                     let pause = renewal.duration_since(SystemTime::now()).unwrap_or_default();
-                    sleep(RENEWAL_PAUSE_MIN).await;
+                    let certified = Instant::now();
                     tokio::select! {
-                        () = sleep(pause.saturating_sub(RENEWAL_PAUSE_MIN)) => {}
-                        () = self.not_acceptable() => warn!("the root of this proxy's certificate is not trusted any more"),
+                        () = sleep(pause) => {}
+                        () = self.outdated() => {}
                     }
+                    sleep_until(certified + RENEWAL_PAUSE_MIN).await;
                 }
                 Err(error) => {
-                    let pause = backoff(failures, rand::random());
+                    let mut pause = backoff(failures, rand::random());
+                    if is_final(&error) {
+                        pause += FINAL_PAUSE;
+                    }
                     failures += 1;
                     warn!(error = %format_args!("{error:#}"), retry_in = ?pause, "no certificate yet");
                     sleep(pause).await;
@@ -63,10 +73,41 @@ impl Certifier {
         }
     }
 
-    /// Resolves when the certificate is of no use, before its time.
-    async fn not_acceptable(&self) {
-        while self.tls.is_acceptable() {
-            self.controllers.until_bundle_changed().await;
+    /// Resolves when the certificate is to be replaced before its time.
+    async fn outdated(&self) {
+        loop {
+            match self.tls.standing() {
+                Standing::Good => tokio::select! {
+                    () = self.controllers.until_bundle_changed() => {}
+                    () = self.controllers.until_refused() => {
+                        warn!("a replica refused this proxy's certificate, or showed one that it does not know; another one is asked for");
+                        break;
+                    }
+                },
+                Standing::Superseded => {
+                    info!("the trust root is being replaced; a certificate under the new one is asked for");
+                    break;
+                }
+                Standing::Worthless => {
+                    warn!("this proxy's certificate is not accepted any more; another one is asked for");
+                    break;
+                }
+            }
+        }
+        sleep(self.tls.bundle().policy.renew_within.mul_f64(rand::random())).await;
+    }
+
+    /// To a replica that what this proxy trusts vouches for; or, if it was away while all of that was replaced, what its platform
+    /// says now.
+    async fn connect(&self) -> anyhow::Result<Channel> {
+        let error = match timeout(CERTIFY_TIMEOUT, self.controllers.connect(Who::Nobody)).await? {
+            Ok(channel) => return Ok(channel),
+            Err(error) => error,
+        };
+        let anchors = fs::read_to_string(&self.anchors).ok().and_then(|pem| TrustBundle::from_pem(&pem).ok());
+        match anchors.filter(|anchors| anchors.roots() != self.tls.bundle().roots()) {
+            Some(anchors) => Ok(timeout(CERTIFY_TIMEOUT, self.controllers.connect_trusting(anchors)).await??),
+            None => Err(error.into()),
         }
     }
 
@@ -76,7 +117,7 @@ impl Certifier {
             .map_err(|error| anyhow::anyhow!("cannot read the identity token {}: {error}", self.token.display()))?;
         let key = KeyPair::generate()?;
         let request = CertifyRequest { csr: key.csr()?, token: token.trim().to_owned() };
-        let channel = timeout(CERTIFY_TIMEOUT, self.controllers.connect(Who::Nobody)).await??;
+        let channel = self.connect().await?;
         let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
         let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
         if let Some(bundle) = bundle {
@@ -90,6 +131,12 @@ impl Certifier {
         info!(spiffe_id = %identity.id, "certified");
         Ok(renew_at(identity.not_before, identity.not_after, rand::random()))
     }
+}
+
+/// Whether asking again will get the same answer until a person has done something.
+fn is_final(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<tonic::Status>().map(tonic::Status::code);
+    matches!(code, Some(Code::PermissionDenied | Code::InvalidArgument))
 }
 
 fn warn_of_skew(server_time_ms: u64) {

@@ -107,8 +107,16 @@ async fn mesh(
     let accepted = timeout(HANDSHAKE_TIMEOUT, Box::pin(TlsAcceptor::from(config).accept(stream))).await;
     let accepted = accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten();
     let tls = accepted.inspect_err(|error| {
-        let reason = Refusal::of_io(error).map_or("io", |refusal| refusal.reason());
-        info!(peer.addr = %source, reason, %error, "refused a connection");
+        let refusal = Refusal::of_io(error);
+        if let Some(refusal) = &refusal {
+            worker.telemetry.refused(Direction::Inbound, refusal);
+        }
+        match refusal {
+            Some(refusal) => {
+                info!(peer.addr = %source, reason = refusal.reason(), error = %refusal, "refused a connection");
+            }
+            None => info!(peer.addr = %source, reason = "io", %error, "refused a connection"),
+        }
     })?;
     let peer = AuthenticatedPeer::from_connection(tls.get_ref().1)
         .ok_or_else(|| io::Error::other("a handshake that requires a certificate was completed without one"))?;

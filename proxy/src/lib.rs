@@ -26,6 +26,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod io;
+pub mod live;
 pub mod original;
 pub mod outbound;
 pub mod redirect;

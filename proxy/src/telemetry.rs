@@ -22,6 +22,7 @@ use conduit_api::{
     Endpoint, ServiceName, SpiffeId,
     latency::{self, BUCKETS},
 };
+use conduit_ca::Refusal;
 
 use self::{
     registry::{LabelSet, Registry, ThreadRegistry},
@@ -256,12 +257,37 @@ impl LabelSet for Labels {
 pub struct Telemetry {
     requests: Registry<Labels, Counters>,
     connections: Registry<ConnectionLabels, Connections>,
+    refusals: Registry<Refused, Counter>,
+}
+
+/// Handshakes that were refused.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Refused {
+    /// Of the connection.
+    pub direction: Direction,
+    /// As [`Refusal::reason`] says it: there are few.
+    pub reason: &'static str,
+}
+
+impl LabelSet for Refused {
+    fn past_the_budget(&self) -> Self {
+        self.clone()
+    }
 }
 
 impl Telemetry {
     /// One thread's view.
     pub fn thread(&self) -> ThreadTelemetry {
-        ThreadTelemetry { requests: self.requests.thread(), connections: self.connections.thread() }
+        ThreadTelemetry {
+            requests: self.requests.thread(),
+            connections: self.connections.thread(),
+            refusals: self.refusals.thread(),
+        }
+    }
+
+    /// Handshakes that were refused, by why.
+    pub fn refusals(&self) -> BTreeMap<Refused, u64> {
+        self.refusals.sums(|counter, sum| *sum += counter.value())
     }
 
     /// What became of requests, by label set.
@@ -279,9 +305,15 @@ impl Telemetry {
 pub struct ThreadTelemetry {
     requests: ThreadRegistry<Labels, Counters>,
     connections: ThreadRegistry<ConnectionLabels, Connections>,
+    refusals: ThreadRegistry<Refused, Counter>,
 }
 
 impl ThreadTelemetry {
+    /// A handshake was refused.
+    pub fn refused(&self, direction: Direction, refusal: &Refusal) {
+        self.refusals.counters(&Refused { direction, reason: refusal.reason() }).add(1);
+    }
+
     /// The counters for requests with `labels`; to be held for as long as these are used.
     pub fn requests(&self, labels: &Labels) -> Arc<Counters> {
         self.requests.counters(labels)

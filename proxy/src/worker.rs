@@ -31,6 +31,7 @@ use crate::{
     discovery::{Watched, client::Discovery},
     http::pool::Pool,
     io::Stream,
+    live::{Denied, Live},
     original::OriginalDestination,
     tap::Taps,
     telemetry::{
@@ -69,6 +70,8 @@ pub struct Setup {
     pub taps: Taps,
     /// All counters.
     pub telemetry: Telemetry,
+    /// Identities whose connections are closed.
+    pub denied: watch::Receiver<Denied>,
     /// Numbers connections.
     pub connections: Arc<AtomicU32>,
     /// Becomes true when the proxy is told to stop.
@@ -83,6 +86,8 @@ pub struct Worker {
     pub telemetry: Rc<ThreadTelemetry>,
     /// This thread's connections to endpoints.
     pub pool: Pool,
+    /// This thread's connections with other proxies.
+    live: Live,
     /// Upgraded connections, which have outlived the ones that they came from.
     tunnels: RefCell<JoinSet<()>>,
     followed: RefCell<HashMap<Target, Rc<Followed>>>,
@@ -131,14 +136,19 @@ impl Worker {
     /// To be made on its own thread.
     pub fn new(setup: Setup) -> Rc<Self> {
         let telemetry = Rc::new(setup.telemetry.thread());
-        let pool = Pool::new(setup.connector.clone(), telemetry.clone());
-        Rc::new(Self { setup, telemetry, pool, tunnels: RefCell::default(), followed: RefCell::default() })
+        let live = Live::new(setup.denied.clone());
+        let pool = Pool::new(setup.connector.clone(), telemetry.clone(), live.clone());
+        Rc::new(Self { setup, telemetry, pool, live, tunnels: RefCell::default(), followed: RefCell::default() })
     }
 
     /// `stream` has come, for `direction`, and is secured by `tls`: from now on it counts.
     pub fn accepted(&self, direction: Direction, tls: Tls, stream: Stream) -> Counted {
+        let lives = match &tls {
+            Tls::Mutual(peer) => Some(self.live.begin(peer, stream.tcp())),
+            Tls::NoIdentity | Tls::Loopback | Tls::Passthrough => None,
+        };
         let labels = ConnectionLabels { direction, side: Side::Source, tls, destination: None };
-        Counted::new(stream, self.telemetry.connections(&labels))
+        Counted::new(stream, self.telemetry.connections(&labels), lives)
     }
 
     /// Runs `tunnel` on this thread; the proxy waits for it when it is told to stop.
@@ -208,6 +218,7 @@ impl Worker {
                 }
             }
         });
+        let closer = spawn_local(self.live.clone().keep());
         loop {
             tokio::select! {
                 accepted = outbound.accept() => match accepted {
@@ -234,6 +245,7 @@ impl Worker {
             warn!(connections, tunnels, "connections did not end in time");
         }
         sweeper.abort();
+        closer.abort();
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod mesh {
     pub mod harness;
+    pub mod identity;
     pub mod traffic;
 }
 mod programs;

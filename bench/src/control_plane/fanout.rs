@@ -171,6 +171,7 @@ async fn certified(cluster: &Cluster) -> anyhow::Result<WorkloadTls> {
     let certifier = Certifier {
         controllers: controllers(cluster, &tls)?,
         token: file.clone(),
+        anchors: cluster.trust_anchors(),
         tls: tls.clone(),
         cache: Cache::new(None, file),
     };

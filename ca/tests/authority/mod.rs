@@ -164,6 +164,8 @@ pub fn server_presenting(
 ) -> Arc<ServerConfig> {
     let mut config = config.clone();
     config.cert_resolver = Arc::new(presenting(key, chain));
+    // Each is somebody else, and no two of them would share the keys of their tickets.
+    config.send_tls13_tickets = 0;
     Arc::new(config)
 }
 

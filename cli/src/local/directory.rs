@@ -81,6 +81,17 @@ impl MeshDirectory {
         self.path.join("trust-bundle.pem")
     }
 
+    /// The trust root, sealed: with the seed, it brings back what all controllers have lost.
+    pub fn root_backup(&self) -> PathBuf {
+        self.path.join("trust-root.json")
+    }
+
+    /// Some controller has data here.
+    pub fn has_control_plane(&self) -> bool {
+        let controllers = fs::read_dir(self.controllers()).into_iter().flatten().filter_map(Result::ok);
+        controllers.flat_map(|controller| fs::read_dir(controller.path())).flatten().flatten().next().is_some()
+    }
+
     /// Exists once a control plane was started here.
     pub fn bootstrap_gate(&self) -> PathBuf {
         self.path.join("bootstrap-gate")
@@ -150,8 +161,8 @@ impl MeshDirectory {
         for directory in [self.controllers(), self.tokens()] {
             let _ = fs::remove_dir_all(directory);
         }
-        for file in [self.seed(), self.platform_file(), self.trust_bundle(), self.bootstrap_gate(), self.cluster_ips()]
-        {
+        let files = [self.seed(), self.platform_file(), self.trust_bundle(), self.root_backup(), self.bootstrap_gate()];
+        for file in files.into_iter().chain([self.cluster_ips()]) {
             let _ = fs::remove_file(file);
         }
     }

@@ -40,7 +40,8 @@ use tonic::transport::Server;
 use tracing::{error, info, warn};
 
 use super::{
-    DirectoryArgs,
+    DirectoryArgs, TRUST_DOMAIN,
+    authority::AuthorityArgs,
     directory::{MeshDirectory, replace_file},
     inventory::{Instance, assign_cluster_ips, inventory},
     manifest::Manifest,
@@ -69,9 +70,8 @@ pub struct Args {
     controllers: u32,
     #[arg(long)]
     web_port: u16,
-    /// As the controllers take it.
-    #[arg(long)]
-    leaf_lifetime: String,
+    #[command(flatten)]
+    authority: AuthorityArgs,
 }
 
 /// Runs a mesh until it is taken down.
@@ -125,7 +125,8 @@ struct Supervisor {
     /// The numbers of those that are to run.
     controllers: RefCell<BTreeSet<u32>>,
     web_port: u16,
-    leaf_lifetime: String,
+    /// What controllers are told of certificates.
+    authority: Vec<String>,
     trust_domain: TrustDomain,
     seed: Seed,
     network: Network,
@@ -168,6 +169,10 @@ struct Pod {
 impl Supervisor {
     async fn new(directory: MeshDirectory, manifest: Manifest, is_root: bool, args: &Args) -> anyhow::Result<Rc<Self>> {
         let is_new = !directory.bootstrap_gate().exists();
+        if !directory.has_control_plane() {
+            // All disks are lost, or there never were any. Nobody is left whom the gate could let through.
+            let _ = fs::remove_file(directory.bootstrap_gate());
+        }
         let seed = if directory.seed().exists() {
             Seed::load(&directory.seed())?
         } else {
@@ -190,8 +195,8 @@ impl Supervisor {
             is_new,
             controllers,
             web_port: args.web_port,
-            leaf_lifetime: args.leaf_lifetime.replace(' ', ""),
-            trust_domain: "cluster.local".parse()?,
+            authority: args.authority.to_flags(),
+            trust_domain: TRUST_DOMAIN.parse()?,
             seed,
             network,
             cluster_ips,

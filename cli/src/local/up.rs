@@ -14,7 +14,10 @@ use conduit_api::proto::local::{DownRequest, Progress, WatchRequest};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{signal, time::sleep};
 
-use super::{DirectoryArgs, client, directory::MeshDirectory, manifest::Manifest, supervisor::already_running};
+use super::{
+    DirectoryArgs, TRUST_DOMAIN, authority::AuthorityArgs, client, directory::MeshDirectory, manifest::Manifest,
+    supervisor::already_running,
+};
 
 /// Between two looks whether the supervisor can be asked.
 const POLL: Duration = Duration::from_millis(10);
@@ -36,9 +39,8 @@ pub struct Args {
     /// Replicas of the control plane
     #[arg(long, default_value_t = 3, value_parser = parse_controllers)]
     controllers: u32,
-    /// How long a workload's certificate is valid; it is renewed at 70 % of that
-    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    leaf_lifetime: Duration,
+    #[command(flatten)]
+    authority: AuthorityArgs,
     /// The port of this machine's loopback where the first LoadBalancer service is shown
     #[arg(long, default_value_t = 8080)]
     web_port: u16,
@@ -66,6 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for warning in &manifest.warnings {
         eprintln!("warning: {warning}");
     }
+    args.authority.check(&TRUST_DOMAIN.parse()?)?;
     directory.create()?;
     let mut supervisor = supervise(args, &directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -101,7 +104,7 @@ fn supervise(args: &Args, directory: &MeshDirectory) -> anyhow::Result<Superviso
         command.arg("--demo");
     }
     command.arg("--controllers").arg(args.controllers.to_string()).arg("--web-port").arg(args.web_port.to_string());
-    command.arg("--leaf-lifetime").arg(humantime::format_duration(args.leaf_lifetime).to_string());
+    command.args(args.authority.to_flags());
     command.env("CONDUIT_LOCAL_DIR", directory.path());
     // In a process group of its own: Ctrl-C is for this command, which then ends the mesh in order.
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).process_group(0);

@@ -9,11 +9,12 @@ use std::{
 
 use conduit_api::proto::{
     public::{
-        ApplyRequest, ApplyResponse, Change, HistoryRequest, HistoryResponse, MemberRequest, MemberResponse, Pod,
-        PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
-        RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest,
-        SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest,
-        VersionResponse, WaitRequest, WaitResponse,
+        ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaRotateRequest, CaRotateResponse, CaStatusRequest,
+        CaStatusResponse, Change, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest,
+        MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest,
+        RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
+        SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest,
+        VersionRequest, VersionResponse, WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
         apply_response::Outcome,
     },
@@ -35,6 +36,7 @@ pub struct Answers {
     pub version: String,
     pub checks: SelfCheckResponse,
     pub raft: RaftStatusResponse,
+    pub ca: CaStatusResponse,
     pub stat: StatResponse,
     pub pods: Vec<Pod>,
     pub history: Vec<Change>,
@@ -110,6 +112,30 @@ impl Api for Answers {
 
     async fn raft_status(&self, _: Request<RaftStatusRequest>) -> Result<Response<RaftStatusResponse>, Status> {
         Ok(Response::new(self.raft.clone()))
+    }
+
+    async fn ca_status(&self, _: Request<CaStatusRequest>) -> Result<Response<CaStatusResponse>, Status> {
+        Ok(Response::new(self.ca.clone()))
+    }
+
+    async fn ca_rotate(&self, request: Request<CaRotateRequest>) -> Result<Response<CaRotateResponse>, Status> {
+        match request.into_inner().own {
+            Some(_) => Err(Status::invalid_argument("the issuer's certificate has expired on Monday")),
+            None => Ok(Response::new(CaRotateResponse { root: "ab".repeat(20) })),
+        }
+    }
+
+    async fn ca_deny(&self, request: Request<CaDenyRequest>) -> Result<Response<CaDenyResponse>, Status> {
+        let CaDenyRequest { spiffe_id, .. } = request.into_inner();
+        Ok(Response::new(CaDenyResponse { revision: 7, changed: spiffe_id.ends_with("web") }))
+    }
+
+    async fn ca_revoke(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+        self.member(&request.into_inner().member)
+    }
+
+    async fn identity(&self, _: Request<IdentityRequest>) -> Result<Response<IdentityResponse>, Status> {
+        Err(Status::not_found("there is no such pod"))
     }
 
     async fn save_snapshot(

@@ -1,10 +1,13 @@
+use conduit_api::SpiffeId;
 use conduit_api::{
     Endpoint, ServicePort,
     route::{ParentRef, RouteBackend, RouteRule},
 };
+use conduit_ca::KeyId;
 use proptest::prelude::*;
 
-use super::*;
+use super::{ca::DENIED_MAX, *};
+use crate::{Link, RootState};
 
 fn apply(state: &mut MeshState, index: u64, command: Command) -> Outcome {
     state.apply(index, Proposal::new("test", index, command)).outcome
@@ -43,8 +46,48 @@ fn route(name: u8, parent: u8, backend: u8) -> HttpRoute {
 }
 
 fn root(byte: u8) -> Command {
-    let sealed_key = rmp_serde::from_slice(&rmp_serde::to_vec(&vec![byte]).unwrap()).unwrap();
-    Command::CaInit { certificate: vec![byte], sealed_key }
+    Command::CaInit(Box::new(sealed(byte)))
+}
+
+fn key_id(byte: u8) -> KeyId {
+    KeyId::from_bytes(&[byte])
+}
+
+fn sealed(byte: u8) -> SealedRoot {
+    SealedRoot {
+        id: key_id(byte),
+        anchor: vec![byte],
+        certificate: vec![byte],
+        links: vec![],
+        key: rmp_serde::from_slice(&rmp_serde::to_vec(&vec![byte]).unwrap()).unwrap(),
+        imported: false,
+    }
+}
+
+fn prepare(byte: u8, by: Option<u8>) -> Command {
+    let link = by.map(|by| Link { by: key_id(by), certificate: vec![by, byte] });
+    Command::PrepareRoot { root: Box::new(sealed(byte)), link }
+}
+
+fn issuer(node: u64, byte: u8) -> Command {
+    Command::AddIssuer { node: NodeId::new(node), id: key_id(byte), certificate: vec![byte] }
+}
+
+fn web() -> SpiffeId {
+    "spiffe://cluster.local/ns/ns/sa/web".parse().unwrap()
+}
+
+fn any_rotation() -> impl Strategy<Value = Command> {
+    let byte = || 0..6_u8;
+    prop_oneof![
+        (byte(), proptest::option::of(byte())).prop_map(|(root, by)| prepare(root, by)),
+        byte().prop_map(|root| Command::ActivateRoot { root: key_id(root) }),
+        byte().prop_map(|root| Command::DropRoot { root: key_id(root) }),
+        (0..3_u64, 10..14_u8).prop_map(|(node, byte)| issuer(node, byte)),
+        (0..3_u64).prop_map(|node| Command::RevokeIssuer { node: NodeId::new(node) }),
+        any::<bool>().prop_map(|drop_connections| Command::DenyIdentity { id: web(), drop_connections }),
+        Just(Command::AllowIdentity { id: web() }),
+    ]
 }
 
 fn any_change() -> impl Strategy<Value = Change> {
@@ -66,8 +109,8 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         6 => proptest::collection::vec(any_change(), 0..4).prop_map(Command::Batch),
         1 => (0..2_u8).prop_map(root),
-        1 => (node(), 0..2_u8).prop_map(|(node, byte)| Command::AddIssuer { node, certificate: vec![byte] }),
-        1 => node().prop_map(|node| Command::RemoveIssuer { node }),
+        2 => any_rotation(),
+        1 => node().prop_map(|node| Command::Retire { node }),
         1 => (0..40_u64).prop_map(|to| Command::Rollback { to: to.into() }),
     ]
 }
@@ -232,7 +275,7 @@ fn a_service_changes_with_its_routes() {
 #[test]
 fn there_is_one_first_root() {
     let mut state = MeshState::default();
-    let issuer = Command::AddIssuer { node: NodeId::new(1), certificate: vec![9] };
+    let issuer = issuer(1, 9);
     assert!(matches!(apply(&mut state, 1, issuer.clone()), Outcome::Rejected(_)));
     assert_eq!(apply(&mut state, 2, root(1)), Outcome::Done);
     assert_eq!(apply(&mut state, 3, root(1)), Outcome::Unchanged);
@@ -240,6 +283,92 @@ fn there_is_one_first_root() {
     assert_eq!(state.revision(), Revision::from(2));
     assert_eq!(apply(&mut state, 5, issuer), Outcome::Done);
     assert_eq!(state.revision(), Revision::from(2), "proxies are told of roots, not of issuers");
+}
+
+fn states(state: &MeshState) -> Vec<(u8, RootState, u64)> {
+    let roots = &state.ca().unwrap().roots;
+    roots.iter().map(|root| (root.root.anchor[0], root.state, root.since.as_u64())).collect()
+}
+
+#[test]
+fn a_root_is_prepared_then_active_then_retired_then_dropped() {
+    use RootState::{Active, Prepared, Retired};
+    let mut state = MeshState::default();
+    assert!(matches!(apply(&mut state, 1, prepare(2, None)), Outcome::Rejected(_)), "there is none to follow");
+    apply(&mut state, 2, root(1));
+    assert_eq!(apply(&mut state, 3, prepare(2, Some(1))), Outcome::Done);
+    assert_eq!(states(&state), [(1, Active, 2), (2, Prepared, 3)]);
+    assert_eq!(state.revision(), Revision::from(3), "proxies are told");
+    assert_eq!(apply(&mut state, 4, prepare(2, Some(1))), Outcome::Unchanged);
+    assert!(matches!(apply(&mut state, 5, prepare(3, None)), Outcome::Rejected(_)), "one after the other");
+    assert!(matches!(apply(&mut state, 6, Command::DropRoot { root: key_id(1) }), Outcome::Rejected(_)));
+    assert_eq!(apply(&mut state, 7, Command::ActivateRoot { root: key_id(2) }), Outcome::Done);
+    assert_eq!(states(&state), [(1, Retired, 7), (2, Active, 7)]);
+    assert!(matches!(apply(&mut state, 8, Command::ActivateRoot { root: key_id(1) }), Outcome::Rejected(_)));
+    assert!(state.ca().unwrap().active().unwrap().link.is_some());
+    assert_eq!(apply(&mut state, 9, Command::DropRoot { root: key_id(1) }), Outcome::Done);
+    assert_eq!(states(&state), [(2, Active, 7)]);
+    assert_eq!(state.ca().unwrap().active().unwrap().link, None, "nobody trusts what it leads from");
+    assert_eq!(apply(&mut state, 10, Command::DropRoot { root: key_id(1) }), Outcome::Unchanged);
+    assert_eq!(state.revision(), Revision::from(9));
+}
+
+#[test]
+fn an_issuer_that_was_revoked_does_not_come_back() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, root(1));
+    apply(&mut state, 2, issuer(1, 7));
+    assert_eq!(apply(&mut state, 3, Command::RevokeIssuer { node: NodeId::new(1) }), Outcome::Done);
+    assert_eq!(state.revision(), Revision::from(3), "proxies are told");
+    assert_eq!(apply(&mut state, 4, Command::RevokeIssuer { node: NodeId::new(1) }), Outcome::Unchanged);
+    assert!(matches!(apply(&mut state, 5, issuer(1, 7)), Outcome::Rejected(_)), "told too late of what was revoked");
+    assert_eq!(apply(&mut state, 6, issuer(1, 8)), Outcome::Done);
+    assert_eq!(state.ca().unwrap().revoked, [key_id(7)]);
+}
+
+#[test]
+fn the_list_of_the_denied_is_bounded() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, root(1));
+    let deny = |i: usize| Command::DenyIdentity {
+        id: format!("spiffe://cluster.local/ns/ns/sa/s{i}").parse().unwrap(),
+        drop_connections: false,
+    };
+    for i in 0..DENIED_MAX {
+        assert_eq!(apply(&mut state, 2 + i as u64, deny(i)), Outcome::Done);
+    }
+    assert!(matches!(apply(&mut state, 10_000, deny(DENIED_MAX)), Outcome::Rejected(_)));
+    assert_eq!(apply(&mut state, 10_001, deny(0)), Outcome::Unchanged);
+}
+
+proptest! {
+    /// Whatever is proposed in whatever order: certificates can be issued under exactly one root, at most one is about to follow
+    /// it, and none comes back.
+    #[test]
+    fn there_is_one_active_root(commands in proptest::collection::vec(any_rotation(), 0..60)) {
+        let mut state = MeshState::default();
+        apply(&mut state, 1, root(0));
+        for (index, command) in (2..).zip(commands) {
+            let before = state.ca().unwrap().clone();
+            let outcome = apply(&mut state, index, command);
+            let ca = state.ca().unwrap();
+            prop_assert_eq!(outcome == Outcome::Done, !std::sync::Arc::ptr_eq(&before, ca));
+            let count = |wanted| ca.roots.iter().filter(|root| root.state == wanted).count();
+            prop_assert_eq!(count(RootState::Active), 1);
+            prop_assert!(count(RootState::Prepared) <= 1 && ca.roots.len() <= 4);
+            for was in &before.roots {
+                let is = ca.roots.iter().find(|root| root.root.id == was.root.id).map(|root| root.state);
+                let allowed = matches!(
+                    (was.state, is),
+                    (RootState::Prepared, Some(RootState::Prepared | RootState::Active) | None)
+                        | (RootState::Active, Some(RootState::Active | RootState::Retired))
+                        | (RootState::Retired, Some(RootState::Retired) | None)
+                );
+                prop_assert!(allowed, "{:?} became {is:?}", was.state);
+            }
+            prop_assert!(ca.issuers.values().all(|issuer| !ca.revoked.contains(&issuer.id)));
+        }
+    }
 }
 
 #[test]
@@ -263,7 +392,7 @@ fn a_restored_state_is_the_old_one_at_a_revision_that_nobody_has_seen() {
 
     let mut fresh = MeshState::default();
     apply(&mut fresh, 1, root(3));
-    apply(&mut fresh, 2, Command::AddIssuer { node: NodeId::new(1), certificate: vec![5] });
+    apply(&mut fresh, 2, issuer(1, 5));
     apply(&mut fresh, 3, Command::Batch(vec![Change::UpsertPod(pod(2, 2, true))]));
     assert_eq!(apply(&mut fresh, 4, Command::Restore(Box::new(backup))), Outcome::Done);
 
@@ -271,7 +400,9 @@ fn a_restored_state_is_the_old_one_at_a_revision_that_nobody_has_seen() {
     assert!(fresh.pods().keys().eq(old.pods().keys()));
     assert!(fresh.pods().values().all(|pod| pod.version == fresh.revision()));
     assert_eq!(fresh.pod_by_ip(pod(1, 1, true).ip).map(|pod| pod.value.name.name()), Some("p1"));
-    assert_eq!(fresh.ca().unwrap().roots, old.ca().unwrap().roots);
+    let roots = |state: &MeshState| state.ca().unwrap().roots.iter().map(|root| root.root.clone()).collect::<Vec<_>>();
+    assert_eq!(roots(&fresh), roots(&old));
+    assert_eq!(fresh.ca().unwrap().roots[0].since, fresh.revision());
     assert!(fresh.ca().unwrap().issuers.is_empty());
     let before = fresh.revision();
     apply(&mut fresh, 5, Command::Batch(vec![Change::RemovePod(pod(1, 1, true).name)]));

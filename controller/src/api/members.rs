@@ -6,18 +6,19 @@ use std::{
 };
 
 use conduit_api::{
-    NodeId, PodName, Revision,
+    NodeId, Pod, PodName, SpiffeId,
     proto::{
         peer::{ConnectedProxy, StatusRequest, StatusResponse},
         public::{Change, HistoryResponse, RaftMember, RaftStatusResponse, WaitRequest, WaitResponse},
     },
 };
-
-use conduit_consensus::ProposeError;
+use conduit_ca::KeyId;
+use conduit_consensus::{MeshState, ProposeError};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use crate::{
+    discovery::registry::{Certified, Connected, merge},
     peer::{ask_others, server::Own},
     propose::unix_ms,
 };
@@ -101,11 +102,22 @@ pub async fn wait(own: &Own, request: WaitRequest) -> WaitResponse {
 async fn proxies_reached(own: &Own) -> Vec<(String, u64)> {
     let connected = connected_proxies(own).await;
     let state = own.cluster.state().borrow().clone();
-    let missing = state.pods().values().map(|pod| &pod.value).filter(|pod| pod.meshed && pod.ready);
-    let missing = missing.filter(|pod| !connected.contains_key(&pod.name));
+    let missing = expected(&state).filter(|pod| !connected.contains_key(&pod.name));
     let missing = missing.map(|pod| (format!("{} (not connected)", pod.name), 0));
-    let reached = connected.iter().map(|(pod, acked)| (pod.to_string(), acked.as_u64()));
+    let reached = connected.iter().map(|(pod, has)| (pod.to_string(), has.revision.as_u64()));
     reached.chain(missing).collect()
+}
+
+/// The pods whose proxies are to be connected.
+pub fn expected(state: &MeshState) -> impl Iterator<Item = &Pod> {
+    let ready = state.pods().values().map(|pod| &pod.value).filter(|pod| pod.meshed && pod.ready);
+    ready.filter(|pod| !is_denied(state, pod))
+}
+
+/// Nobody waits for a proxy that nobody speaks with.
+pub fn is_denied(state: &MeshState, pod: &Pod) -> bool {
+    let of_pod = |id: &SpiffeId| id.namespace() == pod.name.namespace() && id.service_account() == pod.service_account;
+    state.ca().is_some_and(|ca| ca.denied.keys().any(of_pod))
 }
 
 /// Those that can be asked: one that is down serves nothing old, and catches up before it serves again.
@@ -147,7 +159,11 @@ pub async fn transfer(own: &Own, member: &str) -> Result<(), Status> {
     own.cluster.hand_over_to(node).await.map_err(refused)
 }
 
-fn find(own: &Own, member: &str) -> Result<NodeId, Status> {
+/// A member, by name or id.
+///
+/// # Errors
+/// NOT_FOUND when there is none.
+pub fn find(own: &Own, member: &str) -> Result<NodeId, Status> {
     let status = own.cluster.status().borrow().clone();
     let found = status.members.iter().find(|(id, known)| known.name == member || id.to_string() == member);
     found.map(|(id, _)| *id).ok_or_else(|| {
@@ -167,16 +183,20 @@ pub fn refused(error: ProposeError) -> Status {
     }
 }
 
-/// The proxies that are connected to some replica, with the revision that each holds.
-pub async fn connected_proxies(own: &Own) -> BTreeMap<PodName, Revision> {
+/// The proxies that are connected to some replica, with what each has.
+pub async fn connected_proxies(own: &Own) -> BTreeMap<PodName, Connected> {
+    connected(ask_all(own, true).await.into_values().flatten())
+}
+
+/// The same, of replicas that have answered already.
+pub fn connected(answers: impl Iterator<Item = StatusResponse>) -> BTreeMap<PodName, Connected> {
     let mut connected = BTreeMap::new();
-    for ConnectedProxy { namespace, pod, acked_revision } in
-        ask_all(own, true).await.into_values().flatten().flat_map(|answer| answer.proxies)
+    for ConnectedProxy { namespace, pod, acked_revision, root, not_after_ms } in
+        answers.flat_map(|answer| answer.proxies)
     {
         if let Ok(pod) = PodName::new(&namespace, &pod) {
-            let acked = Revision::from(acked_revision);
-            let known = connected.entry(pod).or_insert(acked);
-            *known = acked.max(*known);
+            let certified = (!root.is_empty()).then(|| Certified { root: KeyId::from_bytes(&root), not_after_ms });
+            merge(&mut connected, pod, Connected { revision: acked_revision.into(), certified });
         }
     }
     connected

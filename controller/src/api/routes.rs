@@ -95,7 +95,11 @@ pub async fn rollback(own: &Own, who: &str, request: RollbackRequest) -> Result<
     Ok(RollbackResponse { revision: applied.revision.as_u64(), changed: applied.outcome != Outcome::Unchanged })
 }
 
-async fn propose(own: &Own, who: &str, command: Command) -> Result<Applied, Status> {
+/// Proposes `command` for `who`.
+///
+/// # Errors
+/// As the API describes them.
+pub async fn propose(own: &Own, who: &str, command: Command) -> Result<Applied, Status> {
     let applied = propose::fenced(&own.cluster, who, command, None).await.map_err(refused)?;
     match applied.outcome {
         Outcome::Rejected(why) => Err(Status::failed_precondition(why)),

@@ -1,14 +1,12 @@
 //! The replicated state as a file, and back.
 
 use conduit_api::proto::public::{RestoreSnapshotResponse, SnapshotChunk};
-use conduit_ca::{Root, Seed};
 use conduit_consensus::{Command, MeshState, backup};
 use futures::{Stream, StreamExt as _, stream};
-use rustls::pki_types::CertificateDer;
 use tonic::{Status, Streaming};
 
 use super::members::refused;
-use crate::{peer::server::Own, propose};
+use crate::{authority::roots::Roots, peer::server::Own, propose};
 
 /// Each well below a stream's window.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -33,7 +31,7 @@ pub fn save(own: &Own) -> Result<impl Stream<Item = Result<SnapshotChunk, Status
 /// As the API describes them; nothing has changed then, but for UNAVAILABLE.
 pub async fn restore(
     own: &Own,
-    seed: &Seed,
+    roots: &Roots,
     mut chunks: Streaming<SnapshotChunk>,
 ) -> Result<RestoreSnapshotResponse, Status> {
     let mut file = Vec::new();
@@ -44,7 +42,7 @@ pub async fn restore(
         }
     }
     let state = backup::decode(&file).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    opens(&state, seed)?;
+    opens(&state, roots)?;
     let (saved_revision, services, pods) =
         (state.revision().as_u64(), state.services().len() as u32, state.pods().len() as u32);
     let restored = propose::fenced(&own.cluster, "api", Command::Restore(Box::new(state)), None).await;
@@ -53,9 +51,9 @@ pub async fn restore(
 }
 
 /// A root whose key nobody can open would be the end of all certificates.
-fn opens(state: &MeshState, seed: &Seed) -> Result<(), Status> {
+fn opens(state: &MeshState, roots: &Roots) -> Result<(), Status> {
     for root in state.ca().iter().flat_map(|ca| &ca.roots) {
-        Root::open(CertificateDer::from(root.certificate.clone()), &root.sealed_key, seed).map_err(|_| {
+        roots.open(root).map_err(|_| {
             Status::invalid_argument(
                 "this snapshot was taken under another seed; start the control plane with that seed, and restore then",
             )

@@ -1,25 +1,27 @@
 //! The shell of the [`Authority`]: makes keys and certificates, proposes, publishes.
 
 use std::{
-    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use actix::{Actor, AsyncContext as _, Context, Handler, Message, SpawnHandle, WrapFuture as _};
 use arc_swap::ArcSwapOption;
-use conduit_api::{NodeId, SpiffeId, TrustDomain};
-use conduit_ca::{Issuer, KeyPair, Root, Seed, TrustBundle, WorkloadTls, renewal::renew_at};
-use conduit_consensus::{CaState, Cluster, Command, Fence, MeshState};
+use conduit_api::{SpiffeId, TrustDomain};
+use conduit_ca::{Issuer, KeyId, KeyPair, TrustBundle, WorkloadTls, renewal::renew_at};
+use conduit_consensus::{Command, Fence, MeshState};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{Authority, Effect, Input, IssuerValidity};
-use crate::propose;
+use super::{Authority, Effect, Input, Issuing, reach, roots::Roots, rotation::Step};
+use crate::{discovery::bundle_of, peer::server::Own, propose};
 
 /// Roots, leadership, one proposal, one timer.
 const MAILBOX: usize = 64;
+
+/// A certificate that was valid for this long after it should not be is one of a clock that is off.
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// The issuer in use, for whoever signs; none until there is a root.
 pub type SharedIssuer = Arc<ArcSwapOption<Issuer>>;
@@ -29,16 +31,12 @@ pub type ServingTls = watch::Sender<Option<WorkloadTls>>;
 
 /// What an [`AuthorityActor`] is given.
 pub struct Setup {
-    /// Opens the sealed root.
-    pub seed: Arc<Seed>,
-    /// Whose identities are issued.
-    pub trust_domain: TrustDomain,
+    /// Makes, opens and keeps roots.
+    pub roots: Arc<Roots>,
     /// Of issuing certificates.
     pub intermediate_lifetime: Duration,
-    /// Where proxies find the roots at their first start.
-    pub trust_bundle_file: Option<PathBuf>,
-    /// Filled with this replica's issuer.
-    pub issuer: SharedIssuer,
+    /// Of workloads' certificates: a rotation waits for no proxy longer.
+    pub leaf_lifetime: Duration,
     /// Filled with this replica's serving side.
     pub serving: ServingTls,
 }
@@ -47,7 +45,7 @@ pub struct Setup {
 pub struct AuthorityActor {
     authority: Authority,
     setup: Setup,
-    cluster: Cluster,
+    own: Own,
     state: watch::Receiver<Arc<MeshState>>,
     fence: Option<Fence>,
     timer: Option<SpawnHandle>,
@@ -63,11 +61,12 @@ struct Leadership(Option<Fence>);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct RootProposed(bool);
+struct Answered(Input);
 
 impl AuthorityActor {
     /// Starts it.
-    pub fn start(setup: Setup, cluster: Cluster) {
+    pub fn start(setup: Setup, own: Own) {
+        let cluster = own.cluster.clone();
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             let mut state = cluster.state();
@@ -85,12 +84,13 @@ impl AuthorityActor {
                 Some((Leadership(fence), leadership))
             }));
             let state = cluster.state();
-            Self { authority: Authority::default(), setup, cluster, state, fence: None, timer: None }
+            let authority = Authority::new(cluster.id(), setup.leaf_lifetime + GRACE);
+            Self { authority, setup, own, state, fence: None, timer: None }
         });
     }
 
     fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
-        for effect in self.authority.handle(SystemTime::now(), input) {
+        for effect in self.authority.handle(self.own.clock.now(), input) {
             self.perform(effect, ctx);
         }
     }
@@ -100,7 +100,7 @@ impl AuthorityActor {
             Effect::CreateRoot => self.create_root(ctx),
             Effect::CreateIssuer => {
                 let input = match self.create_issuer() {
-                    Ok(validity) => Input::IssuerCreated(validity),
+                    Ok(issuing) => Input::IssuerCreated(issuing),
                     Err(error) => {
                         error!(error = &*error, "this replica cannot issue certificates");
                         Input::IssuerFailed
@@ -108,70 +108,110 @@ impl AuthorityActor {
                 };
                 self.step(input, ctx);
             }
-            Effect::PublishBundle(roots) => {
-                if let Err(error) = self.publish(roots) {
+            Effect::RecordIssuer => self.record_issuer(),
+            Effect::Publish(_) => {
+                if let Err(error) = self.publish() {
                     error!(error = &*error, "the trust bundle cannot be published");
                 }
             }
+            Effect::Keep(ca) => {
+                if let Err(error) = self.setup.roots.keep(&ca) {
+                    error!(error = %format_args!("{error:#}"), "the platform does not have the latest trust root");
+                }
+            }
+            Effect::Measure => self.measure(ctx),
+            Effect::Rotate(step) => self.rotate(step, ctx),
             Effect::WakeAt(at) => {
                 if let Some(timer) = self.timer.take() {
                     ctx.cancel_future(timer);
                 }
-                let wait = at.duration_since(SystemTime::now()).unwrap_or_default();
+                let wait = at.duration_since(self.own.clock.now()).unwrap_or_default();
                 self.timer = Some(ctx.run_later(wait, |actor, ctx| actor.step(Input::Timer, ctx)));
             }
         }
     }
 
-    fn create_root(&mut self, ctx: &mut Context<Self>) {
-        let sealed = Root::generate(&self.setup.trust_domain, SystemTime::now())
-            .and_then(|root| Ok((root.certificate().to_vec(), root.seal(&self.setup.seed)?)));
-        let (cluster, fence, addr) = (self.cluster.clone(), self.fence.clone(), ctx.address());
+    fn create_root(&self, ctx: &mut Context<Self>) {
+        let command = self.setup.roots.first(self.own.clock.now()).map(|root| Command::CaInit(Box::new(root)));
+        self.propose(command, ctx);
+    }
+
+    fn rotate(&self, step: Step, ctx: &mut Context<Self>) {
+        let state = self.state.borrow().clone();
+        let command = match step {
+            Step::Prepare => match state.ca() {
+                Some(ca) => self.setup.roots.prepare(ca, None, self.own.clock.now()).map_err(Into::into),
+                None => Err(anyhow::anyhow!("there is no root to follow")),
+            },
+            Step::Activate(root) => Ok(Command::ActivateRoot { root }),
+            Step::Drop(root) => Ok(Command::DropRoot { root }),
+        };
+        self.propose(command, ctx);
+    }
+
+    /// On behalf of the present leadership.
+    fn propose(&self, command: anyhow::Result<Command>, ctx: &mut Context<Self>) {
+        let (cluster, fence, addr) = (self.own.cluster.clone(), self.fence.clone(), ctx.address());
         let proposal = async move {
-            let committed = match sealed {
-                Ok((certificate, sealed_key)) => {
-                    let command = Command::CaInit { certificate, sealed_key };
+            let committed = match command {
+                Ok(command) => {
+                    let what = command.to_string();
                     let outcome = propose::fenced(&cluster, "ca", command, fence).await;
-                    outcome.map_err(|error| warn!(%error, "the root was not committed")).is_ok()
+                    outcome.map_err(|error| warn!(%error, what, "not committed")).is_ok()
                 }
                 Err(error) => {
-                    error!(%error, "cannot make a root");
+                    error!(error = %format_args!("{error:#}"), "there is no trust root");
                     false
                 }
             };
             // Closed only when the process ends.
-            let _ = addr.send(RootProposed(committed)).await;
+            let _ = addr.send(Answered(Input::Proposed(committed))).await;
         };
         ctx.spawn(proposal.into_actor(self));
     }
 
-    /// Makes an issuer under the newest root, and this replica's own serving certificate with it.
-    fn create_issuer(&self) -> anyhow::Result<IssuerValidity> {
+    fn measure(&self, ctx: &mut Context<Self>) {
+        let (own, state, addr) = (self.own.clone(), self.state.borrow().clone(), ctx.address());
+        // Other replicas are asked: not on the actors' thread.
+        let measured = tokio::spawn(async move {
+            if let Some(ca) = state.ca()
+                && let Some(reached) = reach::reached(&own, ca).await
+            {
+                let _ = addr.send(Answered(Input::Measured(reached))).await;
+            }
+        });
+        drop(measured);
+    }
+
+    /// Makes an issuer under the active root, and this replica's own serving certificate with it.
+    fn create_issuer(&self) -> anyhow::Result<Issuing> {
         let state = self.state.borrow().clone();
         let ca = state.ca().ok_or_else(|| anyhow::anyhow!("there is no root"))?;
-        let record = ca.roots.last().ok_or_else(|| anyhow::anyhow!("there is no root"))?;
-        let certificate = CertificateDer::from(record.certificate.to_vec());
-        let root = Root::open(certificate, &record.sealed_key, &self.setup.seed)?;
-        let now = SystemTime::now();
-        let issuer =
-            Issuer::new(&root, &self.setup.trust_domain, self.cluster.id(), now, self.setup.intermediate_lifetime)?;
+        let record = ca.active().ok_or_else(|| anyhow::anyhow!("there is no root"))?;
+        let root = self.setup.roots.open(record)?;
+        let link = record.link.as_ref().map(|link| CertificateDer::from(link.certificate.clone()));
+        let linked = link.is_some();
+        let now = self.own.clock.now();
+        let issuer = Issuer::new(&root, link, self.own.cluster.id(), now, self.setup.intermediate_lifetime)?;
         let not_after = issuer.not_after();
-        self.serve_under(&issuer, ca, now)?;
-        self.record(&issuer);
-        self.setup.issuer.store(Some(Arc::new(issuer)));
+        let id = KeyId::of(issuer.certificate()).ok_or_else(|| anyhow::anyhow!("the issuer has no key identifier"))?;
+        self.serve_under(&issuer, &state, now)?;
         let renew_at = renew_at(now, not_after, rand::random());
-        info!(node = %self.cluster.id(), "issuing certificates");
-        Ok(IssuerValidity { root: record.certificate.to_vec(), renew_at })
+        let issuing = Issuing { id, root: issuer.root().clone(), linked, renew_at };
+        self.own.issuer.store(Some(Arc::new(issuer)));
+        info!(node = %self.own.cluster.id(), root = %issuing.root, "issuing certificates");
+        Ok(issuing)
     }
 
     /// The certificate that proxies meet lives as long as its issuer, and is renewed with it.
-    fn serve_under(&self, issuer: &Issuer, ca: &CaState, now: SystemTime) -> anyhow::Result<()> {
+    fn serve_under(&self, issuer: &Issuer, state: &MeshState, now: SystemTime) -> anyhow::Result<()> {
         let key = KeyPair::generate()?;
-        let id = controller_id(&self.setup.trust_domain)?;
+        let trust_domain = &self.setup.roots.trust_domain;
+        let id = controller_id(trust_domain)?;
         let issued = issuer.issue(&key.csr()?, &id, now, self.setup.intermediate_lifetime)?;
         let tls = match &*self.setup.serving.borrow() {
             Some(tls) => tls.clone(),
-            None => WorkloadTls::new(self.setup.trust_domain.clone(), bundle(ca)?),
+            None => WorkloadTls::new(trust_domain.clone(), bundle(state)?),
         };
         tls.set_identity(&key, issued.chain)?;
         self.setup.serving.send_if_modified(|serving| {
@@ -182,20 +222,24 @@ impl AuthorityActor {
         Ok(())
     }
 
-    /// Notes the issuer in the log, for those who ask who can sign. Signing does not wait for it.
-    fn record(&self, issuer: &Issuer) {
-        let (cluster, node) = (self.cluster.clone(), self.cluster.id());
-        let certificate = issuer.certificate().to_vec();
-        tokio::spawn(record_issuer(cluster, node, certificate));
+    /// Signing does not wait for it.
+    fn record_issuer(&self) {
+        let Some(issuer) = self.own.issuer.load_full() else { return };
+        let certificate = issuer.certificate();
+        let id = KeyId::of(certificate).unwrap_or_default();
+        let command = Command::AddIssuer { node: self.own.cluster.id(), id, certificate: certificate.to_vec() };
+        let cluster = self.own.cluster.clone();
+        tokio::spawn(async move {
+            if let Err(error) = propose::fenced(&cluster, "ca", command, None).await {
+                warn!(%error, "this replica's issuer is not in the log yet; it could not be revoked");
+            }
+        });
     }
 
-    fn publish(&self, roots: Vec<Vec<u8>>) -> anyhow::Result<()> {
-        let bundle = TrustBundle::new(roots.into_iter().map(CertificateDer::from).collect())?;
-        if let Some(path) = &self.setup.trust_bundle_file {
-            replace_file(path, bundle.to_pem().as_bytes())?;
-        }
+    /// To whoever connects from now on; proxies are told by discovery.
+    fn publish(&self) -> anyhow::Result<()> {
         if let Some(tls) = &*self.setup.serving.borrow() {
-            tls.set_bundle(bundle);
+            tls.set_bundle(bundle(&self.state.borrow())?);
         }
         Ok(())
     }
@@ -209,27 +253,9 @@ pub fn controller_id(trust_domain: &TrustDomain) -> Result<SpiffeId, conduit_api
     SpiffeId::new(trust_domain, "conduit", "controller")
 }
 
-fn bundle(ca: &CaState) -> anyhow::Result<TrustBundle> {
-    let roots = ca.roots.iter().map(|root| CertificateDer::from(root.certificate.to_vec())).collect();
-    Ok(TrustBundle::new(roots)?)
-}
-
-async fn record_issuer(cluster: Cluster, node: NodeId, certificate: Vec<u8>) {
-    let command = Command::AddIssuer { node, certificate };
-    if let Err(error) = propose::fenced(&cluster, "ca", command, None).await {
-        warn!(%error, "this replica's issuer is not in the log yet; `conduit ca status` will not show it");
-    }
-}
-
-/// Readers see the old content or the new one. Each replica writes through a name of its own.
-fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let written = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        // On a full disk every byte counts.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
+fn bundle(state: &MeshState) -> anyhow::Result<TrustBundle> {
+    let bundle = bundle_of(state).ok_or_else(|| anyhow::anyhow!("there is no root"))?;
+    Ok(TrustBundle::try_from(bundle)?)
 }
 
 impl Actor for AuthorityActor {
@@ -241,8 +267,7 @@ impl Handler<StateChanged> for AuthorityActor {
 
     fn handle(&mut self, _: StateChanged, ctx: &mut Context<Self>) {
         let state = self.state.borrow().clone();
-        let roots = state.ca().map(|ca| ca.roots.iter().map(|root| root.certificate.to_vec()).collect());
-        self.step(Input::Roots(roots.unwrap_or_default()), ctx);
+        self.step(Input::Ca(state.ca().cloned()), ctx);
     }
 }
 
@@ -256,10 +281,10 @@ impl Handler<Leadership> for AuthorityActor {
     }
 }
 
-impl Handler<RootProposed> for AuthorityActor {
+impl Handler<Answered> for AuthorityActor {
     type Result = ();
 
-    fn handle(&mut self, RootProposed(committed): RootProposed, ctx: &mut Context<Self>) {
-        self.step(Input::RootProposed(committed), ctx);
+    fn handle(&mut self, Answered(input): Answered, ctx: &mut Context<Self>) {
+        self.step(input, ctx);
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use conduit_api::{PodName, Revision};
+use conduit_ca::KeyId;
 use parking_lot::Mutex;
 use tokio::{
     sync::watch,
@@ -37,6 +38,34 @@ pub struct Registry {
 struct Stream {
     pod: PodName,
     acked: AtomicU64,
+    certified: Mutex<Option<Certified>>,
+}
+
+/// What a connected proxy has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// That it holds.
+    pub revision: Revision,
+    /// None of one that has not told yet.
+    pub certified: Option<Certified>,
+}
+
+/// The certificate that a proxy presents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certified {
+    /// The root that it was issued under.
+    pub root: KeyId,
+    /// Milliseconds since the Unix epoch.
+    pub not_after_ms: u64,
+}
+
+/// One more stream of a proxy that has others already: what it says last counts.
+pub fn merge(connected: &mut BTreeMap<PodName, Connected>, pod: PodName, more: Connected) {
+    let known = connected.entry(pod).or_default();
+    if more.revision >= known.revision {
+        known.certified = more.certified.or(known.certified.take());
+    }
+    known.revision = known.revision.max(more.revision);
 }
 
 /// One open stream; it leaves the registry when this is dropped.
@@ -50,18 +79,18 @@ impl Registry {
     /// Adds the stream of the proxy beside `pod`. A pod may have two for a moment, while its proxy reconnects.
     pub fn open(&self, pod: PodName) -> Registration {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let stream = Arc::new(Stream { pod, acked: AtomicU64::new(0) });
+        let stream = Arc::new(Stream { pod, acked: AtomicU64::new(0), certified: Mutex::default() });
         self.streams.lock().insert(id, stream.clone());
         Registration { registry: self.clone(), id, stream }
     }
 
-    /// The connected proxies, with the revision that each holds.
-    pub fn connected(&self) -> BTreeMap<PodName, Revision> {
+    /// The connected proxies, with what each has.
+    pub fn connected(&self) -> BTreeMap<PodName, Connected> {
         let mut connected = BTreeMap::new();
         for stream in self.streams.lock().values() {
-            let acked = Revision::from(stream.acked.load(Ordering::Relaxed));
-            let known = connected.entry(stream.pod.clone()).or_insert(acked);
-            *known = acked.max(*known);
+            let revision = Revision::from(stream.acked.load(Ordering::Relaxed));
+            let certified = stream.certified.lock().clone();
+            merge(&mut connected, stream.pod.clone(), Connected { revision, certified });
         }
         connected
     }
@@ -96,6 +125,11 @@ impl Registration {
             let window = closing.wait_for(Option::is_some).await.ok().and_then(|window| *window).unwrap_or_default();
             sleep(window.mul_f64(rand::random())).await;
         }
+    }
+
+    /// The proxy presents another certificate than before.
+    pub fn certified(&self, certified: Certified) {
+        *self.stream.certified.lock() = Some(certified);
     }
 
     /// The proxy holds everything up to `revision`. Late and repeated ones do no harm.
@@ -147,9 +181,10 @@ mod tests {
         first.holds(7.into());
         first.holds(5.into());
         second.holds(6.into());
-        assert_eq!(registry.connected(), [(web.clone(), Revision::from(7))].into());
+        let revisions = || registry.connected().into_iter().map(|(pod, has)| (pod, has.revision)).collect::<Vec<_>>();
+        assert_eq!(revisions(), [(web.clone(), Revision::from(7))]);
         drop(first);
-        assert_eq!(registry.connected(), [(web, Revision::from(6))].into());
+        assert_eq!(revisions(), [(web, Revision::from(6))]);
         drop(second);
         assert!(registry.is_empty());
     }

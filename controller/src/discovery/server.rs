@@ -3,9 +3,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use conduit_api::{
-    PodName, Revision, Target, TrustDomain,
+    PodName, Revision, SpiffeId, Target, TrustDomain,
     proto::discovery::{self, Hello, WatchRequest, WatchResponse, discovery_server, watch_request},
 };
+use conduit_ca::KeyId;
 use conduit_consensus::MeshState;
 use futures::{Stream, StreamExt as _};
 use tokio::{
@@ -19,7 +20,7 @@ use tracing::{debug, info, warn};
 use super::{
     Subscriptions,
     encodings::Encodings,
-    registry::{Registration, Registry},
+    registry::{Certified, Registration, Registry},
 };
 use crate::serve::peer_of;
 
@@ -78,10 +79,15 @@ impl discovery_server::Discovery for DiscoveryServer {
         }
         info!(peer.pod = %pod, proxy.version = %hello.version, revision = hello.revision, "subscribed");
         let (responses, stream) = mpsc::channel(RESPONSES_IN_FLIGHT);
+        let registration = self.registry.open(pod);
+        if let Some(certified) = hello.certified {
+            registration.certified(certified.into());
+        }
         let watch = Watch {
-            proxy: Proxy { registration: self.registry.open(pod), subscriptions, progress: Progress::default() },
+            proxy: Proxy { registration, subscriptions, progress: Progress::default() },
             requests,
             state: self.state.clone(),
+            peer: peer.id().clone(),
             responses,
             first_answers: self.first_answers.clone(),
         };
@@ -102,6 +108,7 @@ struct Watch<S> {
     proxy: Proxy,
     requests: S,
     state: watch::Receiver<Arc<MeshState>>,
+    peer: SpiffeId,
     responses: mpsc::Sender<Result<WatchResponse, Status>>,
     first_answers: Arc<Semaphore>,
 }
@@ -117,7 +124,7 @@ impl<S: Stream<Item = Result<WatchRequest, Status>> + Unpin> Watch<S> {
 
     /// Until the proxy ends the stream (`Ok`), or it cannot go on.
     async fn serve(&mut self) -> Result<(), Status> {
-        let Self { proxy, requests, state, responses, first_answers } = self;
+        let Self { proxy, requests, state, peer, responses, first_answers } = self;
         let closing = proxy.registration.closing();
         tokio::pin!(closing);
         let turn = first_answers.acquire().await.map_err(|_| Status::unavailable("this replica is shutting down"))?;
@@ -145,6 +152,10 @@ impl<S: Stream<Item = Result<WatchRequest, Status>> + Unpin> Watch<S> {
                 permit = responses.reserve(), if stale_since.is_some() => {
                     let Ok(permit) = permit else { return Ok(()) };
                     let latest = state.borrow_and_update().clone();
+                    let denial = latest.ca().and_then(|ca| ca.denied.get(peer));
+                    if denial.is_some_and(|denial| denial.drop_connections) {
+                        return Err(Status::permission_denied(format!("{peer} is denied")));
+                    }
                     let response = proxy.subscriptions.update(&latest);
                     proxy.holds(|progress| progress.updated(latest.revision(), response.is_some()));
                     if let Some(response) = response {
@@ -220,11 +231,18 @@ impl Proxy {
             Some(watch_request::Kind::Nack(nack)) => {
                 warn!(revision = nack.revision, reason = %nack.reason, "a proxy refused an update");
             }
+            Some(watch_request::Kind::Certified(certified)) => self.registration.certified(certified.into()),
             Some(watch_request::Kind::Hello(_)) | None => {
                 return Err(Status::invalid_argument("hello is only allowed as the first request"));
             }
         }
         Ok(false)
+    }
+}
+
+impl From<discovery::Certified> for Certified {
+    fn from(wire: discovery::Certified) -> Self {
+        Self { root: KeyId::from_bytes(&wire.root), not_after_ms: wire.not_after_ms }
     }
 }
 
@@ -258,6 +276,7 @@ mod tests {
             },
             requests: futures::stream::pending(),
             state,
+            peer: "spiffe://cluster.local/ns/ns/sa/stuck".parse().unwrap(),
             responses,
             first_answers: Arc::new(Semaphore::new(1)),
         };

@@ -1,28 +1,28 @@
 //! This replica's own part of the answers.
 
-use std::{
-    collections::BTreeMap,
-    pin::Pin,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
-use conduit_api::{
-    Revision,
-    proto::{
-        peer::{
-            CollectStatRequest, CollectStatResponse, ConnectedProxy, Counts, PeerTapRequest, StatusRequest,
-            StatusResponse, peer_server,
-        },
-        tap::TapEvent,
+use conduit_api::proto::{
+    peer::{
+        CollectStatRequest, CollectStatResponse, ConnectedProxy, Counts, PeerTapRequest, StatusRequest, StatusResponse,
+        peer_server,
     },
+    tap::TapEvent,
 };
+use conduit_ca::KeyId;
 use conduit_consensus::Cluster;
 use futures::Stream;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    discovery::registry::Registry, propose::unix_ms, tap::server::TapServer, telemetry::server::SharedTelemetry,
+    authority::actor::SharedIssuer,
+    clock::Clock,
+    discovery::registry::{Connected, Registry},
+    identity::metrics::IdentityMetrics,
+    propose::unix_ms,
+    tap::server::TapServer,
+    telemetry::server::SharedTelemetry,
 };
 
 /// What this replica knows by itself. Cloned handles share it.
@@ -36,6 +36,12 @@ pub struct Own {
     pub telemetry: SharedTelemetry,
     /// Their taps.
     pub taps: TapServer,
+    /// What it signs with, once it can.
+    pub issuer: SharedIssuer,
+    /// What time it is here.
+    pub clock: Clock,
+    /// What it has signed.
+    pub identity_metrics: IdentityMetrics,
 }
 
 impl Own {
@@ -43,11 +49,16 @@ impl Own {
     pub fn status(&self, request: StatusRequest) -> StatusResponse {
         let status = self.cluster.status().borrow().clone();
         let connected = if request.with_proxies { self.registry.connected() } else { BTreeMap::new() };
-        let proxies = connected.into_iter().map(|(pod, acked): (_, Revision)| ConnectedProxy {
+        let proxies = connected.into_iter().map(|(pod, Connected { revision, certified })| ConnectedProxy {
             namespace: pod.namespace().to_owned(),
             pod: pod.name().to_owned(),
-            acked_revision: acked.as_u64(),
+            acked_revision: revision.as_u64(),
+            not_after_ms: certified.as_ref().map_or(0, |certified| certified.not_after_ms),
+            root: certified.map(|certified| certified.root.as_bytes().to_vec()).unwrap_or_default(),
         });
+        let issuer = self.issuer.load_full();
+        let issuer_id = issuer.as_ref().and_then(|issuer| KeyId::of(issuer.certificate()));
+        let issuing_root = issuer.as_ref().map(|issuer| issuer.root().as_bytes().to_vec());
         StatusResponse {
             node_id: self.cluster.id().as_u64(),
             role: status.role.to_string(),
@@ -57,8 +68,11 @@ impl Own {
             last_log_index: status.last_log_index,
             last_log_term: self.cluster.last_log().0,
             pid: std::process::id(),
-            time_ms: unix_ms(SystemTime::now()),
+            time_ms: unix_ms(self.clock.now()),
             proxies: proxies.collect(),
+            issuing_root: issuing_root.unwrap_or_default(),
+            issuer: issuer_id.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            issuer_not_after_ms: issuer.map_or(0, |issuer| unix_ms(issuer.not_after())),
         }
     }
 

@@ -1,15 +1,20 @@
 //! The shell of the [`Directory`]: one stream to whichever replica takes it, and the data threads' questions.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use conduit_api::{
     Revision, Target,
-    proto::discovery::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
+    proto::discovery::{Certified, WatchRequest, WatchResponse, discovery_client::DiscoveryClient, watch_request},
 };
 use conduit_ca::{TrustBundle, WorkloadTls};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::spawn_local,
     time::{Instant, interval, sleep, sleep_until, timeout},
 };
@@ -21,6 +26,7 @@ use super::{Directory, TARGETS_MAX, Watched};
 use crate::{
     cache::{Cache, GRACE},
     control::{Controllers, backoff},
+    live::Denied,
 };
 
 /// Questions of the data threads that wait to be taken; a thread that meets a full queue waits for its turn.
@@ -75,6 +81,8 @@ pub struct DiscoveryTask {
     tls: WorkloadTls,
     cache: Rc<Cache>,
     status: Arc<ArcSwap<DiscoveryStatus>>,
+    /// Identities whose connections the data threads close.
+    denied: Rc<watch::Sender<Denied>>,
     /// The present stream's requests; none while there is no stream.
     requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
 }
@@ -91,8 +99,14 @@ impl DiscoveryTask {
         let status = Arc::new(ArcSwap::default());
         let directory = Rc::new(RefCell::new(directory));
         let requests = Rc::default();
-        let task = Self { directory, questions, controllers, tls, cache, status: status.clone(), requests };
+        let denied = Rc::new(watch::Sender::default());
+        let task = Self { directory, questions, controllers, tls, cache, status: status.clone(), denied, requests };
         (task, Discovery { questions: sender }, status)
+    }
+
+    /// Identities whose connections are to be closed, now and from now on.
+    pub fn denied(&self) -> watch::Receiver<Denied> {
+        self.denied.subscribe()
     }
 
     /// Runs until the proxy ends.
@@ -103,6 +117,7 @@ impl DiscoveryTask {
             tls: self.tls.clone(),
             cache: self.cache.clone(),
             status: self.status.clone(),
+            denied: self.denied.clone(),
             requests: self.requests.clone(),
         };
         spawn_local(self.cache.clone().keep(self.directory.clone()));
@@ -170,6 +185,7 @@ struct Stream {
     tls: WorkloadTls,
     cache: Rc<Cache>,
     status: Arc<ArcSwap<DiscoveryStatus>>,
+    denied: Rc<watch::Sender<Denied>>,
     requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
 }
 
@@ -201,7 +217,7 @@ impl Stream {
 
     async fn stream_over(&self, channel: Channel, failures: &mut u32) -> anyhow::Result<()> {
         let (requests, stream) = mpsc::channel(REQUESTS_MAX);
-        let hello = self.directory.borrow_mut().connect();
+        let hello = self.directory.borrow_mut().connect(self.certified());
         requests.send(hello).await?;
         self.requests.replace(Some(requests.clone()));
         let mut client = DiscoveryClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
@@ -211,9 +227,26 @@ impl Stream {
         while let Some(update) = response {
             self.take(&update, &requests).await?;
             *failures = 0;
-            response = responses.message().await?;
+            response = loop {
+                tokio::select! {
+                    response = responses.message() => break response?,
+                    () = self.controllers.until_renewed() => {
+                        let kind = self.certified().map(watch_request::Kind::Certified);
+                        requests.send(WatchRequest { kind }).await?;
+                    }
+                }
+            };
         }
         Ok(())
+    }
+
+    fn certified(&self) -> Option<Certified> {
+        let identity = self.tls.identity()?;
+        let not_after = identity.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Some(Certified {
+            root: identity.root.as_ref().map(|root| root.as_bytes().to_vec()).unwrap_or_default(),
+            not_after_ms: u64::try_from(not_after.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 
     async fn take(&self, update: &WatchResponse, requests: &mpsc::Sender<WatchRequest>) -> anyhow::Result<()> {
@@ -224,7 +257,16 @@ impl Stream {
                 // Not before the revision is known to be no older than what is in force: a root that was dropped stays dropped.
                 if let Some(bundle) = bundle {
                     update.bundle.iter().for_each(|bundle| self.cache.trusts(bundle));
+                    let denied = bundle.policy.denied.iter().filter(|(_, drop_connections)| **drop_connections);
+                    let denied: Denied = Arc::new(denied.map(|(id, _)| id.clone()).collect());
                     self.tls.set_bundle(bundle);
+                    // After that: a handshake that is completed from here on has been refused by the new bundle.
+                    self.denied.send_if_modified(|known| {
+                        *known != denied && {
+                            *known = denied;
+                            true
+                        }
+                    });
                     self.controllers.bundle_changed();
                 }
                 requests.send(ack).await?;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use conduit_api::{Endpoint, SpiffeId};
+use conduit_ca::Refusal;
 use futures::FutureExt as _;
 use http::{Request, Response};
 use hyper::{
@@ -19,6 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Mutex, task::spawn_local, time::Instant};
+use tracing::info;
 
 use super::{
     Protocol,
@@ -27,6 +29,7 @@ use super::{
 use crate::{
     connect::{Connector, Upstream},
     io::Stream,
+    live::Live,
     telemetry::{
         Peer, ThreadTelemetry,
         transport::{ConnectionLabels, Counted, Side},
@@ -47,6 +50,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Pool {
     connector: Connector,
     telemetry: Rc<ThreadTelemetry>,
+    live: Live,
     endpoints: RefCell<HashMap<SocketAddr, Rc<Connections>>>,
 }
 
@@ -93,8 +97,8 @@ pub enum SendError {
 
 impl Pool {
     /// Without connections.
-    pub fn new(connector: Connector, telemetry: Rc<ThreadTelemetry>) -> Self {
-        Self { connector, telemetry, endpoints: RefCell::default() }
+    pub fn new(connector: Connector, telemetry: Rc<ThreadTelemetry>, live: Live) -> Self {
+        Self { connector, telemetry, live, endpoints: RefCell::default() }
     }
 
     /// Sends `request` to `upstream`. `tunnel` asks for a connection of its own.
@@ -224,7 +228,12 @@ impl Pool {
     pub async fn connect(&self, upstream: &Upstream, protocol: Protocol) -> io::Result<Counted> {
         let address = upstream.endpoint.address;
         let stream = match upstream.peer() {
-            Some(peer) => self.connector.mesh(address, peer, protocol).await?,
+            Some(peer) => self.connector.mesh(address, peer, protocol).await.inspect_err(|error| {
+                if let Some(refusal) = Refusal::of_io(error) {
+                    self.telemetry.refused(upstream.direction, &refusal);
+                    info!(dst.addr = %address, reason = refusal.reason(), error = %refusal, "refused a peer");
+                }
+            })?,
             None => Stream::Tcp(self.connector.tcp(address).await?),
         };
         let labels = ConnectionLabels {
@@ -233,7 +242,8 @@ impl Pool {
             tls: upstream.tls.clone(),
             destination: Peer::of(&upstream.endpoint, upstream.service.as_ref()).map(Arc::new),
         };
-        Ok(Counted::new(stream, self.telemetry.connections(&labels)))
+        let lives = upstream.peer().map(|peer| self.live.begin(peer, stream.tcp()));
+        Ok(Counted::new(stream, self.telemetry.connections(&labels), lives))
     }
 
     async fn connect_http1(&self, upstream: &Upstream) -> io::Result<http1::SendRequest<Incoming>> {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use conduit_api::latency;
 
 use super::{
-    Direction, End, HistogramTotals, Labels, Peer, Tls, Totals,
+    Direction, End, HistogramTotals, Labels, Peer, Refused, Tls, Totals,
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
 
@@ -52,6 +52,7 @@ type Column = (&'static str, &'static str, &'static str, fn(&ConnectionTotals) -
 pub fn render(
     requests: &BTreeMap<Labels, Totals>,
     connections: &BTreeMap<ConnectionLabels, ConnectionTotals>,
+    refusals: &BTreeMap<Refused, u64>,
     gauges: &[Gauge],
 ) -> String {
     let mut text = String::new();
@@ -89,6 +90,17 @@ pub fn render(
     family(&mut text, "tcp_connection_duration_ms", "histogram", help);
     for (labels, totals) in &rows {
         histogram(&mut text, "tcp_connection_duration_ms", labels, &totals.duration);
+    }
+
+    family(
+        &mut text,
+        "conduit_proxy_tls_refused_total",
+        "counter",
+        "Handshakes with other proxies that were refused, by why.",
+    );
+    for (refused, count) in refusals {
+        let labels = format!("{},reason=\"{}\"", direction(refused.direction), refused.reason);
+        sample(&mut text, "conduit_proxy_tls_refused_total", &labels, "", *count);
     }
 
     for (name, help, value) in gauges {
@@ -220,8 +232,12 @@ mod tests {
         counters.end(End::Grpc(2));
         counters.latency(Duration::from_micros(900));
         counters.latency(Duration::from_millis(7));
-        let text =
-            render(&telemetry.requests(), &telemetry.connections(), &[("conduit_proxy_ready", "Whether it is.", 1.0)]);
+        let text = render(
+            &telemetry.requests(),
+            &telemetry.connections(),
+            &telemetry.refusals(),
+            &[("conduit_proxy_ready", "Whether it is.", 1.0)],
+        );
         let common = concat!(
             "direction=\"outbound\",authority=\"web-svc.\\\"emojivoto\\\"\",tls=\"true\",",
             "server_id=\"spiffe://cluster.local/ns/emojivoto/sa/web\",",
@@ -253,7 +269,7 @@ mod tests {
         let (direction, side) = (Direction::Inbound, Side::Source);
         let labels = ConnectionLabels { direction, side, tls: Tls::Passthrough, destination: None };
         telemetry.thread().connections(&labels);
-        let text = render(&telemetry.requests(), &telemetry.connections(), &[]);
+        let text = render(&telemetry.requests(), &telemetry.connections(), &telemetry.refusals(), &[]);
         let common = "direction=\"inbound\",peer=\"src\",tls=\"opaque\"";
         for line in [
             format!("tcp_open_total{{{common}}} 0"),

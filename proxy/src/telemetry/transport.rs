@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{Counter, Direction, Histogram, HistogramTotals, Peer, Tls, registry::LabelSet};
-use crate::io::Stream;
+use crate::{io::Stream, live::Lives};
 
 /// Which end of a direction's path a connection is with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +81,8 @@ impl Connections {
 
 /// A connection that is counted as long as it lives, and its bytes as they pass.
 pub struct Counted {
+    /// Before the stream: see [`Lives`].
+    _lives: Option<Lives>,
     stream: Stream,
     counters: Arc<Connections>,
     since: Instant,
@@ -88,9 +90,11 @@ pub struct Counted {
 
 impl Counted {
     /// `stream` is open.
-    pub fn new(stream: Stream, counters: Arc<Connections>) -> Self {
+    ///
+    /// `lives` ends with it.
+    pub fn new(stream: Stream, counters: Arc<Connections>, lives: Option<Lives>) -> Self {
         counters.opened.add(1);
-        Self { stream, counters, since: Instant::now() }
+        Self { _lives: lives, stream, counters, since: Instant::now() }
     }
 
     /// The TCP connection under it, for its options.

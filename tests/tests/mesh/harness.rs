@@ -97,6 +97,48 @@ impl Mesh {
         mesh
     }
 
+    /// No mesh yet, and no other one meanwhile.
+    pub fn waiting() -> Self {
+        Self::place(programs::built(), None, Some(turn()))
+    }
+
+    /// Where the mesh keeps what it keeps.
+    pub fn path(&self) -> PathBuf {
+        self.mesh_directory()
+    }
+
+    /// The directories of what belongs to one pod alone.
+    pub fn pod_files(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.mesh_directory().join("tokens")).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Every file of the mesh, and those that were made for it.
+    pub fn all_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut directories = vec![self.directory.path().to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+                match entry.file_type().unwrap() {
+                    kind if kind.is_dir() => directories.push(entry.path()),
+                    kind if kind.is_file() => files.push(entry.path()),
+                    _ => {}
+                }
+            }
+        }
+        files
+    }
+
+    /// A process of this mesh does nothing any more ...
+    pub fn stop(&self, pid: u32) {
+        assert_ne!(pid, 0, "a process to stop");
+        kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).unwrap();
+    }
+
+    /// ... until it goes on.
+    pub fn go_on(&self, pid: u32) {
+        kill(Pid::from_raw(pid as i32), Signal::SIGCONT).unwrap();
+    }
+
     /// What a process has written so far.
     pub fn log(&self, process: &str) -> String {
         fs::read_to_string(self.mesh_directory().join("logs").join(format!("{process}.log"))).unwrap_or_default()
@@ -143,10 +185,16 @@ impl Mesh {
 
     /// The one line with which a command fails.
     pub fn fails(&self, args: &str) -> String {
+        let stderr = self.gives_up(args);
+        assert_eq!(stderr.trim_end().lines().count(), 1, "`conduit {args}`: {stderr}");
+        stderr
+    }
+
+    /// What a command says before it fails, and why it does.
+    pub fn gives_up(&self, args: &str) -> String {
         let output = self.run(args);
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "`conduit {args}`: {stderr}{}", text(&output.stdout));
-        assert_eq!(stderr.trim_end().lines().count(), 1, "`conduit {args}`: {stderr}");
         stderr
     }
 
@@ -215,7 +263,7 @@ impl Mesh {
     /// Everything is gone but the seed, which the platform keeps.
     pub fn lose_disks(&self) {
         fs::remove_dir_all(self.mesh_directory().join("controllers")).unwrap();
-        for file in ["bootstrap-gate", "trust-bundle.pem"] {
+        for file in ["bootstrap-gate", "trust-bundle.pem", "trust-root.json"] {
             fs::remove_file(self.mesh_directory().join(file)).unwrap();
         }
     }

@@ -54,10 +54,11 @@ impl Supervisor {
             ("--platform-file", path(self.directory.platform_file())),
             ("--bootstrap-gate", path(self.directory.bootstrap_gate())),
             ("--trust-bundle-file", path(self.directory.trust_bundle())),
-            ("--leaf-lifetime", self.leaf_lifetime.clone()),
+            ("--root-backup-file", path(self.directory.root_backup())),
         ] {
             enter.extend([flag.to_owned(), value]);
         }
+        enter.extend(self.authority.iter().cloned());
         let log = self.directory.log(&name);
         let spec = Spec { name, role: "controller", pod: None, ip: ip.into(), enter, env: Vec::new(), log };
         let (stop, stopped) = watch::channel(false);

@@ -166,8 +166,7 @@ impl Supervisor {
         let files = self.directory.tokens().join(format!("{}.{}", pod.namespace(), pod.name()));
         fs::create_dir_all(&files).with_context(|| format!("cannot create {}", files.display()))?;
         self.write_token(pod, deployment, &files)?;
-        fs::copy(self.directory.trust_bundle(), files.join("trust-anchors.pem"))
-            .context("cannot copy the trust bundle")?;
+        self.copy_trust_bundle(&files, &mut None)?;
         let search = format!("search {0}.svc.cluster.local svc.cluster.local cluster.local", pod.namespace());
         let resolv = format!("nameserver {NODE_IP}\n{search}\noptions ndots:5\n");
         replace_file(&files.join("resolv.conf"), resolv.as_bytes(), 0o644)?;
@@ -180,6 +179,18 @@ impl Supervisor {
             nix::unistd::chown(&own, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
         }
         Ok(files)
+    }
+
+    /// Roots follow each other while a proxy runs; one that starts again trusts those that are there then.
+    fn copy_trust_bundle(&self, files: &std::path::Path, copied: &mut Option<SystemTime>) -> anyhow::Result<()> {
+        let bundle = self.directory.trust_bundle();
+        let modified = fs::metadata(&bundle).and_then(|metadata| metadata.modified());
+        let modified = modified.with_context(|| format!("cannot read {}", bundle.display()))?;
+        if copied.replace(modified) == Some(modified) {
+            return Ok(());
+        }
+        let content = fs::read(&bundle).with_context(|| format!("cannot read {}", bundle.display()))?;
+        replace_file(&files.join("trust-anchors.pem"), &content, 0o644)
     }
 
     fn write_token(&self, pod: &PodName, deployment: &Deployment, files: &std::path::Path) -> anyhow::Result<()> {
@@ -279,6 +290,7 @@ impl Supervisor {
         mut stopped: watch::Receiver<bool>,
     ) {
         let mut written = Instant::now();
+        let mut trusted = None;
         loop {
             let ready = self.is_ready(&pod, ip, &deployment).await;
             if *stopped.borrow() {
@@ -290,6 +302,9 @@ impl Supervisor {
                 if let Err(error) = self.write_token(&pod, &deployment, &files) {
                     error!(%pod, "its launch token cannot be renewed: {error:#}");
                 }
+            }
+            if let Err(error) = self.copy_trust_bundle(&files, &mut trusted) {
+                error!(%pod, "what it is to trust at its next start cannot be kept: {error:#}");
             }
             let pause = if ready { WATCH } else { POLL };
             if timeout(pause, stopped.wait_for(|stop| *stop)).await.is_ok() {

@@ -1,0 +1,217 @@
+//! The certificate authority, as far as replicas must agree on it.
+//!
+//! ```text
+//!   prepared ──► active ──► retired ──► (dropped)      trusted in all three; issued under in one
+//! ```
+
+use std::collections::BTreeMap;
+
+use conduit_api::{NodeId, Revision, SpiffeId};
+use conduit_ca::{KeyId, SealedRoot};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Link, Outcome};
+
+/// Roots at once: every one of them is in every proxy, and tried at its handshakes. Two are enough for one to follow the other.
+const ROOTS_MAX: usize = 4;
+/// Identities that are refused.
+pub const DENIED_MAX: usize = 1000;
+/// Issuers that are not believed any more; the oldest is forgotten, which is of use for a week at most.
+const REVOKED_MAX: usize = 1000;
+
+/// Roots, issuers, and exceptions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaState {
+    /// Oldest first. One of them is active.
+    pub roots: Vec<RootRecord>,
+    /// Each replica's issuing certificate.
+    pub issuers: BTreeMap<NodeId, IssuerRecord>,
+    /// Identities that are refused.
+    pub denied: BTreeMap<SpiffeId, Denial>,
+    /// Issuers that are not believed any more, oldest first.
+    pub revoked: Vec<KeyId>,
+}
+
+/// A trust root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootRecord {
+    /// Its certificates, and its key, which only the seed opens.
+    pub root: SealedRoot,
+    /// Its certificate by the one that it followed, as long as that is trusted.
+    pub link: Option<Link>,
+    /// What it is good for.
+    pub state: RootState,
+    /// Since when, as a revision: a proxy that holds it knows.
+    pub since: Revision,
+    /// The same by the proposer's clock, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// Where a root is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootState {
+    /// Trusted, so that nobody meets it as a stranger later.
+    Prepared,
+    /// Certificates are issued under it.
+    Active,
+    /// Trusted for the sake of certificates that were issued under it.
+    Retired,
+}
+
+/// A replica's issuing certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerRecord {
+    /// Of its key.
+    pub id: KeyId,
+    /// In DER.
+    pub certificate: Vec<u8>,
+}
+
+/// How an identity is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// The connections that it has are closed as well.
+    pub drop_connections: bool,
+    /// By the proposer's clock, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// When something is changed: at which revision, and at which time of the proposer's.
+#[derive(Clone, Copy)]
+pub struct When {
+    /// What it leads to.
+    pub at: Revision,
+    /// Milliseconds since the Unix epoch.
+    pub time_ms: u64,
+}
+
+impl CaState {
+    /// With a first root, which is active.
+    pub(super) fn new(root: SealedRoot, when: When) -> Self {
+        let record = RootRecord { root, link: None, state: RootState::Active, since: when.at, since_ms: when.time_ms };
+        Self { roots: vec![record], issuers: BTreeMap::new(), denied: BTreeMap::new(), revoked: Vec::new() }
+    }
+
+    /// The same where all revisions are new.
+    pub(super) fn renewed(&self, at: Revision) -> Self {
+        let mut renewed = self.clone();
+        renewed.roots.iter_mut().for_each(|root| root.since = at);
+        renewed
+    }
+
+    /// The root that certificates are issued under.
+    pub fn active(&self) -> Option<&RootRecord> {
+        self.in_state(RootState::Active)
+    }
+
+    /// The root that is to follow it.
+    pub fn prepared(&self) -> Option<&RootRecord> {
+        self.in_state(RootState::Prepared)
+    }
+
+    /// The one that is trusted longest for the sake of what it has signed.
+    pub fn retired(&self) -> Option<&RootRecord> {
+        self.in_state(RootState::Retired)
+    }
+
+    fn in_state(&self, state: RootState) -> Option<&RootRecord> {
+        self.roots.iter().find(|root| root.state == state)
+    }
+
+    pub(super) fn prepare(&mut self, root: SealedRoot, link: Option<Link>, when: When) -> Outcome {
+        if let Some(known) = self.roots.iter().find(|known| known.root.id == root.id) {
+            return match known.root == root {
+                true => Outcome::Unchanged,
+                false => Outcome::Rejected(format!("there is another root {} already", root.id)),
+            };
+        }
+        if let Some(prepared) = self.prepared() {
+            return Outcome::Rejected(format!("root {} is about to follow the active one already", prepared.root.id));
+        }
+        if self.roots.len() >= ROOTS_MAX {
+            return Outcome::Rejected(format!(
+                "{ROOTS_MAX} roots are trusted already; wait until old ones are dropped"
+            ));
+        }
+        let When { at, time_ms } = when;
+        self.roots.push(RootRecord { root, link, state: RootState::Prepared, since: at, since_ms: time_ms });
+        Outcome::Done
+    }
+
+    pub(super) fn activate(&mut self, id: &KeyId, When { at, time_ms }: When) -> Outcome {
+        match self.roots.iter().find(|root| root.root.id == *id).map(|root| root.state) {
+            Some(RootState::Active) => return Outcome::Unchanged,
+            Some(RootState::Prepared) => {}
+            Some(RootState::Retired) => return Outcome::Rejected(format!("root {id} has retired already")),
+            None => return Outcome::Rejected(format!("there is no root {id}")),
+        }
+        for record in &mut self.roots {
+            let next = match record.state {
+                _ if record.root.id == *id => RootState::Active,
+                RootState::Active => RootState::Retired,
+                RootState::Prepared | RootState::Retired => continue,
+            };
+            (record.state, record.since, record.since_ms) = (next, at, time_ms);
+        }
+        Outcome::Done
+    }
+
+    pub(super) fn drop_root(&mut self, id: &KeyId) -> Outcome {
+        let Some(position) = self.roots.iter().position(|root| root.root.id == *id) else { return Outcome::Unchanged };
+        if self.roots[position].state == RootState::Active {
+            return Outcome::Rejected(format!("certificates are issued under root {id}; rotate to another one first"));
+        }
+        self.roots.remove(position);
+        // What it says of others is worth nothing any more.
+        for record in &mut self.roots {
+            record.link.take_if(|link| link.by == *id);
+        }
+        Outcome::Done
+    }
+
+    pub(super) fn add_issuer(&mut self, node: NodeId, issuer: IssuerRecord) -> Outcome {
+        if self.revoked.contains(&issuer.id) {
+            return Outcome::Rejected(format!("the issuing certificate {} was revoked", issuer.id));
+        }
+        if self.issuers.get(&node) == Some(&issuer) {
+            return Outcome::Unchanged;
+        }
+        self.issuers.insert(node, issuer);
+        Outcome::Done
+    }
+
+    pub(super) fn remove_issuer(&mut self, node: NodeId) -> Option<IssuerRecord> {
+        self.issuers.remove(&node)
+    }
+
+    pub(super) fn revoke_issuer(&mut self, node: NodeId) -> Outcome {
+        let Some(issuer) = self.remove_issuer(node) else { return Outcome::Unchanged };
+        self.issuers.retain(|_, known| known.id != issuer.id);
+        if self.revoked.len() >= REVOKED_MAX {
+            self.revoked.remove(0);
+        }
+        self.revoked.push(issuer.id);
+        Outcome::Done
+    }
+
+    pub(super) fn deny(&mut self, id: SpiffeId, denial: Denial) -> Outcome {
+        let known = self.denied.get(&id);
+        if known.is_some_and(|known| known.drop_connections == denial.drop_connections) {
+            return Outcome::Unchanged;
+        }
+        if known.is_none() && self.denied.len() >= DENIED_MAX {
+            return Outcome::Rejected(format!(
+                "{DENIED_MAX} identities are denied already; allow some, or rotate the root"
+            ));
+        }
+        self.denied.insert(id, denial);
+        Outcome::Done
+    }
+
+    pub(super) fn allow(&mut self, id: &SpiffeId) -> Outcome {
+        match self.denied.remove(id) {
+            Some(_) => Outcome::Done,
+            None => Outcome::Unchanged,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Making roots, opening them, and keeping them where the disks of all replicas may be lost.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, bail};
+use conduit_api::TrustDomain;
+use conduit_ca::{ImportError, OwnIssuer, Root, RootError, SealedRoot, Seed, TrustBundle};
+use conduit_consensus::{CaState, Command, Link, RootRecord};
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+/// A user's own issuer, as files in PEM.
+#[derive(Clone, Debug)]
+pub struct OwnFiles {
+    /// Its certificate, and those that lead from it to a trust anchor.
+    pub certificates: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// What is to be trusted.
+    pub anchors: Option<PathBuf>,
+}
+
+/// What roots are made of, and where they are kept.
+pub struct Roots {
+    /// Opens and seals them.
+    pub seed: Arc<Seed>,
+    /// Whose identities are issued.
+    pub trust_domain: TrustDomain,
+    /// Of those that are made.
+    pub lifetime: Duration,
+    /// Instead of the first that would be made.
+    pub own: Option<OwnFiles>,
+    /// Where the platform keeps them, sealed: with the seed, it brings them back when all disks are gone.
+    pub backup: Option<PathBuf>,
+    /// Where proxies find what to trust at their first start.
+    pub trust_bundle: Option<PathBuf>,
+}
+
+/// What is in the backup.
+#[derive(Serialize, Deserialize)]
+struct Backup {
+    /// For people.
+    trust_domain: TrustDomain,
+    /// The one to begin with.
+    root: SealedRoot,
+}
+
+impl Roots {
+    /// The first root: the one that was kept, the user's own, or a new one.
+    ///
+    /// # Errors
+    /// When it cannot be had. Another one is not made then: whoever holds certificates under it would be a stranger.
+    pub fn first(&self, now: SystemTime) -> anyhow::Result<SealedRoot> {
+        if let Some(kept) = self.kept()? {
+            info!(root = %kept.id, "the trust root is the one that was kept");
+            return Ok(kept);
+        }
+        let root = match &self.own {
+            Some(files) => {
+                let read =
+                    |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+                let anchors = files.anchors.as_deref().map(read).transpose()?;
+                let (certificates, key) = (read(&files.certificates)?, zeroize::Zeroizing::new(read(&files.key)?));
+                let own = OwnIssuer { certificates: &certificates, key: &key, anchors: anchors.as_deref() };
+                Root::import(own, &self.trust_domain, now)?
+            }
+            None => Root::generate(&self.trust_domain, now, self.lifetime)?,
+        };
+        Ok(root.seal(&self.seed)?)
+    }
+
+    /// Proposes a root that is to follow the active one: the user's `own`, or a new one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn prepare(&self, ca: &CaState, own: Option<OwnIssuer<'_>>, now: SystemTime) -> Result<Command, PrepareError> {
+        let active = ca.active().ok_or(PrepareError::NoRoot)?;
+        let next = match own {
+            Some(own) => Root::import(own, &self.trust_domain, now)?,
+            None if active.root.imported => return Err(PrepareError::Imported),
+            None => Root::generate(&self.trust_domain, now, self.lifetime)?,
+        };
+        let active = self.open(active)?;
+        let link = active.cross_sign(&next, now)?;
+        let link = link.map(|link| Link { by: active.id().clone(), certificate: link.to_vec() });
+        Ok(Command::PrepareRoot { root: Box::new(next.seal(&self.seed)?), link })
+    }
+
+    /// A root with its key.
+    ///
+    /// # Errors
+    /// When it was sealed under another seed.
+    pub fn open(&self, record: &RootRecord) -> Result<Root, RootError> {
+        record.root.open(&self.seed, &self.trust_domain)
+    }
+
+    /// Writes what the platform is to keep. Readers see the old content or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep(&self, ca: &CaState) -> anyhow::Result<()> {
+        if let Some(path) = &self.trust_bundle {
+            let bundle = TrustBundle::new(anchors(ca))?;
+            replace_file(path, bundle.to_pem().as_bytes())
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if let (Some(path), Some(active)) = (&self.backup, ca.active()) {
+            let backup = Backup { trust_domain: self.trust_domain.clone(), root: active.root.clone() };
+            replace_file(path, &serde_json::to_vec(&backup)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn kept(&self) -> anyhow::Result<Option<SealedRoot>> {
+        let Some(path) = &self.backup else { return Ok(None) };
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let because = || {
+            let path = path.display();
+            format!("the trust root kept in {path} cannot be used; if its mesh is gone for good, move the file away")
+        };
+        let backup: Backup = serde_json::from_slice(&text).with_context(because)?;
+        let root = backup.root.open(&self.seed, &self.trust_domain).with_context(because)?;
+        if root.not_after() < SystemTime::now() {
+            bail!("{}: it has expired", because());
+        }
+        Ok(Some(backup.root))
+    }
+}
+
+/// Why no root was prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// There is nothing to follow.
+    #[error("there is no trust root yet")]
+    NoRoot,
+    /// Only its user can.
+    #[error(
+        "the trust root is your own; give the one that is to follow it, with --issuer-certificate-file and --issuer-key-file"
+    )]
+    Imported,
+    /// The user's own is of no use.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The active one does not open.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// Our own side.
+    #[error(transparent)]
+    Crypto(#[from] conduit_ca::CryptoError),
+}
+
+/// What is to be trusted, each once: intermediates of one root have the same.
+pub fn anchors(ca: &CaState) -> Vec<CertificateDer<'static>> {
+    let mut anchors: Vec<CertificateDer<'static>> = Vec::new();
+    for record in &ca.roots {
+        let anchor = CertificateDer::from(record.root.anchor.clone());
+        if !anchors.contains(&anchor) {
+            anchors.push(anchor);
+        }
+    }
+    anchors
+}
+
+/// Each replica writes through a name of its own.
+fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    let written = fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // On a full disk every byte counts.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use conduit_consensus::{MeshState, Proposal};
+
+    use super::*;
+
+    fn roots(directory: &Path, seed: &Arc<Seed>) -> Roots {
+        Roots {
+            seed: seed.clone(),
+            trust_domain: "cluster.local".parse().unwrap(),
+            lifetime: conduit_ca::ROOT_LIFETIME,
+            own: None,
+            backup: Some(directory.join("root")),
+            trust_bundle: Some(directory.join("bundle.pem")),
+        }
+    }
+
+    fn state(root: SealedRoot) -> MeshState {
+        let mut state = MeshState::default();
+        state.apply(1, Proposal::new("test", 0, Command::CaInit(Box::new(root))));
+        state
+    }
+
+    #[test]
+    fn the_seed_and_what_was_kept_bring_the_root_back() {
+        let (directory, seed) = (tempfile::tempdir().unwrap(), Arc::new(Seed::generate()));
+        let roots = roots(directory.path(), &seed);
+        let first = roots.first(SystemTime::now()).unwrap();
+        assert_ne!(roots.first(SystemTime::now()).unwrap().id, first.id, "nothing was kept yet");
+        roots.keep(state(first.clone()).ca().unwrap()).unwrap();
+        assert_eq!(roots.first(SystemTime::now()).unwrap(), first);
+        let other = self::roots(directory.path(), &Arc::new(Seed::generate()));
+        let refused = format!("{:#}", other.first(SystemTime::now()).unwrap_err());
+        assert!(refused.contains("cannot be used") && refused.contains("does not open with this seed"), "{refused}");
+        fs::write(directory.path().join("root"), "junk").unwrap();
+        assert!(roots.first(SystemTime::now()).is_err(), "and no other one is made");
+    }
+
+    #[test]
+    fn the_next_one_is_linked_to_the_active_one() {
+        let (directory, seed) = (tempfile::tempdir().unwrap(), Arc::new(Seed::generate()));
+        let roots = roots(directory.path(), &seed);
+        let mut state = state(roots.first(SystemTime::now()).unwrap());
+        let prepare = roots.prepare(state.ca().unwrap(), None, SystemTime::now()).unwrap();
+        state.apply(2, Proposal::new("test", 0, prepare));
+        let ca = state.ca().unwrap();
+        let (active, next) = (ca.active().unwrap(), ca.prepared().unwrap());
+        assert_eq!(next.link.as_ref().unwrap().by, active.root.id);
+        assert_eq!(anchors(ca).len(), 2);
+        assert_eq!(roots.open(next).unwrap().id(), &next.root.id);
+    }
+}

@@ -1,0 +1,112 @@
+//! The identity service.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use conduit_api::{
+    SpiffeId, TrustDomain,
+    proto::identity::{CertifyRequest, CertifyResponse, identity_server},
+};
+use conduit_ca::{AttestError, IssueError, LaunchToken, Seed};
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+use tracing::{info, warn};
+
+use super::limits::{Limited, Limits};
+use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms};
+
+/// The service, over this replica's issuer.
+pub struct IdentityServer {
+    /// Checks launch tokens.
+    pub seed: Arc<Seed>,
+    /// Whose identities are issued.
+    pub trust_domain: TrustDomain,
+    /// This replica's issuer, its clock, and the state that says what is trusted.
+    pub own: Own,
+    /// Of the certificates it signs.
+    pub leaf_lifetime: Duration,
+    /// How many of them.
+    pub limits: Limits,
+}
+
+/// Why nothing was signed. Its text is for the one who asked; whether asking again is of use, its code says.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Attest(#[from] AttestError),
+    #[error(transparent)]
+    Name(#[from] conduit_api::spiffe::ParseSpiffeError),
+    #[error("`{0}` is denied; see `conduit ca status`")]
+    Denied(SpiffeId),
+    #[error(transparent)]
+    Limited(#[from] Limited),
+    #[error("this replica's clock is {}s off; ask another one", .0.as_secs())]
+    Clock(Duration),
+    #[error("this replica has no issuing certificate yet")]
+    NoIssuer,
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+}
+
+impl Refusal {
+    /// As the API describes them, and for counting.
+    fn kind(&self) -> (Code, &'static str) {
+        match self {
+            Self::Attest(AttestError::Malformed) => (Code::Unauthenticated, "token_malformed"),
+            Self::Attest(AttestError::Forged) => (Code::Unauthenticated, "token_forged"),
+            Self::Attest(AttestError::Expired(_)) => (Code::Unauthenticated, "token_expired"),
+            Self::Name(_) => (Code::PermissionDenied, "name"),
+            Self::Denied(_) => (Code::PermissionDenied, "denied"),
+            Self::Limited(Limited::Identity) => (Code::ResourceExhausted, "identity_rate"),
+            Self::Limited(Limited::All) => (Code::ResourceExhausted, "rate"),
+            Self::Clock(_) => (Code::Unavailable, "clock"),
+            Self::NoIssuer => (Code::Unavailable, "no_issuer"),
+            Self::Issue(IssueError::Expired) => (Code::Unavailable, "issuer_expired"),
+            Self::Issue(IssueError::Crypto(_)) => (Code::Unavailable, "crypto"),
+            Self::Issue(_) => (Code::InvalidArgument, "request"),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl identity_server::Identity for IdentityServer {
+    async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
+        let started = Instant::now();
+        let certified = self.certify(&request.into_inner(), self.own.clock.now());
+        match &certified {
+            Ok(_) => self.own.identity_metrics.issued(started.elapsed()),
+            Err(refusal) => {
+                let (_, reason) = refusal.kind();
+                self.own.identity_metrics.refused(reason);
+                warn!(reason, error = %refusal, "refused to certify");
+            }
+        }
+        certified.map(Response::new).map_err(|refusal| Status::new(refusal.kind().0, refusal.to_string()))
+    }
+}
+
+impl IdentityServer {
+    fn certify(&self, request: &CertifyRequest, now: SystemTime) -> Result<CertifyResponse, Refusal> {
+        let attested = LaunchToken::verify(&request.token, &self.seed, now)?;
+        let id = SpiffeId::new(&self.trust_domain, &attested.namespace, &attested.service_account)?;
+        let state = self.own.cluster.state().borrow().clone();
+        if state.ca().is_some_and(|ca| ca.denied.contains_key(&id)) {
+            return Err(Refusal::Denied(id));
+        }
+        self.limits.admit(&id)?;
+        if let Some(offset) = self.own.clock.mistrusted() {
+            return Err(Refusal::Clock(offset));
+        }
+        let issuer = self.own.issuer.load_full().ok_or(Refusal::NoIssuer)?;
+        let issued = issuer.issue(&request.csr, &id, now, self.leaf_lifetime)?;
+        info!(spiffe_id = %id, pod = %attested.pod, "certified");
+        Ok(CertifyResponse {
+            chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
+            not_after_ms: unix_ms(issued.not_after),
+            bundle: bundle_of(&state),
+            server_time_ms: unix_ms(now),
+        })
+    }
+}
