@@ -5,6 +5,7 @@
 //! - [`memory`]: what the processes of a local mesh hold. [`control_plane`]: controllers alone, and many proxies at them.
 
 pub mod control_plane;
+pub mod identity;
 pub mod load;
 pub mod memory;
 pub mod report;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use conduit_bench::{
-    control_plane, load,
+    control_plane, identity, load,
     memory::Memory,
     report::{Report, comparison},
     serve,
@@ -57,11 +57,26 @@ enum Command {
     },
     /// Sum up `conduit local status -o json` from standard input
     Memory,
+    /// Measure certificates and what they are for
+    Identity {
+        #[command(subcommand)]
+        command: Identity,
+    },
     /// Measure a control plane of its own
     ControlPlane {
         #[command(subcommand)]
         command: ControlPlane,
     },
+}
+
+#[derive(Subcommand)]
+enum Identity {
+    /// Certificates that a replica signs
+    Issue(identity::issue::Plan),
+    /// Handshakes, full and resumed
+    Handshakes(identity::handshakes::Plan),
+    /// Trust roots that follow each other under load
+    Rotations(identity::rotations::Plan),
 }
 
 #[derive(Subcommand)]
@@ -130,6 +145,17 @@ async fn run(command: Command) -> anyhow::Result<()> {
                 ControlPlane::Restart(plan) => control_plane::restart::run(&programs, &plan).await?,
                 ControlPlane::Failover(plan) => control_plane::failover::run(&programs, &plan).await?,
                 ControlPlane::Fanout(plan) => control_plane::fanout::run(&programs, &plan).await?,
+            };
+            print!("{measured}");
+            Ok(())
+        }
+        Command::Identity { command } => {
+            open_many_files()?;
+            let programs = conduit_chaos::cluster::programs()?;
+            let measured = match command {
+                Identity::Issue(plan) => identity::issue::run(&programs, &plan).await?,
+                Identity::Handshakes(plan) => identity::handshakes::run(&plan)?,
+                Identity::Rotations(plan) => identity::rotations::run(&programs, &plan).await?,
             };
             print!("{measured}");
             Ok(())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use conduit_api::{SpiffeId, proto::identity, spiffe::ParseSpiffeError};
+use conduit_api::{Revision, SpiffeId, proto::identity, spiffe::ParseSpiffeError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, pem::PemObject};
 
 use crate::key_id::KeyId;
@@ -57,6 +57,8 @@ pub struct TrustPolicy {
     pub denied: BTreeMap<SpiffeId, bool>,
     /// Issuers that are not believed any more.
     pub revoked: BTreeSet<KeyId>,
+    /// When any of this, or the roots, last changed; the lowest of what does not come from the control plane.
+    pub revision: Revision,
 }
 
 impl TrustBundle {
@@ -134,7 +136,7 @@ impl Eq for TrustBundle {}
 
 impl From<&TrustBundle> for identity::TrustBundle {
     fn from(bundle: &TrustBundle) -> Self {
-        let TrustPolicy { issuing, renew_within, denied, revoked } = &bundle.policy;
+        let TrustPolicy { issuing, renew_within, denied, revoked, revision } = &bundle.policy;
         let denied = denied.iter().map(|(id, drop_connections)| identity::DeniedIdentity {
             spiffe_id: id.to_string(),
             drop_connections: *drop_connections,
@@ -145,6 +147,7 @@ impl From<&TrustBundle> for identity::TrustBundle {
             renew_within_ms: u32::try_from(renew_within.as_millis()).unwrap_or(u32::MAX),
             denied: denied.collect(),
             revoked_issuers: revoked.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            revision: revision.as_u64(),
         }
     }
 }
@@ -159,6 +162,7 @@ impl TryFrom<identity::TrustBundle> for TrustBundle {
             renew_within: Duration::from_millis(wire.renew_within_ms.into()),
             denied: denied.collect::<Result<_, ParseSpiffeError>>()?,
             revoked: wire.revoked_issuers.iter().map(|id| KeyId::from_bytes(id)).collect(),
+            revision: wire.revision.into(),
         };
         Ok(Self::new(wire.roots.into_iter().map(CertificateDer::from).collect())?.with(policy))
     }
@@ -188,6 +192,7 @@ mod tests {
             renew_within: Duration::from_secs(3),
             denied: [(web, true)].into(),
             revoked: [KeyId::from_bytes(b"1"), KeyId::from_bytes(b"2")].into(),
+            revision: 7.into(),
         });
         let mut wire = identity::TrustBundle::from(&bundle);
         assert_eq!(TrustBundle::try_from(wire.clone()), Ok(bundle));

@@ -54,6 +54,11 @@ pub enum IdentityError {
         /// Ours.
         trust_domain: TrustDomain,
     },
+    /// Whoever issued it has not heard of what is trusted now, or the clocks differ.
+    #[error(
+        "the certificate is not under the root that is issued under now, or not valid now; the replica that signed it is behind"
+    )]
+    Behind,
     /// The certificate is for another key.
     #[error("the certificate is not for this key")]
     Key,
@@ -126,6 +131,22 @@ impl WorkloadTls {
         Self { trust_domain, bundle, current: Arc::default(), epoch, configurations: Arc::default() }
     }
 
+    /// The same, unless what is presented already is worth more: a replica that is behind issues under a root that others have
+    /// left behind.
+    ///
+    /// # Errors
+    /// Then, and as there.
+    pub fn renew_identity(&self, key: &KeyPair, chain: Vec<CertificateDer<'static>>) -> Result<(), IdentityError> {
+        let renewed = Self::new(self.trust_domain.clone(), TrustBundle::clone(&self.bundle.load()));
+        renewed.set_identity(key, chain.clone())?;
+        match (renewed.standing(), self.standing()) {
+            (Standing::Good, _) | (Standing::Superseded, Standing::Superseded | Standing::Worthless) => {
+                self.set_identity(key, chain)
+            }
+            (Standing::Superseded, Standing::Good) | (Standing::Worthless, _) => Err(IdentityError::Behind),
+        }
+    }
+
     /// Presents `chain` (the leaf first) from now on, and proves `key`.
     ///
     /// Whether peers accept it is for them to say: neither its time nor its issuer is verified here.
@@ -152,9 +173,11 @@ impl WorkloadTls {
         &self.trust_domain
     }
 
-    /// Trusts `bundle`, and nothing else, from now on.
+    /// Trusts `bundle`, and nothing else, from now on; unless it is older than what is trusted already: it may come from a replica that
+    /// is behind, and a root that was dropped stays dropped.
     pub fn set_bundle(&self, bundle: TrustBundle) {
-        if **self.bundle.load() != bundle {
+        let known = self.bundle.load();
+        if **known != bundle && bundle.policy.revision >= known.policy.revision {
             self.bundle.store(Arc::new(bundle));
             self.epoch.end();
         }

@@ -9,8 +9,8 @@ use std::{
 
 use conduit_api::{NodeId, SpiffeId, TrustDomain};
 use conduit_ca::{
-    AuthenticatedPeer, ClientAuth, Issuer, KeyId, KeyPair, ROOT_LIFETIME, Refusal, ReplicaTls, Root, Seed, Standing,
-    TrustBundle, TrustPolicy, WorkloadTls, peer_node,
+    AuthenticatedPeer, ClientAuth, IdentityError, Issuer, KeyId, KeyPair, ROOT_LIFETIME, Refusal, ReplicaTls, Root,
+    Seed, Standing, TrustBundle, TrustPolicy, WorkloadTls, peer_node,
 };
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
@@ -500,6 +500,39 @@ fn a_certificate_under_a_root_that_was_followed_is_superseded() {
     new.certify(&web, "web");
     assert_eq!((web.standing(), web.identity().unwrap().root.as_ref()), (Standing::Good, Some(new.root.id())));
     assert_eq!(old.newcomer().standing(), Standing::Worthless);
+}
+
+/// What comes from a replica that is behind: older than what is known, and worth less.
+#[test]
+fn nothing_older_takes_the_place_of_what_is_there() {
+    let (old, new) = (Mesh::new(), Mesh::new());
+    let at = |revision: u64, issuing: &Root| TrustPolicy {
+        issuing: Some(issuing.id().clone()),
+        revision: revision.into(),
+        ..TrustPolicy::default()
+    };
+    let both = TrustBundle::new(vec![old.root.anchor().clone(), new.root.anchor().clone()]).unwrap();
+    let web = new.workload("web");
+    web.set_bundle(both.clone().with(at(7, &new.root)));
+    web.set_bundle(old.bundle().with(at(6, &old.root)));
+    assert_eq!(web.bundle().policy.revision, 7.into());
+    assert_eq!(web.standing(), Standing::Good);
+    let renew = |mesh: &Mesh| {
+        let key = KeyPair::generate().unwrap();
+        let issued = mesh.issuer.issue(&key.csr().unwrap(), &id("web"), SystemTime::now(), DAY).unwrap();
+        web.renew_identity(&key, issued.chain)
+    };
+    assert!(
+        matches!(renew(&old), Err(IdentityError::Behind)),
+        "it would be refused as soon as the old root is dropped"
+    );
+    assert!(renew(&new).is_ok());
+    assert!(matches!(renew(&Mesh::new()), Err(IdentityError::Behind)), "nobody knows that root");
+    // The root is given up in favour of the other one: better that than nothing.
+    web.set_bundle(old.bundle().with(at(8, &new.root)));
+    assert_eq!(web.standing(), Standing::Worthless);
+    assert!(renew(&old).is_ok());
+    assert_eq!(web.standing(), Standing::Superseded);
 }
 
 #[test]

@@ -65,6 +65,8 @@ fn apart(replica: usize) -> Ipv4Addr {
 struct Replica {
     process: Option<Child>,
     stopped: bool,
+    /// What it is told besides where it is.
+    flags: Vec<String>,
 }
 
 /// Where the programs are: beside this one. They are built there, if they are missing and this runs under cargo.
@@ -97,7 +99,15 @@ impl Cluster {
     /// # Errors
     /// When they cannot be started.
     pub async fn start(programs: &Path, replicas: usize) -> anyhow::Result<Self> {
-        Self::start_at(programs, replicas, Place::Loopback((std::process::id() % 250) as u8 + 1)).await
+        Self::start_with(programs, replicas, &[]).await
+    }
+
+    /// The same, with more flags.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub async fn start_with(programs: &Path, replicas: usize, flags: &[&str]) -> anyhow::Result<Self> {
+        Self::start_at(programs, replicas, Place::Loopback((std::process::id() % 250) as u8 + 1), flags).await
     }
 
     /// The same, each replica in a network of its own. This process has left the host's network
@@ -105,23 +115,24 @@ impl Cluster {
     ///
     /// # Errors
     /// When they cannot be started.
-    pub async fn start_apart(programs: &Path, replicas: usize) -> anyhow::Result<Self> {
+    pub async fn start_apart(programs: &Path, replicas: usize, flags: &[&str]) -> anyhow::Result<Self> {
         let network = Network::create().await?;
         let mut namespaces = Vec::new();
         for replica in 0..replicas {
             namespaces.push(network.namespace(apart(replica).into()).await?);
         }
-        Self::start_at(programs, replicas, Place::Apart(namespaces)).await
+        Self::start_at(programs, replicas, Place::Apart(namespaces), flags).await
     }
 
-    async fn start_at(programs: &Path, replicas: usize, place: Place) -> anyhow::Result<Self> {
+    async fn start_at(programs: &Path, replicas: usize, place: Place, flags: &[&str]) -> anyhow::Result<Self> {
         if !(1..=REPLICAS_MAX).contains(&replicas) {
             bail!("1 to {REPLICAS_MAX} replicas are possible, not {replicas}");
         }
         let directory = TempDir::with_prefix("conduit-chaos-")?;
         let seed = Seed::generate();
         seed.save_new(&directory.path().join("seed"))?;
-        let replica = |_| Replica { process: None, stopped: false };
+        let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let replica = |_| Replica { process: None, stopped: false, flags: flags.clone() };
         let replicas: Vec<_> = (0..replicas).map(replica).collect();
         let mut cluster = Self { programs: programs.to_owned(), directory, place, replicas, seed };
         cluster.describe(&Inventory::default())?;
@@ -250,13 +261,20 @@ impl Cluster {
             .args(["--trust-bundle-file".into(), self.trust_anchors()])
             .args(["--root-backup-file".into(), self.path("trust-root.json")])
             .args(["--api-socket".into(), self.socket(replica)])
+            .args(&self.replicas[replica].flags)
             .stdout(log.try_clone()?)
             .stderr(log)
             .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        self.replicas[replica] = Replica { process: Some(process), stopped: false };
+        self.replicas[replica].process = Some(process);
+        self.replicas[replica].stopped = false;
         Ok(())
+    }
+
+    /// What a replica is told when it is started the next time, besides where it is.
+    pub fn set_flags(&mut self, replica: usize, flags: &[&str]) {
+        self.replicas[replica].flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
     /// The process of a replica that runs.

@@ -13,3 +13,4 @@ pub mod cluster;
 pub mod faults;
 pub mod history;
 pub mod run;
+pub mod workloads;

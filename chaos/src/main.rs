@@ -8,9 +8,12 @@ use conduit_chaos::{
     cluster,
     run::{self, Plan},
 };
-use tokio::signal::{
-    ctrl_c,
-    unix::{SignalKind, signal},
+use tokio::{
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
+    task::LocalSet,
 };
 
 /// Breaks Conduit on purpose, and tells whether it kept its promises
@@ -24,24 +27,31 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Controllers are killed, stopped, wiped and cut off, while clients write and read
-    ControlPlane {
-        /// The same seed breaks the same things [default: a random one, which is printed]
-        #[arg(long)]
-        seed: Option<u64>,
-        /// How long
-        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
-        duration: Duration,
-        /// How many controllers
-        #[arg(long, default_value_t = 3)]
-        replicas: usize,
-        /// Leave their connections alone: needs no namespaces
-        #[arg(long)]
-        no_partitions: bool,
-    },
+    ControlPlane(Args),
+    /// The same, while the trust root is replaced over and over, and workloads speak with each other
+    Identity(Args),
+}
+
+#[derive(clap::Args)]
+struct Args {
+    /// The same seed breaks the same things [default: a random one, which is printed]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// How many controllers
+    #[arg(long, default_value_t = 3)]
+    replicas: usize,
+    /// Leave their connections alone: needs no namespaces
+    #[arg(long)]
+    no_partitions: bool,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let Command::ControlPlane { seed, duration, replicas, no_partitions } = Cli::parse().command;
+    let command = Cli::parse().command;
+    let (Command::ControlPlane(args) | Command::Identity(args)) = &command;
+    let Args { seed, duration, replicas, no_partitions } = *args;
     let seed = seed.unwrap_or_else(rand::random);
     println!("seed {seed}, {replicas} replicas, {}", humantime::format_duration(duration));
     let plan = Plan { seed, duration, replicas, apart: !no_partitions };
@@ -52,21 +62,49 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     // Replicas end with the thread that has started them: this one.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(break_control_plane(&programs, plan))
+    runtime.block_on(async {
+        match command {
+            Command::ControlPlane(_) => unless_ended(break_control_plane(&programs, plan)).await,
+            Command::Identity(_) => LocalSet::new().run_until(unless_ended(break_identity(&programs, plan))).await,
+        }
+    })
 }
 
-async fn break_control_plane(programs: &Path, plan: Plan) -> anyhow::Result<ExitCode> {
-    let seed = plan.seed;
+/// What was started ends with it.
+async fn unless_ended(run: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let mut terminated = signal(SignalKind::terminate())?;
-    let outcome = tokio::select! {
-        outcome = run::control_plane(programs, plan, |line| println!("{line}")) => outcome?,
-        // What was started ends with it.
+    tokio::select! {
+        code = run => code,
         _ = terminated.recv() => bail!("ended before the verdict"),
         interrupted = ctrl_c() => {
             interrupted?;
             bail!("ended before the verdict")
         }
-    };
+    }
+}
+
+async fn break_identity(programs: &Path, plan: Plan) -> anyhow::Result<ExitCode> {
+    let seed = plan.seed;
+    let outcome = run::identity(programs, plan, |line| println!("{line}")).await?;
+    let (faults, rotations, exchanges) = (outcome.faults, outcome.rotations, outcome.exchanges);
+    println!("{faults} faults; {rotations} trust roots took over; {exchanges} connections between workloads");
+    for ended in &outcome.ended {
+        println!("{ended}");
+    }
+    if outcome.failures.is_empty() {
+        println!("verdict: no connection failed (seed {seed})");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("verdict: VIOLATION (seed {seed}): connections between workloads failed");
+    for (why, count) in &outcome.failures {
+        println!("  {count} times: {why}");
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+async fn break_control_plane(programs: &Path, plan: Plan) -> anyhow::Result<ExitCode> {
+    let seed = plan.seed;
+    let outcome = run::control_plane(programs, plan, |line| println!("{line}")).await?;
     let (writes, reads) = (outcome.history.writes.len(), outcome.history.reads.len());
     let acknowledged = outcome.acknowledged();
     println!("{} faults; {writes} writes, {acknowledged} of them acknowledged; {reads} reads", outcome.faults);

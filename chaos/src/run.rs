@@ -1,12 +1,20 @@
 //! A run: clients on one side, faults on the other, the verdict in the end.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use conduit_api::proto::public::{CaRotateRequest, CaStatusRequest};
 use tokio::{
     sync::watch,
-    task::JoinSet,
-    time::{Instant, sleep, sleep_until},
+    task::{JoinSet, spawn_local},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -14,12 +22,20 @@ use crate::{
     cluster::Cluster,
     faults::{Fault, Step, steps},
     history::{Fate, History, Violation},
+    workloads,
 };
 
 const WRITERS: u32 = 4;
 const READERS: u32 = 2;
 /// After the last fault was put right, all replicas show the same within this.
 const CONVERGENCE: Duration = Duration::from_secs(15);
+
+const WORKLOADS: u32 = 6;
+const PAIRS: usize = 3;
+/// Renewed every few seconds, and expired soon after: what does not renew is seen. A certificate is valid from a minute before, too.
+const CERTIFICATES_OF_SECONDS: [&str; 4] = ["--leaf-lifetime", "30s", "--intermediate-lifetime", "60s"];
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What is to be run.
 #[derive(Clone, Copy, Debug)]
@@ -60,11 +76,22 @@ impl Outcome {
 /// When the control plane does not start, or does not come back when everything was put right: that is a violation as well,
 /// told with the logs.
 pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> anyhow::Result<Outcome> {
-    let mut cluster = match plan.apart {
-        true => Cluster::start_apart(programs, plan.replicas).await?,
-        false => Cluster::start(programs, plan.replicas).await?,
-    };
+    let mut cluster = start(programs, plan, &[]).await?;
     let clients = Clients::start(Replicas::of(&cluster)?);
+    let (faults, mut ended) = break_things(&mut cluster, plan, tell).await?;
+    let history = clients.stop(&mut cluster, &mut ended).await?;
+    Ok(Outcome { verdict: history.check(), history, faults, ended })
+}
+
+async fn start(programs: &Path, plan: Plan, flags: &[&str]) -> anyhow::Result<Cluster> {
+    match plan.apart {
+        true => Cluster::start_apart(programs, plan.replicas, flags).await,
+        false => Cluster::start_with(programs, plan.replicas, flags).await,
+    }
+}
+
+/// How many faults there were, and who ended by itself.
+async fn break_things(cluster: &mut Cluster, plan: Plan, tell: impl Fn(&str)) -> anyhow::Result<(usize, Vec<String>)> {
     let (start, until) = (Instant::now(), Instant::now() + plan.duration);
     let (mut faults, mut ended) = (0, Vec::new());
     for step in steps(plan.seed, plan.replicas, plan.apart) {
@@ -73,13 +100,81 @@ pub async fn control_plane(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> 
         }
         sleep(step.after).await;
         tell(&format!("{:>6.2}s  {} for {:.2}s", start.elapsed().as_secs_f64(), step.fault, step.lasts.as_secs_f64()));
-        inject(&mut cluster, step, &mut ended).await?;
+        inject(cluster, step, &mut ended).await?;
         ended.extend(cluster.tend()?);
         faults += 1;
     }
     sleep_until(until).await;
-    let history = clients.stop(&mut cluster, &mut ended).await?;
-    Ok(Outcome { verdict: history.check(), history, faults, ended })
+    Ok((faults, ended))
+}
+
+/// What came of a run in which trust roots were replaced all the time.
+#[derive(Debug)]
+pub struct IdentityOutcome {
+    /// Roots that took over.
+    pub rotations: usize,
+    /// Connections between workloads, each with a handshake of its own.
+    pub exchanges: u64,
+    /// Those that failed, by why: there must be none.
+    pub failures: BTreeMap<String, u64>,
+    /// How many faults there were.
+    pub faults: usize,
+    /// Replicas that ended by themselves, and why.
+    pub ended: Vec<String>,
+}
+
+/// Replaces the trust root over and over, while workloads whose certificates live for seconds speak with each other, and the control
+/// plane is broken; `tell` is told of every fault as it happens. To be called in a [`LocalSet`](tokio::task::LocalSet).
+///
+/// # Errors
+/// When the control plane does not start, or a rotation does not end when everything was put right.
+pub async fn identity(programs: &Path, plan: Plan, tell: impl Fn(&str)) -> anyhow::Result<IdentityOutcome> {
+    let mut cluster = start(programs, plan, &CERTIFICATES_OF_SECONDS).await?;
+    let seen = workloads::start(&cluster, WORKLOADS, PAIRS).await?;
+    let sockets: Vec<_> = (0..cluster.len()).map(|replica| cluster.socket(replica)).collect();
+    let rotations = Rc::new(Cell::new(0));
+    let rotating = spawn_local(rotate(sockets.clone(), rotations.clone()));
+    let (faults, mut ended) = break_things(&mut cluster, plan, tell).await?;
+    rotating.abort();
+    // Everything is right again: what was begun ends, and another one goes through.
+    let deadline = Instant::now() + CONVERGENCE;
+    loop {
+        ended.extend(cluster.tend()?);
+        let left = timeout(deadline - Instant::now(), rotate_once(&sockets[0])).await;
+        match left.map_err(anyhow::Error::from).flatten() {
+            Ok(()) => break,
+            Err(error) if Instant::now() >= deadline => {
+                anyhow::bail!("no rotation ends within {CONVERGENCE:?}: {error:#}\n{}", cluster.logs());
+            }
+            Err(_) => sleep(LOOK_AGAIN).await,
+        }
+    }
+    let (exchanges, failures) = (seen.exchanges(), seen.failures());
+    Ok(IdentityOutcome { rotations: rotations.get() + 1, exchanges, failures, faults, ended })
+}
+
+/// Whatever becomes of one attempt at one replica, there is another.
+async fn rotate(sockets: Vec<PathBuf>, rotations: Rc<Cell<usize>>) {
+    for socket in sockets.iter().cycle() {
+        if let Ok(Ok(())) = timeout(CONVERGENCE, rotate_once(socket)).await {
+            rotations.set(rotations.get() + 1);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Begins a rotation, or finds one begun, and waits until there is one root.
+async fn rotate_once(socket: &Path) -> anyhow::Result<()> {
+    let mut api = Cluster::api(socket.to_owned()).await?;
+    match api.ca_rotate(CaRotateRequest::default()).await {
+        Ok(_) => {}
+        Err(status) if status.code() == tonic::Code::FailedPrecondition => {}
+        Err(status) => return Err(status.into()),
+    }
+    while api.ca_status(CaStatusRequest {}).await?.into_inner().roots.len() > 1 {
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// Tells every replica in turn to stop, the leader last, and starts it again, so many times; `tell` is told of each.

@@ -305,7 +305,13 @@ impl MeshState {
 
     /// The same for what proxies are told of.
     fn change_trust(&mut self, at: Revision, change: impl FnOnce(&mut CaState) -> Outcome) -> Outcome {
-        let outcome = self.change_ca(change);
+        let outcome = self.change_ca(|ca| {
+            let outcome = change(ca);
+            if outcome == Outcome::Done {
+                ca.revision = at;
+            }
+            outcome
+        });
         if outcome == Outcome::Done {
             self.revision = at;
         }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use conduit_api::NodeId;
-use tokio::time::interval;
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::{api::members::ask_all, peer::server::Own, propose::unix_ms};
@@ -21,6 +21,8 @@ const OFFSET_MAX: Duration = Duration::from_secs(30);
 const CLOCKS_MIN: usize = 3;
 /// Between two comparisons: an operator who sets a clock notices before anybody else does.
 const COMPARE: Duration = Duration::from_secs(10);
+/// The same while there are too few to compare with, as after a start.
+const COMPARE_SOON: Duration = Duration::from_secs(1);
 
 /// This replica's clock. Cloned handles share what is known of it.
 #[derive(Clone, Default)]
@@ -79,13 +81,12 @@ pub async fn times(own: &Own) -> BTreeMap<NodeId, u64> {
 
 /// Compares for ever.
 pub async fn keep_comparing(own: Own) {
-    let mut ticks = interval(COMPARE);
     loop {
-        ticks.tick().await;
         let mut times = times(&own).await;
         // The others' answers took until now.
         times.insert(own.cluster.id(), unix_ms(own.clock.now()));
         own.clock.compared(own.cluster.id(), &times);
+        sleep(if times.len() < CLOCKS_MIN { COMPARE_SOON } else { COMPARE }).await;
     }
 }
 

@@ -212,6 +212,7 @@ pub fn bundle_of(state: &MeshState) -> Option<identity::TrustBundle> {
         renew_within_ms: renew_within_ms(state),
         denied: denied.collect(),
         revoked_issuers: ca.revoked.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        revision: ca.revision.as_u64(),
     })
 }
 

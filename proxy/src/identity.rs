@@ -124,7 +124,7 @@ impl Certifier {
             self.tls.set_bundle(TrustBundle::try_from(bundle.clone())?);
             self.cache.trusts(&bundle);
         }
-        self.tls.set_identity(&key, chain.iter().cloned().map(CertificateDer::from).collect())?;
+        self.tls.renew_identity(&key, chain.iter().cloned().map(CertificateDer::from).collect())?;
         self.cache.certified(&key, &chain);
         let identity = self.tls.identity().ok_or_else(|| anyhow::anyhow!("the certificate was not taken over"))?;
         warn_of_skew(server_time_ms);

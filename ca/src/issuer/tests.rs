@@ -204,3 +204,36 @@ proptest! {
         prop_assert!(requested_key(&csr).is_err());
     }
 }
+
+/// Somebody else's reading of RFC 5280, as strict as it gets; and of who may use what for which side of a connection.
+#[test]
+fn openssl_accepts_our_chains() {
+    let now = SystemTime::now();
+    let (old, new) = (root(&trust_domain(), now), root(&trust_domain(), now));
+    let link = old.cross_sign(&new, now).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, certificates: &[CertificateDer<'_>]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, crate::bundle::to_pem(certificates)).unwrap();
+        path
+    };
+    let anchor = write("anchor.pem", std::slice::from_ref(old.anchor()));
+    for (issuing, link) in [(&old, None), (&new, link)] {
+        let csr = KeyPair::generate().unwrap().csr().unwrap();
+        let issuer = Issuer::new(issuing, link, NodeId::new(1), now, 7 * DAY).unwrap();
+        let chain = issuer.issue(&csr, &web(), now, DAY).unwrap().chain;
+        let (leaf, middle) = (write("leaf.pem", &chain[..1]), write("middle.pem", &chain[1..]));
+        for purpose in ["sslclient", "sslserver"] {
+            let mut openssl = std::process::Command::new("openssl");
+            openssl.args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"]).arg(&anchor);
+            let output = openssl.arg("-untrusted").arg(&middle).arg(&leaf).output();
+            let output = output.expect("openssl is installed: it judges what we sign");
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            assert!(output.status.success(), "{purpose}, {} certificates: {said}", chain.len());
+        }
+        // A leaf is no authority, whoever asks.
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["verify", "-x509_strict", "-purpose", "sslclient", "-CAfile"]).arg(&leaf);
+        assert!(!openssl.arg("-partial_chain").arg(&middle).output().unwrap().status.success());
+    }
+}

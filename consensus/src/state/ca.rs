@@ -30,6 +30,8 @@ pub struct CaState {
     pub denied: BTreeMap<SpiffeId, Denial>,
     /// Issuers that are not believed any more, oldest first.
     pub revoked: Vec<KeyId>,
+    /// When that of it last changed which proxies are told.
+    pub revision: Revision,
 }
 
 /// A trust root.
@@ -89,12 +91,18 @@ impl CaState {
     /// With a first root, which is active.
     pub(super) fn new(root: SealedRoot, when: When) -> Self {
         let record = RootRecord { root, link: None, state: RootState::Active, since: when.at, since_ms: when.time_ms };
-        Self { roots: vec![record], issuers: BTreeMap::new(), denied: BTreeMap::new(), revoked: Vec::new() }
+        Self {
+            roots: vec![record],
+            issuers: BTreeMap::new(),
+            denied: BTreeMap::new(),
+            revoked: Vec::new(),
+            revision: when.at,
+        }
     }
 
     /// The same where all revisions are new.
     pub(super) fn renewed(&self, at: Revision) -> Self {
-        let mut renewed = self.clone();
+        let mut renewed = Self { revision: at, ..self.clone() };
         renewed.roots.iter_mut().for_each(|root| root.since = at);
         renewed
     }

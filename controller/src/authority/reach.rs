@@ -16,7 +16,7 @@ use crate::{
 pub async fn reached(own: &Own, ca: &CaState) -> Option<Reached> {
     let pending = pending(ca)?;
     let missing = missing(own, &pending).await.len();
-    Some(Reached { root: pending.root.root.id.clone(), missing })
+    Some(Reached { step: pending.step, missing })
 }
 
 /// Proxies and replicas that hold up the step, by name.

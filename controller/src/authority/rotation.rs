@@ -32,8 +32,8 @@ pub struct Rotation {
 /// How many have not taken over what was decided last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// The root that is to be in force with them: a prepared one to be trusted, an active one to be certified under.
-    pub root: KeyId,
+    /// What it holds up: an answer may come when that was done already, and the same root is waited for in another way.
+    pub step: Step,
     /// Proxies and replicas that are not there yet.
     pub missing: usize,
 }
@@ -107,7 +107,7 @@ impl Rotation {
             };
         };
         let given_up_at = SystemTime::UNIX_EPOCH + Duration::from_millis(pending.root.since_ms) + self.grace;
-        let reached = self.reached.as_ref().filter(|reached| reached.root == pending.root.root.id);
+        let reached = self.reached.as_ref().filter(|reached| reached.step == pending.step);
         if reached.is_some_and(|reached| reached.missing == 0) || now >= given_up_at {
             self.changed();
             return Next::Propose(pending.step);
@@ -157,23 +157,26 @@ mod tests {
         let link = Some(Link { by: old.id.clone(), certificate: vec![] });
         let mut log = vec![init(&old), (10, Command::PrepareRoot { root: Box::new(new.clone()), link })];
         let mut rotation = Rotation::new(GRACE);
-        let reached = |missing| Reached { root: new.id.clone(), missing };
+        let trusted = |missing| Reached { step: Step::Activate(new.id.clone()), missing };
         let prepared = state(log.clone());
         let next = |rotation: &mut Rotation, now, state: &MeshState| rotation.next(at(now), state.ca().unwrap());
         assert_eq!(next(&mut rotation, 10, &prepared), Next::Measure);
         assert_eq!(next(&mut rotation, 10, &prepared), Next::WaitUntil(Some(at(10) + MEASURE_TIMEOUT)));
-        rotation.measured(at(10), reached(3));
+        rotation.measured(at(10), trusted(3));
         assert_eq!(next(&mut rotation, 10, &prepared), Next::WaitUntil(Some(at(10) + MEASURE_PAUSE_MIN)));
         assert_eq!(next(&mut rotation, 11, &prepared), Next::Measure);
-        rotation.measured(at(11), Reached { root: old.id.clone(), missing: 0 });
+        rotation.measured(at(11), Reached { step: Step::Activate(old.id.clone()), missing: 0 });
         assert!(matches!(next(&mut rotation, 11, &prepared), Next::WaitUntil(_)), "of another root");
-        rotation.measured(at(12), reached(0));
+        rotation.measured(at(12), trusted(0));
         assert_eq!(next(&mut rotation, 12, &prepared), Next::Propose(Step::Activate(new.id.clone())));
         log.push((12, Command::ActivateRoot { root: new.id.clone() }));
         let active = state(log.clone());
         rotation.changed();
         assert_eq!(next(&mut rotation, 12, &active), Next::Measure, "what was measured before was something else");
-        rotation.measured(at(13), reached(0));
+        // An answer from before: everybody trusts it, which is not to hold a certificate under it.
+        rotation.measured(at(12), trusted(0));
+        assert!(matches!(next(&mut rotation, 12, &active), Next::WaitUntil(_)));
+        rotation.measured(at(13), Reached { step: Step::Drop(old.id.clone()), missing: 0 });
         assert_eq!(next(&mut rotation, 13, &active), Next::Propose(Step::Drop(old.id.clone())));
         log.push((13, Command::DropRoot { root: old.id }));
         assert!(matches!(next(&mut rotation, 14, &state(log)), Next::WaitUntil(Some(_))), "the next one is years away");
@@ -185,7 +188,10 @@ mod tests {
         let log = vec![init(&old), (10, Command::PrepareRoot { root: Box::new(new.clone()), link: None })];
         let (mut rotation, state) = (Rotation::new(GRACE), state(log));
         let ca = state.ca().unwrap();
-        rotation.measured(at(10) + GRACE - Duration::from_secs(1), Reached { root: new.id.clone(), missing: 1 });
+        rotation.measured(
+            at(10) + GRACE - Duration::from_secs(1),
+            Reached { step: Step::Activate(new.id.clone()), missing: 1 },
+        );
         assert!(matches!(rotation.next(at(10) + GRACE - Duration::from_secs(1), ca), Next::WaitUntil(_)));
         assert_eq!(rotation.next(at(10) + GRACE, ca), Next::Propose(Step::Activate(new.id)));
     }
@@ -200,7 +206,7 @@ mod tests {
             match rotation.next(now, state.ca().unwrap()) {
                 Next::Measure => {
                     looks += 1;
-                    rotation.measured(now, Reached { root: new.id.clone(), missing: 1 });
+                    rotation.measured(now, Reached { step: Step::Activate(new.id.clone()), missing: 1 });
                 }
                 Next::WaitUntil(Some(at)) => now = at,
                 other => panic!("{other:?}"),

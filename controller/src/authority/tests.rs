@@ -131,7 +131,8 @@ fn only_the_leader_takes_the_steps_of_a_rotation() {
         authority.handle(at(0), Input::IssuerCreated(issuing(7, &old, 70)));
         let prepared = effects(authority.handle(at(1), state(&[init(&old), recorded(7), prepare.clone()])));
         assert_eq!(prepared.contains(&Effect::Measure), leading);
-        let measured = authority.handle(at(2), Input::Measured(Reached { root: new.id.clone(), missing: 0 }));
+        let measured =
+            authority.handle(at(2), Input::Measured(Reached { step: Step::Activate(new.id.clone()), missing: 0 }));
         let step = Effect::Rotate(Step::Activate(new.id.clone()));
         assert_eq!(measured.contains(&step), leading);
         assert!(!authority.handle(at(2), Input::Timer).contains(&step), "one proposal at a time");

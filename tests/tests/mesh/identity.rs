@@ -2,16 +2,30 @@
 
 use std::{fs, time::Duration};
 
-use conduit_api::proto::cache::Cache;
-use conduit_ca::{KeyPair, SealedRoot, Seed, cache};
+use conduit_api::proto::{
+    cache::Cache,
+    identity::{CertifyRequest, identity_client::IdentityClient},
+    public::{CaStatusRequest, SelfCheckRequest},
+};
+use conduit_ca::{KeyPair, LaunchToken, SealedRoot, Seed, TrustBundle, WorkloadTls, cache};
+use conduit_chaos::{
+    cluster::Cluster,
+    run::{self, Plan},
+};
+use conduit_proxy::{
+    connect::{Connector, Who},
+    control::Controllers,
+};
 use prost::Message as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyUsagePurpose};
 use serde_json::Value;
+use tokio::task::LocalSet;
 
 use super::{
-    harness::{Mesh, eventually},
+    harness::{Mesh, eventually, turn},
     traffic::Traffic,
 };
+use crate::programs;
 
 /// Secret bytes in a row that are a leak.
 const LEAK_BYTES: usize = 16;
@@ -82,7 +96,9 @@ fn a_proxy_that_is_away_holds_a_rotation_up_unless_it_is_forced() {
     // It is away for so long that its connections are gone as well.
     std::thread::sleep(Duration::from_secs(8));
     mesh.ok("ca rotate --force");
-    assert!(only_root(&mesh).is_some_and(|next| next != root));
+    // The replica that answers may be a heartbeat behind the one that was told.
+    let next = || only_root(&mesh).filter(|next| *next != root);
+    eventually(Duration::from_secs(5), "the other root is the only one", next);
     mesh.go_on(proxy);
     eventually(Duration::from_secs(30), "it holds a certificate under the new root", || {
         let traffic = Traffic::start(mesh.web_address());
@@ -230,6 +246,61 @@ fn a_users_own_root_and_intermediate_take_the_place_of_ours() {
     let chain = mesh.ok("identity -n emojivoto web-0");
     assert!(chain.contains("Issuer        CN=Our mesh\n") && chain.contains("Subject       CN=Our mesh\n"), "{chain}");
     mesh.down();
+}
+
+/// A replica whose clock is off signs nothing, says why, and is seen in the figures; the others go on.
+#[test]
+fn a_replica_whose_clock_is_off_signs_nothing() {
+    let _turn = turn();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut cluster = Cluster::start(&programs::built(), 3).await.unwrap();
+        cluster.kill(2);
+        cluster.set_flags(2, &["--clock-shift-seconds", "-45"]);
+        cluster.spawn(2).unwrap();
+        cluster.all_vote().await.unwrap();
+        cluster.wait("there are trust anchors", async || cluster.trust_anchors().exists()).await.unwrap();
+        let token = LaunchToken { namespace: "ns".into(), service_account: "web".into(), pod: "web-0".into() };
+        let token = token.mint(cluster.seed(), std::time::SystemTime::now() + Duration::from_secs(600));
+        let ask = async |replica: usize| {
+            let anchors = TrustBundle::from_pem(&fs::read_to_string(cluster.trust_anchors()).unwrap()).unwrap();
+            let tls = WorkloadTls::new(Cluster::trust_domain(), anchors);
+            let address = vec![format!("{}:8086", cluster.ip(replica))];
+            let connector = Connector::new(None, tls);
+            let controllers = Controllers::new(address, &Cluster::trust_domain(), connector).unwrap();
+            let channel = controllers.connect(Who::Nobody).await.map_err(|error| error.to_string())?;
+            let request = CertifyRequest { csr: KeyPair::generate().unwrap().csr().unwrap(), token: token.clone() };
+            let answer = IdentityClient::new(channel).certify(request).await;
+            answer.map(drop).map_err(|status| format!("{:?}: {}", status.code(), status.message()))
+        };
+        let refuses =
+            async || ask(2).await.is_err_and(|error| error.starts_with("Unavailable: this replica's clock is 4"));
+        cluster.wait("it has compared its clock with the others'", refuses).await.unwrap();
+        assert_eq!((ask(0).await, ask(1).await), (Ok(()), Ok(())));
+        let mut api = Cluster::api(cluster.socket(0)).await.unwrap();
+        let status = api.ca_status(CaStatusRequest {}).await.unwrap().into_inner();
+        let offsets: Vec<_> = status.issuers.iter().map(|issuer| issuer.clock_offset_ms / 1000).collect();
+        assert!(offsets[0].abs() <= 2 && offsets[1].abs() <= 2 && (-47..=-43).contains(&offsets[2]), "{offsets:?}");
+        let checks = api.self_check(SelfCheckRequest::default()).await.unwrap().into_inner().results;
+        let clocks = checks.iter().find(|check| check.description == "the replicas' clocks agree").unwrap();
+        assert!(clocks.message.contains("controller-2"), "{clocks:?}");
+    });
+}
+
+/// Workloads with certificates of seconds, roots one after the other, and a control plane that is broken all the time.
+#[test]
+fn no_connection_fails_while_roots_are_replaced_in_a_broken_control_plane() {
+    let _turn = turn();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Of those that ever failed: a replica that was behind took a proxy back, and a late answer was taken for another.
+    for seed in [1, 3] {
+        let plan = Plan { seed, duration: Duration::from_secs(15), replicas: 3, apart: false };
+        let told = std::cell::RefCell::new(Vec::new());
+        let tell = |line: &str| told.borrow_mut().push(line.to_owned());
+        let outcome = LocalSet::new().block_on(&runtime, run::identity(&programs::built(), plan, tell)).unwrap();
+        assert!(outcome.failures.is_empty(), "seed {seed}: {:?} after {:?}", outcome.failures, told.borrow());
+        assert!(outcome.rotations > 1 && outcome.exchanges > 100, "{outcome:?}");
+    }
 }
 
 /// Every file that a run leaves behind, after everything that keys are used for has happened.
