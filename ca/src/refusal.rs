@@ -11,6 +11,9 @@ pub enum Refusal {
     /// The peer does not speak TLS.
     #[error("the peer does not speak TLS; is there a proxy beside it?")]
     Plaintext,
+    /// It speaks another TLS.
+    #[error("the peer does not speak TLS 1.3 as this mesh does: {0}")]
+    Protocol(String),
     /// It presented nothing where something is required.
     #[error("the peer presented no certificate")]
     NoCertificate,
@@ -64,6 +67,7 @@ impl Refusal {
     pub fn of(error: &rustls::Error) -> Option<Self> {
         match error {
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => Some(Self::Plaintext),
+            rustls::Error::PeerIncompatible(why) => Some(Self::Protocol(format!("{why:?}"))),
             rustls::Error::NoCertificatesPresented => Some(Self::NoCertificate),
             rustls::Error::AlertReceived(alert) => Some(Self::ByPeer(*alert)),
             rustls::Error::InvalidCertificate(error) => Some(Self::of_certificate(error)),
@@ -80,6 +84,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
+            Self::Protocol(_) => "protocol",
             Self::NoCertificate => "no_certificate",
             Self::Malformed(_) => "malformed",
             Self::UnknownCa => "unknown_ca",

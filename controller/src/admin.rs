@@ -127,6 +127,7 @@ impl Admin {
         let help = "When a trust root expires, since the Unix epoch";
         registry.register("trust_root_expiry_timestamp_seconds", help, roots);
         self.own.identity_metrics.register(&mut registry);
+        self.own.refusals.register(&mut registry);
         let role = Family::<Role, Gauge>::default();
         role.get_or_create(&Role { role: status.role.to_string() }).set(1);
         registry.register("raft_role", "This replica's role in Raft", role);

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, Write as _},
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -52,7 +53,7 @@ use crate::{
     },
     peer::server::Own,
     platform::actor::PlatformActor,
-    serve,
+    serve::{self, Connections, Refusals},
     tap::server::TapServer,
     telemetry::{Telemetry, server::TelemetryServer},
 };
@@ -95,6 +96,7 @@ impl App {
             taps: TapServer::new(cluster.state()),
             issuer,
             clock: Clock::shifted(config.clock_shift_seconds),
+            refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
         };
         serve_peers(&config, &seed, &own).await?;
@@ -177,8 +179,9 @@ async fn start_cluster(config: &Config, seed: &Seed) -> anyhow::Result<Cluster> 
 async fn serve_peers(config: &Config, seed: &Seed, own: &Own) -> anyhow::Result<()> {
     let address = config.listen(PEER_PORT);
     let tls = ReplicaTls::new(seed, &config.trust_domain, own.cluster.id())?.server_config();
-    let connections =
-        serve::listen(address, tls).await.with_context(|| format!("cannot listen on {address} for other replicas"))?;
+    let connections = serve::listen(address, tls, "peer", own.refusals.clone())
+        .await
+        .with_context(|| format!("cannot listen on {address} for other replicas"))?;
     let services = server().add_service(own.cluster.raft_service()).add_service(PeerServer::new(own.clone()));
     tokio::spawn(services.serve_with_incoming(connections).map(ended("peer")));
     Ok(())
@@ -284,14 +287,20 @@ async fn serve_workloads(
         .add_service(DiscoveryService::new(discovery))
         .add_service(TelemetryService::new(telemetry))
         .add_service(TapService::new(own.taps.clone()));
-    let proxy_api = serve_tls(&config, PROXY_API_PORT, &tls, ClientAuth::Optional, proxies);
-    let public = serve_tls(&config, API_PORT, &tls, ClientAuth::Required, api);
+    let listen = |server, port, client| {
+        let address = config.listen(port);
+        (address, serve::listen(address, tls.server_config(&[b"h2"], client), server, own.refusals.clone()))
+    };
+    let proxy_api = serve_tls(listen("proxy-api", PROXY_API_PORT, ClientAuth::Optional), proxies);
+    let public = serve_tls(listen("api", API_PORT, ClientAuth::Required), api);
     tokio::join!(proxy_api, public);
 }
 
-async fn serve_tls(config: &Config, port: u16, tls: &WorkloadTls, client: ClientAuth, services: Router) {
-    let address = config.listen(port);
-    match serve::listen(address, tls.server_config(&[b"h2"], client)).await {
+async fn serve_tls(
+    (address, listening): (SocketAddr, impl Future<Output = io::Result<Connections>>),
+    services: Router,
+) {
+    match listening.await {
         Ok(connections) => ended("workloads")(services.serve_with_incoming(connections).await),
         Err(error) => {
             error!(%address, %error, "cannot listen");

@@ -14,6 +14,11 @@ use std::{
 
 use conduit_api::NodeId;
 use conduit_ca::{AuthenticatedPeer, Refusal, replica::peer_node};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -39,6 +44,9 @@ pub struct Connection {
     peer: Peer,
 }
 
+/// Those that were made, as a server takes them.
+pub type Connections = ReceiverStream<Result<Connection, io::Error>>;
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -50,14 +58,37 @@ pub struct Peer {
     pub replica: Option<NodeId>,
 }
 
-/// Binds `address` and yields its connections when their handshakes are done.
+/// Handshakes that were refused, by the server that refused them and why. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Refusals(Family<Refused, Counter>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    server: &'static str,
+    reason: &'static str,
+}
+
+impl Refusals {
+    /// Into what is scraped.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("tls_refused", "Handshakes that were refused, by server and why", self.0.clone());
+    }
+
+    fn count(&self, server: &'static str, reason: &'static str) {
+        self.0.get_or_create(&Refused { server, reason }).inc();
+    }
+}
+
+/// Binds `address` and yields its connections when their handshakes are done; those that are refused are counted for `server`.
 ///
 /// # Errors
 /// When the address cannot be bound.
 pub async fn listen(
     address: SocketAddr,
     tls: Arc<ServerConfig>,
-) -> io::Result<ReceiverStream<Result<Connection, io::Error>>> {
+    server: &'static str,
+    refusals: Refusals,
+) -> io::Result<Connections> {
     let listener = TcpListener::bind(address).await?;
     let acceptor = TlsAcceptor::from(tls);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -73,11 +104,12 @@ pub async fn listen(
                 }
             };
             let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            let (acceptor, sender, refusals) = (acceptor.clone(), sender.clone(), refusals.clone());
             tokio::spawn(async move {
-                if let Some(connection) = handshake(acceptor, stream, address).await {
-                    // The server is gone: so is the connection.
-                    let _ = sender.send(Ok(connection)).await;
+                match handshake(acceptor, stream, address).await {
+                    // The server may be gone: so is the connection.
+                    Ok(connection) => drop(sender.send(Ok(connection)).await),
+                    Err(reason) => refusals.count(server, reason),
                 }
                 drop(permit);
             });
@@ -86,30 +118,32 @@ pub async fn listen(
     Ok(ReceiverStream::new(receiver))
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
+/// Or why there is no connection, in a word.
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr) -> Result<Connection, &'static str> {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(peer.addr = %address, %error, "connection lost");
-        return None;
+        return Err("io");
     }
     match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let session = stream.get_ref().1;
             let workload = AuthenticatedPeer::from_connection(session);
             let replica = session.peer_certificates().and_then(peer_node);
-            Some(Connection { peer: Peer { address, workload, replica }, stream })
+            Ok(Connection { peer: Peer { address, workload, replica }, stream })
         }
-        Ok(Err(error)) => {
-            match Refusal::of_io(&error) {
-                Some(refusal) => {
-                    info!(peer.addr = %address, reason = refusal.reason(), error = %refusal, "refused a connection");
-                }
-                None => info!(peer.addr = %address, reason = "io", %error, "refused a connection"),
+        Ok(Err(error)) => match Refusal::of_io(&error) {
+            Some(refusal) => {
+                info!(peer.addr = %address, reason = refusal.reason(), error = %refusal, "refused a connection");
+                Err(refusal.reason())
             }
-            None
-        }
+            None => {
+                info!(peer.addr = %address, reason = "io", %error, "refused a connection");
+                Err("io")
+            }
+        },
         Err(_) => {
             info!(peer.addr = %address, reason = "timeout", "refused a connection");
-            None
+            Err("timeout")
         }
     }
 }

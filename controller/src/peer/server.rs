@@ -21,6 +21,7 @@ use crate::{
     discovery::registry::{Connected, Registry},
     identity::metrics::IdentityMetrics,
     propose::unix_ms,
+    serve::Refusals,
     tap::server::TapServer,
     telemetry::server::SharedTelemetry,
 };
@@ -40,6 +41,8 @@ pub struct Own {
     pub issuer: SharedIssuer,
     /// What time it is here.
     pub clock: Clock,
+    /// Whom it has refused.
+    pub refusals: Refusals,
     /// What it has signed.
     pub identity_metrics: IdentityMetrics,
 }
