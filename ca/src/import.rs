@@ -1,21 +1,33 @@
 //! A user's own root or intermediate, from PEM, instead of a root that the mesh makes.
 
-use std::time::SystemTime;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use conduit_api::TrustDomain;
+use arc_swap::ArcSwap;
+use conduit_api::{NodeId, SpiffeId, TrustDomain};
 use rcgen::PublicKeyData as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use webpki::KeyUsage;
 use x509_parser::{certificate::X509Certificate, time::ASN1Time};
+use zeroize::Zeroize as _;
 
 use crate::{
+    bundle::TrustBundle,
+    certificate::lifetime,
+    issuer::Issuer,
     key::KeyPair,
     key_id::KeyId,
     root::Root,
     svid::{Svid, parse},
+    verifier::{Expected, PeerVerifier},
 };
 
 /// From the one that signs to the one that is trusted; more in every handshake would be a mistake.
 const LINKS_MAX: usize = 3;
+/// Of what is issued to see whether it is believed.
+const PROBE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Why it cannot be used. All of them are the user's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -62,19 +74,22 @@ pub enum ImportError {
         /// The mesh's.
         expected: TrustDomain,
     },
+    /// Something else is in the way: constraints of an authority above it.
+    #[error("nobody would believe what is issued under the issuer's certificate: {0}")]
+    Unusable(String),
     /// It leads nowhere.
     #[error("the issuer's certificate was not issued by one of the trust anchors")]
     Anchors,
 }
 
 /// What a user brings, as PEM.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct OwnIssuer<'a> {
     /// The issuer's certificate first, then those between it and a trust anchor.
     pub certificates: &'a str,
     /// The issuer's key: PKCS#8 or SEC 1.
     pub key: &'a str,
-    /// What is to be trusted; without it, the issuer's certificate itself, which is a root then.
+    /// What is to be trusted; without it, the last of the certificates, which is the issuer's own where there is one only.
     pub anchors: Option<&'a str>,
 }
 
@@ -110,17 +125,46 @@ impl Root {
         let links = std::iter::once(certificate).chain(rest).filter(|link| **link != anchor).cloned().collect();
         let issuer = rcgen::Issuer::from_ca_cert_der(certificate, key)
             .map_err(|_| ImportError::Encoding("issuer's certificate"))?;
-        Ok(Self {
+        // What leads up to it is worth nothing when one of them is over.
+        let mut validity = svid.validity;
+        for above in certificates.iter().chain([&anchor]) {
+            validity = validity.until(lifetime(above).ok_or(ImportError::Encoding("issuer's chain"))?.1);
+        }
+        let root = Self {
             trust_domain: trust_domain.clone(),
             id,
             certificate: certificate.clone(),
             links,
             anchor,
             imported: true,
-            validity: svid.validity,
+            validity,
             params: None,
             issuer,
-        })
+        };
+        root.probe(now)?;
+        Ok(root)
+    }
+
+    /// Whether what is issued under it is believed: whatever a verifier looks at, it looks at here already.
+    fn probe(&self, now: SystemTime) -> Result<(), ImportError> {
+        let unusable = |why: String| ImportError::Unusable(why);
+        let id =
+            SpiffeId::new(&self.trust_domain, "conduit", "controller").map_err(|error| unusable(error.to_string()))?;
+        let issuer = Issuer::new(self, None, NodeId::new(0), now, PROBE_LIFETIME);
+        let issuer = issuer.map_err(|error| unusable(error.to_string()))?;
+        let key = KeyPair::generate().and_then(|key| key.csr()).map_err(|error| unusable(error.to_string()))?;
+        let issued = issuer.issue(&key, &id, now, PROBE_LIFETIME).map_err(|error| unusable(error.to_string()))?;
+        let bundle = TrustBundle::new(vec![self.anchor.clone()]).map_err(|error| unusable(error.to_string()))?;
+        let roots = Arc::new(ArcSwap::from_pointee(bundle));
+        let verifier = PeerVerifier { roots, expected: Expected::Workload(id) };
+        let (leaf, intermediates) =
+            issued.chain.split_first().ok_or_else(|| unusable("nothing was issued".to_owned()))?;
+        let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
+            let verified = verifier.verify(leaf, intermediates, usage, UnixTime::since_unix_epoch(since_epoch));
+            verified.map_err(|error| unusable(error.to_string()))?;
+        }
+        Ok(())
     }
 }
 
@@ -162,13 +206,15 @@ fn certificates(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'sta
 }
 
 fn key(pem: &str) -> Result<KeyPair, ImportError> {
-    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes());
-    match key.map_err(|error| ImportError::Pem("issuer's key", error.to_string()))? {
-        PrivateKeyDer::Pkcs8(key) => KeyPair::from_pkcs8(key.secret_pkcs8_der()),
-        PrivateKeyDer::Sec1(key) => KeyPair::from_sec1(key.secret_sec1_der()),
-        _ => return Err(ImportError::Algorithm),
-    }
-    .map_err(|_| ImportError::Algorithm)
+    let mut der = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| ImportError::Pem("issuer's key", error.to_string()))?;
+    let key = match &der {
+        PrivateKeyDer::Pkcs8(key) => KeyPair::from_pkcs8(key.secret_pkcs8_der()).ok(),
+        PrivateKeyDer::Sec1(key) => KeyPair::from_sec1(key.secret_sec1_der()).ok(),
+        _ => None,
+    };
+    der.zeroize();
+    key.ok_or(ImportError::Algorithm)
 }
 
 fn authority<'a>(
@@ -268,6 +314,13 @@ mod tests {
         assert!(matches!(refused(&made("usage", usage, None)), ImportError::NotCa(_)));
         let short = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         assert!(matches!(refused(&made("short", short, None)), ImportError::PathLen));
+        // Neither the issuer nor the root is in the way, but what is between them.
+        let narrow = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        let (middle, below) = (made("middle", narrow, Some(&root)), |by| made("below", |_| {}, Some(by)));
+        let chain = |below: &Made, above: &Made| format!("{}{}", below.pem, above.pem);
+        let under = below(&middle);
+        let refusal = import(&chain(&under, &middle), &under.key, Some(&root.pem)).unwrap_err();
+        assert!(matches!(refusal, ImportError::Unusable(_)), "{refusal}");
         let foreign = made("foreign", |params| params.subject_alt_names = uri("spiffe://example.org"), None);
         assert!(matches!(refused(&foreign), ImportError::TrustDomain { .. }));
         let other = made("other", |_| {}, None);

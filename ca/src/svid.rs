@@ -4,7 +4,7 @@ use conduit_api::TrustDomain;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 
-use crate::{certificate::Validity, key_id::KeyId};
+use crate::certificate::Validity;
 
 /// Why a certificate is not an X.509-SVID.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -25,8 +25,6 @@ pub enum NotSvid {
 pub(crate) struct Svid {
     pub(crate) uri: String,
     pub(crate) validity: Validity,
-    /// Of the authority that has signed it.
-    pub(crate) issuer: Option<KeyId>,
 }
 
 /// What an authority's certificate says.
@@ -54,7 +52,7 @@ impl Svid {
         }
         let mut uris = uris(&certificate)?;
         match (uris.pop(), uris.len()) {
-            (Some(uri), 0) => Ok(Self { uri, validity: validity(&certificate), issuer: KeyId::issuer(&certificate) }),
+            (Some(uri), 0) => Ok(Self { uri, validity: validity(&certificate) }),
             (last, others) => Err(NotSvid::Uris(others + usize::from(last.is_some()))),
         }
     }

@@ -13,7 +13,7 @@ use rustls::{
     version::TLS13,
 };
 
-use crate::sessions::{Epoch, Sessions};
+use crate::sessions::{Sessions, Tickets};
 
 /// aws-lc-rs, preferring X25519MLKEM768 by crate feature. Never the process's default, which others choose.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
@@ -26,7 +26,7 @@ pub(crate) fn server(
     verifier: impl ClientCertVerifier + 'static,
     certificate: impl ResolvesServerCert + 'static,
     alpn: &[&[u8]],
-    tickets: Option<Epoch>,
+    tickets: Option<Tickets>,
 ) -> Arc<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(provider().clone())
         .with_protocol_versions(&[&TLS13])

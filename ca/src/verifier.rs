@@ -19,7 +19,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::{bundle::TrustBundle, refusal::Refusal, replica::ReplicaId, svid::Svid, tls, workload::ClientAuth};
+use crate::{
+    bundle::TrustBundle, key_id::KeyId, refusal::Refusal, replica::ReplicaId, svid::Svid, tls, workload::ClientAuth,
+};
 
 static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
     LazyLock::new(|| tls::provider().signature_verification_algorithms);
@@ -85,15 +87,18 @@ impl PeerVerifier {
     ) -> Result<(), Error> {
         let bundle = self.roots.load();
         let certificate = EndEntityCert::try_from(leaf).map_err(chain_error)?;
-        certificate
+        let path = certificate
             .verify_for_usage(ALGORITHMS.all, bundle.anchors(), intermediates, now, usage, None, None)
             .map_err(chain_error)?;
-        let svid = Svid::leaf(leaf).map_err(|error| refused(Refusal::Malformed(error.to_string())))?;
-        self.expected.admit(&svid.uri).map_err(refused)?;
         let policy = &bundle.policy;
-        if svid.issuer.is_some_and(|issuer| policy.revoked.contains(&issuer)) {
+        // By what those certificates say of themselves, which somebody trusted has signed. What a leaf says of its issuer, its
+        // issuer has written.
+        let is_revoked = |der: CertificateDer<'_>| KeyId::of(&der).is_some_and(|id| policy.revoked.contains(&id));
+        if !policy.revoked.is_empty() && path.intermediate_certificates().any(|issuer| is_revoked(issuer.der())) {
             return Err(refused(Refusal::RevokedIssuer));
         }
+        let svid = Svid::leaf(leaf).map_err(|error| refused(Refusal::Malformed(error.to_string())))?;
+        self.expected.admit(&svid.uri).map_err(refused)?;
         // Only what is on the list is compared: replicas have identities of another shape.
         if !policy.denied.is_empty() && svid.uri.parse().is_ok_and(|id: SpiffeId| policy.denied.contains_key(&id)) {
             return Err(refused(Refusal::Denied(svid.uri)));

@@ -25,7 +25,7 @@ use crate::{
     bundle::TrustBundle,
     key::{CryptoError, KeyPair},
     key_id::KeyId,
-    sessions::{Epoch, Sessions},
+    sessions::{Epoch, Sessions, Tickets},
     svid::{NotSvid, Svid},
     tls,
     verifier::{ClientVerifier, Expected, PeerVerifier},
@@ -110,9 +110,10 @@ pub struct WorkloadTls {
     configurations: Arc<Mutex<Configurations>>,
 }
 
-/// Those that were made: with a configuration goes what it remembers of sessions.
+/// Those that were made in an epoch: with a configuration goes what it remembers of sessions.
 #[derive(Debug, Default)]
 struct Configurations {
+    epoch: u64,
     servers: Vec<(Vec<u8>, ClientAuth, Arc<ServerConfig>)>,
     clients: HashMap<(SpiffeId, Vec<u8>), Arc<ClientConfig>>,
 }
@@ -125,10 +126,8 @@ struct Current {
 impl WorkloadTls {
     /// Trusts `bundle`, and has no certificate yet: a client presents none, a server completes no handshake.
     pub fn new(trust_domain: TrustDomain, bundle: TrustBundle) -> Self {
-        let epoch = Epoch::default();
-        epoch.end();
         let bundle = Arc::new(ArcSwap::from_pointee(bundle));
-        Self { trust_domain, bundle, current: Arc::default(), epoch, configurations: Arc::default() }
+        Self { trust_domain, bundle, current: Arc::default(), epoch: Epoch::default(), configurations: Arc::default() }
     }
 
     /// The same, unless what is presented already is worth more: a replica that is behind issues under a root that others have
@@ -173,6 +172,12 @@ impl WorkloadTls {
         &self.trust_domain
     }
 
+    /// Trusts `bundle`, and nothing else, from now on, however old it is: the control plane that knew more is gone.
+    pub fn replace_bundle(&self, bundle: TrustBundle) {
+        self.bundle.store(Arc::new(bundle));
+        self.epoch.end();
+    }
+
     /// Trusts `bundle`, and nothing else, from now on; unless it is older than what is trusted already: it may come from a replica that
     /// is behind, and a root that was dropped stays dropped.
     pub fn set_bundle(&self, bundle: TrustBundle) {
@@ -211,7 +216,8 @@ impl WorkloadTls {
         self.current.load().as_ref().map(|current| current.certified.cert.clone()).unwrap_or_default()
     }
 
-    /// For accepting connections from any workload of our trust domain.
+    /// For accepting a connection from any workload of our trust domain. To be asked for with each: one that was made before
+    /// something changed resumes no sessions.
     pub fn server_config(&self, alpn: &[&[u8]], client: ClientAuth) -> Arc<ServerConfig> {
         let protocols = alpn.concat();
         let mut made = self.made();
@@ -222,12 +228,13 @@ impl WorkloadTls {
         }
         let peer = self.verifier(Expected::AnyWorkload(self.trust_domain.clone()));
         let config =
-            tls::server(ClientVerifier { peer, auth: client }, self.resolver(), alpn, Some(self.epoch.clone()));
+            tls::server(ClientVerifier { peer, auth: client }, self.resolver(), alpn, Tickets::new(&self.epoch));
         made.servers.push((protocols, client, config.clone()));
         config
     }
 
-    /// For connecting to `expected` and nobody else. We present our certificate if we have one by then.
+    /// For connecting to `expected` and nobody else. We present our certificate if we have one by then. To be asked for with each
+    /// connection, as [`WorkloadTls::server_config`].
     ///
     /// The server's name given to rustls with each connection is not looked at and not sent.
     pub fn client_config(&self, alpn: &[&[u8]], expected: &SpiffeId) -> Arc<ClientConfig> {
@@ -240,13 +247,18 @@ impl WorkloadTls {
             made.clients.clear();
         }
         let verifier = self.verifier(Expected::Workload(expected.clone()));
-        let config = tls::client(verifier, self.resolver(), alpn, Some(Sessions::new(self.epoch.clone())));
+        let config = tls::client(verifier, self.resolver(), alpn, Some(Sessions::new(&self.epoch)));
         made.clients.insert(key, config.clone());
         config
     }
 
     fn made(&self) -> MutexGuard<'_, Configurations> {
-        self.configurations.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut made = self.configurations.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.epoch.number();
+        if made.epoch != epoch {
+            *made = Configurations { epoch, ..Configurations::default() };
+        }
+        made
     }
 
     /// The same, but presenting nothing, whatever we have: for asking for a certificate. One that has expired, or whose root is

@@ -157,10 +157,8 @@ fn a_peer_is_nobody_before_the_handshake_is_complete() {
 fn sessions_are_resumed_until_something_changes() {
     let mesh = Mesh::new();
     let (web, voting) = (mesh.workload("web"), mesh.workload("voting"));
-    let client = web.client_config(ALPN, &id("voting"));
-    let server = voting.server_config(ALPN, ClientAuth::Required);
     let kind = || {
-        let (client, server) = handshake(client.clone(), server.clone()).established();
+        let (client, server) = call(&web, &voting).established();
         assert_eq!(AuthenticatedPeer::from_connection(&server).unwrap().id(), &id("web"));
         assert_eq!(AuthenticatedPeer::from_connection(&client).unwrap().id(), &id("voting"));
         assert_eq!(client.handshake_kind(), server.handshake_kind());
@@ -185,8 +183,31 @@ fn sessions_are_resumed_until_something_changes() {
     voting.set_bundle(mesh.bundle().with(denied("emoji")));
     assert_eq!(kind(), HandshakeKind::Resumed, "nothing has changed");
     voting.set_bundle(mesh.bundle().with(denied("web")));
-    let refused = handshake(client.clone(), server.clone());
+    let refused = call(&web, &voting);
     assert_eq!(refused.refusals().1, Some(Refusal::Denied(id("web").to_string())), "a ticket lets nobody in");
+}
+
+/// What was verified before something changed, and remembered after it, is of no use: a ticket may come at any time, and a handshake
+/// may take its time.
+#[test]
+fn a_session_does_not_cross_a_change() {
+    let mesh = Mesh::new();
+    let (web, voting) = (mesh.workload("web"), mesh.workload("voting"));
+    let denied = |name: &str| TrustPolicy { denied: [(id(name), false)].into(), ..TrustPolicy::default() };
+    // Those that connections have that were made before.
+    let client = web.client_config(ALPN, &id("voting"));
+    let server = voting.server_config(ALPN, ClientAuth::Required);
+    handshake(client.clone(), server.clone()).established();
+    web.set_bundle(mesh.bundle().with(denied("emoji")));
+    // A late ticket of the old connection's server: with it, the client would not look again.
+    let (late, _) = handshake(client.clone(), server.clone()).established();
+    assert_eq!((late.handshake_kind(), late.tls13_tickets_received()), (Some(HandshakeKind::Full), 1));
+    let (next, _) = handshake(client, server.clone()).established();
+    assert_eq!(next.handshake_kind(), Some(HandshakeKind::Full));
+    // A handshake that is completed by the server of before gives out nothing.
+    voting.set_bundle(mesh.bundle().with(denied("emoji")));
+    let (after, _) = handshake(web.client_config(ALPN, &id("voting")), server).established();
+    assert_eq!(after.tls13_tickets_received(), 0);
 }
 
 #[test]
@@ -484,6 +505,27 @@ fn what_a_revoked_issuer_has_signed_is_worth_nothing() {
     mesh.certify(&voting, "voting");
     assert_eq!(web.standing(), Standing::Good);
     call(&web, &voting).established();
+}
+
+/// Whoever has the key of an issuer that was revoked writes into a leaf what he likes, also nothing of who has signed it.
+#[test]
+fn a_leaf_that_does_not_say_who_has_signed_it_is_of_a_revoked_issuer_all_the_same() {
+    let authority = Authority::new("Test root");
+    let bundle = TrustBundle::new(vec![authority.certificate()]).unwrap();
+    let voting = WorkloadTls::new(trust_domain(), bundle.clone());
+    authority.certify(&voting, "voting");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = authority.sign_through_an_intermediate(&key, &authority::leaf(&[&id("web").to_string()]));
+    assert_eq!(KeyId::of_issuer(&chain[0]), None);
+    let come = || {
+        let config = voting.client_config(ALPN, &id("voting"));
+        let client = authority::client_presenting(&config, &key, chain.clone());
+        handshake(client, voting.server_config(ALPN, ClientAuth::Required))
+    };
+    come().established();
+    let revoked = [KeyId::of(&chain[1]).unwrap()].into();
+    voting.set_bundle(bundle.with(TrustPolicy { revoked, ..TrustPolicy::default() }));
+    assert_eq!(come().refusals().1, Some(Refusal::RevokedIssuer));
 }
 
 #[test]

@@ -277,6 +277,19 @@ impl Cluster {
         self.replicas[replica].flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
+    /// All replicas are killed, and their disks are gone: what is left is the seed, and what the platform keeps.
+    ///
+    /// # Errors
+    /// When a disk cannot be removed.
+    pub fn lose_everything(&mut self) -> io::Result<()> {
+        for replica in 0..self.len() {
+            self.kill(replica);
+            self.wipe(replica)?;
+        }
+        // Nobody is left whom it could let through.
+        fs::remove_file(self.path("gate"))
+    }
+
     /// The process of a replica that runs.
     pub fn pid(&self, replica: usize) -> Option<u32> {
         self.replicas[replica].process.as_ref().map(Child::id)

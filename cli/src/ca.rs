@@ -115,7 +115,7 @@ pub struct Identity {
 /// Which.
 #[derive(Debug, clap::Args)]
 pub struct RevokeArgs {
-    /// Name or id, as `conduit raft status` shows them
+    /// Name or id, as `conduit raft status` shows them; the id of one that was removed, as `conduit history` does
     #[arg(value_name = "REPLICA")]
     replica: String,
 }
@@ -142,8 +142,12 @@ pub async fn run(
         Command::Rotate(args) => rotate(args, control_plane, out).await,
         Command::ExportBundle => {
             let roots = status(control_plane).await?.roots;
-            let mut anchors: Vec<_> = roots.into_iter().map(|root| root.anchor.into()).collect();
-            anchors.dedup();
+            let mut anchors = Vec::new();
+            for anchor in roots.into_iter().map(|root| root.anchor.into()) {
+                if !anchors.contains(&anchor) {
+                    anchors.push(anchor);
+                }
+            }
             Ok(out.write_all(to_pem(&anchors).as_bytes())?)
         }
         Command::Deny(DenyArgs { identity, drop_connections }) => {

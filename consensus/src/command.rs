@@ -49,7 +49,12 @@ pub enum Command {
     /// Discovery changes that become visible together.
     Batch(Vec<Change>),
     /// The first trust root. Refused when there is one: of two that are proposed, the first wins.
-    CaInit(Box<SealedRoot>),
+    CaInit {
+        /// It.
+        root: Box<SealedRoot>,
+        /// It was that of a control plane which is gone, and was at least here: proxies may hold revisions of it.
+        after: Option<Revision>,
+    },
     /// A replica's own issuing certificate; replaces its earlier one.
     AddIssuer {
         /// Whose.
@@ -112,7 +117,7 @@ impl Command {
     pub fn feature_level(&self) -> u32 {
         match self {
             Self::Batch(changes) => changes.iter().map(Change::feature_level).max().unwrap_or(1),
-            Self::CaInit(_) | Self::AddIssuer { .. } | Self::Retire { .. } => 1,
+            Self::CaInit { .. } | Self::AddIssuer { .. } | Self::Retire { .. } => 1,
             Self::RevokeIssuer { .. }
             | Self::PrepareRoot { .. }
             | Self::ActivateRoot { .. }
@@ -198,7 +203,8 @@ impl fmt::Display for Command {
                     Some(more) => write!(f, " and {more} more"),
                 }
             }
-            Self::CaInit(root) => write!(f, "first trust root, {}", root.id),
+            Self::CaInit { root, after: None } => write!(f, "first trust root, {}", root.id),
+            Self::CaInit { root, after: Some(_) } => write!(f, "first trust root, {}, as it was kept", root.id),
             Self::AddIssuer { node, .. } => write!(f, "issuing certificate of {node}"),
             Self::RevokeIssuer { node } => write!(f, "revoked the issuing certificate of {node}"),
             Self::PrepareRoot { root, .. } => write!(f, "trust root {} prepared", root.id),

@@ -115,7 +115,7 @@ impl MeshState {
                     changes.into_iter().map(|change| self.change(at, change)).filter(|changed| *changed).count();
                 self.discovery_changed(at, changed > 0)
             }
-            Command::CaInit(root) => self.init_ca(*root, When { at, time_ms }),
+            Command::CaInit { root, after } => self.init_ca(index, *root, after, time_ms),
             // It is not what proxies are told.
             Command::AddIssuer { node, id, certificate } => {
                 self.change_ca(|ca| ca.add_issuer(node, IssuerRecord { id, certificate }))
@@ -281,13 +281,20 @@ impl MeshState {
         Outcome::Done
     }
 
-    fn init_ca(&mut self, root: SealedRoot, when: When) -> Outcome {
+    fn init_ca(&mut self, index: u64, root: SealedRoot, after: Option<Revision>, time_ms: u64) -> Outcome {
         match &self.ca {
             Some(ca) if ca.roots.iter().any(|known| known.root == root) => Outcome::Unchanged,
             Some(_) => Outcome::Rejected("there is a trust root already".to_owned()),
             None => {
-                self.ca = Some(Arc::new(CaState::new(root, when)));
-                self.discovery_changed(when.at, true)
+                if let Some(after) = after {
+                    // As when one replica goes on alone: nothing that a proxy holds is newer, or means something else.
+                    self.base = self.base.max(after.as_u64().saturating_add(RECOVERY_MARGIN));
+                    let was = self.clone();
+                    self.renew(self.revision_at(index), &was);
+                }
+                let at = self.revision_at(index);
+                self.ca = Some(Arc::new(CaState::new(root, When { at, time_ms })));
+                self.discovery_changed(at, true)
             }
         }
     }
@@ -327,7 +334,9 @@ impl MeshState {
         self.renew(at, &backup);
         if let Some(ca) = &mut self.ca {
             // They are of replicas that were; those that are note theirs again.
-            Arc::make_mut(ca).issuers.clear();
+            let ca = Arc::make_mut(ca);
+            ca.issuers.clear();
+            ca.issued_by.clear();
         }
         self.audit = backup.audit;
         self.discovery_changed(at, true)

@@ -179,7 +179,7 @@ async fn start_cluster(config: &Config, seed: &Seed) -> anyhow::Result<Cluster> 
 async fn serve_peers(config: &Config, seed: &Seed, own: &Own) -> anyhow::Result<()> {
     let address = config.listen(PEER_PORT);
     let tls = ReplicaTls::new(seed, &config.trust_domain, own.cluster.id())?.server_config();
-    let connections = serve::listen(address, tls, "peer", own.refusals.clone())
+    let connections = serve::listen(address, move || tls.clone(), "peer", own.refusals.clone())
         .await
         .with_context(|| format!("cannot listen on {address} for other replicas"))?;
     let services = server().add_service(own.cluster.raft_service()).add_service(PeerServer::new(own.clone()));
@@ -289,7 +289,9 @@ async fn serve_workloads(
         .add_service(TapService::new(own.taps.clone()));
     let listen = |server, port, client| {
         let address = config.listen(port);
-        (address, serve::listen(address, tls.server_config(&[b"h2"], client), server, own.refusals.clone()))
+        let tls = tls.clone();
+        let config = move || tls.server_config(&[b"h2"], client);
+        (address, serve::listen(address, config, server, own.refusals.clone()))
     };
     let proxy_api = serve_tls(listen("proxy-api", PROXY_API_PORT, ClientAuth::Optional), proxies);
     let public = serve_tls(listen("api", API_PORT, ClientAuth::Required), api);

@@ -40,7 +40,9 @@ pub struct Authority {
     /// One proposal at a time.
     proposing: bool,
     rotation: Rotation,
-    retry_at: Option<SystemTime>,
+    /// After something failed.
+    propose_at: Option<SystemTime>,
+    issue_at: Option<SystemTime>,
     record_at: Option<SystemTime>,
 }
 
@@ -71,6 +73,8 @@ pub enum Input {
     IssuerFailed,
     /// How far the others are.
     Measured(Reached),
+    /// The platform has not taken what it was to keep, some time ago.
+    NotKept,
     /// The time it asked to be woken at, or any other.
     Timer,
 }
@@ -106,9 +110,15 @@ impl Authority {
             issuer: None,
             proposing: false,
             rotation: Rotation::new(grace),
-            retry_at: None,
+            propose_at: None,
+            issue_at: None,
             record_at: None,
         }
+    }
+
+    /// Whether this replica's clock is the others'.
+    pub fn trust_clock(&mut self, trusted: bool) {
+        self.rotation.trust_clock(trusted);
     }
 
     /// Takes `input` at `now`.
@@ -129,15 +139,14 @@ impl Authority {
             }
             Input::Proposed(committed) => {
                 self.proposing = false;
-                if !committed {
-                    self.retry_at = Some(now + RETRY);
-                }
+                self.propose_at = (!committed).then_some(now + RETRY);
             }
             Input::IssuerCreated(issuing) => {
                 self.issuer = Some(issuing);
                 self.record_at = None;
             }
-            Input::IssuerFailed => self.retry_at = Some(now + RETRY),
+            Input::IssuerFailed => self.issue_at = Some(now + RETRY),
+            Input::NotKept => effects.extend(self.ca.clone().filter(|_| self.leading).map(Effect::Keep)),
             Input::Measured(reached) => self.rotation.measured(now, reached),
             Input::Timer => {}
         }
@@ -146,26 +155,36 @@ impl Authority {
     }
 
     fn act(&mut self, now: SystemTime, effects: &mut Vec<Effect>) {
-        if let Some(at) = self.retry_at.filter(|at| now < *at) {
-            effects.push(Effect::WakeAt(at));
-            return;
-        }
-        self.retry_at = None;
         let Some(ca) = self.ca.clone() else {
             if self.leading && !self.proposing {
-                self.proposing = true;
-                effects.push(Effect::CreateRoot);
+                match self.propose_at.filter(|at| now < *at) {
+                    Some(at) => effects.push(Effect::WakeAt(at)),
+                    None => {
+                        self.proposing = true;
+                        effects.push(Effect::CreateRoot);
+                    }
+                }
             }
             return;
         };
-        let Some(renew_at) = self.renew_issuer_at(now, &ca) else {
-            // It comes back with one, or with why there is none.
-            effects.push(Effect::CreateIssuer);
-            return;
-        };
-        let record_at = self.record(now, &ca, effects);
+        // One that cannot be made is no reason to leave a rotation where it is: another root may be what is missing.
+        let issuer_at = self.issue(now, &ca, effects);
+        // One that is about to be replaced is not worth noting.
+        let is_good = self.renew_issuer_at(now, &ca).is_some();
+        let record_at = if is_good { self.record(now, &ca, effects) } else { None };
         let rotate_at = if self.leading && !self.proposing { self.rotate(now, &ca, effects) } else { None };
-        effects.push(Effect::WakeAt([record_at, rotate_at].into_iter().flatten().fold(renew_at, SystemTime::min)));
+        let next = [issuer_at, record_at, rotate_at].into_iter().flatten().min();
+        effects.extend(next.map(Effect::WakeAt));
+    }
+
+    /// When to look again at the issuer; `None` when it is made now, which comes back here.
+    fn issue(&self, now: SystemTime, ca: &CaState, effects: &mut Vec<Effect>) -> Option<SystemTime> {
+        let renew_at = self.renew_issuer_at(now, ca);
+        let retry_at = self.issue_at.filter(|at| now < *at);
+        if renew_at.is_none() && retry_at.is_none() {
+            effects.push(Effect::CreateIssuer);
+        }
+        renew_at.or(retry_at)
     }
 
     /// `None` when one is to be made now.
@@ -191,6 +210,9 @@ impl Authority {
 
     /// When to look again.
     fn rotate(&mut self, now: SystemTime, ca: &CaState, effects: &mut Vec<Effect>) -> Option<SystemTime> {
+        if let Some(at) = self.propose_at.filter(|at| now < *at) {
+            return Some(at);
+        }
         match self.rotation.next(now, ca) {
             rotation::Next::Propose(step) => {
                 self.proposing = true;

@@ -64,7 +64,11 @@ impl Clock {
     }
 
     fn compared(&self, own: NodeId, times: &BTreeMap<NodeId, u64>) {
-        let offset = if times.len() < CLOCKS_MIN { 0 } else { offsets(times).get(&own).copied().unwrap_or_default() };
+        // What was found by more of them stays true when some are down.
+        if times.len() < CLOCKS_MIN {
+            return;
+        }
+        let offset = offsets(times).get(&own).copied().unwrap_or_default();
         let was = self.mistrusted();
         self.offset_ms.store(offset, Ordering::Relaxed);
         if let (None, Some(offset)) = (was, self.mistrusted()) {
@@ -113,6 +117,8 @@ mod tests {
             (&[200, 100, 101][..], true),
             (&[131, 100, 101], false),
             (&[20, 100, 101], true),
+            (&[200, 100], true),
+            (&[101, 100, 101], false),
             (&[200, 100], false),
             (&[200], false),
         ] {

@@ -23,7 +23,7 @@ use conduit_api::{
     },
     target::to_service_port,
 };
-use conduit_consensus::{CaState, MeshState, Versioned};
+use conduit_consensus::{MeshState, Versioned};
 use prost::Message as _;
 
 use self::encodings::{Encodings, Routed};
@@ -38,7 +38,7 @@ pub struct Subscriptions {
     encodings: Arc<Encodings>,
     sent: BTreeMap<Target, Sent>,
     /// What the bundle that it holds was made of.
-    bundle: Option<(Arc<CaState>, u32)>,
+    bundle: Option<(Revision, u32)>,
     /// The first response is sent even when it is empty: it tells the proxy that it is connected.
     greeted: bool,
 }
@@ -111,12 +111,10 @@ impl Subscriptions {
 
     /// The bundle, if the proxy does not hold it.
     fn bundle(&mut self, state: &MeshState) -> Option<identity::TrustBundle> {
-        let (ca, renew_within_ms) = (state.ca()?, renew_within_ms(state));
-        let is_held = |(held, within): &(Arc<CaState>, u32)| Arc::ptr_eq(held, ca) && *within == renew_within_ms;
-        if self.bundle.as_ref().is_some_and(is_held) {
+        let made_of = (state.ca()?.revision, renew_within_ms(state));
+        if self.bundle.replace(made_of) == Some(made_of) {
             return None;
         }
-        self.bundle = Some((ca.clone(), renew_within_ms));
         bundle_of(state)
     }
 }

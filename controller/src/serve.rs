@@ -85,12 +85,11 @@ impl Refusals {
 /// When the address cannot be bound.
 pub async fn listen(
     address: SocketAddr,
-    tls: Arc<ServerConfig>,
+    tls: impl Fn() -> Arc<ServerConfig> + Send + 'static,
     server: &'static str,
     refusals: Refusals,
 ) -> io::Result<Connections> {
     let listener = TcpListener::bind(address).await?;
-    let acceptor = TlsAcceptor::from(tls);
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let (sender, receiver) = mpsc::channel(HANDSHAKES_MAX);
     tokio::spawn(async move {
@@ -104,7 +103,7 @@ pub async fn listen(
                 }
             };
             let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
-            let (acceptor, sender, refusals) = (acceptor.clone(), sender.clone(), refusals.clone());
+            let (acceptor, sender, refusals) = (TlsAcceptor::from(tls()), sender.clone(), refusals.clone());
             tokio::spawn(async move {
                 match handshake(acceptor, stream, address).await {
                     // The server may be gone: so is the connection.

@@ -13,6 +13,7 @@ use std::{
 
 use conduit_api::{SpiffeId, TrustDomain, spiffe::ParseSpiffeError};
 use conduit_ca::{Refusal, TrustBundle};
+use futures::FutureExt as _;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -58,6 +59,15 @@ struct Inner {
 struct Control {
     stream: TlsStream<TcpStream>,
     refused: Arc<Notify>,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum NotConnected {
+    /// This proxy refused whom it met.
+    Refused(tonic::transport::Error),
+    /// Anything else.
+    Failed(tonic::transport::Error),
 }
 
 /// The connection that everything which this proxy asks for goes over. One of them, because each costs both ends some sixty
@@ -149,7 +159,22 @@ impl Controllers {
     /// # Errors
     /// When it cannot be made.
     pub async fn connect(&self, who: Who) -> Result<Channel, tonic::transport::Error> {
-        self.connect_by(&self.0.connector, who).await
+        // What is asked as nobody is asked to mend that.
+        let refused = if who == Who::Workload { self.0.refused.clone() } else { Arc::default() };
+        self.connect_by(&self.0.connector, who, refused).await
+    }
+
+    /// The same as nobody, for a certificate.
+    ///
+    /// # Errors
+    /// When it cannot be made, and whether that is because this proxy does not know the replica.
+    pub async fn connect_as_nobody(&self) -> Result<Channel, NotConnected> {
+        let refused = Arc::<Notify>::default();
+        let connected = self.connect_by(&self.0.connector, Who::Nobody, refused.clone()).await;
+        connected.map_err(|error| match refused.notified().now_or_never() {
+            Some(()) => NotConnected::Refused(error),
+            None => NotConnected::Failed(error),
+        })
     }
 
     /// The same as nobody, to one that `bundle` vouches for, whatever is trusted otherwise.
@@ -157,16 +182,19 @@ impl Controllers {
     /// # Errors
     /// When it cannot be made.
     pub async fn connect_trusting(&self, bundle: TrustBundle) -> Result<Channel, tonic::transport::Error> {
-        self.connect_by(&self.0.connector.trusting(bundle), Who::Nobody).await
+        self.connect_by(&self.0.connector.trusting(bundle), Who::Nobody, Arc::default()).await
     }
 
-    async fn connect_by(&self, connector: &Connector, who: Who) -> Result<Channel, tonic::transport::Error> {
+    async fn connect_by(
+        &self,
+        connector: &Connector,
+        who: Who,
+        refused: Arc<Notify>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let turn = self.0.next.get();
         self.0.next.set(turn.wrapping_add(1));
         let address = self.0.addresses[turn % self.0.addresses.len()].clone();
         let (connector, controller) = (connector.clone(), self.0.controller.clone());
-        // What is asked as nobody is asked to mend that.
-        let refused = if who == Who::Workload { self.0.refused.clone() } else { Arc::default() };
         // The URI is only what HTTP/2 wants to see; the connector knows where to go.
         Endpoint::from(Uri::from_static("http://controller.conduit"))
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

@@ -16,8 +16,7 @@ use tracing::{info, warn};
 
 use crate::{
     cache::Cache,
-    connect::Who,
-    control::{Controllers, backoff},
+    control::{Controllers, NotConnected, backoff},
 };
 
 /// A replica that has not signed by then is not asked any longer.
@@ -99,15 +98,23 @@ impl Certifier {
 
     /// To a replica that what this proxy trusts vouches for; or, if it was away while all of that was replaced, what its platform
     /// says now.
-    async fn connect(&self) -> anyhow::Result<Channel> {
-        let error = match timeout(CERTIFY_TIMEOUT, self.controllers.connect(Who::Nobody)).await? {
-            Ok(channel) => return Ok(channel),
-            Err(error) => error,
+    ///
+    /// Whether it had to be that.
+    async fn connect(&self) -> anyhow::Result<(Channel, bool)> {
+        let refused = match timeout(CERTIFY_TIMEOUT, self.controllers.connect_as_nobody()).await? {
+            Ok(channel) => return Ok((channel, false)),
+            // A connection that broke says nothing of whom to trust.
+            Err(NotConnected::Failed(error)) => return Err(error.into()),
+            Err(NotConnected::Refused(error)) => error,
         };
         let anchors = fs::read_to_string(&self.anchors).ok().and_then(|pem| TrustBundle::from_pem(&pem).ok());
-        match anchors.filter(|anchors| anchors.roots() != self.tls.bundle().roots()) {
-            Some(anchors) => Ok(timeout(CERTIFY_TIMEOUT, self.controllers.connect_trusting(anchors)).await??),
-            None => Err(error.into()),
+        let known = self.tls.bundle();
+        match anchors.filter(|anchors| anchors.roots().iter().any(|anchor| !known.roots().contains(anchor))) {
+            Some(anchors) => {
+                warn!("no replica is known any more; the one that this proxy's platform vouches for is asked");
+                Ok((timeout(CERTIFY_TIMEOUT, self.controllers.connect_trusting(anchors)).await??, true))
+            }
+            None => Err(refused.into()),
         }
     }
 
@@ -117,17 +124,20 @@ impl Certifier {
             .map_err(|error| anyhow::anyhow!("cannot read the identity token {}: {error}", self.token.display()))?;
         let key = KeyPair::generate()?;
         let request = CertifyRequest { csr: key.csr()?, token: token.trim().to_owned() };
-        let channel = self.connect().await?;
+        let (channel, began_anew) = self.connect().await?;
         let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
         let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
-        if let Some(bundle) = bundle {
-            self.tls.set_bundle(TrustBundle::try_from(bundle.clone())?);
-            self.cache.trusts(&bundle);
+        warn_of_skew(server_time_ms);
+        match bundle.map(TrustBundle::try_from).transpose()? {
+            // Nobody is left whom this proxy knew, and its platform vouches for this one.
+            Some(bundle) if began_anew => self.tls.replace_bundle(bundle),
+            Some(bundle) => self.tls.set_bundle(bundle),
+            None => {}
         }
+        self.cache.trusts(&(&*self.tls.bundle()).into());
         self.tls.renew_identity(&key, chain.iter().cloned().map(CertificateDer::from).collect())?;
         self.cache.certified(&key, &chain);
         let identity = self.tls.identity().ok_or_else(|| anyhow::anyhow!("the certificate was not taken over"))?;
-        warn_of_skew(server_time_ms);
         info!(spiffe_id = %identity.id, "certified");
         Ok(renew_at(identity.not_before, identity.not_after, rand::random()))
     }

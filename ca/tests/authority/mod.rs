@@ -57,6 +57,21 @@ impl Authority {
         vec![leaf.signed_by(key, &middle_issuer).unwrap().into(), middle_certificate]
     }
 
+    /// Its certificate says nothing of who has signed it.
+    pub fn sign_through_an_intermediate(
+        &self,
+        key: &rcgen::KeyPair,
+        leaf: &CertificateParams,
+    ) -> Vec<CertificateDer<'static>> {
+        let middle_key = rcgen::KeyPair::generate().unwrap();
+        let mut middle = CertificateParams::default();
+        middle.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        middle.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let certificate = middle.signed_by(&middle_key, &self.issuer).unwrap().der().clone();
+        let leaf = leaf.signed_by(key, &rcgen::Issuer::new(middle, middle_key)).unwrap();
+        vec![leaf.der().clone(), certificate]
+    }
+
     pub fn certify(&self, workload: &WorkloadTls, service_account: &str) {
         let key = KeyPair::generate().unwrap();
         let uri = format!("spiffe://cluster.local/ns/emojivoto/sa/{service_account}");

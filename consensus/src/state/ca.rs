@@ -16,6 +16,10 @@ use crate::command::{Link, Outcome};
 const ROOTS_MAX: usize = 4;
 /// Identities that are refused.
 pub const DENIED_MAX: usize = 1000;
+/// Keys of one replica that are remembered, to be revoked: it makes one at every start and every few days.
+const ISSUERS_PER_NODE_MAX: usize = 64;
+/// Replicas whose keys are remembered; beyond it, those that were removed are forgotten.
+const ISSUING_NODES_MAX: usize = 100;
 /// Issuers that are not believed any more; the oldest is forgotten, which is of use for a week at most.
 const REVOKED_MAX: usize = 1000;
 
@@ -26,6 +30,8 @@ pub struct CaState {
     pub roots: Vec<RootRecord>,
     /// Each replica's issuing certificate.
     pub issuers: BTreeMap<NodeId, IssuerRecord>,
+    /// The keys of those that it has had, the present one included, oldest first; also of replicas that were removed.
+    pub issued_by: BTreeMap<NodeId, Vec<KeyId>>,
     /// Identities that are refused.
     pub denied: BTreeMap<SpiffeId, Denial>,
     /// Issuers that are not believed any more, oldest first.
@@ -94,6 +100,7 @@ impl CaState {
         Self {
             roots: vec![record],
             issuers: BTreeMap::new(),
+            issued_by: BTreeMap::new(),
             denied: BTreeMap::new(),
             revoked: Vec::new(),
             revision: when.at,
@@ -169,7 +176,11 @@ impl CaState {
         if self.roots[position].state == RootState::Active {
             return Outcome::Rejected(format!("certificates are issued under root {id}; rotate to another one first"));
         }
-        self.roots.remove(position);
+        let dropped = self.roots.remove(position);
+        // An intermediate of the user's own, whose anchor is that of another one: it would be believed for ever.
+        if self.roots.iter().any(|root| root.root.anchor == dropped.root.anchor) {
+            self.revoke(dropped.root.id);
+        }
         // What it says of others is worth nothing any more.
         for record in &mut self.roots {
             record.link.take_if(|link| link.by == *id);
@@ -184,6 +195,14 @@ impl CaState {
         if self.issuers.get(&node) == Some(&issuer) {
             return Outcome::Unchanged;
         }
+        if !self.issued_by.contains_key(&node) && self.issued_by.len() >= ISSUING_NODES_MAX {
+            self.issued_by.retain(|node, _| self.issuers.contains_key(node));
+        }
+        let had = self.issued_by.entry(node).or_default();
+        if had.len() >= ISSUERS_PER_NODE_MAX {
+            had.remove(0);
+        }
+        had.push(issuer.id.clone());
         self.issuers.insert(node, issuer);
         Outcome::Done
     }
@@ -193,13 +212,22 @@ impl CaState {
     }
 
     pub(super) fn revoke_issuer(&mut self, node: NodeId) -> Outcome {
-        let Some(issuer) = self.remove_issuer(node) else { return Outcome::Unchanged };
-        self.issuers.retain(|_, known| known.id != issuer.id);
+        // Whoever has its key now may have had those before: they are valid as long.
+        let Some(had) = self.issued_by.remove(&node) else { return Outcome::Unchanged };
+        self.remove_issuer(node);
+        had.into_iter().for_each(|id| self.revoke(id));
+        Outcome::Done
+    }
+
+    fn revoke(&mut self, id: KeyId) {
+        self.issuers.retain(|_, known| known.id != id);
+        if self.revoked.contains(&id) {
+            return;
+        }
         if self.revoked.len() >= REVOKED_MAX {
             self.revoked.remove(0);
         }
-        self.revoked.push(issuer.id);
-        Outcome::Done
+        self.revoked.push(id);
     }
 
     pub(super) fn deny(&mut self, id: SpiffeId, denial: Denial) -> Outcome {

@@ -46,7 +46,7 @@ fn route(name: u8, parent: u8, backend: u8) -> HttpRoute {
 }
 
 fn root(byte: u8) -> Command {
-    Command::CaInit(Box::new(sealed(byte)))
+    Command::CaInit { root: Box::new(sealed(byte)), after: None }
 }
 
 fn key_id(byte: u8) -> KeyId {
@@ -324,6 +324,56 @@ fn an_issuer_that_was_revoked_does_not_come_back() {
     assert!(matches!(apply(&mut state, 5, issuer(1, 7)), Outcome::Rejected(_)), "told too late of what was revoked");
     assert_eq!(apply(&mut state, 6, issuer(1, 8)), Outcome::Done);
     assert_eq!(state.ca().unwrap().revoked, [key_id(7)]);
+}
+
+#[test]
+fn everything_that_a_replica_has_issued_is_revoked_also_when_it_was_removed() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, root(1));
+    for (index, id) in (2..).zip([7, 8, 9]) {
+        apply(&mut state, index, issuer(1, id));
+    }
+    apply(&mut state, 5, issuer(2, 20));
+    apply(&mut state, 6, Command::Retire { node: NodeId::new(1) });
+    assert_eq!(apply(&mut state, 7, Command::RevokeIssuer { node: NodeId::new(1) }), Outcome::Done);
+    assert_eq!(state.ca().unwrap().revoked, [key_id(7), key_id(8), key_id(9)]);
+    assert_eq!(state.ca().unwrap().issuers.len(), 1);
+    for index in 8..1000 {
+        apply(
+            &mut state,
+            index,
+            Command::AddIssuer {
+                node: NodeId::new(2),
+                id: KeyId::from_bytes(&index.to_be_bytes()),
+                certificate: vec![],
+            },
+        );
+    }
+    assert!(state.ca().unwrap().issued_by[&NodeId::new(2)].len() <= 64);
+}
+
+#[test]
+fn an_intermediate_that_was_dropped_is_not_believed_by_the_anchor_of_the_next() {
+    let mut state = MeshState::default();
+    let own = |byte: u8| SealedRoot { anchor: vec![99], ..sealed(byte) };
+    apply(&mut state, 1, Command::CaInit { root: Box::new(own(1)), after: None });
+    apply(&mut state, 2, Command::PrepareRoot { root: Box::new(own(2)), link: None });
+    apply(&mut state, 3, Command::ActivateRoot { root: key_id(2) });
+    apply(&mut state, 4, Command::DropRoot { root: key_id(1) });
+    assert_eq!(state.ca().unwrap().revoked, [key_id(1)]);
+}
+
+#[test]
+fn a_control_plane_that_goes_on_with_a_kept_root_is_ahead_of_the_one_that_was() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, Command::Batch(vec![Change::UpsertPod(pod(1, 1, true))]));
+    apply(&mut state, 2, Command::CaInit { root: Box::new(sealed(1)), after: Some(5_000.into()) });
+    let now = state.revision();
+    assert!(now.as_u64() > 5_000 + 1_000_000, "{now}");
+    assert!(state.pods().values().all(|pod| pod.version == now));
+    assert_eq!(state.ca().unwrap().revision, now);
+    apply(&mut state, 3, Command::Batch(vec![Change::UpsertPod(pod(1, 1, false))]));
+    assert_eq!(state.revision().as_u64(), now.as_u64() + 1);
 }
 
 #[test]

@@ -17,8 +17,9 @@ use conduit_api::{
     },
 };
 use conduit_ca::{KeyId, OwnIssuer, lifetime};
-use conduit_consensus::{CaState, Command, MeshState, RootRecord, RootState};
+use conduit_consensus::{CaState, Command, MeshState, Outcome, RootRecord, RootState};
 use tonic::Status;
+use zeroize::Zeroize as _;
 
 use super::{
     members::{ask_all, connected, find},
@@ -130,7 +131,26 @@ fn issuers(
 ///
 /// # Errors
 /// As the API describes them.
-pub async fn rotate(own: &Own, roots: &Roots, who: &str, request: CaRotateRequest) -> Result<CaRotateResponse, Status> {
+pub async fn rotate(
+    own: &Own,
+    roots: &Roots,
+    who: &str,
+    mut request: CaRotateRequest,
+) -> Result<CaRotateResponse, Status> {
+    let rotated = begin(own, roots, who, &request).await;
+    if let Some(own) = &mut request.own {
+        own.key.zeroize();
+    }
+    rotated
+}
+
+async fn begin(own: &Own, roots: &Roots, who: &str, request: &CaRotateRequest) -> Result<CaRotateResponse, Status> {
+    if let Some(offset) = own.clock.mistrusted() {
+        let offset = offset.as_secs();
+        return Err(Status::unavailable(format!(
+            "this replica's clock is {offset}s off: it makes no root that others could use"
+        )));
+    }
     let ca = current(own)?;
     let in_progress = ca.prepared().map(|prepared| prepared.root.id.clone());
     let root = match in_progress {
@@ -191,13 +211,12 @@ pub async fn deny(own: &Own, roots: &Roots, who: &str, request: CaDenyRequest) -
     {
         return Err(Status::invalid_argument("that is the control plane's own identity; without it nothing works"));
     }
-    let before = own.cluster.state().borrow().revision();
     let command = match request.allow {
         true => Command::AllowIdentity { id },
         false => Command::DenyIdentity { id, drop_connections: request.drop_connections },
     };
     let applied = propose(own, who, command).await?;
-    Ok(CaDenyResponse { revision: applied.revision.as_u64(), changed: applied.revision > before })
+    Ok(CaDenyResponse { revision: applied.revision.as_u64(), changed: applied.outcome != Outcome::Unchanged })
 }
 
 /// Believes no longer what a replica, by name or id, has issued.
@@ -205,9 +224,12 @@ pub async fn deny(own: &Own, roots: &Roots, who: &str, request: CaDenyRequest) -
 /// # Errors
 /// As the API describes them.
 pub async fn revoke(own: &Own, who: &str, member: &str) -> Result<(), Status> {
-    let node = find(own, member)?;
-    if !current(own)?.issuers.contains_key(&node) {
-        return Err(Status::failed_precondition(format!("{member} has no issuing certificate")));
+    // One that was removed has no name any more.
+    let ca = current(own)?;
+    let removed = member.parse().ok().filter(|node: &NodeId| ca.issued_by.contains_key(node));
+    let node = removed.map_or_else(|| find(own, member), Ok)?;
+    if !ca.issued_by.contains_key(&node) {
+        return Err(Status::failed_precondition(format!("{member} has issued nothing that could be revoked")));
     }
     propose(own, who, Command::RevokeIssuer { node }).await.map(drop)
 }

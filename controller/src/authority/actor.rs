@@ -20,6 +20,8 @@ use crate::{discovery::bundle_of, peer::server::Own, propose};
 /// Roots, leadership, one proposal, one timer.
 const MAILBOX: usize = 64;
 
+/// Before what the platform did not take is given to it again.
+const KEEP_RETRY: Duration = Duration::from_secs(5);
 /// A certificate that was valid for this long after it should not be is one of a clock that is off.
 const GRACE: Duration = Duration::from_secs(3600);
 
@@ -90,6 +92,7 @@ impl AuthorityActor {
     }
 
     fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
+        self.authority.trust_clock(self.own.clock.mistrusted().is_none());
         for effect in self.authority.handle(self.own.clock.now(), input) {
             self.perform(effect, ctx);
         }
@@ -116,7 +119,8 @@ impl AuthorityActor {
             }
             Effect::Keep(ca) => {
                 if let Err(error) = self.setup.roots.keep(&ca) {
-                    error!(error = %format_args!("{error:#}"), "the platform does not have the latest trust root");
+                    error!(error = %format_args!("{error:#}"), "the platform does not have the latest trust root yet");
+                    ctx.run_later(KEEP_RETRY, |actor, ctx| actor.step(Input::NotKept, ctx));
                 }
             }
             Effect::Measure => self.measure(ctx),
@@ -132,7 +136,7 @@ impl AuthorityActor {
     }
 
     fn create_root(&self, ctx: &mut Context<Self>) {
-        let command = self.setup.roots.first(self.own.clock.now()).map(|root| Command::CaInit(Box::new(root)));
+        let command = self.setup.roots.first(self.own.clock.now());
         self.propose(command, ctx);
     }
 

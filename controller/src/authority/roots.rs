@@ -1,14 +1,15 @@
 //! Making roots, opening them, and keeping them where the disks of all replicas may be lost.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
-use conduit_api::TrustDomain;
+use conduit_api::{Revision, TrustDomain};
 use conduit_ca::{ImportError, OwnIssuer, Root, RootError, SealedRoot, Seed, TrustBundle};
 use conduit_consensus::{CaState, Command, Link, RootRecord};
 use rustls::pki_types::CertificateDer;
@@ -49,6 +50,8 @@ struct Backup {
     trust_domain: TrustDomain,
     /// The one to begin with.
     root: SealedRoot,
+    /// That proxies may hold is not below this.
+    revision: Revision,
 }
 
 impl Roots {
@@ -56,10 +59,10 @@ impl Roots {
     ///
     /// # Errors
     /// When it cannot be had. Another one is not made then: whoever holds certificates under it would be a stranger.
-    pub fn first(&self, now: SystemTime) -> anyhow::Result<SealedRoot> {
-        if let Some(kept) = self.kept()? {
-            info!(root = %kept.id, "the trust root is the one that was kept");
-            return Ok(kept);
+    pub fn first(&self, now: SystemTime) -> anyhow::Result<Command> {
+        if let Some(Backup { root, revision, .. }) = self.kept()? {
+            info!(root = %root.id, "the trust root is the one that was kept");
+            return Ok(Command::CaInit { root: Box::new(root), after: Some(revision) });
         }
         let root = match &self.own {
             Some(files) => {
@@ -72,7 +75,7 @@ impl Roots {
             }
             None => Root::generate(&self.trust_domain, now, self.lifetime)?,
         };
-        Ok(root.seal(&self.seed)?)
+        Ok(Command::CaInit { root: Box::new(root.seal(&self.seed)?), after: None })
     }
 
     /// Proposes a root that is to follow the active one: the user's `own`, or a new one.
@@ -111,14 +114,15 @@ impl Roots {
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         if let (Some(path), Some(active)) = (&self.backup, ca.active()) {
-            let backup = Backup { trust_domain: self.trust_domain.clone(), root: active.root.clone() };
+            let (trust_domain, root) = (self.trust_domain.clone(), active.root.clone());
+            let backup = Backup { trust_domain, root, revision: ca.revision };
             replace_file(path, &serde_json::to_vec(&backup)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
 
-    fn kept(&self) -> anyhow::Result<Option<SealedRoot>> {
+    fn kept(&self) -> anyhow::Result<Option<Backup>> {
         let Some(path) = &self.backup else { return Ok(None) };
         let text = match fs::read(path) {
             Ok(text) => text,
@@ -134,7 +138,7 @@ impl Roots {
         if root.not_after() < SystemTime::now() {
             bail!("{}: it has expired", because());
         }
-        Ok(Some(backup.root))
+        Ok(Some(backup))
     }
 }
 
@@ -175,7 +179,14 @@ pub fn anchors(ca: &CaState) -> Vec<CertificateDer<'static>> {
 /// Each replica writes through a name of its own.
 fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let written = fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, path));
+    let write = || {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(content)?;
+        // Half a root would be in the way of every start.
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    let written = write();
     if written.is_err() {
         // On a full disk every byte counts.
         let _ = fs::remove_file(&temporary);
@@ -202,7 +213,7 @@ mod tests {
 
     fn state(root: SealedRoot) -> MeshState {
         let mut state = MeshState::default();
-        state.apply(1, Proposal::new("test", 0, Command::CaInit(Box::new(root))));
+        state.apply(1, Proposal::new("test", 0, Command::CaInit { root: Box::new(root), after: None }));
         state
     }
 
@@ -210,10 +221,15 @@ mod tests {
     fn the_seed_and_what_was_kept_bring_the_root_back() {
         let (directory, seed) = (tempfile::tempdir().unwrap(), Arc::new(Seed::generate()));
         let roots = roots(directory.path(), &seed);
-        let first = roots.first(SystemTime::now()).unwrap();
-        assert_ne!(roots.first(SystemTime::now()).unwrap().id, first.id, "nothing was kept yet");
+        let root = |command: Command| match command {
+            Command::CaInit { root, after } => (*root, after),
+            other => panic!("{other}"),
+        };
+        let (first, after) = root(roots.first(SystemTime::now()).unwrap());
+        assert_eq!(after, None);
+        assert_ne!(root(roots.first(SystemTime::now()).unwrap()).0.id, first.id, "nothing was kept yet");
         roots.keep(state(first.clone()).ca().unwrap()).unwrap();
-        assert_eq!(roots.first(SystemTime::now()).unwrap(), first);
+        assert_eq!(root(roots.first(SystemTime::now()).unwrap()), (first, Some(1.into())));
         let other = self::roots(directory.path(), &Arc::new(Seed::generate()));
         let refused = format!("{:#}", other.first(SystemTime::now()).unwrap_err());
         assert!(refused.contains("cannot be used") && refused.contains("does not open with this seed"), "{refused}");
@@ -225,7 +241,8 @@ mod tests {
     fn the_next_one_is_linked_to_the_active_one() {
         let (directory, seed) = (tempfile::tempdir().unwrap(), Arc::new(Seed::generate()));
         let roots = roots(directory.path(), &seed);
-        let mut state = state(roots.first(SystemTime::now()).unwrap());
+        let mut state = MeshState::default();
+        state.apply(1, Proposal::new("test", 0, roots.first(SystemTime::now()).unwrap()));
         let prepare = roots.prepare(state.ca().unwrap(), None, SystemTime::now()).unwrap();
         state.apply(2, Proposal::new("test", 0, prepare));
         let ca = state.ca().unwrap();

@@ -24,6 +24,7 @@ const ROTATE_AT: f64 = 0.8;
 /// What the leader knows of a rotation.
 pub struct Rotation {
     grace: Duration,
+    clock_is_trusted: bool,
     reached: Option<Reached>,
     measure_at: Option<SystemTime>,
     pause: Duration,
@@ -83,7 +84,7 @@ pub fn pending(ca: &CaState) -> Option<Pending<'_>> {
 impl Rotation {
     /// No certificate that was issued before a step is valid `grace` after it.
     pub fn new(grace: Duration) -> Self {
-        Self { grace, reached: None, measure_at: None, pause: MEASURE_PAUSE_MIN }
+        Self { grace, clock_is_trusted: true, reached: None, measure_at: None, pause: MEASURE_PAUSE_MIN }
     }
 
     /// What was measured is of no use any more.
@@ -98,22 +99,29 @@ impl Rotation {
         self.pause = (self.pause * 2).min(MEASURE_PAUSE_MAX);
     }
 
+    /// Whether the clock is the others': otherwise nothing is done because of the time.
+    pub fn trust_clock(&mut self, trusted: bool) {
+        self.clock_is_trusted = trusted;
+    }
+
     /// What to do at `now`.
     pub fn next(&mut self, now: SystemTime, ca: &CaState) -> Next {
         let Some(pending) = pending(ca) else {
             return match rotate_at(ca) {
-                Some(at) if now >= at => Next::Propose(Step::Prepare),
+                Some(at) if now >= at && self.clock_is_trusted => Next::Propose(Step::Prepare),
+                Some(at) if now >= at => Next::WaitUntil(Some(now + MEASURE_PAUSE_MAX)),
                 at => Next::WaitUntil(at),
             };
         };
         let given_up_at = SystemTime::UNIX_EPOCH + Duration::from_millis(pending.root.since_ms) + self.grace;
+        let is_given_up = now >= given_up_at && self.clock_is_trusted;
         let reached = self.reached.as_ref().filter(|reached| reached.step == pending.step);
-        if reached.is_some_and(|reached| reached.missing == 0) || now >= given_up_at {
+        if reached.is_some_and(|reached| reached.missing == 0) || is_given_up {
             self.changed();
             return Next::Propose(pending.step);
         }
         match self.measure_at {
-            Some(at) if now < at => Next::WaitUntil(Some(at.min(given_up_at))),
+            Some(at) if now < at => Next::WaitUntil(Some(at)),
             _ => {
                 self.measure_at = Some(now + MEASURE_TIMEOUT);
                 Next::Measure
@@ -148,7 +156,7 @@ mod tests {
     }
 
     fn init(root: &conduit_ca::SealedRoot) -> (u64, Command) {
-        (0, Command::CaInit(Box::new(root.clone())))
+        (0, Command::CaInit { root: Box::new(root.clone()), after: None })
     }
 
     #[test]
@@ -193,6 +201,10 @@ mod tests {
             Reached { step: Step::Activate(new.id.clone()), missing: 1 },
         );
         assert!(matches!(rotation.next(at(10) + GRACE - Duration::from_secs(1), ca), Next::WaitUntil(_)));
+        rotation.trust_clock(false);
+        let next = rotation.next(at(10) + GRACE, ca);
+        assert!(!matches!(next, Next::Propose(_)), "a clock that is off says nothing of that");
+        rotation.trust_clock(true);
         assert_eq!(rotation.next(at(10) + GRACE, ca), Next::Propose(Step::Activate(new.id)));
     }
 

@@ -31,7 +31,7 @@ fn issuing(id: u8, root: &SealedRoot, renew_at: u64) -> Issuing {
 }
 
 fn init(root: &SealedRoot) -> Command {
-    Command::CaInit(Box::new(root.clone()))
+    Command::CaInit { root: Box::new(root.clone()), after: None }
 }
 
 fn recorded(id: u8) -> Command {
@@ -118,6 +118,20 @@ fn a_failed_issuer_is_tried_again() {
     authority.handle(at(0), state(&[init(&sealed(0))]));
     assert_eq!(authority.handle(at(1), Input::IssuerFailed), [Effect::WakeAt(at(1) + RETRY)]);
     assert_eq!(authority.handle(at(2), Input::Timer), [Effect::CreateIssuer]);
+}
+
+/// The root has expired, and the one that is to follow it is there: the leader does not stop at what it cannot do.
+#[test]
+fn a_leader_that_cannot_issue_rotates_all_the_same() {
+    let (mut authority, old, new) = (authority(), sealed(0), sealed(0));
+    authority.handle(at(0), Input::Leading(false));
+    let prepare = Command::PrepareRoot { root: Box::new(new.clone()), link: None };
+    authority.handle(at(0), state(&[init(&old), prepare]));
+    authority.handle(at(0), Input::IssuerFailed);
+    let led = effects(authority.handle(at(0), Input::Leading(true)));
+    assert!(led.contains(&Effect::Measure), "{led:?}");
+    let reached = Input::Measured(Reached { step: Step::Activate(new.id.clone()), missing: 0 });
+    assert!(authority.handle(at(0), reached).contains(&Effect::Rotate(Step::Activate(new.id))));
 }
 
 #[test]

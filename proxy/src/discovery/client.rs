@@ -256,11 +256,12 @@ impl Stream {
             Ok(ack) => {
                 // Not before the revision is known to be no older than what is in force: a root that was dropped stays dropped.
                 if let Some(bundle) = bundle {
-                    update.bundle.iter().for_each(|bundle| self.cache.trusts(bundle));
+                    self.tls.set_bundle(bundle);
+                    let bundle = self.tls.bundle();
                     let denied = bundle.policy.denied.iter().filter(|(_, drop_connections)| **drop_connections);
                     let denied: Denied = Arc::new(denied.map(|(id, _)| id.clone()).collect());
-                    self.tls.set_bundle(bundle);
-                    // After that: a handshake that is completed from here on has been refused by the new bundle.
+                    self.cache.trusts(&(&*bundle).into());
+                    // After that: what is refused from here on is not in the list of connections, and what is not, is.
                     self.denied.send_if_modified(|known| {
                         *known != denied && {
                             *known = denied;

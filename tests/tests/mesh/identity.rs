@@ -5,12 +5,13 @@ use std::{fs, time::Duration};
 use conduit_api::proto::{
     cache::Cache,
     identity::{CertifyRequest, identity_client::IdentityClient},
-    public::{CaStatusRequest, SelfCheckRequest},
+    public::{CaRotateRequest, CaStatusRequest, SelfCheckRequest},
 };
 use conduit_ca::{KeyPair, LaunchToken, SealedRoot, Seed, TrustBundle, WorkloadTls, cache};
 use conduit_chaos::{
     cluster::Cluster,
     run::{self, Plan},
+    workloads,
 };
 use conduit_proxy::{
     connect::{Connector, Who},
@@ -301,6 +302,36 @@ fn no_connection_fails_while_roots_are_replaced_in_a_broken_control_plane() {
         assert!(outcome.failures.is_empty(), "seed {seed}: {:?} after {:?}", outcome.failures, told.borrow());
         assert!(outcome.rotations > 1 && outcome.exchanges > 100, "{outcome:?}");
     }
+}
+
+/// The seed and what the platform keeps bring a control plane back that workloads know, and that is ahead of what they hold.
+#[test]
+fn workloads_go_on_with_a_control_plane_that_has_lost_all_of_its_disks() {
+    let _turn = turn();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let mut cluster = Cluster::start(&programs::built(), 3).await.unwrap();
+        let seen = workloads::start(&cluster, 4, 2).await.unwrap();
+        let root = async |cluster: &Cluster| {
+            let mut api = Cluster::api(cluster.socket(0)).await.ok()?;
+            let roots = api.ca_status(CaStatusRequest {}).await.ok()?.into_inner().roots;
+            (roots.len() == 1).then(|| roots[0].id.clone())
+        };
+        let before = root(&cluster).await.unwrap();
+        cluster.lose_everything().unwrap();
+        (0..3).for_each(|replica| cluster.spawn(replica).unwrap());
+        cluster.all_vote().await.unwrap();
+        let is_back = async || root(&cluster).await.as_ref() == Some(&before);
+        cluster.wait("the root is what it was", is_back).await.unwrap();
+        // It can do with them what it could before: they acknowledge what it says.
+        let mut api = Cluster::api(cluster.socket(0)).await.unwrap();
+        api.ca_rotate(CaRotateRequest::default()).await.unwrap();
+        let is_next = async || root(&cluster).await.is_some_and(|root| root != before);
+        cluster.wait("another root has taken over", is_next).await.unwrap();
+        let exchanges = seen.exchanges();
+        cluster.wait("they go on", async || seen.exchanges() > exchanges + 20).await.unwrap();
+        assert_eq!(seen.failures(), [].into());
+    });
 }
 
 /// Every file that a run leaves behind, after everything that keys are used for has happened.
