@@ -41,9 +41,10 @@ pub async fn run(
     let mut failed = 0;
     for (number, pod) in pods.iter().enumerate() {
         let request = IdentityRequest { namespace: namespace.clone(), pod: pod.clone() };
-        writeln!(out, "POD {} ({} of {})", printable(pod), number + 1, pods.len())?;
+        let header = format!("POD {} ({} of {})", printable(pod), number + 1, pods.len());
         match control_plane.ask(async |client| client.identity(request.clone()).await).await {
             Ok(identity) => {
+                writeln!(out, "{header}")?;
                 for certificate in identity.chain {
                     let text = describe(&certificate).unwrap_or_else(|| "not a certificate\n".to_owned());
                     for line in text.lines() {
@@ -55,7 +56,7 @@ pub async fn run(
             Err(error) if pods.len() == 1 => return Err(error),
             Err(error) => {
                 failed += 1;
-                writeln!(out, "{}", printable(&format!("{error:#}")))?;
+                writeln!(out, "{header}\n  {}", printable(&format!("{error:#}")))?;
             }
         }
         writeln!(out)?;

@@ -16,7 +16,7 @@ use conduit_api::proto::{
     common::{ResourceRef, SocketAddress},
     public::{
         BasicStats, Change, CheckResult, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
-        check_result,
+        TrustRoot, check_result,
     },
     tap::{
         TapEvent,
@@ -427,6 +427,41 @@ async fn the_state_is_kept_in_a_file_and_brought_back() {
     for way in ["save", "restore --yes"] {
         assert!(fails(&format!("{flags} raft snapshot {way} {}", missing.display())).await.contains("no/such"));
     }
+}
+
+#[tokio::test]
+async fn whom_the_mesh_trusts_is_shown_and_changed() {
+    let mut answers = Answers::default();
+    answers.ca.trust_domain = "cluster.local".to_owned();
+    answers.ca.roots = vec![TrustRoot { id: "ab".repeat(20), state: "active".to_owned(), ..TrustRoot::default() }; 1];
+    answers.raft.members = vec![RaftMember { name: "controller-0".to_owned(), ..RaftMember::default() }];
+    let replica = Replica::start(answers);
+    let flags = format!("--api-addr {}", replica.address());
+    let (status, _) = ok(&format!("{flags} ca status")).await;
+    assert!(
+        status.starts_with("trust domain cluster.local\n") && status.contains("abababababababab   active"),
+        "{status}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&ok(&format!("{flags} ca status -o json")).await.0).unwrap();
+    assert_eq!(json["roots"][0]["id"], "ab".repeat(20));
+
+    let rotated = ok(&format!("{flags} ca rotate --wait")).await.0;
+    assert!(rotated.starts_with("root abababababababab is the only one that is trusted, after "), "{rotated}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("own.pem");
+    std::fs::write(&file, "a certificate").unwrap();
+    let own = format!("{flags} ca rotate --issuer-certificate-file {0} --issuer-key-file {0}", file.display());
+    assert_eq!(fails(&own).await, "error: the issuer's certificate has expired on Monday\n");
+    let half = format!("{flags} ca rotate --issuer-certificate-file {}", file.display());
+    assert!(fails(&half).await.contains("--issuer-key-file"));
+
+    let denied = ok(&format!("{flags} ca deny -n emojivoto web")).await.0;
+    assert_eq!(denied, "spiffe://cluster.local/ns/emojivoto/sa/web denied at revision 7\n");
+    let again = ok(&format!("{flags} ca deny spiffe://cluster.local/ns/a/sa/b")).await.0;
+    assert_eq!(again, "spiffe://cluster.local/ns/a/sa/b denied (unchanged) at revision 7\n");
+    assert!(ok(&format!("{flags} ca revoke controller-0")).await.0.contains("not believed any more"));
+    assert!(fails(&format!("{flags} ca revoke controller-9")).await.contains("controller-9"));
+    assert!(fails(&format!("{flags} identity -n emojivoto web-7")).await.contains("no such pod"));
 }
 
 #[tokio::test]

@@ -126,8 +126,8 @@ impl Authority {
         let mut effects = Vec::new();
         match input {
             Input::Leading(leading) => {
-                let began = leading && !std::mem::replace(&mut self.leading, leading);
-                effects.extend(self.ca.clone().filter(|_| began).map(Effect::Keep));
+                let led = std::mem::replace(&mut self.leading, leading);
+                effects.extend(self.ca.clone().filter(|_| leading && !led).map(Effect::Keep));
             }
             Input::Ca(ca) => {
                 if let Some(ca) = ca.filter(|ca| !self.ca.as_ref().is_some_and(|known| Arc::ptr_eq(known, ca))) {

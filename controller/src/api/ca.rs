@@ -18,6 +18,7 @@ use conduit_api::{
 };
 use conduit_ca::{KeyId, OwnIssuer, lifetime};
 use conduit_consensus::{CaState, Command, MeshState, Outcome, RootRecord, RootState};
+use tokio::time::timeout;
 use tonic::Status;
 use zeroize::Zeroize as _;
 
@@ -38,6 +39,8 @@ use crate::{
 
 /// Of those that hold up a rotation, so many are named.
 const EXAMPLES_MAX: usize = 10;
+/// What was committed is applied here by then.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// All of it.
 ///
@@ -173,7 +176,10 @@ async fn begin(own: &Own, roots: &Roots, who: &str, request: &CaRotateRequest) -
         }
     };
     if request.force {
-        propose(own, who, Command::ActivateRoot { root: root.clone() }).await?;
+        let activated = propose(own, who, Command::ActivateRoot { root: root.clone() }).await?;
+        // This replica may be a heartbeat behind the one that has committed it.
+        let mut state = own.cluster.state();
+        let _ = timeout(CATCH_UP, state.wait_for(|state| state.revision() >= activated.revision)).await;
         let retired =
             current(own)?.roots.iter().filter(|known| known.state == RootState::Retired).cloned().collect::<Vec<_>>();
         for record in retired {

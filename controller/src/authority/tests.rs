@@ -135,6 +135,20 @@ fn a_leader_that_cannot_issue_rotates_all_the_same() {
 }
 
 #[test]
+fn who_does_not_lead_any_more_does_nothing_of_a_leader() {
+    let (mut authority, old, new) = (authority(), sealed(0), sealed(0));
+    let prepare = Command::PrepareRoot { root: Box::new(new.clone()), link: None };
+    let prepared = || state(&[init(&old), recorded(7), prepare.clone()]);
+    authority.handle(at(0), Input::Leading(true));
+    authority.handle(at(0), Input::Proposed(true));
+    authority.handle(at(0), Input::Leading(false));
+    let told = authority.handle(at(1), prepared());
+    assert!(!told.iter().any(|effect| matches!(effect, Effect::Keep(_) | Effect::Measure)), "{told:?}");
+    let reached = Input::Measured(Reached { step: Step::Activate(new.id), missing: 0 });
+    assert!(!authority.handle(at(1), reached).iter().any(|effect| matches!(effect, Effect::Rotate(_))));
+}
+
+#[test]
 fn only_the_leader_takes_the_steps_of_a_rotation() {
     let (old, new) = (sealed(0), sealed(0));
     let prepare = Command::PrepareRoot { root: Box::new(new.clone()), link: None };
