@@ -130,22 +130,6 @@ impl WorkloadTls {
         Self { trust_domain, bundle, current: Arc::default(), epoch: Epoch::default(), configurations: Arc::default() }
     }
 
-    /// The same, unless what is presented already is worth more: a replica that is behind issues under a root that others have
-    /// left behind.
-    ///
-    /// # Errors
-    /// Then, and as there.
-    pub fn renew_identity(&self, key: &KeyPair, chain: Vec<CertificateDer<'static>>) -> Result<(), IdentityError> {
-        let renewed = Self::new(self.trust_domain.clone(), TrustBundle::clone(&self.bundle.load()));
-        renewed.set_identity(key, chain.clone())?;
-        match (renewed.standing(), self.standing()) {
-            (Standing::Good, _) | (Standing::Superseded, Standing::Superseded | Standing::Worthless) => {
-                self.set_identity(key, chain)
-            }
-            (Standing::Superseded, Standing::Good) | (Standing::Worthless, _) => Err(IdentityError::Behind),
-        }
-    }
-
     /// Presents `chain` (the leaf first) from now on, and proves `key`.
     ///
     /// Whether peers accept it is for them to say: neither its time nor its issuer is verified here.
@@ -165,6 +149,22 @@ impl WorkloadTls {
         self.current.store(Some(Arc::new(Current { identity: Arc::new(identity), certified: Arc::new(certified) })));
         self.epoch.end();
         Ok(())
+    }
+
+    /// As [`WorkloadTls::set_identity`], unless what is presented already is worth more: a replica that is behind issues under a root
+    /// that others have left behind.
+    ///
+    /// # Errors
+    /// Then, and as there.
+    pub fn renew_identity(&self, key: &KeyPair, chain: Vec<CertificateDer<'static>>) -> Result<(), IdentityError> {
+        let renewed = Self::new(self.trust_domain.clone(), TrustBundle::clone(&self.bundle.load()));
+        renewed.set_identity(key, chain.clone())?;
+        match (renewed.standing(), self.standing()) {
+            (Standing::Good, _) | (Standing::Superseded, Standing::Superseded | Standing::Worthless) => {
+                self.set_identity(key, chain)
+            }
+            (Standing::Superseded, Standing::Good) | (Standing::Worthless, _) => Err(IdentityError::Behind),
+        }
     }
 
     /// Of all identities that are accepted.
@@ -252,6 +252,13 @@ impl WorkloadTls {
         config
     }
 
+    /// The same, but presenting nothing, whatever we have: for asking for a certificate. One that has expired, or whose root is
+    /// gone, would be refused, and there would be no way back.
+    pub fn anonymous_client_config(&self, alpn: &[&[u8]], expected: &SpiffeId) -> Arc<ClientConfig> {
+        tls::client(self.verifier(Expected::Workload(expected.clone())), Presented(Arc::default()), alpn, None)
+    }
+
+    /// Those of the present epoch.
     fn made(&self) -> MutexGuard<'_, Configurations> {
         let mut made = self.configurations.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = self.epoch.number();
@@ -259,12 +266,6 @@ impl WorkloadTls {
             *made = Configurations { epoch, ..Configurations::default() };
         }
         made
-    }
-
-    /// The same, but presenting nothing, whatever we have: for asking for a certificate. One that has expired, or whose root is
-    /// gone, would be refused, and there would be no way back.
-    pub fn anonymous_client_config(&self, alpn: &[&[u8]], expected: &SpiffeId) -> Arc<ClientConfig> {
-        tls::client(self.verifier(Expected::Workload(expected.clone())), Presented(Arc::default()), alpn, None)
     }
 
     fn verifier(&self, expected: Expected) -> PeerVerifier {
