@@ -1,15 +1,8 @@
 #!/usr/bin/env bash
 # What the control plane alone can do: writes, fail-over, restart, fan-out. Controllers of its own, on loopback addresses.
 # PROXIES (default 10000), ROUNDS of fail-over (default 20) and DURATION of the writes (default 10s) may be set.
-set -euo pipefail
-export LC_ALL=C
-cd "$(dirname "$0")/.."
+source "$(dirname "$0")/programs.sh"
 
-# The programs to measure; built here unless CONDUIT_BIN says where they are.
-if [[ -z ${CONDUIT_BIN:-} ]]; then
-    cargo build --workspace --release --bins --locked
-    CONDUIT_BIN=$PWD/target/release
-fi
 bench="$CONDUIT_BIN/conduit-bench control-plane"
 $bench writes --duration "${DURATION:-10s}"
 $bench failover --rounds "${ROUNDS:-20}"

@@ -1,14 +1,6 @@
 # What the measurements share: the programs, and a mesh of their own in a directory of its own. Sourced by them.
 # shellcheck shell=bash
-set -euo pipefail
-export LC_ALL=C
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-# The programs to measure; built here unless CONDUIT_BIN says where they are.
-if [[ -z ${CONDUIT_BIN:-} ]]; then
-    cargo build --workspace --release --bins --locked
-    CONDUIT_BIN=$PWD/target/release
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/programs.sh"
 export PATH=$CONDUIT_BIN:$PATH
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/conduit-bench-XXXXXX")

@@ -8,6 +8,7 @@ use rcgen::{
     SanType, SerialNumber, string::Ia5String,
 };
 use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
 
 use crate::key::CryptoError;
 
@@ -30,6 +31,15 @@ impl Validity {
         Self { not_before: whole_seconds(now - SKEW), not_after: whole_seconds(now + lifetime.min(LIFETIME_MAX)) }
     }
 
+    /// That of a certificate.
+    pub(crate) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let validity = certificate.validity();
+        Self {
+            not_before: validity.not_before.to_datetime().into(),
+            not_after: validity.not_after.to_datetime().into(),
+        }
+    }
+
     /// The same, ending with `limit` if that is earlier: a chain is no longer valid than its issuers are.
     pub(crate) fn until(self, limit: SystemTime) -> Self {
         Self { not_after: self.not_after.min(limit), ..self }
@@ -39,8 +49,8 @@ impl Validity {
 /// From when to when the certificate `der` is valid; `None` of what is none.
 pub fn lifetime(der: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let validity = certificate.validity();
-    Some((validity.not_before.to_datetime().into(), validity.not_after.to_datetime().into()))
+    let Validity { not_before, not_after } = Validity::of(&certificate);
+    Some((not_before, not_after))
 }
 
 fn whole_seconds(time: SystemTime) -> SystemTime {

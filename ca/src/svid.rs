@@ -52,7 +52,7 @@ impl Svid {
         }
         let mut uris = uris(&certificate)?;
         match (uris.pop(), uris.len()) {
-            (Some(uri), 0) => Ok(Self { uri, validity: validity(&certificate) }),
+            (Some(uri), 0) => Ok(Self { uri, validity: Validity::of(&certificate) }),
             (last, others) => Err(NotSvid::Uris(others + usize::from(last.is_some()))),
         }
     }
@@ -64,7 +64,7 @@ impl Svid {
         if uris.len() > 1 {
             return Err(NotSvid::Uris(uris.len()));
         }
-        Ok(AuthorityName { uri: uris.pop(), validity: validity(&certificate) })
+        Ok(AuthorityName { uri: uris.pop(), validity: Validity::of(&certificate) })
     }
 }
 
@@ -75,14 +75,6 @@ fn uris(certificate: &X509Certificate<'_>) -> Result<Vec<String>, NotSvid> {
         return Err(NotSvid::Encoding);
     }
     Ok(names.iter().filter_map(as_uri).map(str::to_owned).collect())
-}
-
-fn validity(certificate: &X509Certificate<'_>) -> Validity {
-    let validity = certificate.validity();
-    Validity {
-        not_before: validity.not_before.to_datetime().into(),
-        not_after: validity.not_after.to_datetime().into(),
-    }
 }
 
 fn as_uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {

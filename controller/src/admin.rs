@@ -121,7 +121,7 @@ impl Admin {
         let roots = Family::<Root, Gauge>::default();
         for record in state.ca().iter().flat_map(|ca| &ca.roots) {
             let not_after = lifetime(&record.root.certificate).map_or(0, |(_, not_after)| unix_ms(not_after));
-            let labels = Root { root: record.root.id.to_string(), state: format!("{:?}", record.state).to_lowercase() };
+            let labels = Root { root: record.root.id.to_string(), state: record.state.to_string() };
             roots.get_or_create(&labels).set(expiry(not_after));
         }
         let help = "When a trust root expires, since the Unix epoch";

@@ -168,23 +168,24 @@ impl Authority {
             return;
         };
         // One that cannot be made is no reason to leave a rotation where it is: another root may be what is missing.
-        let issuer_at = self.issue(now, &ca, effects);
-        // One that is about to be replaced is not worth noting.
-        let is_good = self.renew_issuer_at(now, &ca).is_some();
-        let record_at = if is_good { self.record(now, &ca, effects) } else { None };
+        let renew_at = self.renew_issuer_at(now, &ca);
+        let (issuer_at, record_at) = match renew_at {
+            Some(_) => (renew_at, self.record(now, &ca, effects)),
+            // One that is about to be replaced is not worth noting.
+            None => (self.issue(now, effects), None),
+        };
         let rotate_at = if self.leading && !self.proposing { self.rotate(now, &ca, effects) } else { None };
         let next = [issuer_at, record_at, rotate_at].into_iter().flatten().min();
         effects.extend(next.map(Effect::WakeAt));
     }
 
-    /// When to look again at the issuer; `None` when it is made now, which comes back here.
-    fn issue(&self, now: SystemTime, ca: &CaState, effects: &mut Vec<Effect>) -> Option<SystemTime> {
-        let renew_at = self.renew_issuer_at(now, ca);
+    /// When to try again to make an issuer; `None` when it is made now, which comes back here.
+    fn issue(&self, now: SystemTime, effects: &mut Vec<Effect>) -> Option<SystemTime> {
         let retry_at = self.issue_at.filter(|at| now < *at);
-        if renew_at.is_none() && retry_at.is_none() {
+        if retry_at.is_none() {
             effects.push(Effect::CreateIssuer);
         }
-        renew_at.or(retry_at)
+        retry_at
     }
 
     /// `None` when one is to be made now.

@@ -13,7 +13,11 @@ use conduit_api::NodeId;
 use tokio::time::sleep;
 use tracing::warn;
 
-use crate::{api::members::ask_all, peer::server::Own, propose::unix_ms};
+use crate::{
+    api::members::{Answers, ask_all},
+    peer::server::Own,
+    propose::unix_ms,
+};
 
 /// A replica whose clock is further from the one in the middle than this signs nothing: half of what peers forgive.
 const OFFSET_MAX: Duration = Duration::from_secs(30);
@@ -78,15 +82,14 @@ impl Clock {
 }
 
 /// What each replica says that the time is.
-pub async fn times(own: &Own) -> BTreeMap<NodeId, u64> {
-    let answers = ask_all(own, false).await;
-    answers.into_iter().filter_map(|(node, answer)| Some((node, answer?.time_ms))).collect()
+pub fn times(answers: &Answers) -> BTreeMap<NodeId, u64> {
+    answers.iter().filter_map(|(node, answer)| Some((*node, answer.as_ref()?.time_ms))).collect()
 }
 
 /// Compares for ever.
 pub async fn keep_comparing(own: Own) {
     loop {
-        let mut times = times(&own).await;
+        let mut times = times(&ask_all(&own, false).await);
         // The others' answers took until now.
         times.insert(own.cluster.id(), unix_ms(own.clock.now()));
         own.clock.compared(own.cluster.id(), &times);

@@ -4,7 +4,7 @@
 //!   prepared ──► active ──► retired ──► (dropped)      trusted in all three; issued under in one
 //! ```
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use conduit_api::{NodeId, Revision, SpiffeId};
 use conduit_ca::{KeyId, SealedRoot};
@@ -64,6 +64,16 @@ pub enum RootState {
     Active,
     /// Trusted for the sake of certificates that were issued under it.
     Retired,
+}
+
+impl fmt::Display for RootState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prepared => "prepared",
+            Self::Active => "active",
+            Self::Retired => "retired",
+        })
+    }
 }
 
 /// A replica's issuing certificate.

@@ -1,10 +1,6 @@
 //! Whom the mesh trusts, and who is denied.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use conduit_api::{
     NodeId, SpiffeId,
@@ -23,11 +19,12 @@ use tonic::Status;
 use zeroize::Zeroize as _;
 
 use super::{
-    members::{ask_all, connected, find},
+    members::{Answers, ask_all, connected, find},
     routes::propose,
 };
 use crate::{
     authority::{
+        actor::controller_id,
         reach,
         roots::{PrepareError, Roots},
         rotation::{self, Step},
@@ -51,13 +48,12 @@ pub async fn status(own: &Own, roots: &Roots) -> Result<CaStatusResponse, Status
     let ca =
         state.ca().ok_or_else(|| Status::not_found("there is no trust root yet; it is made by the first leader"))?;
     let answers = ask_all(own, true).await;
-    let times = answers.iter().filter_map(|(node, answer)| Some((*node, answer.as_ref()?.time_ms))).collect();
-    let offsets = clock::offsets(&times);
-    let expiries = connected(answers.values().flatten().cloned());
+    let offsets = clock::offsets(&clock::times(&answers));
+    let expiries = connected(&answers);
     let expiries: Vec<_> = expiries.values().filter_map(|proxy| Some(proxy.certified.as_ref()?.not_after_ms)).collect();
     let rotation = match rotation::pending(ca) {
         Some(pending) => {
-            let mut missing = reach::missing(own, &pending).await;
+            let mut missing = reach::missing(own, &pending, &answers);
             let waiting_for = u32::try_from(missing.len()).unwrap_or(u32::MAX);
             missing.truncate(EXAMPLES_MAX);
             let (step, root) = match &pending.step {
@@ -89,15 +85,10 @@ pub async fn status(own: &Own, roots: &Roots) -> Result<CaStatusResponse, Status
 }
 
 fn root(record: &RootRecord) -> TrustRoot {
-    let state = match record.state {
-        RootState::Prepared => "prepared",
-        RootState::Active => "active",
-        RootState::Retired => "retired",
-    };
     let until = |der: &[u8]| lifetime(der).map(|(_, not_after)| unix_ms(not_after)).unwrap_or_default();
     TrustRoot {
         id: record.root.id.to_string(),
-        state: state.to_owned(),
+        state: record.state.to_string(),
         since_ms: record.since_ms,
         not_after_ms: until(&record.root.anchor),
         imported: record.root.imported,
@@ -107,11 +98,7 @@ fn root(record: &RootRecord) -> TrustRoot {
 }
 
 /// As each says of itself.
-fn issuers(
-    own: &Own,
-    answers: &BTreeMap<NodeId, Option<StatusResponse>>,
-    offsets: &BTreeMap<NodeId, i64>,
-) -> Vec<Issuer> {
+fn issuers(own: &Own, answers: &Answers, offsets: &BTreeMap<NodeId, i64>) -> Vec<Issuer> {
     let members = own.cluster.status().borrow().members.clone();
     let issuers = members.iter().map(|(node, member)| {
         let answer = answers.get(node).and_then(Option::as_ref);
@@ -212,9 +199,7 @@ pub async fn deny(own: &Own, roots: &Roots, who: &str, request: CaDenyRequest) -
         let ours = &roots.trust_domain;
         return Err(Status::invalid_argument(format!("`{id}` is not of this mesh's trust domain, `{ours}`")));
     }
-    if id.to_string()
-        == crate::authority::actor::controller_id(&roots.trust_domain).map(|id| id.to_string()).unwrap_or_default()
-    {
+    if controller_id(&roots.trust_domain).is_ok_and(|own| own == id) {
         return Err(Status::invalid_argument("that is the control plane's own identity; without it nothing works"));
     }
     let command = match request.allow {
@@ -243,9 +228,4 @@ pub async fn revoke(own: &Own, who: &str, member: &str) -> Result<(), Status> {
 fn current(own: &Own) -> Result<Arc<CaState>, Status> {
     let state: Arc<MeshState> = own.cluster.state().borrow().clone();
     state.ca().cloned().ok_or_else(|| Status::failed_precondition("there is no trust root yet"))
-}
-
-/// Since the Unix epoch.
-pub fn time(ms: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }

@@ -31,7 +31,10 @@ const WAIT_POLL: Duration = Duration::from_millis(25);
 const EXAMPLES_MAX: usize = 10;
 
 /// What every replica says of itself; `None` of one that cannot be asked.
-pub async fn ask_all(own: &Own, with_proxies: bool) -> BTreeMap<NodeId, Option<StatusResponse>> {
+pub type Answers = BTreeMap<NodeId, Option<StatusResponse>>;
+
+/// Asks all of them, this one included.
+pub async fn ask_all(own: &Own, with_proxies: bool) -> Answers {
     let request = StatusRequest { with_proxies };
     let others =
         ask_others(&own.cluster, |mut peer| async move { peer.status(request).await.map(tonic::Response::into_inner) });
@@ -185,18 +188,19 @@ pub fn refused(error: ProposeError) -> Status {
 
 /// The proxies that are connected to some replica, with what each has.
 pub async fn connected_proxies(own: &Own) -> BTreeMap<PodName, Connected> {
-    connected(ask_all(own, true).await.into_values().flatten())
+    connected(&ask_all(own, true).await)
 }
 
 /// The same, of replicas that have answered already.
-pub fn connected(answers: impl Iterator<Item = StatusResponse>) -> BTreeMap<PodName, Connected> {
+pub fn connected(answers: &Answers) -> BTreeMap<PodName, Connected> {
     let mut connected = BTreeMap::new();
     for ConnectedProxy { namespace, pod, acked_revision, root, not_after_ms } in
-        answers.flat_map(|answer| answer.proxies)
+        answers.values().flatten().flat_map(|answer| &answer.proxies)
     {
-        if let Ok(pod) = PodName::new(&namespace, &pod) {
-            let certified = (!root.is_empty()).then(|| Certified { root: KeyId::from_bytes(&root), not_after_ms });
-            merge(&mut connected, pod, Connected { revision: acked_revision.into(), certified });
+        if let Ok(pod) = PodName::new(namespace, pod) {
+            let not_after_ms = *not_after_ms;
+            let certified = (!root.is_empty()).then(|| Certified { root: KeyId::from_bytes(root), not_after_ms });
+            merge(&mut connected, pod, Connected { revision: (*acked_revision).into(), certified });
         }
     }
     connected
