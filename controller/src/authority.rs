@@ -30,6 +30,8 @@ use self::rotation::{Reached, Rotation, Step};
 const RETRY: Duration = Duration::from_millis(500);
 /// What was noted in the log is in the state by then, or is noted again.
 const RECORD_RETRY: Duration = Duration::from_secs(5);
+/// Before what the platform did not take is given to it again.
+const KEEP_RETRY: Duration = Duration::from_secs(5);
 
 /// What this replica's authority holds, and what it is waiting for.
 pub struct Authority {
@@ -44,6 +46,10 @@ pub struct Authority {
     propose_at: Option<SystemTime>,
     issue_at: Option<SystemTime>,
     record_at: Option<SystemTime>,
+    /// When the platform is to be given what it keeps.
+    keep_at: Option<SystemTime>,
+    /// What it has.
+    kept: Option<Arc<CaState>>,
 }
 
 /// The issuer in use.
@@ -73,7 +79,9 @@ pub enum Input {
     IssuerFailed,
     /// How far the others are.
     Measured(Reached),
-    /// The platform has not taken what it was to keep, some time ago.
+    /// The platform has this.
+    Kept(Arc<CaState>),
+    /// The platform has not taken what it was to keep.
     NotKept,
     /// The time it asked to be woken at, or any other.
     Timer,
@@ -91,6 +99,7 @@ pub enum Effect {
     /// Tells everybody who asks this replica whom to trust.
     Publish(Arc<CaState>),
     /// Has the platform keep it, which one replica at a time does: one that is behind would undo what others have written.
+    /// Answers with [`Input::Kept`] or [`Input::NotKept`].
     Keep(Arc<CaState>),
     /// Finds out how far the others are; answers with [`Input::Measured`].
     Measure,
@@ -113,6 +122,8 @@ impl Authority {
             propose_at: None,
             issue_at: None,
             record_at: None,
+            keep_at: None,
+            kept: None,
         }
     }
 
@@ -127,14 +138,16 @@ impl Authority {
         match input {
             Input::Leading(leading) => {
                 let led = std::mem::replace(&mut self.leading, leading);
-                effects.extend(self.ca.clone().filter(|_| leading && !led).map(Effect::Keep));
+                if leading && !led {
+                    self.keep_at = Some(now);
+                }
             }
             Input::Ca(ca) => {
                 if let Some(ca) = ca.filter(|ca| !self.ca.as_ref().is_some_and(|known| Arc::ptr_eq(known, ca))) {
                     self.ca = Some(ca.clone());
                     self.rotation.changed();
-                    effects.push(Effect::Publish(ca.clone()));
-                    effects.extend(self.leading.then_some(Effect::Keep(ca)));
+                    effects.push(Effect::Publish(ca));
+                    self.keep_at = Some(now);
                 }
             }
             Input::Proposed(committed) => {
@@ -146,7 +159,8 @@ impl Authority {
                 self.record_at = None;
             }
             Input::IssuerFailed => self.issue_at = Some(now + RETRY),
-            Input::NotKept => effects.extend(self.ca.clone().filter(|_| self.leading).map(Effect::Keep)),
+            Input::Kept(ca) => self.kept = Some(ca),
+            Input::NotKept => self.keep_at = Some(now + KEEP_RETRY),
             Input::Measured(reached) => self.rotation.measured(now, reached),
             Input::Timer => {}
         }
@@ -167,6 +181,7 @@ impl Authority {
             }
             return;
         };
+        let keep_at = if self.leading { self.keep(now, &ca, effects) } else { None };
         // One that cannot be made is no reason to leave a rotation where it is: another root may be what is missing.
         let renew_at = self.renew_issuer_at(now, &ca);
         let (issuer_at, record_at) = match renew_at {
@@ -174,9 +189,21 @@ impl Authority {
             // One that is about to be replaced is not worth noting.
             None => (self.issue(now, effects), None),
         };
-        let rotate_at = if self.leading && !self.proposing { self.rotate(now, &ca, effects) } else { None };
-        let next = [issuer_at, record_at, rotate_at].into_iter().flatten().min();
+        // What the platform keeps is to be what somebody still trusts, when it is needed.
+        let is_kept = self.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &ca));
+        let may_rotate = self.leading && !self.proposing && is_kept;
+        let rotate_at = if may_rotate { self.rotate(now, &ca, effects) } else { None };
+        let next = [keep_at, issuer_at, record_at, rotate_at].into_iter().flatten().min();
         effects.extend(next.map(Effect::WakeAt));
+    }
+
+    /// When to try again; `None` when the platform has it, or is given it now, which comes back here.
+    fn keep(&mut self, now: SystemTime, ca: &Arc<CaState>, effects: &mut Vec<Effect>) -> Option<SystemTime> {
+        if self.keep_at.is_some_and(|at| now >= at) {
+            self.keep_at = None;
+            effects.push(Effect::Keep(ca.clone()));
+        }
+        self.keep_at
     }
 
     /// When to try again to make an issuer; `None` when it is made now, which comes back here.

@@ -241,6 +241,8 @@ fn a_control_plane_whose_majority_is_gone_for_good_goes_on_with_what_is_left() {
     let majority = mesh.fails("raft recover --yes");
     assert!(majority.contains("3 of 3 voting replicas answer"), "{majority}");
     let traffic = Traffic::start(mesh.web_address());
+    // What a proxy has not asked for yet, nobody could tell it while all three are away.
+    traffic.wait_for(20);
     for name in ["controller-1", "controller-2"] {
         mesh.lose_disk(name);
         mesh.kill9(mesh.process(name).pid);

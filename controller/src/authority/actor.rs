@@ -20,8 +20,6 @@ use crate::{discovery::bundle_of, peer::server::Own, propose};
 /// Roots, leadership, one proposal, one timer.
 const MAILBOX: usize = 64;
 
-/// Before what the platform did not take is given to it again.
-const KEEP_RETRY: Duration = Duration::from_secs(5);
 /// A certificate that was valid for this long after it should not be is one of a clock that is off.
 const GRACE: Duration = Duration::from_secs(3600);
 
@@ -109,7 +107,7 @@ impl AuthorityActor {
                         Input::IssuerFailed
                     }
                 };
-                self.step(input, ctx);
+                answer(input, ctx);
             }
             Effect::RecordIssuer => self.record_issuer(),
             Effect::Publish(_) => {
@@ -118,10 +116,14 @@ impl AuthorityActor {
                 }
             }
             Effect::Keep(ca) => {
-                if let Err(error) = self.setup.roots.keep(&ca) {
-                    error!(error = %format_args!("{error:#}"), "the platform does not have the latest trust root yet");
-                    ctx.run_later(KEEP_RETRY, |actor, ctx| actor.step(Input::NotKept, ctx));
-                }
+                let input = match self.setup.roots.keep(&ca) {
+                    Ok(()) => Input::Kept(ca),
+                    Err(error) => {
+                        error!(error = %format_args!("{error:#}"), "the platform does not have the latest trust root yet");
+                        Input::NotKept
+                    }
+                };
+                answer(input, ctx);
             }
             Effect::Measure => self.measure(ctx),
             Effect::Rotate(step) => self.rotate(step, ctx),
@@ -247,6 +249,11 @@ impl AuthorityActor {
         }
         Ok(())
     }
+}
+
+/// When all effects of this step are done: the time to be woken at is the one that the answer's step says.
+fn answer(input: Input, ctx: &mut Context<AuthorityActor>) {
+    ctx.notify(Answered(input));
 }
 
 /// The identity that every replica serves proxies under.

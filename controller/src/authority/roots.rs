@@ -105,18 +105,20 @@ impl Roots {
 
     /// Writes what the platform is to keep. Readers see the old content or the new one.
     ///
+    /// A root is kept before proxies can learn to trust it: what nobody could bring back, nobody depends on.
+    ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written; what is written later is not written then.
     pub fn keep(&self, ca: &CaState) -> anyhow::Result<()> {
-        if let Some(path) = &self.trust_bundle {
-            let bundle = TrustBundle::new(anchors(ca))?;
-            replace_file(path, bundle.to_pem().as_bytes())
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
         if let (Some(path), Some(active)) = (&self.backup, ca.active()) {
             let (trust_domain, root) = (self.trust_domain.clone(), active.root.clone());
             let backup = Backup { trust_domain, root, revision: ca.revision };
             replace_file(path, &serde_json::to_vec(&backup)?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if let Some(path) = &self.trust_bundle {
+            let bundle = TrustBundle::new(anchors(ca))?;
+            replace_file(path, bundle.to_pem().as_bytes())
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())

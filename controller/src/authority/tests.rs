@@ -38,6 +38,12 @@ fn recorded(id: u8) -> Command {
     Command::AddIssuer { node: NodeId::new(1), id: KeyId::from_bytes(&[id]), certificate: vec![id] }
 }
 
+/// The platform takes what it is given.
+fn kept(authority: &mut Authority, now: SystemTime, effects: Vec<Effect>) -> Vec<Effect> {
+    let kept = effects.into_iter().find_map(|effect| if let Effect::Keep(ca) = effect { Some(ca) } else { None });
+    authority.handle(now, Input::Kept(kept.expect("something to keep")))
+}
+
 /// Without what is published and kept.
 fn effects(effects: Vec<Effect>) -> Vec<Effect> {
     effects.into_iter().filter(|effect| !matches!(effect, Effect::Publish(_) | Effect::Keep(_))).collect()
@@ -75,6 +81,25 @@ fn the_leader_alone_has_it_kept() {
     assert_eq!(kept(&authority.handle(at(0), Input::Leading(true))), 1);
     assert_eq!(kept(&authority.handle(at(0), Input::Leading(true))), 0);
     assert_eq!(kept(&authority.handle(at(0), state(&[init(&root), recorded(7)]))), 1);
+}
+
+/// What the platform keeps is what the mesh begins with when all disks are lost: nothing is dropped before it has what is active.
+#[test]
+fn nothing_is_rotated_before_the_platform_has_taken_what_it_is_to_keep() {
+    let (mut authority, old, new) = (authority(), sealed(0), sealed(0));
+    let prepare = Command::PrepareRoot { root: Box::new(new.clone()), link: None };
+    let prepared = state(&[init(&old), recorded(7), prepare]);
+    authority.handle(at(0), prepared);
+    let told = authority.handle(at(0), Input::Leading(true));
+    assert!(matches!(told[..], [Effect::Keep(_), ..]), "{told:?}");
+    authority.handle(at(0), Input::IssuerCreated(issuing(7, &old, 70)));
+    assert_eq!(authority.handle(at(1), Input::NotKept), [Effect::WakeAt(at(1) + KEEP_RETRY)]);
+    let reached = || Input::Measured(Reached { step: Step::Activate(new.id.clone()), missing: 0 });
+    assert_eq!(authority.handle(at(2), reached()), [Effect::WakeAt(at(1) + KEEP_RETRY)]);
+    let again = authority.handle(at(1) + KEEP_RETRY, Input::Timer);
+    assert!(matches!(again[..], [Effect::Keep(_), Effect::WakeAt(_)]), "{again:?}");
+    let rotate = Effect::Rotate(Step::Activate(new.id.clone()));
+    assert!(kept(&mut authority, at(7), again).contains(&rotate));
 }
 
 #[test]
@@ -128,7 +153,8 @@ fn a_leader_that_cannot_issue_rotates_all_the_same() {
     let prepare = Command::PrepareRoot { root: Box::new(new.clone()), link: None };
     authority.handle(at(0), state(&[init(&old), prepare]));
     authority.handle(at(0), Input::IssuerFailed);
-    let led = effects(authority.handle(at(0), Input::Leading(true)));
+    let led = authority.handle(at(0), Input::Leading(true));
+    let led = kept(&mut authority, at(0), led);
     assert!(led.contains(&Effect::Measure), "{led:?}");
     let reached = Input::Measured(Reached { step: Step::Activate(new.id.clone()), missing: 0 });
     assert!(authority.handle(at(0), reached).contains(&Effect::Rotate(Step::Activate(new.id))));
@@ -157,8 +183,9 @@ fn only_the_leader_takes_the_steps_of_a_rotation() {
         authority.handle(at(0), state(&[init(&old), recorded(7)]));
         authority.handle(at(0), Input::Leading(leading));
         authority.handle(at(0), Input::IssuerCreated(issuing(7, &old, 70)));
-        let prepared = effects(authority.handle(at(1), state(&[init(&old), recorded(7), prepare.clone()])));
-        assert_eq!(prepared.contains(&Effect::Measure), leading);
+        let prepared = authority.handle(at(1), state(&[init(&old), recorded(7), prepare.clone()]));
+        let told = if leading { kept(&mut authority, at(1), prepared) } else { prepared };
+        assert_eq!(told.contains(&Effect::Measure), leading);
         let measured =
             authority.handle(at(2), Input::Measured(Reached { step: Step::Activate(new.id.clone()), missing: 0 }));
         let step = Effect::Rotate(Step::Activate(new.id.clone()));
