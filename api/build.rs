@@ -13,6 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Shared between streams, not copied.
         .bytes(".conduit.discovery.v1.TargetUpdate")
         .codec_path("crate::codec::SmallProstCodec");
-    build.compile_fds(descriptors)?;
+    build.clone().compile_fds(descriptors)?;
+    // Not ours, and not the control plane's to tell of.
+    build.compile_fds(protox::compile(["spiffe/workload.proto"], ["proto"])?)?;
     Ok(())
 }

@@ -29,6 +29,11 @@ mod conduit {
     }
 }
 
+/// SPIFFE's own, which has no package.
+pub mod workload {
+    tonic::include_proto!("_");
+}
+
 pub use conduit::cache::v1 as cache;
 pub use conduit::common::v1 as common;
 pub use conduit::discovery::v1 as discovery;

@@ -6,10 +6,10 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use conduit_api::{Revision, SpiffeId, proto::identity, spiffe::ParseSpiffeError};
+use conduit_api::{Revision, SpiffeId, TrustDomain, proto::identity, spiffe::ParseSpiffeError};
 use rustls_pki_types::{CertificateDer, TrustAnchor, pem::PemObject};
 
-use crate::key_id::KeyId;
+use crate::{jwt::JwtKeys, key_id::KeyId};
 
 /// The most roots in a bundle. A rotation needs two; more than this is a mistake, and each costs every handshake.
 pub const ROOTS_MAX: usize = 16;
@@ -34,14 +34,27 @@ pub enum BundleError {
     Pem(String),
     /// An exception for nobody.
     #[error("the trust bundle denies what is no identity: {0}")]
-    Denied(#[from] ParseSpiffeError),
+    Denied(ParseSpiffeError),
+    /// Authorities of what is none.
+    #[error("the trust bundle is to believe what is no trust domain: {0}")]
+    Federated(ParseSpiffeError),
 }
 
-/// One to [`ROOTS_MAX`] root certificates, parsed, and who is refused all the same.
-#[derive(Clone, Debug)]
-pub struct TrustBundle {
+/// Whom the identities of one trust domain are believed by.
+#[derive(Clone, Debug, Default)]
+pub struct Authorities {
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// What its JWT-SVIDs are verified with.
+    pub jwt: JwtKeys,
+}
+
+/// The authorities of our own trust domain, at least one root among them; those of others; and who is refused all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustBundle {
+    own: Authorities,
+    /// Each is believed of its own domain alone.
+    pub federated: BTreeMap<TrustDomain, Authorities>,
     /// What is issued, and to whom it is worth nothing.
     pub policy: TrustPolicy,
 }
@@ -61,23 +74,49 @@ pub struct TrustPolicy {
     pub revision: Revision,
 }
 
-impl TrustBundle {
-    /// A bundle of these roots. Whether they deserve trust is for who calls this to know.
+impl Authorities {
+    /// These roots, and no keys of tokens. Whether they deserve trust is for who calls this to know.
     ///
     /// # Errors
-    /// When there are none or too many, or one is not a certificate.
+    /// When there are too many, or one is not a certificate.
     pub fn new(roots: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
-        match roots.len() {
-            0 => return Err(BundleError::Empty),
-            1..=ROOTS_MAX => {}
-            many => return Err(BundleError::TooMany(many)),
+        if roots.len() > ROOTS_MAX {
+            return Err(BundleError::TooMany(roots.len()));
         }
         let anchor = |(n, root)| match webpki::anchor_from_trusted_cert(root) {
             Ok(anchor) => Ok(anchor.to_owned()),
             Err(_) => Err(BundleError::Root(n)),
         };
         let anchors = (1..).zip(&roots).map(anchor).collect::<Result<_, _>>()?;
-        Ok(Self { roots, anchors, policy: TrustPolicy::default() })
+        Ok(Self { roots, anchors, jwt: JwtKeys::new() })
+    }
+
+    /// With these keys of tokens instead of none.
+    pub fn with_jwt(self, jwt: JwtKeys) -> Self {
+        Self { jwt, ..self }
+    }
+
+    /// The certificates, in DER.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+}
+
+impl TrustBundle {
+    /// A bundle of these roots. Whether they deserve trust is for who calls this to know.
+    ///
+    /// # Errors
+    /// When there are none or too many, or one is not a certificate.
+    pub fn new(roots: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
+        if roots.is_empty() {
+            return Err(BundleError::Empty);
+        }
+        let (own, federated) = (Authorities::new(roots)?, BTreeMap::new());
+        Ok(Self { own, federated, policy: TrustPolicy::default() })
     }
 
     /// Reads the certificates in `pem`; sections of other kinds are ignored.
@@ -93,12 +132,17 @@ impl TrustBundle {
 
     /// The roots, one after the other (RFC 7468).
     pub fn to_pem(&self) -> String {
-        to_pem(&self.roots)
+        to_pem(self.roots())
     }
 
-    /// The certificates, in DER.
+    /// The certificates of our own trust domain, in DER.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
+        self.own.roots()
+    }
+
+    /// Whom identities of our own trust domain are believed by.
+    pub fn own(&self) -> &Authorities {
+        &self.own
     }
 
     /// With this policy instead of none.
@@ -106,8 +150,15 @@ impl TrustBundle {
         Self { policy, ..self }
     }
 
-    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
-        &self.anchors
+    /// Whether handshakes end with `other` as they do with this.
+    pub(crate) fn accepts_the_same_as(&self, other: &Self) -> bool {
+        let domains = |bundle: &Self| {
+            bundle.federated.iter().map(|(domain, foreign)| (domain.clone(), foreign.roots.clone())).collect::<Vec<_>>()
+        };
+        let revision = other.policy.revision;
+        self.roots() == other.roots()
+            && domains(self) == domains(other)
+            && TrustPolicy { revision, ..self.policy.clone() } == other.policy
     }
 }
 
@@ -126,13 +177,14 @@ pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
     pem
 }
 
-impl PartialEq for TrustBundle {
+impl PartialEq for Authorities {
     fn eq(&self, other: &Self) -> bool {
-        self.roots == other.roots && self.policy == other.policy
+        // Anchors are the roots, parsed.
+        self.roots == other.roots && self.jwt == other.jwt
     }
 }
 
-impl Eq for TrustBundle {}
+impl Eq for Authorities {}
 
 impl From<&TrustBundle> for identity::TrustBundle {
     fn from(bundle: &TrustBundle) -> Self {
@@ -141,13 +193,20 @@ impl From<&TrustBundle> for identity::TrustBundle {
             spiffe_id: id.to_string(),
             drop_connections: *drop_connections,
         });
+        let federated = bundle.federated.iter().map(|(domain, foreign)| identity::FederatedBundle {
+            trust_domain: domain.to_string(),
+            roots: foreign.roots.iter().map(|root| root.to_vec()).collect(),
+            jwt_keys: jwt_to_wire(&foreign.jwt),
+        });
         Self {
-            roots: bundle.roots.iter().map(|root| root.to_vec()).collect(),
+            roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
             issuing_root: issuing.as_ref().map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
             renew_within_ms: u32::try_from(renew_within.as_millis()).unwrap_or(u32::MAX),
             denied: denied.collect(),
             revoked_issuers: revoked.iter().map(|id| id.as_bytes().to_vec()).collect(),
             revision: revision.as_u64(),
+            jwt_keys: jwt_to_wire(&bundle.own.jwt),
+            federated: federated.collect(),
         }
     }
 }
@@ -160,12 +219,28 @@ impl TryFrom<identity::TrustBundle> for TrustBundle {
         let policy = TrustPolicy {
             issuing: Some(wire.issuing_root).filter(|id| !id.is_empty()).map(|id| KeyId::from_bytes(&id)),
             renew_within: Duration::from_millis(wire.renew_within_ms.into()),
-            denied: denied.collect::<Result<_, ParseSpiffeError>>()?,
+            denied: denied.collect::<Result<_, ParseSpiffeError>>().map_err(BundleError::Denied)?,
             revoked: wire.revoked_issuers.iter().map(|id| KeyId::from_bytes(id)).collect(),
             revision: wire.revision.into(),
         };
-        Ok(Self::new(wire.roots.into_iter().map(CertificateDer::from).collect())?.with(policy))
+        let foreign = |foreign: identity::FederatedBundle| {
+            let domain = foreign.trust_domain.parse().map_err(BundleError::Federated)?;
+            let roots = Authorities::new(foreign.roots.into_iter().map(CertificateDer::from).collect())?;
+            Ok((domain, roots.with_jwt(jwt_from_wire(foreign.jwt_keys))))
+        };
+        let mut bundle = Self::new(wire.roots.into_iter().map(CertificateDer::from).collect())?.with(policy);
+        bundle.own.jwt = jwt_from_wire(wire.jwt_keys);
+        bundle.federated = wire.federated.into_iter().map(foreign).collect::<Result<_, BundleError>>()?;
+        Ok(bundle)
     }
+}
+
+fn jwt_to_wire(keys: &JwtKeys) -> Vec<identity::JwtKey> {
+    keys.iter().map(|(id, jwk)| identity::JwtKey { id: id.clone(), jwk: jwk.clone() }).collect()
+}
+
+fn jwt_from_wire(keys: Vec<identity::JwtKey>) -> JwtKeys {
+    keys.into_iter().map(|key| (key.id, key.jwk)).collect()
 }
 
 #[cfg(test)]
@@ -194,6 +269,10 @@ mod tests {
             revoked: [KeyId::from_bytes(b"1"), KeyId::from_bytes(b"2")].into(),
             revision: 7.into(),
         });
+        let mut bundle = bundle;
+        bundle.own.jwt.insert("key".to_owned(), "{}".to_owned());
+        let foreign = Authorities::new(vec![root()]).unwrap().with_jwt(bundle.own.jwt.clone());
+        bundle.federated.insert("example.org".parse().unwrap(), foreign);
         let mut wire = identity::TrustBundle::from(&bundle);
         assert_eq!(TrustBundle::try_from(wire.clone()), Ok(bundle));
         wire.denied[0].spiffe_id.clear();

@@ -13,6 +13,7 @@
 //! - [`root`], [`issuer`], [`key`]: the chain from the sealed root to a workload's certificate. [`renewal`]: when to
 //!   ask for the next.
 //! - [`bundle`], [`workload`]: what a workload trusts and presents, exchanged under live configurations.
+//! - [`jwt`]: the same identities where there is no TLS to carry them. [`federation`]: what other trust domains are believed by.
 //! - [`cache`]: what a workload keeps for the day when there is nobody to ask.
 //! - [`refusal`]: why a handshake was refused, for logs and counters.
 //!
@@ -23,8 +24,10 @@ pub mod attest;
 pub mod bundle;
 pub mod cache;
 mod certificate;
+pub mod federation;
 pub mod import;
 pub mod issuer;
+pub mod jwt;
 pub mod key;
 mod key_id;
 pub mod refusal;
@@ -41,10 +44,11 @@ mod verifier;
 pub mod workload;
 
 pub use attest::{AttestError, LaunchToken};
-pub use bundle::{BundleError, TrustBundle, TrustPolicy};
+pub use bundle::{Authorities, BundleError, TrustBundle, TrustPolicy};
 pub use certificate::lifetime;
 pub use import::{ImportError, OwnIssuer};
 pub use issuer::{IssueError, Issued, Issuer, IssuerError};
+pub use jwt::{JwtError, JwtIssuer, JwtKeys, JwtSvid};
 pub use key::{CryptoError, KeyPair, warm};
 pub use key_id::KeyId;
 pub use refusal::Refusal;
@@ -54,4 +58,4 @@ pub use root::{ROOT_LIFETIME, Root, RootError, SealedKey, SealedRoot};
 pub use seed::{Seed, SeedError};
 pub use svid::NotSvid;
 pub use text::describe;
-pub use workload::{AuthenticatedPeer, ClientAuth, Identity, IdentityError, Standing, WorkloadTls};
+pub use workload::{AuthenticatedPeer, ClientAuth, Identity, IdentityError, Standing, WorkloadTls, X509Svid};

@@ -36,10 +36,11 @@ pub(crate) enum Expected {
 }
 
 impl Expected {
-    fn admit(&self, uri: &str) -> Result<(), Refusal> {
+    /// `federated` when the certificate is by an authority of another trust domain, which is that of `uri`.
+    fn admit(&self, uri: &str, federated: bool) -> Result<(), Refusal> {
         let domain = self.trust_domain();
-        let found = uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
-        if found != Some(domain.as_str()) {
+        let is_any = matches!(self, Self::AnyWorkload(_));
+        if trust_domain(uri) != Some(domain.as_str()) && !(federated && is_any) {
             return Err(Refusal::TrustDomain { expected: domain.clone(), found: uri.to_owned() });
         }
         let admitted = match self {
@@ -86,9 +87,13 @@ impl PeerVerifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let bundle = self.roots.load();
+        let svid = Svid::leaf(leaf);
+        // An authority is believed of its own domain alone: whose it is to be, the name says, which is believed afterwards.
+        let foreign = svid.as_ref().ok().and_then(|svid| bundle.federated.get(&trust_domain(&svid.uri)?.parse().ok()?));
+        let anchors = foreign.unwrap_or(bundle.own()).anchors();
         let certificate = EndEntityCert::try_from(leaf).map_err(chain_error)?;
         let path = certificate
-            .verify_for_usage(ALGORITHMS.all, bundle.anchors(), intermediates, now, usage, None, None)
+            .verify_for_usage(ALGORITHMS.all, anchors, intermediates, now, usage, None, None)
             .map_err(chain_error)?;
         let policy = &bundle.policy;
         // By what those certificates say of themselves, which somebody trusted has signed. What a leaf says of its issuer, its
@@ -97,8 +102,8 @@ impl PeerVerifier {
         if !policy.revoked.is_empty() && path.intermediate_certificates().any(|issuer| is_revoked(issuer.der())) {
             return Err(refused(Refusal::RevokedIssuer));
         }
-        let svid = Svid::leaf(leaf).map_err(|error| refused(Refusal::Malformed(error.to_string())))?;
-        self.expected.admit(&svid.uri).map_err(refused)?;
+        let svid = svid.map_err(|error| refused(Refusal::Malformed(error.to_string())))?;
+        self.expected.admit(&svid.uri, foreign.is_some()).map_err(refused)?;
         // Only what is on the list is compared: replicas have identities of another shape.
         if !policy.denied.is_empty() && svid.uri.parse().is_ok_and(|id: SpiffeId| policy.denied.contains_key(&id)) {
             return Err(refused(Refusal::Denied(svid.uri)));
@@ -189,6 +194,10 @@ impl ClientCertVerifier for ClientVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.peer.supported_verify_schemes()
     }
+}
+
+fn trust_domain(uri: &str) -> Option<&str> {
+    uri.strip_prefix("spiffe://")?.split('/').next()
 }
 
 fn refused(refusal: Refusal) -> Error {

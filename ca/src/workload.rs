@@ -20,6 +20,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
+use zeroize::Zeroizing;
 
 use crate::{
     bundle::TrustBundle,
@@ -121,6 +122,17 @@ struct Configurations {
 struct Current {
     identity: Arc<Identity>,
     certified: Arc<CertifiedKey>,
+    key: Zeroizing<Vec<u8>>,
+}
+
+/// What a workload needs to be who it is by itself: to be handed to it at once.
+pub struct X509Svid {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// In DER, the leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// In clear, as PKCS#8.
+    pub key: Zeroizing<Vec<u8>>,
 }
 
 impl WorkloadTls {
@@ -146,7 +158,8 @@ impl WorkloadTls {
         certified.keys_match().map_err(|_| IdentityError::Key)?;
         let root = certified.cert.get(1).and_then(KeyId::of_issuer);
         let identity = Identity { id, not_before: svid.validity.not_before, not_after: svid.validity.not_after, root };
-        self.current.store(Some(Arc::new(Current { identity: Arc::new(identity), certified: Arc::new(certified) })));
+        let (identity, certified, key) = (Arc::new(identity), Arc::new(certified), key.to_pkcs8()?);
+        self.current.store(Some(Arc::new(Current { identity, certified, key })));
         self.epoch.end();
         Ok(())
     }
@@ -182,8 +195,12 @@ impl WorkloadTls {
     /// is behind, and a root that was dropped stays dropped.
     pub fn set_bundle(&self, bundle: TrustBundle) {
         let known = self.bundle.load();
-        if **known != bundle && bundle.policy.revision >= known.policy.revision {
-            self.bundle.store(Arc::new(bundle));
+        if **known == bundle || bundle.policy.revision < known.policy.revision {
+            return;
+        }
+        let accepts_the_same = known.accepts_the_same_as(&bundle);
+        self.bundle.store(Arc::new(bundle));
+        if !accepts_the_same {
             self.epoch.end();
         }
     }
@@ -214,6 +231,13 @@ impl WorkloadTls {
     /// The certificate that is presented and those that follow it, in DER; empty before there is one.
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.current.load().as_ref().map(|current| current.certified.cert.clone()).unwrap_or_default()
+    }
+
+    /// What is presented, with its key; `None` before there is one.
+    pub fn svid(&self) -> Option<X509Svid> {
+        let current = self.current.load();
+        let Current { identity, certified, key } = &**current.as_ref()?;
+        Some(X509Svid { id: identity.id.clone(), chain: certified.cert.clone(), key: key.clone() })
     }
 
     /// For accepting a connection from any workload of our trust domain. To be asked for with each: one that was made before

@@ -9,8 +9,8 @@ use std::{
 
 use conduit_api::{NodeId, SpiffeId, TrustDomain};
 use conduit_ca::{
-    AuthenticatedPeer, ClientAuth, IdentityError, Issuer, KeyId, KeyPair, ROOT_LIFETIME, Refusal, ReplicaTls, Root,
-    Seed, Standing, TrustBundle, TrustPolicy, WorkloadTls, peer_node,
+    AuthenticatedPeer, Authorities, ClientAuth, IdentityError, Issuer, KeyId, KeyPair, ROOT_LIFETIME, Refusal,
+    ReplicaTls, Root, Seed, Standing, TrustBundle, TrustPolicy, WorkloadTls, peer_node,
 };
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
@@ -375,6 +375,58 @@ fn another_trust_domain_under_the_same_root_is_refused() {
     assert_eq!(ended.refusals().1, Some(refusal));
 
     assert!(ours.set_identity(&key, chain).is_err(), "nor do we present it");
+}
+
+/// Other trust domains are believed of their own identities, and of nobody else's.
+#[test]
+fn federated_trust_domains_speak_for_themselves_alone() {
+    let (mesh, other) = (Mesh::new(), Authority::new("Other root"));
+    let bundle = |authority: &Authority| {
+        let mut bundle = mesh.bundle();
+        let foreign = Authorities::new(vec![authority.certificate()]).unwrap();
+        bundle.federated.insert("example.org".parse().unwrap(), foreign);
+        bundle
+    };
+    let voting = mesh.workload("voting");
+    // Whoever comes from example.org trusts ours; only what we think of them is looked at.
+    let ended = |authority: &Authority, name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = authority.sign(&key, &authority::leaf(&[name]));
+        let client = authority::client_presenting(&voting.client_config(ALPN, &id("voting")), &key, chain);
+        handshake(client, voting.server_config(ALPN, ClientAuth::Required))
+    };
+    let theirs = "spiffe://example.org/ns/emojivoto/sa/web";
+    assert_eq!(ended(&other, theirs).refusals().1, Some(Refusal::UnknownCa), "before it is believed");
+    voting.set_bundle(bundle(&other));
+    let (_, server) = ended(&other, theirs).established();
+    assert_eq!(AuthenticatedPeer::from_connection(&server).unwrap().id().to_string(), theirs);
+    let ours = id("web").to_string();
+    assert_eq!(ended(&other, &ours).refusals().1, Some(Refusal::UnknownCa), "one of ours, by them");
+    let third = "spiffe://example.com/ns/emojivoto/sa/web";
+    assert_eq!(ended(&other, third).refusals().1, Some(Refusal::UnknownCa), "somebody else's, by them");
+    let impostor = Authority::new("Other root");
+    assert_eq!(ended(&impostor, theirs).refusals().1, Some(Refusal::UnknownCa), "one of theirs, by a stranger");
+    // Ours signs what it should not: it speaks for us alone as well.
+    let astray = WorkloadTls::new(trust_domain(), TrustBundle::new(vec![other.certificate()]).unwrap());
+    other.certify(&astray, "voting");
+    let foreign = Authorities::new(vec![impostor.certificate()]).unwrap();
+    let mut believed = TrustBundle::clone(&astray.bundle());
+    believed.federated.insert("example.org".parse().unwrap(), foreign);
+    astray.set_bundle(believed);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = other.sign(&key, &authority::leaf(&[theirs]));
+    let client = authority::client_presenting(&astray.client_config(ALPN, &id("voting")), &key, chain);
+    let refusals = handshake(client, astray.server_config(ALPN, ClientAuth::Required)).refusals();
+    assert_eq!(refusals.1, Some(Refusal::UnknownCa));
+    // To be believed is not to be everybody: a server that must be ours must be ours.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = other.sign(&key, &authority::leaf(&[theirs]));
+    let server = authority::server_presenting(&voting.server_config(ALPN, ClientAuth::Required), &key, chain);
+    let refusals = handshake(voting.client_config(ALPN, &id("web")), server).refusals();
+    assert!(matches!(refusals.0, Some(Refusal::TrustDomain { .. })), "{refusals:?}");
+    // And no longer; nor is the session resumed that was agreed on before.
+    voting.set_bundle(mesh.bundle());
+    assert_eq!(ended(&other, theirs).refusals().1, Some(Refusal::UnknownCa));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `conduit ca`: whom the mesh trusts.
 
+mod federation;
+
 use std::{
     fs,
     io::{IsTerminal as _, Write},
@@ -16,6 +18,7 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use self::federation::{DefederateArgs, ExportArgs, FederateArgs, Format};
 use crate::{
     args::Global,
     control_plane::ControlPlane,
@@ -40,8 +43,12 @@ pub enum Command {
     Status(StatusArgs),
     /// Replace the trust root by a new one; nothing is restarted, and no request fails
     Rotate(RotateArgs),
-    /// Write the certificates that are trusted, as PEM
-    ExportBundle,
+    /// Write what the mesh's identities are believed by
+    ExportBundle(ExportArgs),
+    /// Believe another trust domain's identities as well
+    Federate(FederateArgs),
+    /// Believe another trust domain's identities no longer
+    Defederate(DefederateArgs),
     /// Refuse an identity, whatever certificate it has, and give it none
     Deny(DenyArgs),
     /// Refuse an identity no longer
@@ -140,7 +147,10 @@ pub async fn run(
             Ok(())
         }
         Command::Rotate(args) => rotate(args, control_plane, out).await,
-        Command::ExportBundle => {
+        Command::ExportBundle(args) if args.format() == Format::Spiffe => federation::export(control_plane, out).await,
+        Command::Federate(args) => federation::federate(args, control_plane, out).await,
+        Command::Defederate(args) => federation::defederate(args, control_plane, out).await,
+        Command::ExportBundle(_) => {
             let roots = status(control_plane).await?.roots;
             let mut anchors = Vec::new();
             for anchor in roots.into_iter().map(|root| root.anchor.into()) {
@@ -312,6 +322,13 @@ fn text(status: &CaStatusResponse, now: SystemTime) -> String {
     if status.revoked > 0 {
         text += &format!("{} issuing certificates were revoked\n", status.revoked);
     }
+    for foreign in &status.federated {
+        let expires = expiry(foreign.first_root_expires_ms, now);
+        let (domain, roots, keys) = (printable(&foreign.trust_domain), foreign.roots, foreign.jwt_keys);
+        text += &format!(
+            "trust domain {domain} is believed: {roots} roots (expires in {expires}), {keys} keys for tokens\n"
+        );
+    }
     for denied in &status.denied {
         let connections = if denied.drop_connections { ", and its connections" } else { "" };
         text += &format!("denied since {}: {}{connections}\n", rfc3339(denied.since_ms), printable(&denied.spiffe_id));
@@ -353,6 +370,14 @@ fn json(status: &CaStatusResponse) -> serde_json::Value {
             "since": rfc3339(denied.since_ms),
         })
     });
+    let federated = status.federated.iter().map(|foreign| {
+        json!({
+            "trustDomain": foreign.trust_domain,
+            "roots": foreign.roots,
+            "jwtKeys": foreign.jwt_keys,
+            "firstRootExpires": time(foreign.first_root_expires_ms),
+        })
+    });
     json!({
         "trustDomain": status.trust_domain,
         "roots": roots.collect::<Vec<_>>(),
@@ -368,6 +393,7 @@ fn json(status: &CaStatusResponse) -> serde_json::Value {
         "firstProxyExpires": time(status.first_proxy_expires_ms),
         "revoked": status.revoked,
         "denied": denied.collect::<Vec<_>>(),
+        "federated": federated.collect::<Vec<_>>(),
     })
 }
 
@@ -375,7 +401,7 @@ fn json(status: &CaStatusResponse) -> serde_json::Value {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use conduit_api::proto::public::{DeniedIdentity, Issuer, Rotation};
+    use conduit_api::proto::public::{DeniedIdentity, Federation, Issuer, Rotation};
     use expect_test::expect;
 
     use super::*;
@@ -414,6 +440,12 @@ mod tests {
                 since_ms: 1_525_000_000_000,
             }],
             revoked: 1,
+            federated: vec![Federation {
+                trust_domain: "example.org".to_owned(),
+                roots: 2,
+                jwt_keys: 1,
+                first_root_expires_ms: 1_525_050_000_000,
+            }],
             proxies: 5,
             first_proxy_expires_ms: 1_525_050_000_000,
             ..CaStatusResponse::default()
@@ -432,6 +464,7 @@ mod tests {
             5 proxies are connected; the first of their certificates expires in 13h53m
             to activate root cdcdcdcdcdcdcdcd: waiting for 1 until it is trusted everywhere: emojivoto/web-0
             1 issuing certificates were revoked
+            trust domain example.org is believed: 2 roots (expires in 13h53m), 1 keys for tokens
             denied since 2018-04-29T11:06:40Z: spiffe://cluster.local/ns/emojivoto/sa/web, and its connections
         "]]
         .assert_eq(&text(&status, UNIX_EPOCH + Duration::from_secs(1_525_000_000)));

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service, ServiceName, SpiffeId};
-use conduit_ca::{KeyId, SealedRoot};
+use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service, ServiceName, SpiffeId, TrustDomain};
+use conduit_ca::{KeyId, SealedKey, SealedRoot};
 use serde::{Deserialize, Serialize};
 
-use crate::state::MeshState;
+use crate::state::{MeshState, ca::FederatedRecord};
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// One entry of the log: a command, and who gave it when.
 ///
@@ -98,6 +98,36 @@ pub enum Command {
         /// Whose.
         id: SpiffeId,
     },
+    /// A key that a replica signs tokens with; replaces none of its earlier ones.
+    AddJwtKey {
+        /// Whose.
+        node: NodeId,
+        /// Of the key.
+        id: String,
+        /// Its public half, a JSON Web Key.
+        jwk: String,
+        /// When no token by it can be valid any more, in milliseconds since the Unix epoch.
+        not_after_ms: u64,
+    },
+    /// Another trust domain's identities are believed by these authorities, instead of those that were said before.
+    Federate {
+        /// Whose.
+        trust_domain: TrustDomain,
+        /// By whom.
+        authorities: FederatedRecord,
+    },
+    /// The reverse.
+    Defederate {
+        /// Whose.
+        trust_domain: TrustDomain,
+    },
+    /// A root's key, sealed anew: under the seed that follows the one before.
+    ResealRoot {
+        /// Which.
+        root: KeyId,
+        /// Its key.
+        key: SealedKey,
+    },
     /// Everything is as it was in a backup, the trust root included; revisions go on from the higher of the two.
     Restore(Box<MeshState>),
     /// A replica that is removed never comes back with the same data; nor does its issuing certificate stay.
@@ -124,6 +154,7 @@ impl Command {
             | Self::DropRoot { .. }
             | Self::DenyIdentity { .. }
             | Self::AllowIdentity { .. } => 3,
+            Self::AddJwtKey { .. } | Self::Federate { .. } | Self::Defederate { .. } | Self::ResealRoot { .. } => 4,
             Self::Restore(backup) if backup.routes().is_empty() => 1,
             Self::Restore(_) | Self::Rollback { .. } => 2,
         }
@@ -213,6 +244,10 @@ impl fmt::Display for Command {
             Self::DenyIdentity { id, drop_connections: false } => write!(f, "denied {id}"),
             Self::DenyIdentity { id, drop_connections: true } => write!(f, "denied {id} and its connections"),
             Self::AllowIdentity { id } => write!(f, "allowed {id}"),
+            Self::AddJwtKey { node, id, .. } => write!(f, "token key {id} of {node}"),
+            Self::Federate { trust_domain, .. } => write!(f, "trusted the trust domain {trust_domain}"),
+            Self::Defederate { trust_domain } => write!(f, "trusted the trust domain {trust_domain} no longer"),
+            Self::ResealRoot { root, .. } => write!(f, "trust root {root} sealed under another seed"),
             Self::Restore(backup) => write!(f, "restored from a snapshot of revision {}", backup.revision()),
             Self::Retire { node } => write!(f, "retired replica {node}"),
             Self::Rollback { to } => write!(f, "rolled back to revision {to}"),

@@ -17,7 +17,7 @@ use conduit_ca::SealedRoot;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    ca::{CaState, Denial, IssuerRecord, When},
+    ca::{CaState, Denial, IssuerRecord, JwtKeyRecord, When},
     index::Index,
     routes::Routes,
     sessions::Sessions,
@@ -130,6 +130,15 @@ impl MeshState {
                 self.change_trust(at, |ca| ca.deny(id, Denial { drop_connections, since_ms: time_ms }))
             }
             Command::AllowIdentity { id } => self.change_trust(at, |ca| ca.allow(&id)),
+            Command::AddJwtKey { node, id, jwk, not_after_ms } => {
+                self.change_trust(at, |ca| ca.add_jwt_key(id, JwtKeyRecord { node, jwk, not_after_ms }, time_ms))
+            }
+            Command::Federate { trust_domain, authorities } => {
+                self.change_trust(at, |ca| ca.federate(trust_domain, authorities))
+            }
+            Command::Defederate { trust_domain } => self.change_trust(at, |ca| ca.defederate(&trust_domain)),
+            // What proxies are told of it is the same.
+            Command::ResealRoot { root, key } => self.change_ca(|ca| ca.reseal(&root, key)),
             Command::Restore(backup) => self.restore(index, *backup),
             Command::Retire { node } => self.retire(node),
             Command::Rollback { to } => self.rollback(at, to),

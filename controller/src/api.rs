@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod check;
+pub mod federation;
 pub mod identity;
 pub mod members;
 pub mod recover;
@@ -16,12 +17,13 @@ use conduit_api::{
     VERSION,
     proto::{
         public::{
-            ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaRotateRequest, CaRotateResponse,
-            CaStatusRequest, CaStatusResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse,
-            MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
-            RecoverRequest, RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest,
-            RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest,
-            StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
+            ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
+            CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, HistoryRequest,
+            HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest, MemberResponse, Pod, PodsRequest,
+            PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
+            RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
+            SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse,
+            TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
         },
         tap::TapEvent,
     },
@@ -127,6 +129,15 @@ impl api_server::Api for ApiServer {
     async fn ca_deny(&self, request: Request<CaDenyRequest>) -> Result<Response<CaDenyResponse>, Status> {
         let who = routes::who(&request);
         ca::deny(&self.own, &self.roots, &who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ca_federate(&self, request: Request<CaFederateRequest>) -> Result<Response<CaDenyResponse>, Status> {
+        let who = routes::who(&request);
+        federation::federate(&self.own, &self.roots, &who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ca_export(&self, _: Request<CaExportRequest>) -> Result<Response<CaExportResponse>, Status> {
+        federation::export(&self.own).map(Response::new)
     }
 
     async fn ca_revoke(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

@@ -50,6 +50,7 @@ use crate::{
         limits::{Limits, Rates},
         metrics::IdentityMetrics,
         server::IdentityServer,
+        tokens,
     },
     peer::server::Own,
     platform::actor::PlatformActor,
@@ -95,6 +96,7 @@ impl App {
             telemetry,
             taps: TapServer::new(cluster.state()),
             issuer,
+            jwt_issuer: Arc::default(),
             clock: Clock::shifted(config.clock_shift_seconds),
             refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
@@ -119,6 +121,7 @@ impl App {
         };
         AuthorityActor::start(setup, own.clone());
         tokio::spawn(clock::keep_comparing(own.clone()));
+        tokio::spawn(tokens::keep(own.clone(), config.intermediate_lifetime));
         PlatformActor::start(config.platform_file.clone(), cluster.clone())?;
 
         let ready = {

@@ -257,4 +257,4 @@ impl Authority {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

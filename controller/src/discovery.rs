@@ -23,7 +23,7 @@ use conduit_api::{
     },
     target::to_service_port,
 };
-use conduit_consensus::{MeshState, Versioned};
+use conduit_consensus::{FederatedRecord, MeshState, Versioned};
 use prost::Message as _;
 
 use self::encodings::{Encodings, Routed};
@@ -211,7 +211,24 @@ pub fn bundle_of(state: &MeshState) -> Option<identity::TrustBundle> {
         denied: denied.collect(),
         revoked_issuers: ca.revoked.iter().map(|id| id.as_bytes().to_vec()).collect(),
         revision: ca.revision.as_u64(),
+        jwt_keys: ca.jwt_keys.iter().map(|(id, key)| jwt_key(id, &key.jwk)).collect(),
+        federated: ca.federated.iter().map(|(trust_domain, record)| federated(trust_domain, record)).collect(),
     })
+}
+
+fn jwt_key(id: &str, jwk: &str) -> identity::JwtKey {
+    identity::JwtKey { id: id.to_owned(), jwk: jwk.to_owned() }
+}
+
+fn federated(
+    trust_domain: &TrustDomain,
+    FederatedRecord { roots, jwt }: &FederatedRecord,
+) -> identity::FederatedBundle {
+    identity::FederatedBundle {
+        trust_domain: trust_domain.to_string(),
+        roots: roots.clone(),
+        jwt_keys: jwt.iter().map(|(id, jwk)| jwt_key(id, jwk)).collect(),
+    }
 }
 
 /// In whole seconds, so that it changes as seldom as the number of pods does.

@@ -1,9 +1,12 @@
-//! Certificates for workloads: attest, then sign. Any replica can, without leader and without quorum.
+//! Certificates and tokens for workloads: attest, then sign. Any replica can, without leader and without quorum.
 //!
 //! ```text
-//!   CSR, token ──► attested identity ──► denied? clock? ──► limits ──► issuer ──► certificate
+//!   CSR, launch token ──► attested identity ──┐               ┌──► issuer ────► X.509-SVID
+//!                                             ├──► denied? limits? clock?
+//!   client certificate ──► proved identity ───┘               └──► token key ─► JWT-SVID
 //! ```
 
 pub mod limits;
 pub mod metrics;
 pub mod server;
+pub mod tokens;

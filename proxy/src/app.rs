@@ -38,6 +38,7 @@ use crate::{
     tap::{Taps, client::TapTask},
     telemetry::{Telemetry, report::Reporter},
     worker::{Setup, Worker},
+    workload_api::{WorkloadApi, tokens::TokenTask},
 };
 
 /// Nothing here recurses deeply, and every thread's stack counts.
@@ -82,12 +83,19 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         namespace: namespace.clone(),
         pod: pod.clone(),
     };
+    let (token_task, tokens) = TokenTask::new(controllers.clone());
+    let workload_api = WorkloadApi { tls: tls.clone(), changes: controllers.changes(), tokens };
     let reporter = Reporter { controllers, telemetry: telemetry.clone(), namespace, pod };
     let denied = discovery_task.denied();
     spawn_local(certifier.run());
     spawn_local(discovery_task.run());
     spawn_local(tap_task.run());
     spawn_local(reporter.run());
+    spawn_local(token_task.run());
+    if let Some(socket) = &config.workload_api {
+        let served = workload_api.serve(socket);
+        served.with_context(|| format!("cannot serve the SPIFFE Workload API on {}", socket.display()))?;
+    }
 
     let setup = Setup {
         pod_ip: config.pod_ip,

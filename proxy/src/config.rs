@@ -39,6 +39,8 @@ pub struct Config {
     pub socket_mark: Option<u32>,
     /// Where what is known is kept for a restart without a control plane.
     pub cache: Option<PathBuf>,
+    /// The unix socket on which the application gets its identity.
+    pub workload_api: Option<PathBuf>,
     /// Data threads.
     pub cores: usize,
 }
@@ -88,6 +90,7 @@ impl Config {
             metrics: env.address("CONDUIT_PROXY_METRICS_LISTENER", ([0, 0, 0, 0], 4191))?,
             socket_mark: env.optional("CONDUIT_PROXY_SOCKET_MARK", "a number")?.map(|Mark(mark)| mark),
             cache: env.optional("CONDUIT_PROXY_CACHE_FILE", "a path")?,
+            workload_api: env.optional("CONDUIT_PROXY_WORKLOAD_API_SOCKET", "a path")?,
             cores: env.optional("CONDUIT_PROXY_CORES", "a number")?.unwrap_or_else(default_cores).clamp(1, CORES_MAX),
         })
     }

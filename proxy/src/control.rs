@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, watch},
     time::sleep,
 };
 use tokio_rustls::client::TlsStream;
@@ -49,6 +49,7 @@ struct Inner {
     next: Cell<usize>,
     /// Held while it is made, so that all who need it wait for the same one.
     shared: Mutex<Option<Shared>>,
+    changes: watch::Sender<()>,
     bundle_changed: Notify,
     renewed: Notify,
     refused: Arc<Notify>,
@@ -98,6 +99,7 @@ impl Controllers {
             connector,
             next,
             shared: Mutex::default(),
+            changes: watch::Sender::default(),
             bundle_changed: Notify::new(),
             renewed: Notify::new(),
             refused: Arc::default(),
@@ -114,6 +116,7 @@ impl Controllers {
     /// There are other roots to trust than before: the present certificate may be worth nothing any more.
     pub fn bundle_changed(&self) {
         self.0.bundle_changed.notify_one();
+        self.0.changes.send_replace(());
     }
 
     /// Resolves when that has happened since it was last waited for.
@@ -124,6 +127,12 @@ impl Controllers {
     /// There is another certificate than before: the control plane wants to know.
     pub fn renewed(&self) {
         self.0.renewed.notify_one();
+        self.0.changes.send_replace(());
+    }
+
+    /// Changes whenever this proxy presents or trusts something else.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changes.subscribe()
     }
 
     /// Resolves when that has happened since it was last waited for.

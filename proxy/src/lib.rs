@@ -34,3 +34,4 @@ pub mod route;
 pub mod tap;
 pub mod telemetry;
 pub mod worker;
+pub mod workload_api;

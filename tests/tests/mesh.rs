@@ -9,6 +9,7 @@ mod mesh {
     pub mod harness;
     pub mod identity;
     pub mod traffic;
+    pub mod workload_api;
 }
 mod programs;
 

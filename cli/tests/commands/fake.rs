@@ -9,12 +9,13 @@ use std::{
 
 use conduit_api::proto::{
     public::{
-        ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaRotateRequest, CaRotateResponse, CaStatusRequest,
-        CaStatusResponse, Change, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest,
-        MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest,
-        RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
-        SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest,
-        VersionRequest, VersionResponse, WaitRequest, WaitResponse,
+        ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
+        CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, Change,
+        HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest, MemberResponse, Pod,
+        PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
+        RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest,
+        SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest,
+        VersionResponse, WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
         apply_response::Outcome,
     },
@@ -128,6 +129,14 @@ impl Api for Answers {
     async fn ca_deny(&self, request: Request<CaDenyRequest>) -> Result<Response<CaDenyResponse>, Status> {
         let CaDenyRequest { spiffe_id, .. } = request.into_inner();
         Ok(Response::new(CaDenyResponse { revision: 7, changed: spiffe_id.ends_with("web") }))
+    }
+
+    async fn ca_federate(&self, request: Request<CaFederateRequest>) -> Result<Response<CaDenyResponse>, Status> {
+        Ok(Response::new(CaDenyResponse { revision: 7, changed: !request.into_inner().bundle.is_empty() }))
+    }
+
+    async fn ca_export(&self, _: Request<CaExportRequest>) -> Result<Response<CaExportResponse>, Status> {
+        Ok(Response::new(CaExportResponse { bundle: "{}".to_owned() }))
     }
 
     async fn ca_revoke(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

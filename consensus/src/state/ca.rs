@@ -6,8 +6,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use conduit_api::{NodeId, Revision, SpiffeId};
-use conduit_ca::{KeyId, SealedRoot};
+use conduit_api::{NodeId, Revision, SpiffeId, TrustDomain};
+use conduit_ca::{JwtKeys, KeyId, SealedKey, SealedRoot};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Link, Outcome};
@@ -20,6 +20,13 @@ pub const DENIED_MAX: usize = 1000;
 const ISSUERS_PER_NODE_MAX: usize = 64;
 /// Replicas whose keys are remembered; beyond it, those that were removed are forgotten.
 const ISSUING_NODES_MAX: usize = 100;
+/// Keys of one replica that tokens are verified with: it makes one at every start and every few days, and the oldest is forgotten,
+/// which a replica that starts so often has hardly used.
+const JWT_KEYS_PER_NODE_MAX: usize = 8;
+/// Of all replicas, those that were removed included; every proxy has all of them.
+const JWT_KEYS_MAX: usize = 256;
+/// Other trust domains: every proxy has what they are believed by.
+pub const FEDERATED_MAX: usize = 64;
 /// Issuers that are not believed any more; the oldest is forgotten, which is of use for a week at most.
 const REVOKED_MAX: usize = 1000;
 
@@ -38,6 +45,32 @@ pub struct CaState {
     pub revoked: Vec<KeyId>,
     /// When that of it last changed which proxies are told.
     pub revision: Revision,
+    /// What tokens are verified with, by the keys' ids.
+    #[serde(default)]
+    pub jwt_keys: BTreeMap<String, JwtKeyRecord>,
+    /// What other trust domains are believed by.
+    #[serde(default)]
+    pub federated: BTreeMap<TrustDomain, FederatedRecord>,
+}
+
+/// A key that a replica signs tokens with, or has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JwtKeyRecord {
+    /// Whose.
+    pub node: NodeId,
+    /// A JSON Web Key.
+    pub jwk: String,
+    /// When no token by it can be valid any more, in milliseconds since the Unix epoch.
+    pub not_after_ms: u64,
+}
+
+/// What another trust domain is believed by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FederatedRecord {
+    /// Certificates in DER.
+    pub roots: Vec<Vec<u8>>,
+    /// What its tokens are verified with.
+    pub jwt: JwtKeys,
 }
 
 /// A trust root.
@@ -114,6 +147,8 @@ impl CaState {
             denied: BTreeMap::new(),
             revoked: Vec::new(),
             revision: when.at,
+            jwt_keys: BTreeMap::new(),
+            federated: BTreeMap::new(),
         }
     }
 
@@ -226,6 +261,7 @@ impl CaState {
         let Some(had) = self.issued_by.remove(&node) else { return Outcome::Unchanged };
         self.remove_issuer(node);
         had.into_iter().for_each(|id| self.revoke(id));
+        self.jwt_keys.retain(|_, key| key.node != node);
         Outcome::Done
     }
 
@@ -259,5 +295,51 @@ impl CaState {
             Some(_) => Outcome::Done,
             None => Outcome::Unchanged,
         }
+    }
+
+    pub(super) fn add_jwt_key(&mut self, id: String, key: JwtKeyRecord, now_ms: u64) -> Outcome {
+        if self.jwt_keys.contains_key(&id) {
+            return Outcome::Unchanged;
+        }
+        self.jwt_keys.retain(|_, known| known.not_after_ms > now_ms);
+        let oldest = |keys: &BTreeMap<String, JwtKeyRecord>, of: Option<NodeId>| {
+            let keys = keys.iter().filter(|(_, key)| of.is_none_or(|node| key.node == node));
+            keys.min_by_key(|(_, key)| key.not_after_ms).map(|(id, _)| id.clone())
+        };
+        let of_node = self.jwt_keys.values().filter(|known| known.node == key.node).count();
+        let crowded = match self.jwt_keys.len() >= JWT_KEYS_MAX {
+            _ if of_node >= JWT_KEYS_PER_NODE_MAX => oldest(&self.jwt_keys, Some(key.node)),
+            true => oldest(&self.jwt_keys, None),
+            false => None,
+        };
+        crowded.and_then(|id| self.jwt_keys.remove(&id));
+        self.jwt_keys.insert(id, key);
+        Outcome::Done
+    }
+
+    pub(super) fn federate(&mut self, trust_domain: TrustDomain, authorities: FederatedRecord) -> Outcome {
+        if self.federated.get(&trust_domain) == Some(&authorities) {
+            return Outcome::Unchanged;
+        }
+        if !self.federated.contains_key(&trust_domain) && self.federated.len() >= FEDERATED_MAX {
+            return Outcome::Rejected(format!("{FEDERATED_MAX} trust domains are trusted already; remove one of them"));
+        }
+        self.federated.insert(trust_domain, authorities);
+        Outcome::Done
+    }
+
+    pub(super) fn defederate(&mut self, trust_domain: &TrustDomain) -> Outcome {
+        match self.federated.remove(trust_domain) {
+            Some(_) => Outcome::Done,
+            None => Outcome::Unchanged,
+        }
+    }
+
+    pub(super) fn reseal(&mut self, root: &KeyId, key: SealedKey) -> Outcome {
+        let Some(record) = self.roots.iter_mut().find(|record| record.root.id == *root) else {
+            return Outcome::Rejected(format!("there is no root {root}"));
+        };
+        record.root.key = key;
+        Outcome::Done
     }
 }

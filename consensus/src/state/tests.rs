@@ -1,12 +1,15 @@
-use conduit_api::SpiffeId;
 use conduit_api::{
     Endpoint, ServicePort,
     route::{ParentRef, RouteBackend, RouteRule},
 };
+use conduit_api::{SpiffeId, TrustDomain};
 use conduit_ca::KeyId;
 use proptest::prelude::*;
 
-use super::{ca::DENIED_MAX, *};
+use super::{
+    ca::{DENIED_MAX, FEDERATED_MAX, FederatedRecord},
+    *,
+};
 use crate::{Link, RootState};
 
 fn apply(state: &mut MeshState, index: u64, command: Command) -> Outcome {
@@ -77,6 +80,15 @@ fn web() -> SpiffeId {
     "spiffe://cluster.local/ns/ns/sa/web".parse().unwrap()
 }
 
+fn jwt_key(node: u64, id: u8) -> Command {
+    let (id, not_after_ms) = (id.to_string(), 1000 + u64::from(id));
+    Command::AddJwtKey { node: NodeId::new(node), jwk: id.clone(), id, not_after_ms }
+}
+
+fn domain(byte: u8) -> TrustDomain {
+    format!("d{byte}.example.org").parse().unwrap()
+}
+
 fn any_rotation() -> impl Strategy<Value = Command> {
     let byte = || 0..6_u8;
     prop_oneof![
@@ -87,6 +99,10 @@ fn any_rotation() -> impl Strategy<Value = Command> {
         (0..3_u64).prop_map(|node| Command::RevokeIssuer { node: NodeId::new(node) }),
         any::<bool>().prop_map(|drop_connections| Command::DenyIdentity { id: web(), drop_connections }),
         Just(Command::AllowIdentity { id: web() }),
+        (0..3_u64, 0..20_u8).prop_map(|(node, id)| jwt_key(node, id)),
+        byte()
+            .prop_map(|byte| Command::Federate { trust_domain: domain(byte), authorities: FederatedRecord::default() }),
+        byte().prop_map(|byte| Command::Defederate { trust_domain: domain(byte) }),
     ]
 }
 
@@ -389,6 +405,56 @@ fn the_list_of_the_denied_is_bounded() {
     }
     assert!(matches!(apply(&mut state, 10_000, deny(DENIED_MAX)), Outcome::Rejected(_)));
     assert_eq!(apply(&mut state, 10_001, deny(0)), Outcome::Unchanged);
+}
+
+#[test]
+fn keys_of_tokens_are_known_as_long_as_tokens_by_them_are_valid() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, root(1));
+    for (index, id) in (2..).zip(0..30) {
+        assert_eq!(apply(&mut state, index, jwt_key(1, id)), Outcome::Done);
+    }
+    let ids = |state: &MeshState| {
+        let mut ids: Vec<u8> = state.ca().unwrap().jwt_keys.keys().map(|id| id.parse().unwrap()).collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(ids(&state), (22..30).collect::<Vec<_>>(), "the last ones of a replica that starts all the time");
+    assert_eq!(apply(&mut state, 40, jwt_key(1, 29)), Outcome::Unchanged);
+    // The index is also the time.
+    assert_eq!(apply(&mut state, 1025, jwt_key(2, 30)), Outcome::Done);
+    assert_eq!(ids(&state), [26, 27, 28, 29, 30]);
+    assert_eq!(state.ca().unwrap().revision, 1025.into(), "proxies are told");
+    apply(&mut state, 1026, issuer(1, 7));
+    apply(&mut state, 1027, Command::RevokeIssuer { node: NodeId::new(1) });
+    assert_eq!(ids(&state), [30], "whoever has its issuing key has these as well");
+}
+
+#[test]
+fn other_trust_domains_are_bounded() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, root(1));
+    let federate = |byte| Command::Federate { trust_domain: domain(byte), authorities: FederatedRecord::default() };
+    for byte in 0..FEDERATED_MAX as u8 {
+        assert_eq!(apply(&mut state, 2 + u64::from(byte), federate(byte)), Outcome::Done);
+    }
+    assert_eq!(apply(&mut state, 1000, federate(0)), Outcome::Unchanged);
+    assert!(matches!(apply(&mut state, 1000, federate(200)), Outcome::Rejected(_)));
+    assert_eq!(apply(&mut state, 1001, Command::Defederate { trust_domain: domain(0) }), Outcome::Done);
+    assert_eq!(apply(&mut state, 1002, federate(200)), Outcome::Done);
+}
+
+#[test]
+fn a_root_is_sealed_anew_and_nothing_else_of_it_changes() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, root(1));
+    let (revision, other) = (state.revision(), sealed(2));
+    let reseal = |root| Command::ResealRoot { root, key: other.key.clone() };
+    assert_eq!(apply(&mut state, 2, reseal(key_id(1))), Outcome::Done);
+    let active = state.ca().unwrap().active().unwrap();
+    assert_eq!(active.root, SealedRoot { key: other.key.clone(), ..sealed(1) });
+    assert_eq!(state.revision(), revision, "proxies need not be told");
+    assert!(matches!(apply(&mut state, 3, reseal(key_id(9))), Outcome::Rejected(_)));
 }
 
 proptest! {

@@ -19,6 +19,7 @@ use tonic::Status;
 use zeroize::Zeroize as _;
 
 use super::{
+    federation::federated,
     members::{Answers, ask_all, connected, find},
     routes::propose,
 };
@@ -76,6 +77,7 @@ pub async fn status(own: &Own, roots: &Roots) -> Result<CaStatusResponse, Status
         issuers: issuers(own, &answers, &offsets),
         rotation,
         denied: denied.collect(),
+        federated: federated(ca),
         revoked: u32::try_from(ca.revoked.len()).unwrap_or(u32::MAX),
         rotates_at_ms: rotation::rotate_at(ca).map(unix_ms).unwrap_or_default(),
         clock_skew_ms: offsets.values().map(|offset| offset.unsigned_abs()).max().unwrap_or_default(),
@@ -195,9 +197,11 @@ pub async fn deny(own: &Own, roots: &Roots, who: &str, request: CaDenyRequest) -
         .spiffe_id
         .parse()
         .map_err(|error: conduit_api::spiffe::ParseSpiffeError| Status::invalid_argument(error.to_string()))?;
-    if id.trust_domain() != &roots.trust_domain {
-        let ours = &roots.trust_domain;
-        return Err(Status::invalid_argument(format!("`{id}` is not of this mesh's trust domain, `{ours}`")));
+    let ours = &roots.trust_domain;
+    if id.trust_domain() != ours && !request.allow && !current(own)?.federated.contains_key(id.trust_domain()) {
+        return Err(Status::invalid_argument(format!(
+            "`{id}` is neither of this mesh's trust domain, `{ours}`, nor of one that it believes"
+        )));
     }
     if controller_id(&roots.trust_domain).is_ok_and(|own| own == id) {
         return Err(Status::invalid_argument("that is the control plane's own identity; without it nothing works"));

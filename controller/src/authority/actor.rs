@@ -264,9 +264,11 @@ pub fn controller_id(trust_domain: &TrustDomain) -> Result<SpiffeId, conduit_api
     SpiffeId::new(trust_domain, "conduit", "controller")
 }
 
+/// Whom this replica lets in. Other trust domains' workloads are peers of our workloads, and nobody to the control plane.
 fn bundle(state: &MeshState) -> anyhow::Result<TrustBundle> {
-    let bundle = bundle_of(state).ok_or_else(|| anyhow::anyhow!("there is no root"))?;
-    Ok(TrustBundle::try_from(bundle)?)
+    let mut bundle = TrustBundle::try_from(bundle_of(state).ok_or_else(|| anyhow::anyhow!("there is no root"))?)?;
+    bundle.federated.clear();
+    Ok(bundle)
 }
 
 impl Actor for AuthorityActor {

@@ -3,12 +3,12 @@ use conduit_consensus::{Command, Link, MeshState, Proposal};
 
 use super::*;
 
-pub(super) fn at(seconds: u64) -> SystemTime {
+pub(crate) fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 /// A root made at a time in seconds.
-pub(super) fn sealed(made: u64) -> SealedRoot {
+pub(crate) fn sealed(made: u64) -> SealedRoot {
     let trust_domain = "cluster.local".parse().unwrap();
     let lifetime = conduit_ca::ROOT_LIFETIME;
     Root::generate(&trust_domain, at(made + 60), lifetime).unwrap().seal(&Seed::generate()).unwrap()

@@ -7,15 +7,19 @@ use std::{
 
 use conduit_api::{
     SpiffeId, TrustDomain,
-    proto::identity::{CertifyRequest, CertifyResponse, identity_server},
+    proto::identity::{CertifyRequest, CertifyResponse, IssueJwtRequest, IssueJwtResponse, identity_server},
 };
-use conduit_ca::{AttestError, IssueError, LaunchToken, Seed};
+use conduit_ca::{AttestError, IssueError, JwtIssuer, LaunchToken, Seed, jwt::SignError};
+use conduit_consensus::MeshState;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 use tracing::{info, warn};
 
-use super::limits::{Limited, Limits};
-use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms};
+use super::{
+    limits::{Limited, Limits},
+    metrics::Signed,
+};
+use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, serve::peer_of};
 
 /// The service, over this replica's issuer.
 pub struct IdentityServer {
@@ -48,6 +52,10 @@ enum Refusal {
     NoIssuer,
     #[error(transparent)]
     Issue(#[from] IssueError),
+    #[error("this replica has no key for tokens yet that everybody knows; ask again")]
+    NoTokenKey,
+    #[error(transparent)]
+    Sign(#[from] SignError),
 }
 
 impl Refusal {
@@ -66,6 +74,9 @@ impl Refusal {
             Self::Issue(IssueError::Expired) => (Code::Unavailable, "issuer_expired"),
             Self::Issue(IssueError::Crypto(_)) => (Code::Unavailable, "crypto"),
             Self::Issue(_) => (Code::InvalidArgument, "request"),
+            Self::NoTokenKey => (Code::Unavailable, "no_token_key"),
+            Self::Sign(SignError::Audience) => (Code::InvalidArgument, "audience"),
+            Self::Sign(SignError::Crypto(_)) => (Code::Unavailable, "crypto"),
         }
     }
 }
@@ -75,30 +86,53 @@ impl identity_server::Identity for IdentityServer {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let started = Instant::now();
         let certified = self.certify(&request.into_inner(), self.own.clock.now());
-        match &certified {
-            Ok(_) => self.own.identity_metrics.issued(started.elapsed()),
-            Err(refusal) => {
-                let (_, reason) = refusal.kind();
-                self.own.identity_metrics.refused(reason);
-                warn!(reason, error = %refusal, "refused to certify");
-            }
-        }
-        certified.map(Response::new).map_err(|refusal| Status::new(refusal.kind().0, refusal.to_string()))
+        self.noted(Signed::Certificate, started, certified)
+    }
+
+    async fn issue_jwt(&self, request: Request<IssueJwtRequest>) -> Result<Response<IssueJwtResponse>, Status> {
+        let (started, peer) = (Instant::now(), peer_of(&request)?);
+        let issued = self.issue_jwt(peer.id(), &request.into_inner().audience, self.own.clock.now());
+        self.noted(Signed::Token, started, issued)
     }
 }
 
 impl IdentityServer {
+    fn noted<T>(&self, what: Signed, started: Instant, signed: Result<T, Refusal>) -> Result<Response<T>, Status> {
+        match &signed {
+            Ok(_) => self.own.identity_metrics.issued(what, started.elapsed()),
+            Err(refusal) => {
+                let (_, reason) = refusal.kind();
+                self.own.identity_metrics.refused(what, reason);
+                warn!(reason, error = %refusal, "refused to sign a {what}");
+            }
+        }
+        signed.map(Response::new).map_err(|refusal| Status::new(refusal.kind().0, refusal.to_string()))
+    }
+
+    /// What holds for everything that is signed for `id`.
+    fn admit(&self, id: &SpiffeId, state: &MeshState) -> Result<(), Refusal> {
+        if state.ca().is_some_and(|ca| ca.denied.contains_key(id)) {
+            return Err(Refusal::Denied(id.clone()));
+        }
+        self.limits.admit(id)?;
+        self.own.clock.mistrusted().map_or(Ok(()), |offset| Err(Refusal::Clock(offset)))
+    }
+
+    fn issue_jwt(&self, id: &SpiffeId, audience: &[String], now: SystemTime) -> Result<IssueJwtResponse, Refusal> {
+        let state = self.own.cluster.state().borrow().clone();
+        self.admit(id, &state)?;
+        let issuer = self.own.jwt_issuer.load_full();
+        // One that was revoked is not used while the next one is on its way.
+        let is_known = |issuer: &Arc<JwtIssuer>| state.ca().is_some_and(|ca| ca.jwt_keys.contains_key(issuer.id()));
+        let issued = issuer.filter(is_known).ok_or(Refusal::NoTokenKey)?.issue(id, audience, now)?;
+        Ok(IssueJwtResponse { token: issued.token, not_after_ms: unix_ms(issued.not_after) })
+    }
+
     fn certify(&self, request: &CertifyRequest, now: SystemTime) -> Result<CertifyResponse, Refusal> {
         let attested = LaunchToken::verify(&request.token, &self.seed, now)?;
         let id = SpiffeId::new(&self.trust_domain, &attested.namespace, &attested.service_account)?;
         let state = self.own.cluster.state().borrow().clone();
-        if state.ca().is_some_and(|ca| ca.denied.contains_key(&id)) {
-            return Err(Refusal::Denied(id));
-        }
-        self.limits.admit(&id)?;
-        if let Some(offset) = self.own.clock.mistrusted() {
-            return Err(Refusal::Clock(offset));
-        }
+        self.admit(&id, &state)?;
         let issuer = self.own.issuer.load_full().ok_or(Refusal::NoIssuer)?;
         let issued = issuer.issue(&request.csr, &id, now, self.leaf_lifetime)?;
         info!(spiffe_id = %id, pod = %attested.pod, "certified");

@@ -19,7 +19,7 @@ use crate::{
     authority::actor::SharedIssuer,
     clock::Clock,
     discovery::registry::{Connected, Registry},
-    identity::metrics::IdentityMetrics,
+    identity::{metrics::IdentityMetrics, tokens::SharedJwtIssuer},
     propose::unix_ms,
     serve::Refusals,
     tap::server::TapServer,
@@ -39,6 +39,8 @@ pub struct Own {
     pub taps: TapServer,
     /// What it signs with, once it can.
     pub issuer: SharedIssuer,
+    /// What it signs tokens with, once everybody knows that key.
+    pub jwt_issuer: SharedJwtIssuer,
     /// What time it is here.
     pub clock: Clock,
     /// Whom it has refused.

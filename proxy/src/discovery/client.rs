@@ -153,6 +153,7 @@ impl DiscoveryTask {
         }
         let restored = self.cache.restore(&mut self.directory.borrow_mut(), &self.tls);
         let Some(requests) = restored else { return };
+        self.controllers.bundle_changed();
         let revision = self.directory.borrow().revision();
         self.status.store(Arc::new(DiscoveryStatus { stale: true, revision, ..**self.status.load() }));
         for request in requests {

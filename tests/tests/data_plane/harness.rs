@@ -179,6 +179,7 @@ impl Mesh {
             inbound: (ip, INBOUND_PORT).into(),
             metrics: (ip, METRICS_PORT).into(),
             socket_mark: None,
+            workload_api: None,
             cache: Some(self.path(&format!("{name}-{number}.cache"))),
             cores: 2,
         };

@@ -19,6 +19,11 @@ const PROXY_UID: u32 = 2102;
 const SOCKET_MARK: &str = "0x2102";
 /// In a pod's files, what is its proxy's alone.
 const PROXY_FILES: &str = "proxy";
+/// In a pod's files, where its proxy hands out its identity.
+const SPIFFE_FILES: &str = "spiffe";
+const WORKLOAD_API_SOCKET: &str = "workload.sock";
+/// Longer than this no path to a socket is (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// A launch token is written anew long before it ends.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const TOKEN_RENEWAL: Duration = Duration::from_secs(3600);
@@ -172,13 +177,20 @@ impl Supervisor {
         replace_file(&files.join("resolv.conf"), resolv.as_bytes(), 0o644)?;
         replace_file(&files.join("nsswitch.conf"), b"hosts: files dns\n", 0o644)?;
         fs::set_permissions(&files, fs::Permissions::from_mode(0o755))?;
-        let own = files.join(PROXY_FILES);
-        fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
-        fs::set_permissions(&own, fs::Permissions::from_mode(0o700))?;
-        if self.is_root {
-            nix::unistd::chown(&own, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
-        }
+        self.proxy_directory(&files.join(PROXY_FILES))?;
+        // For the application, which runs as the user of the mesh; and for nobody else on this machine.
+        self.proxy_directory(&files.join(SPIFFE_FILES))?;
         Ok(files)
+    }
+
+    /// One for its proxy, and for the user of the mesh.
+    fn proxy_directory(&self, path: &std::path::Path) -> anyhow::Result<()> {
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+        if self.is_root {
+            nix::unistd::chown(path, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
+        }
+        Ok(())
     }
 
     /// Roots follow each other while a proxy runs; one that starts again trusts those that are there then.
@@ -235,6 +247,7 @@ impl Supervisor {
             ("TRUST_ANCHORS_FILE", format!("{POD_FILES}/trust-anchors.pem")),
             ("IDENTITY_TOKEN_FILE", format!("{POD_FILES}/token")),
             ("CACHE_FILE", format!("{POD_FILES}/{PROXY_FILES}/cache")),
+            ("WORKLOAD_API_SOCKET", format!("{POD_FILES}/{SPIFFE_FILES}/{WORKLOAD_API_SOCKET}")),
         ]
         .map(|(name, value)| (format!("CONDUIT_PROXY_{name}"), value))
         .into();
@@ -264,7 +277,13 @@ impl Supervisor {
         let (first, rest) = deployment.command.split_first().map_or(("", [].as_slice()), |(f, r)| (f.as_str(), r));
         enter.push(program(first).unwrap_or_else(|_| first.to_owned()));
         enter.extend(rest.iter().cloned());
-        self.spec(pod, "app", ip, enter, deployment.env.clone())
+        let mut env = deployment.env.clone();
+        let socket = files.join(SPIFFE_FILES).join(WORKLOAD_API_SOCKET);
+        // Where the directory of the mesh is too deep for a socket, an application that wants it says so itself.
+        if deployment.meshed && socket.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+            env.push(("SPIFFE_ENDPOINT_SOCKET".to_owned(), format!("unix://{}", socket.display())));
+        }
+        self.spec(pod, "app", ip, enter, env)
     }
 
     fn spec(
