@@ -9,7 +9,9 @@ use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use crate::seed::{Purpose, Seed};
+use zeroize::Zeroizing;
+
+use crate::seed::{KEY_BYTES, Purpose, Seed};
 
 /// What every token of this format starts with. Part of what is authenticated.
 const PREFIX: &str = "conduit-launch-v1.";
@@ -65,7 +67,7 @@ impl LaunchToken {
         };
         let json = serde_json::to_vec(&claims).expect("strings and a number are JSON");
         let signed = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(json));
-        let tag = hmac::sign(&hmac_key(seed), signed.as_bytes());
+        let tag = hmac::sign(&hmac_key(seed.derive(Purpose::LaunchTokens)), signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
     }
 
@@ -81,7 +83,10 @@ impl LaunchToken {
         let (signed, tag) = token.rsplit_once('.').ok_or(AttestError::Malformed)?;
         let claims = signed.strip_prefix(PREFIX).ok_or(AttestError::Malformed)?;
         let tag = URL_SAFE_NO_PAD.decode(tag).map_err(|_| AttestError::Malformed)?;
-        hmac::verify(&hmac_key(seed), signed.as_bytes(), &tag).map_err(|_| AttestError::Forged)?;
+        let is_tag = |key: Zeroizing<[u8; KEY_BYTES]>| hmac::verify(&hmac_key(key), signed.as_bytes(), &tag).is_ok();
+        if !seed.derive_all(Purpose::LaunchTokens).any(is_tag) {
+            return Err(AttestError::Forged);
+        }
 
         // From here on it is our own writing.
         let json = URL_SAFE_NO_PAD.decode(claims).map_err(|_| AttestError::Malformed)?;
@@ -94,8 +99,8 @@ impl LaunchToken {
     }
 }
 
-fn hmac_key(seed: &Seed) -> hmac::Key {
-    hmac::Key::new(hmac::HMAC_SHA256, seed.derive(Purpose::LaunchTokens).as_ref())
+fn hmac_key(key: Zeroizing<[u8; KEY_BYTES]>) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, key.as_ref())
 }
 
 #[cfg(test)]
@@ -134,6 +139,19 @@ mod tests {
         assert_eq!(verify("", 0), Err(AttestError::Malformed));
         assert_eq!(verify(PREFIX, 0), Err(AttestError::Malformed));
         assert_eq!(verify(&format!("{token}{}", " x".repeat(TOKEN_BYTES_MAX)), 0), Err(AttestError::Malformed));
+    }
+
+    #[test]
+    fn verifies_under_both_seeds_while_one_follows_the_other() {
+        let announced = Seed::generate().advance();
+        let by_old = launch().mint(&announced, at(1000));
+        let replaced = announced.advance();
+        assert_eq!(LaunchToken::verify(&by_old, &replaced, at(0)), Ok(launch()));
+        let by_new = launch().mint(&replaced, at(1000));
+        assert_eq!(LaunchToken::verify(&by_new, &announced, at(0)), Ok(launch()), "by a replica that is behind");
+        let settled = replaced.advance();
+        assert_eq!(LaunchToken::verify(&by_new, &settled, at(0)), Ok(launch()));
+        assert_eq!(LaunchToken::verify(&by_old, &settled, at(0)), Err(AttestError::Forged));
     }
 
     #[test]

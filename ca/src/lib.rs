@@ -55,7 +55,7 @@ pub use refusal::Refusal;
 pub use renewal::renew_at;
 pub use replica::{ReplicaTls, peer_node};
 pub use root::{ROOT_LIFETIME, Root, RootError, SealedKey, SealedRoot};
-pub use seed::{Seed, SeedError};
+pub use seed::{Seed, SeedError, Turn};
 pub use svid::NotSvid;
 pub use text::describe;
 pub use workload::{AuthenticatedPeer, ClientAuth, Identity, IdentityError, Standing, WorkloadTls, X509Svid};

@@ -21,12 +21,13 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
 use crate::{
     bundle::TrustBundle,
     certificate::{self, LIFETIME_MAX, Validity},
     key::{CryptoError, KeyPair},
-    seed::{Purpose, Seed},
+    seed::{KEY_BYTES, Purpose, Seed},
     svid::Svid,
     tls,
     verifier::{ClientVerifier, Expected, PeerVerifier},
@@ -66,8 +67,9 @@ impl fmt::Display for ReplicaId {
 #[derive(Clone, Debug)]
 pub struct ReplicaTls {
     trust_domain: TrustDomain,
+    node: NodeId,
     authority: Arc<ArcSwap<TrustBundle>>,
-    minter: Arc<Minter>,
+    minter: Arc<ArcSwap<Minter>>,
 }
 
 impl ReplicaTls {
@@ -76,15 +78,25 @@ impl ReplicaTls {
     /// # Errors
     /// When the cryptographic library fails.
     pub fn new(seed: &Seed, trust_domain: &TrustDomain, node: NodeId) -> Result<Self, CryptoError> {
-        let (certificate, issuer) = authority(seed, trust_domain)?;
-        let bundle = TrustBundle::new(vec![certificate]).map_err(|_| CryptoError::Key)?;
-        let id = ReplicaId { trust_domain: trust_domain.clone(), node };
-        let minter = Minter::new(issuer, id, SystemTime::now())?;
+        let (bundle, minter) = derived(seed, trust_domain, node)?;
         Ok(Self {
             trust_domain: trust_domain.clone(),
+            node,
             authority: Arc::new(ArcSwap::from_pointee(bundle)),
-            minter: Arc::new(minter),
+            minter: Arc::new(ArcSwap::from_pointee(minter)),
         })
+    }
+
+    /// From the next handshake on: accepts whoever has one of the seeds that `seed` accepts, and has the current one itself. Connections
+    /// that were made stay.
+    ///
+    /// # Errors
+    /// When the cryptographic library fails; then nothing has changed.
+    pub fn replace_seed(&self, seed: &Seed) -> Result<(), CryptoError> {
+        let (bundle, minter) = derived(seed, &self.trust_domain, self.node)?;
+        self.authority.store(Arc::new(bundle));
+        self.minter.store(Arc::new(minter));
+        Ok(())
     }
 
     /// For accepting connections from any replica; [`peer_node`] then tells which.
@@ -119,13 +131,22 @@ pub fn peer_node(certificates: &[CertificateDer<'_>]) -> Option<NodeId> {
     ReplicaId::parse(&svid.uri).map(|id| id.node)
 }
 
-/// The key that everyone with the seed derives, and a certificate to hold it as a trust anchor.
+/// Whom a replica with this seed accepts, and what it presents.
+fn derived(seed: &Seed, trust_domain: &TrustDomain, node: NodeId) -> Result<(TrustBundle, Minter), CryptoError> {
+    let authority = |key: Zeroizing<[u8; KEY_BYTES]>| authority(&key, trust_domain);
+    let (_, issuer) = authority(seed.derive(Purpose::Membership))?;
+    let accepted = seed.derive_all(Purpose::Membership).map(|key| authority(key).map(|(certificate, _)| certificate));
+    let bundle = TrustBundle::new(accepted.collect::<Result<_, _>>()?).map_err(|_| CryptoError::Key)?;
+    let id = ReplicaId { trust_domain: trust_domain.clone(), node };
+    Ok((bundle, Minter::new(issuer, id, SystemTime::now())?))
+}
+
+/// The key that everyone with a seed derives, and a certificate to hold it as a trust anchor.
 fn authority(
-    seed: &Seed,
+    key: &[u8; KEY_BYTES],
     trust_domain: &TrustDomain,
 ) -> Result<(CertificateDer<'static>, rcgen::Issuer<'static, MembershipKey>), CryptoError> {
-    let key = seed.derive(Purpose::Membership);
-    let key = MembershipKey(Ed25519KeyPair::from_seed_unchecked(key.as_ref()).map_err(|_| CryptoError::Key)?);
+    let key = MembershipKey(Ed25519KeyPair::from_seed_unchecked(key).map_err(|_| CryptoError::Key)?);
     // Peers derive this certificate and never receive it. What they compare is its name and key; its times are not
     // looked at.
     let validity = Validity::new(SystemTime::UNIX_EPOCH, LIFETIME_MAX);
@@ -225,17 +246,17 @@ impl fmt::Debug for Minter {
 
 /// Presents the certificate that is current at each handshake.
 #[derive(Debug)]
-struct Presented(Arc<Minter>);
+struct Presented(Arc<ArcSwap<Minter>>);
 
 impl ResolvesServerCert for Presented {
     fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.certified(SystemTime::now()))
+        Some(self.0.load().certified(SystemTime::now()))
     }
 }
 
 impl ResolvesClientCert for Presented {
     fn resolve(&self, _root_hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.certified(SystemTime::now()))
+        Some(self.0.load().certified(SystemTime::now()))
     }
 
     fn has_certs(&self) -> bool {
@@ -249,14 +270,16 @@ mod tests {
 
     fn minter(now: SystemTime) -> Minter {
         let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
-        let (_, issuer) = authority(&Seed::generate(), &trust_domain).unwrap();
+        let (_, issuer) = authority(&Seed::generate().derive(Purpose::Membership), &trust_domain).unwrap();
         Minter::new(issuer, ReplicaId { trust_domain, node: NodeId::new(7) }, now).unwrap()
     }
 
     #[test]
     fn everyone_with_the_seed_derives_the_same_authority() {
         let (seed, other_seed) = (Seed::generate(), Seed::generate());
-        let certificate = |seed, trust_domain: &str| authority(seed, &trust_domain.parse().unwrap()).unwrap().0;
+        let certificate = |seed: &Seed, trust_domain: &str| {
+            authority(&seed.derive(Purpose::Membership), &trust_domain.parse().unwrap()).unwrap().0
+        };
         assert_eq!(certificate(&seed, "cluster.local"), certificate(&seed, "cluster.local"));
         assert_ne!(certificate(&seed, "cluster.local"), certificate(&other_seed, "cluster.local"));
         assert_ne!(certificate(&seed, "cluster.local"), certificate(&seed, "example.org"));

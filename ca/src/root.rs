@@ -196,11 +196,12 @@ impl SealedRoot {
             return Err(RootError::TrustDomain { root, asked: trust_domain.clone() });
         }
         let context = bound_to(trust_domain, &certificate);
-        let opened = seal::open(&seed.derive(Purpose::RootSealing), &context, &self.key.0);
-        let pkcs8 = opened.map_err(|why| match why {
-            Unopened::Format => RootError::Format,
-            Unopened::Key => RootError::Sealed,
-        })?;
+        let opened = seed.derive_all(Purpose::RootSealing).map(|key| seal::open(&key, &context, &self.key.0));
+        let pkcs8 = match opened.reduce(Result::or) {
+            Some(Ok(pkcs8)) => pkcs8,
+            Some(Err(Unopened::Format)) => return Err(RootError::Format),
+            Some(Err(Unopened::Key)) | None => return Err(RootError::Sealed),
+        };
         let key = KeyPair::from_pkcs8(&pkcs8)?;
         let issuer = rcgen::Issuer::from_ca_cert_der(&certificate, key).map_err(|_| RootError::Certificate)?;
         Ok(Root {
@@ -276,6 +277,17 @@ mod tests {
         assert!(matches!(open(&newer, &seed), RootError::Format));
         let elsewhere = sealed.open(&seed, &"example.org".parse().unwrap()).unwrap_err();
         assert!(matches!(elsewhere, RootError::TrustDomain { .. }));
+    }
+
+    #[test]
+    fn opens_under_the_seed_before_and_is_sealed_under_the_next() {
+        let (root, old) = (root(), Seed::generate());
+        let (sealed, domain) = (root.seal(&old).unwrap(), trust_domain());
+        let replaced = old.advance().advance();
+        assert!(sealed.open(&replaced.alone(), &domain).is_err());
+        let again = sealed.open(&replaced, &domain).unwrap().seal(&replaced).unwrap();
+        assert_eq!(again.open(&replaced.alone(), &domain).unwrap().id(), root.id());
+        assert!(matches!(again.open(&old, &domain), Err(RootError::Sealed)));
     }
 
     #[test]

@@ -9,21 +9,50 @@ use std::{
 };
 
 use aws_lc_rs::{hkdf, rand};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Bytes of a seed, and of every key derived from it.
 pub(crate) const KEY_BYTES: usize = 32;
 
-/// Hexadecimal digits in a seed's file.
+/// Hexadecimal digits of a seed in its file.
 const HEX_DIGITS: usize = 2 * KEY_BYTES;
 
 /// More than this is not read from a seed's file: the digits and some white space around them.
 const FILE_BYTES_MAX: u64 = 256;
 
-/// 32 random bytes, erased when dropped.
+/// 32 random bytes, erased when dropped; and, while they are being replaced, those that follow or were before them.
 ///
-/// It encrypts and authenticates nothing itself: keys derived from it do, one for each purpose.
-pub struct Seed([u8; KEY_BYTES]);
+/// It encrypts and authenticates nothing itself: keys derived from it do, one for each purpose. What is made is made under the current
+/// one; what was made under the other one is accepted.
+///
+/// ```text
+///   old ──► old, next new ──► new, previous old ──► new         each step when everybody has taken the one before
+/// ```
+pub struct Seed {
+    current: Secret,
+    other: Option<(Turn, Secret)>,
+}
+
+type Secret = Zeroizing<[u8; KEY_BYTES]>;
+
+/// When the other one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It follows the current one.
+    Next,
+    /// It was before the current one.
+    Previous,
+}
+
+impl Turn {
+    /// The word before it in the file.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Next => "next ",
+            Self::Previous => "previous ",
+        }
+    }
+}
 
 /// What a derived key is for. Keys of different purposes say nothing about each other (RFC 5869 section 3.2).
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +63,8 @@ pub(crate) enum Purpose {
     RootSealing,
     /// HMAC-SHA256 over launch tokens.
     LaunchTokens,
+    /// Tells it from others, in the open.
+    Id,
 }
 
 impl Purpose {
@@ -43,6 +74,7 @@ impl Purpose {
             Self::Membership => b"conduit control-plane membership v1",
             Self::RootSealing => b"conduit root key sealing v1",
             Self::LaunchTokens => b"conduit launch tokens v1",
+            Self::Id => b"conduit seed id v1",
         }
     }
 }
@@ -70,7 +102,10 @@ pub enum SeedError {
     #[error("the seed file {0} exists already and is not overwritten; move it away if its mesh is gone for good")]
     Exists(PathBuf),
     /// It holds something else.
-    #[error("the seed file {0} does not hold a seed: 64 hexadecimal digits are expected")]
+    #[error(
+        "the seed file {0} does not hold a seed: 64 hexadecimal digits are expected, and, while it is being replaced, a line of `next` \
+         or `previous` with 64 others"
+    )]
     Malformed(PathBuf),
 }
 
@@ -80,9 +115,35 @@ impl Seed {
     /// # Panics
     /// When the system has no randomness to give, which it only lacks when it is broken.
     pub fn generate() -> Self {
-        let mut bytes = [0; KEY_BYTES];
-        rand::fill(&mut bytes).expect("the system's random source works");
-        Self(bytes)
+        Self { current: random(), other: None }
+    }
+
+    /// Tells it from others, in the open: 16 hexadecimal digits.
+    pub fn id(&self) -> String {
+        id(&self.current)
+    }
+
+    /// The other one that is accepted.
+    pub fn other(&self) -> Option<(Turn, String)> {
+        self.other.as_ref().map(|(turn, secret)| (*turn, id(secret)))
+    }
+
+    /// The current one, and no other.
+    pub fn alone(&self) -> Self {
+        Self { current: self.current.clone(), other: None }
+    }
+
+    /// The next step of its replacement: another one is accepted; is the current one; is the only one.
+    ///
+    /// # Panics
+    /// As [`Seed::generate`].
+    pub fn advance(&self) -> Self {
+        let current = self.current.clone();
+        match &self.other {
+            None => Self { current, other: Some((Turn::Next, random())) },
+            Some((Turn::Next, next)) => Self { current: next.clone(), other: Some((Turn::Previous, current)) },
+            Some((Turn::Previous, _)) => Self { current, other: None },
+        }
     }
 
     /// Reads the file that [`Seed::save_new`] wrote; white space around the digits is ignored.
@@ -96,7 +157,20 @@ impl Seed {
             File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut text).map(|_| text)
         };
         let text = read().map_err(|source| SeedError::Read { path: path.to_owned(), source })?;
-        parse_hex(text.trim_ascii()).map(Self).ok_or_else(|| SeedError::Malformed(path.to_owned()))
+        parse(&text).ok_or_else(|| SeedError::Malformed(path.to_owned()))
+    }
+
+    /// Writes the seed in place of the one that a file holds. Readers see the old one or the new one, whole.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the file is what it was.
+    pub fn replace(&self, path: &Path) -> Result<(), SeedError> {
+        let new = path.with_extension("new");
+        // Left behind by one that was interrupted.
+        let _ = fs::remove_file(&new);
+        self.save_new(&new)?;
+        let renamed = fs::rename(&new, path).and_then(|()| sync_parent(path));
+        renamed.map_err(|source| SeedError::Write { path: path.to_owned(), source })
     }
 
     /// Writes the seed to a new file that only its owner can read, and returns when it is on the disk.
@@ -110,8 +184,7 @@ impl Seed {
                 _ => SeedError::Write { path: path.to_owned(), source },
             }
         })?;
-        let written =
-            file.write_all(&self.to_hex_line()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(path));
+        let written = file.write_all(&self.to_lines()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(path));
         written.map_err(|source| {
             // Half a seed would be refused as malformed for ever; the error at hand is the one to report.
             let _ = fs::remove_file(path);
@@ -120,19 +193,45 @@ impl Seed {
     }
 
     /// The key for one purpose (HKDF-SHA256, RFC 5869).
-    pub(crate) fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; KEY_BYTES]> {
-        derive(&self.0, purpose.info())
+    pub(crate) fn derive(&self, purpose: Purpose) -> Secret {
+        derive(self.current.as_ref(), purpose.info())
     }
 
-    fn to_hex_line(&self) -> Zeroizing<Vec<u8>> {
-        let mut line = Zeroizing::new(Vec::with_capacity(HEX_DIGITS + 1));
-        for byte in self.0 {
-            let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
-            line.extend([digit(byte >> 4), digit(byte & 0xf)]);
-        }
-        line.push(b'\n');
-        line
+    /// The same, and then that of the other one that is accepted.
+    pub(crate) fn derive_all(&self, purpose: Purpose) -> impl Iterator<Item = Secret> {
+        let other = self.other.as_ref().map(|(_, secret)| secret);
+        [&self.current].into_iter().chain(other).map(move |secret| derive(secret.as_ref(), purpose.info()))
     }
+
+    fn to_lines(&self) -> Zeroizing<Vec<u8>> {
+        let mut lines = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize));
+        write_hex(&mut lines, &self.current);
+        if let Some((turn, secret)) = &self.other {
+            lines.extend(turn.word().bytes());
+            write_hex(&mut lines, secret);
+        }
+        lines
+    }
+}
+
+/// A line of digits.
+fn write_hex(lines: &mut Vec<u8>, secret: &Secret) {
+    for byte in secret.iter() {
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+        lines.extend([digit(byte >> 4), digit(byte & 0xf)]);
+    }
+    lines.push(b'\n');
+}
+
+fn random() -> Secret {
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+    rand::fill(bytes.as_mut()).expect("the system's random source works");
+    bytes
+}
+
+fn id(secret: &Secret) -> String {
+    let derived = derive(secret.as_ref(), Purpose::Id.info());
+    derived[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A key from a secret (HKDF-SHA256, RFC 5869). Keys of different `info` say nothing about each other.
@@ -146,24 +245,36 @@ pub(crate) fn derive(secret: &[u8], info: &[u8]) -> Zeroizing<[u8; KEY_BYTES]> {
     key
 }
 
-impl Drop for Seed {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
 impl fmt::Debug for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Seed(..)")
     }
 }
 
-fn parse_hex(text: &[u8]) -> Option<[u8; KEY_BYTES]> {
+/// A seed, and the other one if there is a second line.
+fn parse(text: &[u8]) -> Option<Seed> {
+    let text = text.trim_ascii();
+    let (first, second) = match text.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&text[..end], Some(text[end..].trim_ascii())),
+        None => (text, None),
+    };
+    let other = match second {
+        Some(line) => {
+            let after = |turn: Turn| Some((turn, line.strip_prefix(turn.word().as_bytes())?));
+            let (turn, digits) = after(Turn::Next).or_else(|| after(Turn::Previous))?;
+            Some((turn, parse_hex(digits.trim_ascii())?))
+        }
+        None => None,
+    };
+    Some(Seed { current: parse_hex(first.trim_ascii())?, other })
+}
+
+fn parse_hex(text: &[u8]) -> Option<Secret> {
     if text.len() != HEX_DIGITS {
         return None;
     }
     let digit = |d: u8| char::from(d).to_digit(16).map(|d| d as u8);
-    let mut bytes = [0; KEY_BYTES];
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
         *byte = digit(pair[0])? << 4 | digit(pair[1])?;
     }
@@ -182,6 +293,36 @@ mod tests {
 
     use super::*;
 
+    fn seed(byte: u8) -> Seed {
+        Seed { current: Zeroizing::new([byte; KEY_BYTES]), other: None }
+    }
+
+    #[test]
+    fn is_replaced_in_three_steps_which_a_file_remembers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("seed");
+        let old = Seed::generate();
+        old.save_new(&path).unwrap();
+        let step = || {
+            Seed::load(&path).unwrap().advance().replace(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            Seed::load(&path).unwrap()
+        };
+        let announced = step();
+        let (turn, new) = announced.other().unwrap();
+        assert_eq!((announced.id(), turn), (old.id(), Turn::Next));
+        assert_ne!(new, old.id());
+        let replaced = step();
+        assert_eq!((replaced.id(), replaced.other()), (new.clone(), Some((Turn::Previous, old.id()))));
+        assert_eq!(replaced.alone().other(), None);
+        let settled = step();
+        assert_eq!((settled.id(), settled.other()), (new, None));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+        let keys = |seed: &Seed| seed.derive_all(Purpose::Membership).collect::<Vec<_>>();
+        assert_eq!(keys(&announced).len(), 2);
+        assert_eq!(keys(&announced)[0], keys(&replaced)[1]);
+    }
+
     #[test]
     fn loads_what_it_saved() {
         let dir = tempfile::tempdir().unwrap();
@@ -189,7 +330,7 @@ mod tests {
         let seed = Seed::generate();
         seed.save_new(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(Seed::load(&path).unwrap().0, seed.0);
+        assert_eq!(Seed::load(&path).unwrap().current, seed.current);
     }
 
     #[test]
@@ -199,7 +340,7 @@ mod tests {
         let first = Seed::generate();
         first.save_new(&path).unwrap();
         assert!(matches!(Seed::generate().save_new(&path), Err(SeedError::Exists(_))));
-        assert_eq!(Seed::load(&path).unwrap().0, first.0);
+        assert_eq!(Seed::load(&path).unwrap().current, first.current);
         let nowhere = dir.path().join("no such directory/seed");
         assert!(matches!(first.save_new(&nowhere), Err(SeedError::Write { .. })));
     }
@@ -210,24 +351,29 @@ mod tests {
         let path = dir.path().join("seed");
         assert!(matches!(Seed::load(&path), Err(SeedError::Read { .. })));
         let digits = "ab".repeat(KEY_BYTES);
+        let without = |word: &str| format!("{digits}\n{word}{digits}\n");
+        for bad in [&without(""), &without("after "), &format!("{digits}\nnext {digits}\nnext {digits}")] {
+            fs::write(&path, bad).unwrap();
+            assert!(matches!(Seed::load(&path), Err(SeedError::Malformed(_))), "{bad}");
+        }
         for bad in ["", "ab", &digits[1..], &format!("{digits}0"), &digits.replace('a', "g"), &digits.repeat(1000)] {
             fs::write(&path, bad).unwrap();
             assert!(matches!(Seed::load(&path), Err(SeedError::Malformed(_))), "{bad}");
         }
         fs::write(&path, format!(" {}\r\n", digits.to_uppercase())).unwrap();
-        assert_eq!(Seed::load(&path).unwrap().0, [0xab; KEY_BYTES]);
+        assert_eq!(*Seed::load(&path).unwrap().current, [0xab; KEY_BYTES]);
     }
 
     #[test]
     fn derives_the_same_key_for_the_same_purpose_only() {
-        let seed = Seed([7; KEY_BYTES]);
-        assert_eq!(*seed.derive(Purpose::Membership), *Seed([7; KEY_BYTES]).derive(Purpose::Membership));
-        assert_ne!(*seed.derive(Purpose::Membership), *seed.derive(Purpose::RootSealing));
-        assert_ne!(*seed.derive(Purpose::Membership), *Seed([8; KEY_BYTES]).derive(Purpose::Membership));
+        let derived = |byte, purpose| seed(byte).derive(purpose);
+        assert_eq!(derived(7, Purpose::Membership), derived(7, Purpose::Membership));
+        assert_ne!(derived(7, Purpose::Membership), derived(7, Purpose::RootSealing));
+        assert_ne!(derived(7, Purpose::Membership), derived(8, Purpose::Membership));
     }
 
     #[test]
     fn prints_nothing_of_itself() {
-        assert_eq!(format!("{:?}", Seed([7; KEY_BYTES])), "Seed(..)");
+        assert_eq!(format!("{:?}", seed(7)), "Seed(..)");
     }
 }

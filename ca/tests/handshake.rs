@@ -659,6 +659,29 @@ fn replicas_with_the_same_seed_know_each_other() {
     assert!(matches!(ended.refusals().0, Some(Refusal::Identity { .. })));
 }
 
+/// One after the other is restarted or told; at no moment is one of them a stranger to another.
+#[test]
+fn replicas_know_each_other_while_a_seed_follows_another() {
+    let old = Seed::generate();
+    let announced = old.advance();
+    let replaced = announced.advance();
+    let settled = replaced.advance();
+    let replica = |node, seed: &Seed| ReplicaTls::new(seed, &trust_domain(), NodeId::new(node)).unwrap();
+    let (one, two) = (replica(1, &old), replica(2, &old));
+    let know_each_other = || {
+        handshake(one.client_config_for(NodeId::new(2)), two.server_config()).established();
+        handshake(two.client_config_for(NodeId::new(1)), one.server_config()).established();
+    };
+    for seed in [&announced, &replaced, &settled] {
+        one.replace_seed(seed).unwrap();
+        know_each_other();
+        two.replace_seed(seed).unwrap();
+        know_each_other();
+    }
+    let left_behind = replica(3, &old);
+    assert!(handshake(left_behind.client_config(), one.server_config()).server.is_err());
+}
+
 #[test]
 fn replicas_of_other_meshes_are_strangers() {
     let seed = Seed::generate();

@@ -1,6 +1,7 @@
 //! `conduit ca`: whom the mesh trusts.
 
 mod federation;
+mod seed;
 
 use std::{
     fs,
@@ -18,7 +19,10 @@ use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use self::federation::{DefederateArgs, ExportArgs, FederateArgs, Format};
+use self::{
+    federation::{DefederateArgs, ExportArgs, FederateArgs, Format},
+    seed::RotateSeedArgs,
+};
 use crate::{
     args::Global,
     control_plane::ControlPlane,
@@ -43,6 +47,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Replace the trust root by a new one; nothing is restarted, and no request fails
     Rotate(RotateArgs),
+    /// Replace the secret that the replicas of the control plane share by a new one; nothing is restarted
+    RotateSeed(RotateSeedArgs),
     /// Write what the mesh's identities are believed by
     ExportBundle(ExportArgs),
     /// Believe another trust domain's identities as well
@@ -148,6 +154,7 @@ pub async fn run(
         }
         Command::Rotate(args) => rotate(args, control_plane, out).await,
         Command::ExportBundle(args) if args.format() == Format::Spiffe => federation::export(control_plane, out).await,
+        Command::RotateSeed(args) => seed::rotate(args, control_plane, out).await,
         Command::Federate(args) => federation::federate(args, control_plane, out).await,
         Command::Defederate(args) => federation::defederate(args, control_plane, out).await,
         Command::ExportBundle(_) => {
@@ -226,8 +233,7 @@ async fn rotate(args: &RotateArgs, control_plane: &ControlPlane, out: &mut impl 
         return Ok(());
     }
     let began = Instant::now();
-    let progress = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    progress.enable_steady_tick(POLL);
+    let progress = spinner();
     let mut told = String::new();
     loop {
         // No answer is no reason to give up: the replica that was asked may have been the one that ended.
@@ -254,6 +260,13 @@ async fn rotate(args: &RotateArgs, control_plane: &ControlPlane, out: &mut impl 
         }
         sleep(POLL).await;
     }
+}
+
+/// Shows that something goes on, to a person.
+fn spinner() -> ProgressBar {
+    let progress = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    progress.enable_steady_tick(POLL);
+    progress
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -350,6 +363,7 @@ fn json(status: &CaStatusResponse) -> serde_json::Value {
             "since": rfc3339(root.since_ms),
             "expires": rfc3339(soonest(root)),
             "imported": root.imported,
+            "sealedUnder": root.sealed_under,
             "certificate": to_pem(&[root.anchor.clone().into()]),
         })
     });
@@ -361,6 +375,7 @@ fn json(status: &CaStatusResponse) -> serde_json::Value {
             "expires": time(issuer.not_after_ms),
             "reachable": issuer.reachable,
             "clockOffsetMs": issuer.clock_offset_ms,
+            "seed": issuer.seed,
         })
     });
     let denied = status.denied.iter().map(|denied| {
@@ -423,6 +438,7 @@ mod tests {
             not_after_ms: 1_525_000_600_000,
             reachable: true,
             clock_offset_ms: -1_240,
+            ..Issuer::default()
         };
         let status = CaStatusResponse {
             trust_domain: "cluster.local".to_owned(),

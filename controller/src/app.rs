@@ -54,6 +54,7 @@ use crate::{
     },
     peer::server::Own,
     platform::actor::PlatformActor,
+    seed,
     serve::{self, Connections, Refusals},
     tap::server::TapServer,
     telemetry::{Telemetry, server::TelemetryServer},
@@ -86,8 +87,8 @@ impl App {
     /// # Errors
     /// When something that only a person can mend is in the way.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let seed = Arc::new(Seed::load(&config.seed_file)?);
-        let cluster = start_cluster(&config, &seed).await?;
+        let (seed_sender, shared_seed) = watch::channel(Arc::new(Seed::load(&config.seed_file)?));
+        let (cluster, replica_tls) = start_cluster(&config, &shared_seed.borrow().clone()).await?;
         let issuer = Arc::new(ArcSwapOption::empty());
         let telemetry = Arc::new(Mutex::new(Telemetry::new(Instant::now())));
         let own = Own {
@@ -97,15 +98,17 @@ impl App {
             taps: TapServer::new(cluster.state()),
             issuer,
             jwt_issuer: Arc::default(),
+            seed: shared_seed.clone(),
             clock: Clock::shifted(config.clock_shift_seconds),
             refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
         };
-        serve_peers(&config, &seed, &own).await?;
+        serve_peers(&config, &replica_tls, &own).await?;
+        tokio::spawn(seed::follow(config.seed_file.clone(), seed_sender, replica_tls));
         become_member(&config, &cluster).await?;
 
         let roots = Arc::new(Roots {
-            seed: seed.clone(),
+            seed: shared_seed.clone(),
             trust_domain: config.trust_domain.clone(),
             lifetime: config.root_lifetime,
             own: config.own_issuer(),
@@ -122,6 +125,7 @@ impl App {
         AuthorityActor::start(setup, own.clone());
         tokio::spawn(clock::keep_comparing(own.clone()));
         tokio::spawn(tokens::keep(own.clone(), config.intermediate_lifetime));
+        tokio::spawn(seed::reseal(own.clone(), roots.clone()));
         PlatformActor::start(config.platform_file.clone(), cluster.clone())?;
 
         let ready = {
@@ -136,7 +140,7 @@ impl App {
             serve_socket(socket, reflected(api())?)?;
         }
         let identity = IdentityServer {
-            seed: seed.clone(),
+            seed: shared_seed.clone(),
             trust_domain: config.trust_domain.clone(),
             own: own.clone(),
             leaf_lifetime: config.leaf_lifetime,
@@ -170,18 +174,24 @@ impl App {
     }
 }
 
-async fn start_cluster(config: &Config, seed: &Seed) -> anyhow::Result<Cluster> {
+/// Raft, and how replicas know each other.
+async fn start_cluster(config: &Config, seed: &Seed) -> anyhow::Result<(Cluster, ReplicaTls)> {
     let cluster_config = ClusterConfig::new(&config.data_dir, &config.name, config.own_address()?);
     let trust_domain = config.trust_domain.clone();
-    let cluster = Cluster::start(cluster_config, |node| ReplicaTls::new(seed, &trust_domain, node)).await?;
+    let mut replica_tls = None;
+    let cluster = Cluster::start(cluster_config, |node| {
+        ReplicaTls::new(seed, &trust_domain, node).inspect(|tls| replica_tls = Some(tls.clone()))
+    });
+    let cluster = cluster.await?;
     info!(node = %cluster.id(), name = %config.name, "started");
-    Ok(cluster)
+    let replica_tls = replica_tls.context("Raft has started without TLS")?;
+    Ok((cluster, replica_tls))
 }
 
 /// Raft, and what replicas ask of each other.
-async fn serve_peers(config: &Config, seed: &Seed, own: &Own) -> anyhow::Result<()> {
+async fn serve_peers(config: &Config, replica_tls: &ReplicaTls, own: &Own) -> anyhow::Result<()> {
     let address = config.listen(PEER_PORT);
-    let tls = ReplicaTls::new(seed, &config.trust_domain, own.cluster.id())?.server_config();
+    let tls = replica_tls.server_config();
     let connections = serve::listen(address, move || tls.clone(), "peer", own.refusals.clone())
         .await
         .with_context(|| format!("cannot listen on {address} for other replicas"))?;

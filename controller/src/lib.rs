@@ -21,6 +21,7 @@ pub mod identity;
 pub mod peer;
 pub mod platform;
 pub mod propose;
+pub mod seed;
 pub mod serve;
 pub mod tap;
 pub mod telemetry;

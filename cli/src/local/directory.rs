@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 /// The longest path of a unix socket, without its terminating zero (unix(7)).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The state directory of one mesh.
 #[derive(Clone, Debug)]

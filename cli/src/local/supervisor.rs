@@ -128,7 +128,6 @@ struct Supervisor {
     /// What controllers are told of certificates.
     authority: Vec<String>,
     trust_domain: TrustDomain,
-    seed: Seed,
     network: Network,
     cluster_ips: BTreeMap<ServiceName, Ipv4Addr>,
     manifest: RefCell<Manifest>,
@@ -173,13 +172,12 @@ impl Supervisor {
             // All disks are lost, or there never were any. Nobody is left whom the gate could let through.
             let _ = fs::remove_file(directory.bootstrap_gate());
         }
-        let seed = if directory.seed().exists() {
-            Seed::load(&directory.seed())?
+        if directory.seed().exists() {
+            // What is wrong with it is said now, and not by every controller later.
+            Seed::load(&directory.seed())?;
         } else {
-            let seed = Seed::generate();
-            seed.save_new(&directory.seed())?;
-            seed
-        };
+            Seed::generate().save_new(&directory.seed())?;
+        }
         let mut cluster_ips = match fs::read(directory.cluster_ips()) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .with_context(|| format!("cannot understand {}", directory.cluster_ips().display()))?,
@@ -197,7 +195,6 @@ impl Supervisor {
             web_port: args.web_port,
             authority: args.authority.to_flags(),
             trust_domain: TRUST_DOMAIN.parse()?,
-            seed,
             network,
             cluster_ips,
             manifest: RefCell::new(manifest),

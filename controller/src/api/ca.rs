@@ -73,7 +73,7 @@ pub async fn status(own: &Own, roots: &Roots) -> Result<CaStatusResponse, Status
     });
     Ok(CaStatusResponse {
         trust_domain: roots.trust_domain.to_string(),
-        roots: ca.roots.iter().map(root).collect(),
+        roots: ca.roots.iter().map(|record| root(record, roots)).collect(),
         issuers: issuers(own, &answers, &offsets),
         rotation,
         denied: denied.collect(),
@@ -86,7 +86,12 @@ pub async fn status(own: &Own, roots: &Roots) -> Result<CaStatusResponse, Status
     })
 }
 
-fn root(record: &RootRecord) -> TrustRoot {
+fn root(record: &RootRecord, roots: &Roots) -> TrustRoot {
+    let seed = roots.seed();
+    let sealed_under = match record.root.open(&seed.alone(), &roots.trust_domain) {
+        Ok(_) => seed.id(),
+        Err(_) => seed.other().filter(|_| roots.open(record).is_ok()).map(|(_, id)| id).unwrap_or_default(),
+    };
     let until = |der: &[u8]| lifetime(der).map(|(_, not_after)| unix_ms(not_after)).unwrap_or_default();
     TrustRoot {
         id: record.root.id.to_string(),
@@ -96,6 +101,7 @@ fn root(record: &RootRecord) -> TrustRoot {
         imported: record.root.imported,
         anchor: record.root.anchor.clone(),
         issues_until_ms: until(&record.root.certificate),
+        sealed_under,
     }
 }
 
@@ -112,6 +118,8 @@ fn issuers(own: &Own, answers: &Answers, offsets: &BTreeMap<NodeId, i64>) -> Vec
             not_after_ms: answer.map_or(0, |answer| answer.issuer_not_after_ms),
             reachable: answer.is_some(),
             clock_offset_ms: offsets.get(node).copied().unwrap_or_default(),
+            seed: answer.map(|answer| answer.seed.clone()).unwrap_or_default(),
+            other_seed: answer.map(|answer| answer.other_seed.clone()).unwrap_or_default(),
         }
     });
     let mut issuers: Vec<_> = issuers.collect();

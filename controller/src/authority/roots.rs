@@ -16,6 +16,8 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
+use crate::seed::SharedSeed;
+
 /// A user's own issuer, as files in PEM.
 #[derive(Clone, Debug)]
 pub struct OwnFiles {
@@ -30,7 +32,7 @@ pub struct OwnFiles {
 /// What roots are made of, and where they are kept.
 pub struct Roots {
     /// Opens and seals them.
-    pub seed: Arc<Seed>,
+    pub seed: SharedSeed,
     /// Whose identities are issued.
     pub trust_domain: TrustDomain,
     /// Of those that are made.
@@ -75,7 +77,7 @@ impl Roots {
             }
             None => Root::generate(&self.trust_domain, now, self.lifetime)?,
         };
-        Ok(Command::CaInit { root: Box::new(root.seal(&self.seed)?), after: None })
+        Ok(Command::CaInit { root: Box::new(root.seal(&self.seed())?), after: None })
     }
 
     /// Proposes a root that is to follow the active one: the user's `own`, or a new one.
@@ -92,7 +94,7 @@ impl Roots {
         let active = self.open(active)?;
         let link = active.cross_sign(&next, now)?;
         let link = link.map(|link| Link { by: active.id().clone(), certificate: link.to_vec() });
-        Ok(Command::PrepareRoot { root: Box::new(next.seal(&self.seed)?), link })
+        Ok(Command::PrepareRoot { root: Box::new(next.seal(&self.seed())?), link })
     }
 
     /// A root with its key.
@@ -100,7 +102,7 @@ impl Roots {
     /// # Errors
     /// When it was sealed under another seed.
     pub fn open(&self, record: &RootRecord) -> Result<Root, RootError> {
-        record.root.open(&self.seed, &self.trust_domain)
+        record.root.open(&self.seed(), &self.trust_domain)
     }
 
     /// Writes what the platform is to keep. Readers see the old content or the new one.
@@ -124,6 +126,11 @@ impl Roots {
         Ok(())
     }
 
+    /// The current one.
+    pub fn seed(&self) -> Arc<Seed> {
+        self.seed.borrow().clone()
+    }
+
     fn kept(&self) -> anyhow::Result<Option<Backup>> {
         let Some(path) = &self.backup else { return Ok(None) };
         let text = match fs::read(path) {
@@ -136,7 +143,7 @@ impl Roots {
             format!("the trust root kept in {path} cannot be used; if its mesh is gone for good, move the file away")
         };
         let backup: Backup = serde_json::from_slice(&text).with_context(because)?;
-        let root = backup.root.open(&self.seed, &self.trust_domain).with_context(because)?;
+        let root = backup.root.open(&self.seed(), &self.trust_domain).with_context(because)?;
         if root.not_after() < SystemTime::now() {
             bail!("{}: it has expired", because());
         }
@@ -199,12 +206,13 @@ fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use conduit_consensus::{MeshState, Proposal};
+    use tokio::sync::watch;
 
     use super::*;
 
     fn roots(directory: &Path, seed: &Arc<Seed>) -> Roots {
         Roots {
-            seed: seed.clone(),
+            seed: watch::channel(seed.clone()).1,
             trust_domain: "cluster.local".parse().unwrap(),
             lifetime: conduit_ca::ROOT_LIFETIME,
             own: None,

@@ -9,7 +9,7 @@ use conduit_api::{
     SpiffeId, TrustDomain,
     proto::identity::{CertifyRequest, CertifyResponse, IssueJwtRequest, IssueJwtResponse, identity_server},
 };
-use conduit_ca::{AttestError, IssueError, JwtIssuer, LaunchToken, Seed, jwt::SignError};
+use conduit_ca::{AttestError, IssueError, JwtIssuer, LaunchToken, jwt::SignError};
 use conduit_consensus::MeshState;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
@@ -19,12 +19,12 @@ use super::{
     limits::{Limited, Limits},
     metrics::Signed,
 };
-use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, serve::peer_of};
+use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, seed::SharedSeed, serve::peer_of};
 
 /// The service, over this replica's issuer.
 pub struct IdentityServer {
     /// Checks launch tokens.
-    pub seed: Arc<Seed>,
+    pub seed: SharedSeed,
     /// Whose identities are issued.
     pub trust_domain: TrustDomain,
     /// This replica's issuer, its clock, and the state that says what is trusted.
@@ -129,7 +129,7 @@ impl IdentityServer {
     }
 
     fn certify(&self, request: &CertifyRequest, now: SystemTime) -> Result<CertifyResponse, Refusal> {
-        let attested = LaunchToken::verify(&request.token, &self.seed, now)?;
+        let attested = LaunchToken::verify(&request.token, &self.seed.borrow().clone(), now)?;
         let id = SpiffeId::new(&self.trust_domain, &attested.namespace, &attested.service_account)?;
         let state = self.own.cluster.state().borrow().clone();
         self.admit(&id, &state)?;

@@ -21,6 +21,7 @@ use crate::{
     discovery::registry::{Connected, Registry},
     identity::{metrics::IdentityMetrics, tokens::SharedJwtIssuer},
     propose::unix_ms,
+    seed::SharedSeed,
     serve::Refusals,
     tap::server::TapServer,
     telemetry::server::SharedTelemetry,
@@ -41,6 +42,8 @@ pub struct Own {
     pub issuer: SharedIssuer,
     /// What it signs tokens with, once everybody knows that key.
     pub jwt_issuer: SharedJwtIssuer,
+    /// What it was given to start with, and is given while it runs.
+    pub seed: SharedSeed,
     /// What time it is here.
     pub clock: Clock,
     /// Whom it has refused.
@@ -61,7 +64,7 @@ impl Own {
             not_after_ms: certified.as_ref().map_or(0, |certified| certified.not_after_ms),
             root: certified.map(|certified| certified.root.as_bytes().to_vec()).unwrap_or_default(),
         });
-        let issuer = self.issuer.load_full();
+        let (issuer, seed) = (self.issuer.load_full(), self.seed.borrow().clone());
         let issuer_id = issuer.as_ref().and_then(|issuer| KeyId::of(issuer.certificate()));
         let issuing_root = issuer.as_ref().map(|issuer| issuer.root().as_bytes().to_vec());
         StatusResponse {
@@ -78,6 +81,8 @@ impl Own {
             issuing_root: issuing_root.unwrap_or_default(),
             issuer: issuer_id.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
             issuer_not_after_ms: issuer.map_or(0, |issuer| unix_ms(issuer.not_after())),
+            seed: seed.id(),
+            other_seed: seed.other().map(|(_, id)| id).unwrap_or_default(),
         }
     }
 

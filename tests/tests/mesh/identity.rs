@@ -1,6 +1,9 @@
 //! Whom the mesh trusts: roots that follow each other, identities that are denied, keys that are nowhere to be found.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use conduit_api::proto::{
     cache::Cache,
@@ -332,6 +335,60 @@ fn workloads_go_on_with_a_control_plane_that_has_lost_all_of_its_disks() {
         cluster.wait("they go on", async || seen.exchanges() > exchanges + 20).await.unwrap();
         assert_eq!(seen.failures(), [].into());
     });
+}
+
+/// The secret under all others: nothing is restarted, no request fails, and what was under the old one is worth nothing then.
+#[test]
+fn the_seed_is_replaced_under_traffic() {
+    let mesh = Mesh::up();
+    let path = mesh.path().join("seed");
+    let (old, traffic) = (Seed::load(&path).unwrap(), Traffic::start(mesh.web_address()));
+    traffic.wait_for(20);
+    let pids = || mesh.raft().members.iter().map(|member| member.pid).collect::<Vec<_>>();
+    let (before, root) = (pids(), only_root(&mesh).unwrap());
+    let said = mesh.ok("ca rotate-seed");
+    let new = Seed::load(&path).unwrap();
+    assert!(new.other().is_none() && new.id() != old.id() && said.contains(&new.id()), "{said}");
+    assert_eq!((pids(), only_root(&mesh).unwrap()), (before, root.clone()));
+    traffic.wait_for(20);
+
+    // A token under the old one gets no certificate, whoever has it.
+    let status: Value = serde_json::from_str(&mesh.ok("ca status -o json")).unwrap();
+    assert_eq!(status["roots"][0]["sealedUnder"].as_str(), Some(&*new.id()));
+    let kept: Value = serde_json::from_slice(&fs::read(mesh.path().join("trust-root.json")).unwrap()).unwrap();
+    let kept: SealedRoot = serde_json::from_value(kept["root"].clone()).unwrap();
+    let domain = "cluster.local".parse().unwrap();
+    assert!(kept.open(&old, &domain).is_err() && kept.open(&new, &domain).is_ok());
+    for files in mesh.pod_files() {
+        let token = fs::read_to_string(files.join("token")).unwrap();
+        assert!(LaunchToken::verify(&token, &old, SystemTime::now()).is_err());
+        assert!(LaunchToken::verify(&token, &new, SystemTime::now()).is_ok());
+    }
+    mesh.ok("ca rotate --wait");
+    mesh.ok("-n emojivoto local scale voting=2");
+    let raft = mesh.raft();
+    mesh.kill9(raft.leader().pid);
+    eventually(Duration::from_secs(20), "the one that was killed is back", || {
+        mesh.try_raft().filter(|raft| raft.members.iter().filter(|member| member.role == "follower").count() == 2)
+    });
+
+    // Interrupted after its first step, it goes on with the next call.
+    new.advance().replace(&path).unwrap();
+    let announced = Seed::load(&path).unwrap().other().unwrap().1;
+    mesh.ok("ca rotate-seed");
+    assert_eq!(Seed::load(&path).unwrap().id(), announced);
+    assert_eq!(traffic.stop().1, Vec::<String>::new());
+
+    // While a replica cannot be asked, nothing is begun.
+    let follower = mesh.raft().members.into_iter().find(|member| member.role == "follower").unwrap();
+    mesh.stop(follower.pid);
+    let refused = mesh.fails("ca rotate-seed");
+    assert!(refused.contains("cannot be asked") || refused.contains("has not taken"), "{refused}");
+    mesh.go_on(follower.pid);
+    assert_eq!(Seed::load(&path).unwrap().id(), announced);
+    mesh.down();
+    mesh.start("");
+    mesh.down();
 }
 
 /// Every file that a run leaves behind, after everything that keys are used for has happened.

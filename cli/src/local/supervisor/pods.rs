@@ -11,7 +11,7 @@ use super::{
 };
 use conduit_netns::NODE_IP;
 
-use crate::local::{enter::POD_FILES, manifest::Deployment};
+use crate::local::{directory::SOCKET_PATH_BYTES_MAX, enter::POD_FILES, manifest::Deployment};
 
 /// The proxy's user, where it can have one of its own.
 const PROXY_UID: u32 = 2102;
@@ -22,8 +22,6 @@ const PROXY_FILES: &str = "proxy";
 /// In a pod's files, where its proxy hands out its identity.
 const SPIFFE_FILES: &str = "spiffe";
 const WORKLOAD_API_SOCKET: &str = "workload.sock";
-/// Longer than this no path to a socket is (unix(7)).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// A launch token is written anew long before it ends.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const TOKEN_RENEWAL: Duration = Duration::from_secs(3600);
@@ -205,14 +203,21 @@ impl Supervisor {
         replace_file(&files.join("trust-anchors.pem"), &content, 0o644)
     }
 
+    /// When the seed was last replaced: tokens are written anew then.
+    fn seed_written(&self) -> Option<SystemTime> {
+        fs::metadata(self.directory.seed()).and_then(|metadata| metadata.modified()).ok()
+    }
+
     fn write_token(&self, pod: &PodName, deployment: &Deployment, files: &std::path::Path) -> anyhow::Result<()> {
+        // Read anew: one seed follows another.
+        let seed = Seed::load(&self.directory.seed())?;
         let token = LaunchToken {
             namespace: pod.namespace().to_owned(),
             service_account: deployment.service_account.clone(),
             pod: pod.name().to_owned(),
         };
         let path = files.join("token");
-        replace_file(&path, token.mint(&self.seed, SystemTime::now() + TOKEN_LIFETIME).as_bytes(), 0o600)?;
+        replace_file(&path, token.mint(&seed, SystemTime::now() + TOKEN_LIFETIME).as_bytes(), 0o600)?;
         if self.is_root {
             nix::unistd::chown(&path, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
         }
@@ -308,18 +313,18 @@ impl Supervisor {
         files: PathBuf,
         mut stopped: watch::Receiver<bool>,
     ) {
-        let mut written = Instant::now();
-        let mut trusted = None;
+        let (mut written, mut under, mut trusted) = (Instant::now(), None, None);
         loop {
             let ready = self.is_ready(&pod, ip, &deployment).await;
             if *stopped.borrow() {
                 return;
             }
             self.set_ready(&pod, ready);
-            if written.elapsed() > TOKEN_RENEWAL {
-                written = Instant::now();
-                if let Err(error) = self.write_token(&pod, &deployment, &files) {
-                    error!(%pod, "its launch token cannot be renewed: {error:#}");
+            let seed = self.seed_written();
+            if written.elapsed() > TOKEN_RENEWAL || seed != under {
+                match self.write_token(&pod, &deployment, &files) {
+                    Ok(()) => (written, under) = (Instant::now(), seed),
+                    Err(error) => error!(%pod, "its launch token cannot be renewed: {error:#}"),
                 }
             }
             if let Err(error) = self.copy_trust_bundle(&files, &mut trusted) {
