@@ -5,5 +5,7 @@ source "$(dirname "$0")/programs.sh"
 
 bench="$CONDUIT_BIN/conduit-bench identity"
 $bench handshakes --duration "${DURATION:-5s}"
+# Beside what everybody has.
+DURATION=${DURATION:-5s} bench/openssl-handshakes.sh
 $bench issue --duration "${DURATION:-5s}"
 $bench rotations --rotations "${ROTATIONS:-1000}"

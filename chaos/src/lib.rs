@@ -10,6 +10,7 @@
 
 pub mod clients;
 pub mod cluster;
+pub mod drills;
 pub mod faults;
 pub mod history;
 pub mod run;

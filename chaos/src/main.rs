@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use conduit_chaos::{
     cluster,
+    drills::{self, Drill},
     run::{self, Plan},
 };
 use tokio::{
@@ -30,6 +31,11 @@ enum Command {
     ControlPlane(Args),
     /// The same, while the trust root is replaced over and over, and workloads speak with each other
     Identity(Args),
+    /// What takes meshes down, by name, each once; all of them when none is named
+    Drill {
+        /// Which
+        drills: Vec<Drill>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -50,7 +56,10 @@ struct Args {
 
 fn main() -> anyhow::Result<ExitCode> {
     let command = Cli::parse().command;
-    let (Command::ControlPlane(args) | Command::Identity(args)) = &command;
+    let args = match &command {
+        Command::ControlPlane(args) | Command::Identity(args) => args,
+        Command::Drill { drills } => return hold(drills),
+    };
     let Args { seed, duration, replicas, no_partitions } = *args;
     let seed = seed.unwrap_or_else(rand::random);
     println!("seed {seed}, {replicas} replicas, {}", humantime::format_duration(duration));
@@ -64,10 +73,28 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::ControlPlane(_) => unless_ended(break_control_plane(&programs, plan)).await,
             Command::Identity(_) => LocalSet::new().run_until(unless_ended(break_identity(&programs, plan))).await,
+            _ => unless_ended(break_control_plane(&programs, plan)).await,
         }
     })
+}
+
+/// One drill after the other; they need no namespaces.
+fn hold(drills: &[Drill]) -> anyhow::Result<ExitCode> {
+    let programs = cluster::programs()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let all = if drills.is_empty() { &Drill::ALL } else { drills };
+    for drill in all {
+        println!("drill {drill}");
+        let held = drills::run(&programs, *drill, |line| println!("  {line}"));
+        let held = async { held.await.map(|()| ExitCode::SUCCESS) };
+        if let Err(error) = runtime.block_on(LocalSet::new().run_until(unless_ended(held))) {
+            println!("verdict: VIOLATION in {drill}: {error:#}");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    println!("verdict: {} of {} drills were passed", all.len(), all.len());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What was started ends with it.

@@ -39,6 +39,8 @@ pub struct Authority {
     leading: bool,
     ca: Option<Arc<CaState>>,
     issuer: Option<Issuing>,
+    /// One is being made.
+    issuing: bool,
     /// One proposal at a time.
     proposing: bool,
     rotation: Rotation,
@@ -117,6 +119,7 @@ impl Authority {
             leading: false,
             ca: None,
             issuer: None,
+            issuing: false,
             proposing: false,
             rotation: Rotation::new(grace),
             propose_at: None,
@@ -155,10 +158,14 @@ impl Authority {
                 self.propose_at = (!committed).then_some(now + RETRY);
             }
             Input::IssuerCreated(issuing) => {
+                self.issuing = false;
                 self.issuer = Some(issuing);
                 self.record_at = None;
             }
-            Input::IssuerFailed => self.issue_at = Some(now + RETRY),
+            Input::IssuerFailed => {
+                self.issuing = false;
+                self.issue_at = Some(now + RETRY);
+            }
             Input::Kept(ca) => self.kept = Some(ca),
             Input::NotKept => self.keep_at = Some(now + KEEP_RETRY),
             Input::Measured(reached) => self.rotation.measured(now, reached),
@@ -207,9 +214,9 @@ impl Authority {
     }
 
     /// When to try again to make an issuer; `None` when it is made now, which comes back here.
-    fn issue(&self, now: SystemTime, effects: &mut Vec<Effect>) -> Option<SystemTime> {
+    fn issue(&mut self, now: SystemTime, effects: &mut Vec<Effect>) -> Option<SystemTime> {
         let retry_at = self.issue_at.filter(|at| now < *at);
-        if retry_at.is_none() {
+        if retry_at.is_none() && !std::mem::replace(&mut self.issuing, true) {
             effects.push(Effect::CreateIssuer);
         }
         retry_at

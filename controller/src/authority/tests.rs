@@ -138,6 +138,15 @@ fn an_issuer_that_was_revoked_is_replaced() {
 }
 
 #[test]
+fn one_issuer_is_made_at_a_time() {
+    let (mut authority, root) = (authority(), sealed(0));
+    assert!(effects(authority.handle(at(0), state(&[init(&root)]))).contains(&Effect::CreateIssuer));
+    assert!(!authority.handle(at(0), Input::Leading(true)).contains(&Effect::CreateIssuer), "it is not there yet");
+    assert!(!authority.handle(at(0), Input::IssuerCreated(issuing(7, &root, 70))).contains(&Effect::CreateIssuer));
+    assert!(authority.handle(at(70), Input::Timer).contains(&Effect::CreateIssuer));
+}
+
+#[test]
 fn a_failed_issuer_is_tried_again() {
     let mut authority = authority();
     authority.handle(at(0), state(&[init(&sealed(0))]));

@@ -8,13 +8,13 @@ use std::{
 use conduit_api::proto::{
     cache::Cache,
     identity::{CertifyRequest, identity_client::IdentityClient},
-    public::{CaRotateRequest, CaStatusRequest, SelfCheckRequest},
+    public::{CaStatusRequest, SelfCheckRequest},
 };
 use conduit_ca::{KeyPair, LaunchToken, SealedRoot, Seed, TrustBundle, WorkloadTls, cache};
 use conduit_chaos::{
     cluster::Cluster,
+    drills::{self, Drill},
     run::{self, Plan},
-    workloads,
 };
 use conduit_proxy::{
     connect::{Connector, Who},
@@ -307,34 +307,16 @@ fn no_connection_fails_while_roots_are_replaced_in_a_broken_control_plane() {
     }
 }
 
-/// The seed and what the platform keeps bring a control plane back that workloads know, and that is ahead of what they hold.
+/// Expired certificates, clocks that jump, lost roots, lost majorities, dead leaders: each on purpose, once.
 #[test]
-fn workloads_go_on_with_a_control_plane_that_has_lost_all_of_its_disks() {
+fn every_drill_is_passed() {
     let _turn = turn();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        let mut cluster = Cluster::start(&programs::built(), 3).await.unwrap();
-        let seen = workloads::start(&cluster, 4, 2).await.unwrap();
-        let root = async |cluster: &Cluster| {
-            let mut api = Cluster::api(cluster.socket(0)).await.ok()?;
-            let roots = api.ca_status(CaStatusRequest {}).await.ok()?.into_inner().roots;
-            (roots.len() == 1).then(|| roots[0].id.clone())
-        };
-        let before = root(&cluster).await.unwrap();
-        cluster.lose_everything().unwrap();
-        (0..3).for_each(|replica| cluster.spawn(replica).unwrap());
-        cluster.all_vote().await.unwrap();
-        let is_back = async || root(&cluster).await.as_ref() == Some(&before);
-        cluster.wait("the root is what it was", is_back).await.unwrap();
-        // It can do with them what it could before: they acknowledge what it says.
-        let mut api = Cluster::api(cluster.socket(0)).await.unwrap();
-        api.ca_rotate(CaRotateRequest::default()).await.unwrap();
-        let is_next = async || root(&cluster).await.is_some_and(|root| root != before);
-        cluster.wait("another root has taken over", is_next).await.unwrap();
-        let exchanges = seen.exchanges();
-        cluster.wait("they go on", async || seen.exchanges() > exchanges + 20).await.unwrap();
-        assert_eq!(seen.failures(), [].into());
-    });
+    let programs = programs::built();
+    for drill in Drill::ALL {
+        let held = drills::run(&programs, drill, |line| println!("{drill}: {line}"));
+        LocalSet::new().block_on(&runtime, held).unwrap_or_else(|error| panic!("{drill}: {error:#}"));
+    }
 }
 
 /// The secret under all others: nothing is restarted, no request fails, and what was under the old one is worth nothing then.
