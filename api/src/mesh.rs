@@ -131,6 +131,9 @@ pub struct Pod {
     pub workload: Option<WorkloadRef>,
     /// The service account it runs as; its identity follows from it.
     pub service_account: String,
+    /// Tells it from one of the same name before or after it, where the platform does.
+    #[serde(default)]
+    pub uid: Option<String>,
     /// There is a proxy beside it.
     pub meshed: bool,
     /// It passes its readiness checks: its endpoints are sent traffic.

@@ -171,6 +171,25 @@ pub fn verify<'a>(
     if token.len() > TOKEN_BYTES_MAX {
         return Err(malformed("it is too long"));
     }
+    // Whose it claims to be says whose keys must have signed it.
+    let claimed: Map<String, Value> = insecure_decode_claims(token).map_err(malformed)?;
+    let domain = trust_domain(subject(&claimed)?)?;
+    let keys = keys(&domain).ok_or_else(|| JwtError::TrustDomain(domain.clone()))?;
+    let claims = signed_by_one_of(keys, token)?.ok_or(JwtError::Key(domain))?;
+    in_force(&claims, audience, now)?;
+    Ok(Verified { subject: subject(&claims)?.to_owned(), claims })
+}
+
+/// What `token` says, if it is signed by one of these keys: the one that it names. `None` when it names another one.
+///
+/// When and for whom it is valid is for the caller to see ([`in_force`]), and who may have such keys.
+///
+/// # Errors
+/// When it is not a token that a public key has signed, or was altered.
+pub fn signed_by_one_of(keys: &JwtKeys, token: &str) -> Result<Option<Map<String, Value>>, JwtError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(malformed("it is too long"));
+    }
     let header = jsonwebtoken::decode_header(token).map_err(malformed)?;
     if !FAMILIES.contains(&header.alg.family()) {
         return Err(malformed(format_args!("its algorithm {:?} is not allowed", header.alg)));
@@ -178,12 +197,17 @@ pub fn verify<'a>(
     if header.typ.as_deref().is_some_and(|typ| !matches!(typ, "JWT" | "JOSE")) || header.crit.is_some() {
         return Err(malformed("its header says that it is something else"));
     }
-    // Whose it claims to be says whose keys must have signed it.
-    let claimed: Map<String, Value> = insecure_decode_claims(token).map_err(malformed)?;
-    let domain = trust_domain(subject(&claimed)?)?;
-    let keys = keys(&domain).ok_or_else(|| JwtError::TrustDomain(domain.clone()))?;
-    let key = header.kid.as_ref().and_then(|id| keys.get(id)).ok_or(JwtError::Key(domain))?;
-    let claims = signed_by(key, header.alg, token)?;
+    match header.kid.as_ref().and_then(|id| keys.get(id)) {
+        Some(key) => signed_by(key, header.alg, token).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Whether what a token claims holds for `audience` at `now`.
+///
+/// # Errors
+/// When it is for others, or another time.
+pub fn in_force(claims: &Map<String, Value>, audience: &str, now: SystemTime) -> Result<(), JwtError> {
     let is_for = |aud: &Value| match aud {
         Value::String(one) => one == audience,
         Value::Array(all) => all.iter().any(|one| one == audience),
@@ -201,7 +225,7 @@ pub fn verify<'a>(
     if time("nbf").is_some_and(|begins| UNIX_EPOCH + Duration::from_secs(begins) > now + SKEW) {
         return Err(malformed("it is not valid yet"));
     }
-    Ok(Verified { subject: subject(&claims)?.to_owned(), claims })
+    Ok(())
 }
 
 /// What `token` says, if it is signed by this JSON Web Key. When and for whom it is valid is for the caller to see.
@@ -216,6 +240,17 @@ fn signed_by(key: &str, algorithm: Algorithm, token: &str) -> Result<Map<String,
         _ => malformed(error),
     })?;
     Ok(verified.claims)
+}
+
+/// The keys of a JSON Web Key Set (RFC 7517 section 5) that tokens can be verified with; others are left out.
+///
+/// # Errors
+/// When it is not such a set.
+pub fn keys_of_set(text: &str) -> Result<JwtKeys, JwtError> {
+    let set: Value = serde_json::from_str(text).map_err(malformed)?;
+    let keys = set.get("keys").and_then(Value::as_array).ok_or_else(|| malformed("it is not a JSON Web Key Set"))?;
+    let usable = keys.iter().filter(|key| usable(key).is_ok());
+    Ok(usable.filter_map(|key| Some((key.get("kid")?.as_str()?.to_owned(), key.to_string()))).collect())
 }
 
 /// Or why a JSON Web Key is not one that tokens could be verified with.

@@ -200,6 +200,7 @@ pub fn register(key: Key, value: Value) -> Command {
         ip: IpAddr::from(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 0)) | value)),
         workload: None,
         service_account: "default".to_owned(),
+        uid: None,
         meshed: false,
         ready: true,
     };

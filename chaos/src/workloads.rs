@@ -84,6 +84,7 @@ pub async fn start(cluster: &Cluster, workloads: u32, pairs: usize) -> anyhow::R
         ip: [11, 0, (number >> 8) as u8, number as u8].into(),
         workload: None,
         service_account: name(number),
+        uid: None,
         meshed: true,
         ready: true,
     };

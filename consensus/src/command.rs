@@ -6,7 +6,10 @@ use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service,
 use conduit_ca::{KeyId, SealedKey, SealedRoot};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{MeshState, ca::FederatedRecord};
+use crate::state::{
+    MeshState,
+    ca::{FederatedRecord, ServiceAccountKeys},
+};
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
@@ -121,6 +124,8 @@ pub enum Command {
         /// Whose.
         trust_domain: TrustDomain,
     },
+    /// What ServiceAccount tokens are verified with while the Kubernetes API server cannot be asked.
+    SetServiceAccountKeys(ServiceAccountKeys),
     /// A root's key, sealed anew: under the seed that follows the one before.
     ResealRoot {
         /// Which.
@@ -154,7 +159,11 @@ impl Command {
             | Self::DropRoot { .. }
             | Self::DenyIdentity { .. }
             | Self::AllowIdentity { .. } => 3,
-            Self::AddJwtKey { .. } | Self::Federate { .. } | Self::Defederate { .. } | Self::ResealRoot { .. } => 4,
+            Self::AddJwtKey { .. }
+            | Self::Federate { .. }
+            | Self::Defederate { .. }
+            | Self::SetServiceAccountKeys(_)
+            | Self::ResealRoot { .. } => 4,
             Self::Restore(backup) if backup.routes().is_empty() => 1,
             Self::Restore(_) | Self::Rollback { .. } => 2,
         }
@@ -247,6 +256,7 @@ impl fmt::Display for Command {
             Self::AddJwtKey { node, id, .. } => write!(f, "token key {id} of {node}"),
             Self::Federate { trust_domain, .. } => write!(f, "trusted the trust domain {trust_domain}"),
             Self::Defederate { trust_domain } => write!(f, "trusted the trust domain {trust_domain} no longer"),
+            Self::SetServiceAccountKeys(keys) => write!(f, "{} keys for tokens of {}", keys.keys.len(), keys.issuer),
             Self::ResealRoot { root, .. } => write!(f, "trust root {root} sealed under another seed"),
             Self::Restore(backup) => write!(f, "restored from a snapshot of revision {}", backup.revision()),
             Self::Retire { node } => write!(f, "retired replica {node}"),

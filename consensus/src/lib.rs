@@ -26,5 +26,5 @@ pub use command::{Applied, Change, Command, FEATURE_LEVEL, Link, Outcome, Propos
 pub use raft::{Compaction, Member, Timing};
 pub use state::{
     AuditRecord, MeshState, Versioned,
-    ca::{CaState, Denial, FederatedRecord, IssuerRecord, JwtKeyRecord, RootRecord, RootState},
+    ca::{CaState, Denial, FederatedRecord, IssuerRecord, JwtKeyRecord, RootRecord, RootState, ServiceAccountKeys},
 };

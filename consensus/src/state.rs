@@ -138,6 +138,7 @@ impl MeshState {
             }
             Command::Defederate { trust_domain } => self.change_trust(at, |ca| ca.defederate(&trust_domain)),
             // What proxies are told of it is the same.
+            Command::SetServiceAccountKeys(keys) => self.change_ca(|ca| ca.set_service_accounts(keys)),
             Command::ResealRoot { root, key } => self.change_ca(|ca| ca.reseal(&root, key)),
             Command::Restore(backup) => self.restore(index, *backup),
             Command::Retire { node } => self.retire(node),

@@ -153,6 +153,7 @@ fn pod(name: &str) -> Proposal {
         ip: [10, 0, 0, 1].into(),
         workload: None,
         service_account: "default".into(),
+        uid: None,
         meshed: true,
         ready: true,
     };

@@ -47,9 +47,11 @@ use crate::{
     config::{ADMIN_PORT, API_PORT, Config, PEER_PORT, PROXY_API_PORT},
     discovery::{registry::Registry, server::DiscoveryServer},
     identity::{
+        attest::{Attestor, LaunchTokens},
         limits::{Limits, Rates},
         metrics::IdentityMetrics,
         server::IdentityServer,
+        service_accounts::ServiceAccountTokens,
         tokens,
     },
     peer::server::Own,
@@ -140,7 +142,7 @@ impl App {
             serve_socket(socket, reflected(api())?)?;
         }
         let identity = IdentityServer {
-            seed: shared_seed.clone(),
+            attestor: attestor(&config, &own).await?,
             trust_domain: config.trust_domain.clone(),
             own: own.clone(),
             leaf_lifetime: config.leaf_lifetime,
@@ -172,6 +174,16 @@ impl App {
             let _ = fs::remove_file(socket);
         }
     }
+}
+
+/// Who says who asks for a certificate: the platform.
+async fn attestor(config: &Config, own: &Own) -> anyhow::Result<Box<dyn Attestor>> {
+    let Some(audience) = &config.service_account_audience else {
+        return Ok(Box::new(LaunchTokens { seed: own.seed.clone() }));
+    };
+    let tokens = ServiceAccountTokens::new(audience, config.kubeconfig.as_deref(), own.clone()).await?;
+    tokio::spawn(ServiceAccountTokens::keep_keys(tokens.client(), own.clone()));
+    Ok(Box::new(tokens))
 }
 
 /// Raft, and how replicas know each other.

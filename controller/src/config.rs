@@ -86,6 +86,15 @@ pub struct Config {
     #[arg(long, requires = "identity_issuer_certificate_file")]
     pub identity_trust_anchors_file: Option<PathBuf>,
 
+    /// Instead of launch tokens: workloads prove themselves by projected ServiceAccount tokens for this audience, which the Kubernetes API
+    /// server reviews.
+    #[arg(long, value_name = "AUDIENCE")]
+    pub service_account_audience: Option<String>,
+
+    /// Where the Kubernetes API server is, outside of its cluster.
+    #[arg(long, value_name = "FILE", requires = "service_account_audience")]
+    pub kubeconfig: Option<PathBuf>,
+
     /// Certificates a second that are signed for one identity by this replica.
     #[arg(long, default_value = "500")]
     pub certify_rate_per_identity: NonZeroU32,

@@ -137,6 +137,7 @@ mod tests {
             ip: format!("10.244.1.{}", name.len()).parse().unwrap(),
             workload: Some(WorkloadRef { kind: "deployment".into(), name: name.rsplit_once('-').unwrap().0.into() }),
             service_account: "default".into(),
+            uid: None,
             meshed: true,
             ready: true,
         };

@@ -147,6 +147,7 @@ fn describe(cluster: &Cluster, plan: &Plan, flip: bool) -> std::io::Result<()> {
         ip: [11, 255, 255, 254].into(),
         workload: None,
         service_account: "load".to_owned(),
+        uid: None,
         meshed: true,
         ready: true,
     });

@@ -97,6 +97,7 @@ fn inventory(endpoints: u32) -> Inventory {
         ip: ip(number),
         workload: Some(workload(number)),
         service_account: "server".into(),
+        uid: None,
         meshed: true,
         ready: true,
     };

@@ -66,6 +66,7 @@ fn pod(writer: u32, ready: bool) -> Command {
         ip: [11, 0, (writer >> 8) as u8, writer as u8].into(),
         workload: None,
         service_account: "default".to_owned(),
+        uid: None,
         meshed: true,
         ready,
     })])

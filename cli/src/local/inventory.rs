@@ -87,6 +87,7 @@ pub fn inventory(
         ip: instance.ip,
         workload: Some(workload(instance)),
         service_account: deployment.service_account.clone(),
+        uid: None,
         meshed: deployment.meshed,
         ready: instance.ready,
     });

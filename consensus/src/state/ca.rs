@@ -51,6 +51,18 @@ pub struct CaState {
     /// What other trust domains are believed by.
     #[serde(default)]
     pub federated: BTreeMap<TrustDomain, FederatedRecord>,
+    /// What ServiceAccount tokens are verified with while the Kubernetes API server cannot be asked; none before it was.
+    #[serde(default)]
+    pub service_accounts: Option<ServiceAccountKeys>,
+}
+
+/// As the API server publishes them (OpenID Connect Discovery).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAccountKeys {
+    /// Who has issued the tokens that these keys are for.
+    pub issuer: String,
+    /// JSON Web Keys, by their ids.
+    pub keys: JwtKeys,
 }
 
 /// A key that a replica signs tokens with, or has.
@@ -149,6 +161,7 @@ impl CaState {
             revision: when.at,
             jwt_keys: BTreeMap::new(),
             federated: BTreeMap::new(),
+            service_accounts: None,
         }
     }
 
@@ -340,6 +353,14 @@ impl CaState {
             return Outcome::Rejected(format!("there is no root {root}"));
         };
         record.root.key = key;
+        Outcome::Done
+    }
+
+    pub(super) fn set_service_accounts(&mut self, keys: ServiceAccountKeys) -> Outcome {
+        if self.service_accounts.as_ref() == Some(&keys) {
+            return Outcome::Unchanged;
+        }
+        self.service_accounts = Some(keys);
         Outcome::Done
     }
 }

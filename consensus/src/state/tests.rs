@@ -35,6 +35,7 @@ fn pod(name: u8, ip: u8, ready: bool) -> Pod {
         ip: IpAddr::from([10, 244, 1, ip]),
         workload: None,
         service_account: "default".into(),
+        uid: None,
         meshed: true,
         ready,
     }

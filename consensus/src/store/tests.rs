@@ -52,6 +52,7 @@ fn entry(index: u64) -> Entry {
         ip: [10, 0, 0, index as u8].into(),
         workload: None,
         service_account: "default".into(),
+        uid: None,
         meshed: true,
         ready: true,
     };

@@ -22,6 +22,7 @@ fn pod(name: &str, ip: &str, meshed: bool) -> Change {
         ip: ip.parse().unwrap(),
         workload: Some(WorkloadRef { kind: "deployment".into(), name: "web".into() }),
         service_account: "web".into(),
+        uid: None,
         meshed,
         ready: true,
     })

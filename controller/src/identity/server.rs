@@ -9,22 +9,23 @@ use conduit_api::{
     SpiffeId, TrustDomain,
     proto::identity::{CertifyRequest, CertifyResponse, IssueJwtRequest, IssueJwtResponse, identity_server},
 };
-use conduit_ca::{AttestError, IssueError, JwtIssuer, LaunchToken, jwt::SignError};
+use conduit_ca::{IssueError, JwtIssuer, jwt::SignError};
 use conduit_consensus::MeshState;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 use tracing::{info, warn};
 
 use super::{
+    attest::{AttestError, Attestor},
     limits::{Limited, Limits},
     metrics::Signed,
 };
-use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, seed::SharedSeed, serve::peer_of};
+use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, serve::peer_of};
 
 /// The service, over this replica's issuer.
 pub struct IdentityServer {
-    /// Checks launch tokens.
-    pub seed: SharedSeed,
+    /// Says who asks.
+    pub attestor: Box<dyn Attestor>,
     /// Whose identities are issued.
     pub trust_domain: TrustDomain,
     /// This replica's issuer, its clock, and the state that says what is trusted.
@@ -62,9 +63,7 @@ impl Refusal {
     /// As the API describes them, and for counting.
     fn kind(&self) -> (Code, &'static str) {
         match self {
-            Self::Attest(AttestError::Malformed) => (Code::Unauthenticated, "token_malformed"),
-            Self::Attest(AttestError::Forged) => (Code::Unauthenticated, "token_forged"),
-            Self::Attest(AttestError::Expired(_)) => (Code::Unauthenticated, "token_expired"),
+            Self::Attest(error) => error.kind(),
             Self::Name(_) => (Code::PermissionDenied, "name"),
             Self::Denied(_) => (Code::PermissionDenied, "denied"),
             Self::Limited(Limited::Identity) => (Code::ResourceExhausted, "identity_rate"),
@@ -85,7 +84,7 @@ impl Refusal {
 impl identity_server::Identity for IdentityServer {
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         let started = Instant::now();
-        let certified = self.certify(&request.into_inner(), self.own.clock.now());
+        let certified = self.certify(&request.into_inner(), self.own.clock.now()).await;
         self.noted(Signed::Certificate, started, certified)
     }
 
@@ -128,8 +127,8 @@ impl IdentityServer {
         Ok(IssueJwtResponse { token: issued.token, not_after_ms: unix_ms(issued.not_after) })
     }
 
-    fn certify(&self, request: &CertifyRequest, now: SystemTime) -> Result<CertifyResponse, Refusal> {
-        let attested = LaunchToken::verify(&request.token, &self.seed.borrow().clone(), now)?;
+    async fn certify(&self, request: &CertifyRequest, now: SystemTime) -> Result<CertifyResponse, Refusal> {
+        let attested = self.attestor.attest(&request.token, now).await?;
         let id = SpiffeId::new(&self.trust_domain, &attested.namespace, &attested.service_account)?;
         let state = self.own.cluster.state().borrow().clone();
         self.admit(&id, &state)?;

@@ -18,6 +18,7 @@ fn pod(name: &str, ready: bool) -> Pod {
         ip: "10.244.1.1".parse().unwrap(),
         workload: None,
         service_account: "default".into(),
+        uid: None,
         meshed: true,
         ready,
     }

@@ -159,6 +159,7 @@ impl Mesh {
             ip,
             workload: Some(WorkloadRef { kind: "deployment".into(), name: name.into() }),
             service_account: name.into(),
+            uid: None,
             meshed: true,
             ready: true,
         };
@@ -232,6 +233,7 @@ impl Mesh {
             ip: [127, 77, self.number, 250].into(),
             workload: None,
             service_account: "default".into(),
+            uid: None,
             meshed: false,
             ready: false,
         });

@@ -1,0 +1,228 @@
+//! In Kubernetes: projected ServiceAccount tokens, which the API server reviews. While it cannot be asked, what it has said before is enough: the
+//! keys that it signs tokens with are in the log, and so are the pods that there are.
+//!
+//! ```text
+//!   token ──► TokenReview ──(no answer)──► keys in the log, pod in the log with the token's uid ──► attested
+//! ```
+//!
+//! A review also says no when the pod that the token is bound to was deleted. By its keys alone nobody can see that (kubernetes/website#43764):
+//! hence the second look, at the pods.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use conduit_api::PodName;
+use conduit_ca::jwt::{self, JwtError, keys_of_set};
+use conduit_consensus::{Command, MeshState, ServiceAccountKeys};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::{
+    Api, Client, Config,
+    api::PostParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Map, Value};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::attest::{AttestError, Attested, Attestor};
+use crate::{peer::server::Own, propose};
+
+/// A review that has not come by then is not waited for: the proxy that asks waits five seconds.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two looks at the keys: the API server's are replaced with warning of many hours, by whoever runs it.
+const KEYS_POLL: Duration = Duration::from_secs(300);
+/// As long as it has not answered.
+const KEYS_RETRY: Duration = Duration::from_secs(2);
+/// Keys of one API server; it has two while one follows another.
+const KEYS_MAX: usize = 32;
+/// How the API server calls ServiceAccounts.
+const USER_PREFIX: &str = "system:serviceaccount:";
+/// Where a review says which pod a token is bound to.
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+
+/// Tokens of one audience.
+pub struct ServiceAccountTokens {
+    client: Client,
+    audience: String,
+    own: Own,
+}
+
+/// What a token says, whoever has verified it.
+#[derive(Debug, PartialEq, Eq)]
+struct Claimed {
+    attested: Attested,
+    pod_uid: String,
+}
+
+impl ServiceAccountTokens {
+    /// Reviewed by the API server that `kubeconfig` tells of, or else by that of the cluster that this runs in.
+    ///
+    /// # Errors
+    /// When neither says where that is.
+    pub async fn new(audience: &str, kubeconfig: Option<&Path>, own: Own) -> anyhow::Result<Self> {
+        let mut config = match kubeconfig {
+            Some(path) => {
+                let read = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+            }
+            None => Config::incluster()
+                .context("--service-account-audience needs the cluster's API server, or --kubeconfig")?,
+        };
+        (config.connect_timeout, config.read_timeout) = (Some(REVIEW_TIMEOUT), Some(REVIEW_TIMEOUT));
+        Ok(Self { client: Client::try_from(config)?, audience: audience.to_owned(), own })
+    }
+
+    /// Keeps the API server's keys in the log, as long as this replica leads; until the process ends.
+    pub async fn keep_keys(client: Client, own: Own) {
+        let mut leadership = own.cluster.leadership();
+        loop {
+            let fence = leadership.borrow_and_update().clone();
+            let pause = match fence {
+                None => Duration::MAX,
+                Some(fence) => match keys(&client).await {
+                    Ok(keys) => {
+                        let known = own.cluster.state().borrow().ca().and_then(|ca| ca.service_accounts.clone());
+                        let command = Command::SetServiceAccountKeys(keys.clone());
+                        match known == Some(keys) {
+                            true => KEYS_POLL,
+                            false => match propose::fenced(&own.cluster, "kubernetes", command, Some(fence)).await {
+                                // Refused before there is a root.
+                                Ok(applied) if applied.outcome != conduit_consensus::Outcome::Done => KEYS_RETRY,
+                                Ok(_) => {
+                                    info!("the API server's keys for ServiceAccount tokens are in the log");
+                                    KEYS_POLL
+                                }
+                                Err(error) => {
+                                    debug!(%error, "the API server's keys are not in the log yet");
+                                    KEYS_RETRY
+                                }
+                            },
+                        }
+                    }
+                    Err(error) => {
+                        warn!(error = %format_args!("{error:#}"), "the API server does not tell its keys for ServiceAccount tokens");
+                        KEYS_RETRY
+                    }
+                },
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                changed = leadership.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// For [`ServiceAccountTokens::keep_keys`].
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    async fn review(&self, token: &str) -> Result<TokenReviewStatus, String> {
+        let spec = TokenReviewSpec { audiences: Some(vec![self.audience.clone()]), token: Some(token.to_owned()) };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let reviews: Api<TokenReview> = Api::all(self.client.clone());
+        let (params, asked) = (PostParams::default(), "no answer");
+        let answer = timeout(REVIEW_TIMEOUT, reviews.create(&params, &review)).await.map_err(|_| asked.to_owned())?;
+        answer.map_err(|error| error.to_string())?.status.ok_or_else(|| "an answer without a status".to_owned())
+    }
+}
+
+#[tonic::async_trait]
+impl Attestor for ServiceAccountTokens {
+    async fn attest(&self, token: &str, now: SystemTime) -> Result<Attested, AttestError> {
+        match self.review(token).await {
+            Ok(status) => reviewed(&status, &self.audience),
+            Err(why) => {
+                debug!(why, "the API server does not review tokens; its keys in the log do");
+                let state = self.own.cluster.state().borrow().clone();
+                verified(token, &self.audience, &state, now).map_err(|error| match error {
+                    AttestError::Unavailable(also) => AttestError::Unavailable(format!("{why}; {also}")),
+                    refused => refused,
+                })
+            }
+        }
+    }
+}
+
+/// The keys that it signs tokens with now.
+async fn keys(client: &Client) -> anyhow::Result<ServiceAccountKeys> {
+    let get = async |path: &str| {
+        let request = http::Request::get(path).body(Vec::new())?;
+        anyhow::Ok(client.request_text(request).await?)
+    };
+    let discovery: Value = serde_json::from_str(&get("/.well-known/openid-configuration").await?)?;
+    let issuer = discovery.get("issuer").and_then(Value::as_str).context("it does not say who issues tokens")?;
+    let keys = keys_of_set(&get("/openid/v1/jwks").await?)?;
+    anyhow::ensure!((1..=KEYS_MAX).contains(&keys.len()), "it has {} keys that could be used", keys.len());
+    Ok(ServiceAccountKeys { issuer: issuer.to_owned(), keys })
+}
+
+/// What the API server says of a token.
+fn reviewed(status: &TokenReviewStatus, audience: &str) -> Result<Attested, AttestError> {
+    if status.authenticated != Some(true) {
+        let why = status.error.clone().unwrap_or_else(|| "it is not valid".to_owned());
+        return Err(AttestError::Refused("token_refused", why));
+    }
+    // An API server that does not know of audiences leaves them out, and has looked at none.
+    if !status.audiences.iter().flatten().any(|known| known == audience) {
+        return Err(AttestError::Refused("token_audience", format!("it is not for the audience `{audience}`")));
+    }
+    let user = status.user.clone().unwrap_or_default();
+    let (namespace, service_account) = user.username.as_deref().and_then(of_user).ok_or_else(|| {
+        AttestError::Refused("token_user", format!("it is that of `{}`", user.username.clone().unwrap_or_default()))
+    })?;
+    let extra = |name| user.extra.as_ref().and_then(|extra| extra.get(name)?.first().cloned());
+    match (extra(POD_NAME), extra(POD_UID)) {
+        (Some(pod), Some(_)) => Ok(Attested { namespace, service_account, pod }),
+        _ => Err(unbound()),
+    }
+}
+
+/// What a token says of itself, if the keys and the pods in the log agree.
+fn verified(token: &str, audience: &str, state: &MeshState, now: SystemTime) -> Result<Attested, AttestError> {
+    let known = state.ca().and_then(|ca| ca.service_accounts.as_ref());
+    let known = known.ok_or_else(|| AttestError::Unavailable("its keys are not known yet".to_owned()))?;
+    let refused = |error: JwtError| AttestError::Refused("token_refused", error.to_string());
+    let claims = jwt::signed_by_one_of(&known.keys, token.trim()).map_err(refused)?;
+    // It may have another key since it was last asked.
+    let claims =
+        claims.ok_or_else(|| AttestError::Unavailable("the token is by a key that is not known".to_owned()))?;
+    jwt::in_force(&claims, audience, now).map_err(refused)?;
+    if claims.get("iss").and_then(Value::as_str) != Some(&*known.issuer) {
+        return Err(AttestError::Refused("token_refused", "it was issued by somebody else".to_owned()));
+    }
+    let Claimed { attested, pod_uid } = claimed(&claims).ok_or_else(unbound)?;
+    let name = PodName::new(&attested.namespace, &attested.pod).map_err(|_| unbound())?;
+    match state.pods().get(&name) {
+        Some(pod)
+            if pod.value.uid.as_ref() == Some(&pod_uid) && pod.value.service_account == attested.service_account =>
+        {
+            Ok(attested)
+        }
+        Some(_) => Err(AttestError::Refused("token_pod", format!("it is bound to another pod than {name}"))),
+        None => Err(AttestError::Unavailable(format!("pod {name} is not known"))),
+    }
+}
+
+/// Claims of a token that is bound to a pod.
+fn claimed(claims: &Map<String, Value>) -> Option<Claimed> {
+    let kubernetes = claims.get("kubernetes.io")?;
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let (namespace, service_account) = of_user(claims.get("sub")?.as_str()?)?;
+    let pod = kubernetes.get("pod")?;
+    let attested = Attested { namespace, service_account, pod: text(pod.get("name"))? };
+    Some(Claimed { attested, pod_uid: text(pod.get("uid"))? })
+}
+
+fn of_user(user: &str) -> Option<(String, String)> {
+    let (namespace, service_account) = user.strip_prefix(USER_PREFIX)?.split_once(':')?;
+    Some((namespace.to_owned(), service_account.to_owned()))
+}
+
+fn unbound() -> AttestError {
+    AttestError::Refused("token_unbound", "it is not bound to a pod; mount it as a projected volume".to_owned())
+}
