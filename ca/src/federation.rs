@@ -37,7 +37,7 @@ pub enum FederationError {
     #[error("key number {0} of the bundle cannot be used: {1}")]
     Key(usize, String),
     /// Nobody could be verified with it.
-    #[error("the bundle has no key for X.509-SVIDs or JWT-SVIDs")]
+    #[error("the bundle has keys, and none for X.509-SVIDs or JWT-SVIDs that could be used here")]
     Empty,
     /// Of the roots in it.
     #[error(transparent)]
@@ -73,14 +73,17 @@ pub fn parse(text: &str) -> Result<Authorities, FederationError> {
             }
             Some(jwt::KEY_USE) => {
                 let id = key.get("kid").and_then(Value::as_str).ok_or_else(|| wrong("it has no `kid`"))?;
-                jwt::usable(key).map_err(|why| wrong(&why))?;
-                jwt.insert(id.to_owned(), key.to_string());
+                // Section 4.2.1: a kind of key that is not known here is no reason to leave the others out.
+                if let Ok(usable) = jwt::usable(key) {
+                    jwt.insert(id.to_owned(), usable.to_string());
+                }
             }
             // Section 4.2.2: to be ignored.
             _ => {}
         }
     }
-    if roots.is_empty() && jwt.is_empty() {
+    // Without any keys at all it says that everything was revoked (section 4.1): then nobody is believed.
+    if roots.is_empty() && jwt.is_empty() && !keys.is_empty() {
         return Err(FederationError::Empty);
     }
     if jwt.len() > JWT_KEYS_MAX {
@@ -190,7 +193,8 @@ mod tests {
         };
         assert!(matches!(parse("junk"), Err(FederationError::Format(_))));
         assert!(matches!(parse("{}"), Err(FederationError::Format(_))));
-        assert_eq!(parse("{\"keys\": []}"), Err(FederationError::Empty));
+        assert!(parse("{\"keys\": []}").unwrap().roots().is_empty(), "everything was revoked");
+        assert_eq!(parse("{\"keys\": [{\"use\": \"sig\"}]}"), Err(FederationError::Empty));
         assert_eq!(
             refused(&|bad| bad["keys"][0]["x5c"] = json!(["!"])),
             FederationError::Key(1, "its certificate is not base64".to_owned())
@@ -201,7 +205,12 @@ mod tests {
             FederationError::Bundle(_)
         ));
         assert!(matches!(refused(&|bad| bad["keys"][1]["kid"] = Value::Null), FederationError::Key(2, _)));
-        assert!(matches!(refused(&|bad| bad["keys"][1]["kty"] = "oct".into()), FederationError::Key(2, _)));
+        let mut unknown = good.clone();
+        unknown["keys"][1]["kty"] = "oct".into();
+        assert!(parse(&unknown.to_string()).unwrap().jwt.is_empty(), "and the root is taken");
+        let mut careless = good.clone();
+        careless["keys"][1]["d"] = "secret".into();
+        assert!(!format!("{:?}", parse(&careless.to_string()).unwrap().jwt).contains("secret"));
         assert!(matches!(parse(&" ".repeat(BUNDLE_BYTES_MAX + 1)), Err(FederationError::TooLarge(_))));
         let mut others = good.clone();
         others["keys"][1]["use"] = "something else".into();

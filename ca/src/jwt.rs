@@ -37,6 +37,9 @@ pub(crate) const KEY_USE: &str = "jwt-svid";
 /// Section 3 of JWT-SVID: signatures by public keys, and nothing else.
 const FAMILIES: [AlgorithmFamily; 2] = [AlgorithmFamily::Rsa, AlgorithmFamily::Ec];
 
+/// Of a public key (RFC 7517 section 4, RFC 7518 section 6). Whoever publishes more, by mistake, need not have it spread.
+const PUBLIC_MEMBERS: [&str; 9] = ["kty", "crv", "x", "y", "n", "e", "kid", "use", "alg"];
+
 /// Public keys that tokens of one trust domain are verified with, as JSON Web Keys (RFC 7517), by their ids.
 pub type JwtKeys = BTreeMap<String, String>;
 
@@ -203,6 +206,11 @@ pub fn signed_by_one_of(keys: &JwtKeys, token: &str) -> Result<Option<Map<String
     }
 }
 
+/// The key that `token` says it is signed by.
+pub fn key_id(token: &str) -> Option<String> {
+    jsonwebtoken::decode_header(token).ok()?.kid
+}
+
 /// Whether what a token claims holds for `audience` at `now`.
 ///
 /// # Errors
@@ -216,13 +224,20 @@ pub fn in_force(claims: &Map<String, Value>, audience: &str, now: SystemTime) ->
     if !claims.get("aud").is_some_and(is_for) {
         return Err(JwtError::Audience(audience.to_owned()));
     }
-    let time = |claim| claims.get(claim).and_then(Value::as_f64).map(|seconds| seconds as u64);
-    let expires = UNIX_EPOCH + Duration::from_secs(time("exp").ok_or_else(|| malformed("it never expires"))?);
+    let time = |claim| match claims.get(claim).and_then(Value::as_f64) {
+        // Seconds, of which other people's may have fractions, and any number of digits.
+        Some(seconds) => match UNIX_EPOCH.checked_add(Duration::from_secs(seconds as u64)) {
+            Some(time) => Ok(Some(time)),
+            None => Err(malformed(format_args!("its `{claim}` is no time"))),
+        },
+        None => Ok(None),
+    };
+    let expires = time("exp")?.ok_or_else(|| malformed("it never expires"))?;
     match now.duration_since(expires) {
         Ok(since) if since > SKEW => return Err(JwtError::Expired(since)),
         _ => {}
     }
-    if time("nbf").is_some_and(|begins| UNIX_EPOCH + Duration::from_secs(begins) > now + SKEW) {
+    if time("nbf")?.is_some_and(|begins| begins > now + SKEW) {
         return Err(malformed("it is not valid yet"));
     }
     Ok(())
@@ -249,16 +264,19 @@ fn signed_by(key: &str, algorithm: Algorithm, token: &str) -> Result<Map<String,
 pub fn keys_of_set(text: &str) -> Result<JwtKeys, JwtError> {
     let set: Value = serde_json::from_str(text).map_err(malformed)?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or_else(|| malformed("it is not a JSON Web Key Set"))?;
-    let usable = keys.iter().filter(|key| usable(key).is_ok());
+    let usable = keys.iter().filter_map(|key| usable(key).ok());
     Ok(usable.filter_map(|key| Some((key.get("kid")?.as_str()?.to_owned(), key.to_string()))).collect())
 }
 
-/// Or why a JSON Web Key is not one that tokens could be verified with.
-pub(crate) fn usable(jwk: &Value) -> Result<(), String> {
-    let key: Jwk = serde_json::from_value(jwk.clone()).map_err(|error| error.to_string())?;
+/// A JSON Web Key that tokens can be verified with, without anything that is not for everybody; or why it is none.
+pub(crate) fn usable(jwk: &Value) -> Result<Value, String> {
+    let mut public = jwk.as_object().cloned().unwrap_or_default();
+    public.retain(|name, _| PUBLIC_MEMBERS.contains(&name.as_str()));
+    let public = Value::from(public);
+    let key: Jwk = serde_json::from_value(public.clone()).map_err(|error| error.to_string())?;
     let key = DecodingKey::from_jwk(&key).map_err(|error| error.to_string())?;
     match FAMILIES.contains(&key.family()) {
-        true => Ok(()),
+        true => Ok(public),
         false => Err("it is not a public key of RSA or ECDSA".to_owned()),
     }
 }
@@ -355,6 +373,19 @@ mod tests {
         for junk in ["", ".", "..", "a.b.c", "\u{fc}", &"a".repeat(TOKEN_BYTES_MAX + 1)] {
             assert!(matches!(check(junk, &keys, now), Err(JwtError::Malformed(_))), "{junk}");
         }
+    }
+
+    #[test]
+    fn times_are_times() {
+        let in_force = |claims: Value| in_force(claims.as_object().unwrap(), "voting", at(1000));
+        assert_eq!(in_force(json!({"aud": "voting", "exp": 1000.5})), Ok(()));
+        for no_time in [json!(1e30), json!(u64::MAX), json!("1000"), Value::Null] {
+            let refused = in_force(json!({"aud": "voting", "exp": no_time}));
+            assert!(matches!(refused, Err(JwtError::Malformed(_))), "{no_time}");
+        }
+        assert!(matches!(in_force(json!({"aud": "voting", "exp": 2000, "nbf": 1e30})), Err(JwtError::Malformed(_))));
+        assert!(matches!(in_force(json!({"aud": "voting", "exp": 2000, "nbf": 1500})), Err(JwtError::Malformed(_))));
+        assert_eq!(in_force(json!({"aud": "voting", "exp": -1})), Err(JwtError::Expired(Duration::from_secs(1000))));
     }
 
     #[test]

@@ -223,6 +223,13 @@ impl WorkloadTls {
         if superseded { Standing::Superseded } else { Standing::Good }
     }
 
+    /// Whether a client with this chain (the leaf first) would be let in, now: a connection may be older than what is trusted.
+    pub fn accepts_client(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else { return false };
+        let verifier = self.verifier(Expected::AnyWorkload(self.trust_domain.clone()));
+        verifier.verify(leaf, intermediates, KeyUsage::client_auth(), UnixTime::now()).is_ok()
+    }
+
     /// What is trusted now.
     pub fn bundle(&self) -> Arc<TrustBundle> {
         self.bundle.load_full()

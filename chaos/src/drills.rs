@@ -22,7 +22,7 @@ const WATCHED: Duration = Duration::from_secs(2);
 /// So many connections must have been made in it, or nothing was seen.
 const EXCHANGES_MIN: u64 = 20;
 /// Of certificates that are to expire, in the drill about that.
-const SHORT_LIFE: Duration = Duration::from_secs(6);
+const SHORT_LIFE: Duration = Duration::from_secs(12);
 /// Rotations that may pass before one was met at the step that was meant: each takes a fifth of a second.
 const ATTEMPTS: usize = 50;
 /// Between two looks at a rotation: a step of it is some tens of milliseconds.
@@ -162,10 +162,20 @@ async fn root_loss(cluster: &mut Cluster, seen: &Seen, tell: impl Fn(&str)) -> a
 
 async fn quorum_loss_during_rotation(cluster: &mut Cluster, seen: &Seen, tell: impl Fn(&str)) -> anyhow::Result<()> {
     for step in ["activate", "drop"] {
-        let left = reach(cluster, step).await?;
-        for replica in (0..cluster.len()).filter(|replica| *replica != left) {
-            cluster.kill(replica);
-        }
+        let left = loop {
+            let left = reach(cluster, step).await?;
+            for replica in (0..cluster.len()).filter(|replica| *replica != left) {
+                cluster.kill(replica);
+            }
+            if is_about_to(cluster, left, step).await? {
+                break left;
+            }
+            // It was faster.
+            for replica in (0..cluster.len()).filter(|replica| *replica != left) {
+                cluster.spawn(replica)?;
+            }
+            cluster.all_vote().await?;
+        };
         tell(&format!("a majority is gone while a rotation is about to {step} a root"));
         well(seen).await?;
         // What is left says so at once, and goes on with what needs no majority.
@@ -190,10 +200,16 @@ async fn quorum_loss_during_rotation(cluster: &mut Cluster, seen: &Seen, tell: i
 
 async fn leader_killed_at_each_step(cluster: &mut Cluster, seen: &Seen, tell: impl Fn(&str)) -> anyhow::Result<()> {
     for step in ["activate", "drop"] {
-        let other = reach(cluster, step).await?;
-        let leader = (0..cluster.len()).filter(|replica| *replica != other);
-        let leader = leader_of(cluster, leader).await.context("there is no leader")?;
-        cluster.kill(leader);
+        let (leader, other) = loop {
+            let leader = cluster.leader().await.context("there is no leader")?;
+            let other = reach(cluster, step).await?;
+            cluster.kill(leader);
+            if is_about_to(cluster, other, step).await? {
+                break (leader, other);
+            }
+            cluster.spawn(leader)?;
+            cluster.all_vote().await?;
+        };
         tell(&format!("the leader is gone while a rotation is about to {step} a root"));
         well(seen).await?;
         // It may have issued under a root that is about to be dropped: what it says now is waited for.
@@ -230,10 +246,8 @@ async fn reach(cluster: &Cluster, step: &str) -> anyhow::Result<usize> {
     anyhow::bail!("no rotation was met when it was about to {step} a root, of {ATTEMPTS}")
 }
 
-/// Which of these leads.
-async fn leader_of(cluster: &Cluster, mut replicas: impl Iterator<Item = usize>) -> Option<usize> {
-    let leader = cluster.leader().await?;
-    replicas.find(|replica| *replica == leader)
+async fn is_about_to(cluster: &Cluster, replica: usize, step: &str) -> anyhow::Result<bool> {
+    Ok(status(cluster, replica).await?.rotation.is_some_and(|rotation| rotation.step == step))
 }
 
 async fn rotate(cluster: &Cluster, replica: usize) -> anyhow::Result<()> {

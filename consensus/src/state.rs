@@ -131,7 +131,8 @@ impl MeshState {
             }
             Command::AllowIdentity { id } => self.change_trust(at, |ca| ca.allow(&id)),
             Command::AddJwtKey { node, id, jwk, not_after_ms } => {
-                self.change_trust(at, |ca| ca.add_jwt_key(id, JwtKeyRecord { node, jwk, not_after_ms }, time_ms))
+                let (key, retired) = (JwtKeyRecord { node, jwk, not_after_ms }, self.retired.clone());
+                self.change_trust(at, |ca| ca.add_jwt_key(id, key, time_ms, &retired))
             }
             Command::Federate { trust_domain, authorities } => {
                 self.change_trust(at, |ca| ca.federate(trust_domain, authorities))
@@ -347,6 +348,7 @@ impl MeshState {
             let ca = Arc::make_mut(ca);
             ca.issuers.clear();
             ca.issued_by.clear();
+            ca.jwt_keys.clear();
         }
         self.audit = backup.audit;
         self.discovery_changed(at, true)

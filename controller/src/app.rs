@@ -145,6 +145,7 @@ impl App {
             attestor: attestor(&config, &own).await?,
             trust_domain: config.trust_domain.clone(),
             own: own.clone(),
+            serving: served.clone(),
             leaf_lifetime: config.leaf_lifetime,
             limits: Limits::new(Rates {
                 per_identity: config.certify_rate_per_identity,

@@ -166,7 +166,12 @@ impl Authority {
                 self.issuing = false;
                 self.issue_at = Some(now + RETRY);
             }
-            Input::Kept(ca) => self.kept = Some(ca),
+            // Answers need not come in the order of what was asked for: of an earlier one nothing follows.
+            Input::Kept(ca) => {
+                if self.ca.as_ref().is_some_and(|known| Arc::ptr_eq(known, &ca)) {
+                    self.kept = Some(ca);
+                }
+            }
             Input::NotKept => self.keep_at = Some(now + KEEP_RETRY),
             Input::Measured(reached) => self.rotation.measured(now, reached),
             Input::Timer => {}

@@ -19,7 +19,7 @@ use crate::{authority::roots::Roots, peer::server::Own, propose};
 /// Between two looks at the file, which is a hundred bytes.
 const POLL: Duration = Duration::from_secs(1);
 /// Before what was not committed is proposed again.
-const RESEAL_RETRY: Duration = Duration::from_secs(1);
+const RESEAL_RETRY: Duration = Duration::from_secs(5);
 
 /// The seed now, and whenever it changes.
 pub type SharedSeed = watch::Receiver<Arc<Seed>>;
@@ -73,7 +73,9 @@ pub async fn reseal(own: Own, roots: Arc<Roots>) {
     }
 }
 
+/// One that cannot be opened keeps no other one from it.
 async fn reseal_all(own: &Own, roots: &Roots, ca: &CaState, seed: &Seed, fence: &Fence) -> Result<(), ()> {
+    let mut all = Ok(());
     for record in ca.roots.iter().filter(|record| record.root.open(&seed.alone(), &roots.trust_domain).is_err()) {
         let proposed = async {
             let command = resealed(record, roots, seed)?;
@@ -82,10 +84,10 @@ async fn reseal_all(own: &Own, roots: &Roots, ca: &CaState, seed: &Seed, fence: 
         };
         if let Err(error) = proposed.await {
             warn!(root = %record.root.id, error = %format_args!("{error:#}"), "not sealed under the current seed yet");
-            return Err(());
+            all = Err(());
         }
     }
-    Ok(())
+    all
 }
 
 fn resealed(record: &RootRecord, roots: &Roots, seed: &Seed) -> anyhow::Result<Command> {

@@ -13,13 +13,13 @@ use std::{
 };
 
 use conduit_api::NodeId;
-use conduit_ca::{AuthenticatedPeer, Refusal, replica::peer_node};
+use conduit_ca::{AuthenticatedPeer, Refusal, WorkloadTls, replica::peer_node};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use rustls::ServerConfig;
+use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -54,6 +54,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The workload that its certificate proves; none without a certificate.
     pub workload: Option<AuthenticatedPeer>,
+    /// The certificates that proved it when the connection was made; the leaf first.
+    pub chain: Arc<[CertificateDer<'static>]>,
     /// The replica that its certificate proves, on the peer port.
     pub replica: Option<NodeId>,
 }
@@ -127,8 +129,9 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, address: SocketAddr
         Ok(Ok(stream)) => {
             let session = stream.get_ref().1;
             let workload = AuthenticatedPeer::from_connection(session);
-            let replica = session.peer_certificates().and_then(peer_node);
-            Ok(Connection { peer: Peer { address, workload, replica }, stream })
+            let chain = session.peer_certificates().unwrap_or_default();
+            let (replica, chain) = (peer_node(chain), chain.into());
+            Ok(Connection { peer: Peer { address, workload, chain, replica }, stream })
         }
         Ok(Err(error)) => match Refusal::of_io(&error) {
             Some(refusal) => {
@@ -156,6 +159,18 @@ pub fn peer_of<T>(request: &Request<T>) -> Result<AuthenticatedPeer, Status> {
     peer.ok_or_else(|| {
         Status::unauthenticated("this call needs a certificate of the mesh; get one by Identity.Certify")
     })
+}
+
+/// The same, if its certificate would be let in now as well: what it is given outlives the connection.
+///
+/// # Errors
+/// UNAUTHENTICATED otherwise; with the certificate that it has by now, another connection may do.
+pub fn peer_in_force<T>(request: &Request<T>, tls: &WorkloadTls) -> Result<AuthenticatedPeer, Status> {
+    let peer = peer_of(request)?;
+    match request.extensions().get::<Peer>().is_some_and(|peer| tls.accepts_client(&peer.chain)) {
+        true => Ok(peer),
+        false => Err(Status::unauthenticated("this connection's certificate is not accepted any more; connect anew")),
+    }
 }
 
 impl Connected for Connection {

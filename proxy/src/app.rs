@@ -83,7 +83,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         namespace: namespace.clone(),
         pod: pod.clone(),
     };
-    let (token_task, tokens) = TokenTask::new(controllers.clone());
+    let (token_task, tokens) = TokenTask::new(controllers.clone(), tls.clone());
     let workload_api = WorkloadApi { tls: tls.clone(), changes: controllers.changes(), tokens };
     let reporter = Reporter { controllers, telemetry: telemetry.clone(), namespace, pod };
     let denied = discovery_task.denied();

@@ -21,6 +21,8 @@ use crate::{
 
 /// A replica that has not signed by then is not asked any longer.
 const CERTIFY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The trust bundle is in it: of as many other trust domains as there may be, with as much as each may have.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Between two certificates, however short-lived they are: the control plane must not be asked in a loop.
 const RENEWAL_PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Before asking again what was refused for good.
@@ -125,7 +127,8 @@ impl Certifier {
         let key = KeyPair::generate()?;
         let request = CertifyRequest { csr: key.csr()?, token: token.trim().to_owned() };
         let (channel, began_anew) = self.connect().await?;
-        let answer = timeout(CERTIFY_TIMEOUT, IdentityClient::new(channel).certify(request)).await??;
+        let mut client = IdentityClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let answer = timeout(CERTIFY_TIMEOUT, client.certify(request)).await??;
         let CertifyResponse { chain, bundle, server_time_ms, .. } = answer.into_inner();
         warn_of_skew(server_time_ms);
         match bundle.map(TrustBundle::try_from).transpose()? {

@@ -9,7 +9,9 @@ pub mod tokens;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     os::unix::fs::PermissionsExt as _,
     path::Path,
     pin::Pin,
@@ -32,6 +34,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use prost::Message;
 use rustls::pki_types::CertificateDer;
 use tokio::{
     net::UnixListener,
@@ -41,6 +44,7 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use self::{authority::WithAuthority, tokens::Tokens};
 use crate::http::serve::LocalExecutor;
@@ -109,23 +113,22 @@ impl WorkloadApi {
     }
 
     /// What `look` sees, now and whenever it is something else.
-    fn follow<T: Clone + PartialEq + Send + 'static>(
-        &self,
-        look: fn(&WorkloadTls) -> Result<Option<T>, Status>,
-    ) -> Streamed<T> {
+    fn follow<T: Message + 'static>(&self, look: fn(&WorkloadTls) -> Result<Option<T>, Status>) -> Streamed<T> {
         let state = (self.tls.clone(), self.changes.clone(), None, false);
-        Box::pin(stream::unfold(state, move |(tls, mut changes, mut last, ended)| async move {
+        Box::pin(stream::unfold(state, move |(tls, mut changes, last, ended)| async move {
             if ended {
                 return None;
             }
             loop {
                 changes.mark_unchanged();
                 match look(&tls) {
-                    Ok(Some(seen)) if last.as_ref() != Some(&seen) => {
-                        last = Some(seen.clone());
-                        return Some((Ok(seen), (tls, changes, last, false)));
+                    Ok(seen) => {
+                        let now = seen.as_ref().map(digest);
+                        if now.is_some() && now != last {
+                            return seen.map(|seen| (Ok(seen), (tls, changes, now, false)));
+                        }
+                        changes.changed().await.ok()?;
                     }
-                    Ok(_) => changes.changed().await.ok()?,
                     Err(refused) => return Some((Err(refused), (tls, changes, last, true))),
                 }
             }
@@ -162,10 +165,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         meant(&request)?;
-        Ok(Response::new(self.follow(|tls| {
-            let bundles = by_trust_domain(tls, |authorities| concatenated(authorities.roots()));
-            Ok(Some(X509BundlesResponse { crl: Vec::new(), bundles }))
-        })))
+        Ok(Response::new(
+            self.follow(|tls| Ok(Some(X509BundlesResponse { crl: Vec::new(), bundles: roots_by_trust_domain(tls) }))),
+        ))
     }
 
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
@@ -191,8 +193,12 @@ impl SpiffeWorkloadApi for WorkloadApi {
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         meant(&request)?;
         Ok(Response::new(self.follow(|tls| {
-            let bundles = by_trust_domain(tls, |authorities| jwt_key_set(&authorities.jwt).into_bytes());
-            Ok(Some(JwtBundlesResponse { bundles }))
+            let bundles = by_trust_domain(tls, |Authorities { jwt, .. }| match jwt.is_empty() {
+                true => None,
+                false => Some(jwt_key_set(jwt).into_bytes()),
+            });
+            // Before a replica signs tokens, there is nothing to verify them with.
+            Ok(Some(JwtBundlesResponse { bundles }).filter(|known| !known.bundles.is_empty()))
         })))
     }
 
@@ -221,6 +227,14 @@ impl SpiffeWorkloadApi for WorkloadApi {
     }
 }
 
+/// Tells a message from the one before: a stream is open for days, and a key is not to be kept in it.
+fn digest(message: &impl Message) -> u64 {
+    let encoded = Zeroizing::new(message.encode_to_vec());
+    let mut hasher = DefaultHasher::new();
+    encoded.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn meant<T>(request: &Request<T>) -> Result<(), Status> {
     match request.metadata().get(HEADER) {
         Some(value) if value == "true" => Ok(()),
@@ -243,7 +257,7 @@ fn x509_svid(tls: &WorkloadTls) -> Result<Option<X509svidResponse>, Status> {
     if tls.standing() == Standing::Worthless {
         return Ok(None);
     }
-    let mut federated_bundles = by_trust_domain(tls, |authorities| concatenated(authorities.roots()));
+    let mut federated_bundles = roots_by_trust_domain(tls);
     federated_bundles.remove(&format!("spiffe://{}", tls.trust_domain()));
     Ok(Some(X509svidResponse {
         svids: vec![X509svid {
@@ -258,11 +272,16 @@ fn x509_svid(tls: &WorkloadTls) -> Result<Option<X509svidResponse>, Status> {
     }))
 }
 
-/// Our own trust domain's and all others', under the names that the API gives them.
-fn by_trust_domain(tls: &WorkloadTls, of: impl Fn(&Authorities) -> Vec<u8>) -> BTreeMap<String, Vec<u8>> {
+fn roots_by_trust_domain(tls: &WorkloadTls) -> BTreeMap<String, Vec<u8>> {
+    by_trust_domain(tls, |authorities| Some(concatenated(authorities.roots())).filter(|roots| !roots.is_empty()))
+}
+
+/// Our own trust domain's and all others', under the names that the API gives them; those that have none are left out, since clients
+/// take nothing for a mistake.
+fn by_trust_domain(tls: &WorkloadTls, of: impl Fn(&Authorities) -> Option<Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
     let bundle = tls.bundle();
     let all = bundle.federated.iter().chain([(tls.trust_domain(), bundle.own())]);
-    all.map(|(domain, authorities)| (format!("spiffe://{domain}"), of(authorities))).collect()
+    all.filter_map(|(domain, authorities)| Some((format!("spiffe://{domain}"), of(authorities)?))).collect()
 }
 
 fn concatenated(certificates: &[CertificateDer<'_>]) -> Vec<u8> {

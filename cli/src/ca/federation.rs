@@ -2,6 +2,7 @@
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
+use anyhow::bail;
 use conduit_api::proto::public::{CaExportRequest, CaFederateRequest};
 
 use super::read;
@@ -75,7 +76,14 @@ pub(super) async fn federate(
     control_plane: &ControlPlane,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    change(domain, read(bundle_file)?, ["believed", "believed (unchanged)"], control_plane, out).await
+    let bundle = read(bundle_file)?;
+    if bundle.trim().is_empty() {
+        bail!(
+            "{} is empty; `conduit ca defederate` is how a trust domain is believed no longer",
+            bundle_file.display()
+        );
+    }
+    change(domain, Some(bundle), ["believed", "believed (unchanged)"], control_plane, out).await
 }
 
 pub(super) async fn defederate(
@@ -83,13 +91,13 @@ pub(super) async fn defederate(
     control_plane: &ControlPlane,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    change(domain, String::new(), ["not believed any more", "was not believed"], control_plane, out).await
+    change(domain, None, ["not believed any more", "was not believed"], control_plane, out).await
 }
 
 /// Says the first of `outcomes` when something has changed, otherwise the second.
 async fn change(
     Domain { trust_domain, wait, timeout }: &Domain,
-    bundle: String,
+    bundle: Option<String>,
     [changed, unchanged]: [&str; 2],
     control_plane: &ControlPlane,
     out: &mut impl Write,

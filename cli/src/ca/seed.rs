@@ -8,9 +8,10 @@
 
 use std::{fs, io::Write, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use conduit_api::proto::public::{CaStatusResponse, Issuer};
 use conduit_ca::{LaunchToken, SealedRoot, Seed, Turn};
+use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
@@ -44,6 +45,10 @@ pub(super) async fn rotate(
     let given = std::env::var_os("CONDUIT_LOCAL_DIR").map(PathBuf::from);
     let directory = MeshDirectory::resolve(given.as_deref())?;
     let path = directory.seed();
+    let lock = fs::File::open(directory.path());
+    let lock = lock.with_context(|| format!("there is no local mesh in {}", directory.path().display()))?;
+    let _alone = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error)| anyhow!("another `conduit ca rotate-seed` is under way: {error}"))?;
     let mut seed = Seed::load(&path).context("only the seed of a mesh on this machine can be replaced from here")?;
     let old = match seed.other() {
         Some((Turn::Previous, previous)) => previous,
@@ -64,8 +69,13 @@ pub(super) async fn rotate(
         seed.replace(&path)?;
     }
     settled(&seed, *timeout, control_plane, &directory).await?;
-    writeln!(out, "seed {} has taken the place of {old}, which is good for nothing any more", seed.id())?;
-    Ok(writeln!(out, "keep {} where you keep the one before; snapshots taken until now need that one", path.display())?)
+    writeln!(out, "seed {} has taken the place of {old}", seed.id())?;
+    writeln!(out, "keep {} where you keep the one before; snapshots taken until now need that one", path.display())?;
+    Ok(writeln!(
+        out,
+        "if the one before was stolen: `conduit ca rotate` as well, since it opens old copies of the root's key; and connections between \
+         replicas last until they are started again"
+    )?)
 }
 
 /// Waits until everything is as the file says.
@@ -89,7 +99,11 @@ async fn settled(
         progress.set_message(format!("{}: {first}", step(seed)));
         if began.elapsed() >= timeout {
             progress.finish_and_clear();
-            bail!("{}: after {timeout:?} {first}; say `conduit ca rotate-seed` again to go on", step(seed));
+            let then = match seed.other() {
+                Some(_) => "say `conduit ca rotate-seed` again to go on",
+                None => "the seed is replaced, and nothing more is to be said for this to follow",
+            };
+            bail!("{}: after {timeout:?} {first}; {then}", step(seed));
         }
         sleep(POLL).await;
     }

@@ -132,7 +132,7 @@ impl Api for Answers {
     }
 
     async fn ca_federate(&self, request: Request<CaFederateRequest>) -> Result<Response<CaDenyResponse>, Status> {
-        Ok(Response::new(CaDenyResponse { revision: 7, changed: !request.into_inner().bundle.is_empty() }))
+        Ok(Response::new(CaDenyResponse { revision: 7, changed: request.into_inner().bundle.is_some() }))
     }
 
     async fn ca_export(&self, _: Request<CaExportRequest>) -> Result<Response<CaExportResponse>, Status> {

@@ -4,7 +4,10 @@
 //!   prepared ──► active ──► retired ──► (dropped)      trusted in all three; issued under in one
 //! ```
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use conduit_api::{NodeId, Revision, SpiffeId, TrustDomain};
 use conduit_ca::{JwtKeys, KeyId, SealedKey, SealedRoot};
@@ -187,6 +190,11 @@ impl CaState {
         self.in_state(RootState::Retired)
     }
 
+    /// Whether anything that this replica has signed may be believed.
+    pub fn has_issued(&self, node: NodeId) -> bool {
+        self.issued_by.contains_key(&node) || self.jwt_keys.values().any(|key| key.node == node)
+    }
+
     fn in_state(&self, state: RootState) -> Option<&RootRecord> {
         self.roots.iter().find(|root| root.state == state)
     }
@@ -271,10 +279,14 @@ impl CaState {
 
     pub(super) fn revoke_issuer(&mut self, node: NodeId) -> Outcome {
         // Whoever has its key now may have had those before: they are valid as long.
-        let Some(had) = self.issued_by.remove(&node) else { return Outcome::Unchanged };
-        self.remove_issuer(node);
-        had.into_iter().for_each(|id| self.revoke(id));
+        let had = self.issued_by.remove(&node);
+        let keys = self.jwt_keys.len();
         self.jwt_keys.retain(|_, key| key.node != node);
+        if had.is_none() && self.jwt_keys.len() == keys {
+            return Outcome::Unchanged;
+        }
+        self.remove_issuer(node);
+        had.into_iter().flatten().for_each(|id| self.revoke(id));
         Outcome::Done
     }
 
@@ -310,11 +322,18 @@ impl CaState {
         }
     }
 
-    pub(super) fn add_jwt_key(&mut self, id: String, key: JwtKeyRecord, now_ms: u64) -> Outcome {
+    /// What has expired is forgotten of replicas that were `retired`, which make no other keys: whose clock is off takes no key from the rest.
+    pub(super) fn add_jwt_key(
+        &mut self,
+        id: String,
+        key: JwtKeyRecord,
+        now_ms: u64,
+        retired: &BTreeSet<NodeId>,
+    ) -> Outcome {
         if self.jwt_keys.contains_key(&id) {
             return Outcome::Unchanged;
         }
-        self.jwt_keys.retain(|_, known| known.not_after_ms > now_ms);
+        self.jwt_keys.retain(|_, known| known.not_after_ms > now_ms || !retired.contains(&known.node));
         let oldest = |keys: &BTreeMap<String, JwtKeyRecord>, of: Option<NodeId>| {
             let keys = keys.iter().filter(|(_, key)| of.is_none_or(|node| key.node == node));
             keys.min_by_key(|(_, key)| key.not_after_ms).map(|(id, _)| id.clone())

@@ -422,13 +422,17 @@ fn keys_of_tokens_are_known_as_long_as_tokens_by_them_are_valid() {
     };
     assert_eq!(ids(&state), (22..30).collect::<Vec<_>>(), "the last ones of a replica that starts all the time");
     assert_eq!(apply(&mut state, 40, jwt_key(1, 29)), Outcome::Unchanged);
-    // The index is also the time.
-    assert_eq!(apply(&mut state, 1025, jwt_key(2, 30)), Outcome::Done);
-    assert_eq!(ids(&state), [26, 27, 28, 29, 30]);
-    assert_eq!(state.ca().unwrap().revision, 1025.into(), "proxies are told");
-    apply(&mut state, 1026, issuer(1, 7));
-    apply(&mut state, 1027, Command::RevokeIssuer { node: NodeId::new(1) });
-    assert_eq!(ids(&state), [30], "whoever has its issuing key has these as well");
+    // The index is also the time: a clock that is off takes nothing from others.
+    assert_eq!(apply(&mut state, 100_000, jwt_key(2, 30)), Outcome::Done);
+    assert_eq!(ids(&state), (22..=30).collect::<Vec<_>>());
+    assert_eq!(state.ca().unwrap().revision, 100_000.into(), "proxies are told");
+    apply(&mut state, 100_001, Command::Retire { node: NodeId::new(2) });
+    assert_eq!(apply(&mut state, 100_002, jwt_key(3, 31)), Outcome::Done);
+    assert!(!ids(&state).contains(&30), "of a replica that was removed, when it has expired");
+    assert!(state.ca().unwrap().has_issued(NodeId::new(1)));
+    assert_eq!(apply(&mut state, 100_003, Command::RevokeIssuer { node: NodeId::new(1) }), Outcome::Done);
+    assert_eq!(ids(&state), [31], "whoever has its issuing key has these as well");
+    assert_eq!(apply(&mut state, 100_004, Command::RevokeIssuer { node: NodeId::new(1) }), Outcome::Unchanged);
 }
 
 #[test]

@@ -229,9 +229,9 @@ pub async fn deny(own: &Own, roots: &Roots, who: &str, request: CaDenyRequest) -
 pub async fn revoke(own: &Own, who: &str, member: &str) -> Result<(), Status> {
     // One that was removed has no name any more.
     let ca = current(own)?;
-    let removed = member.parse().ok().filter(|node: &NodeId| ca.issued_by.contains_key(node));
+    let removed = member.parse().ok().filter(|node: &NodeId| ca.has_issued(*node));
     let node = removed.map_or_else(|| find(own, member), Ok)?;
-    if !ca.issued_by.contains_key(&node) {
+    if !ca.has_issued(node) {
         return Err(Status::failed_precondition(format!("{member} has issued nothing that could be revoked")));
     }
     propose(own, who, Command::RevokeIssuer { node }).await.map(drop)

@@ -30,13 +30,14 @@ pub async fn federate(
             "`{trust_domain}` is this mesh's own trust domain; its roots are replaced by `conduit ca rotate`"
         )));
     }
-    let command = if request.bundle.is_empty() {
-        Command::Defederate { trust_domain }
-    } else {
-        let authorities =
-            federation::parse(&request.bundle).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let roots = authorities.roots().iter().map(|root| root.to_vec()).collect();
-        Command::Federate { trust_domain, authorities: FederatedRecord { roots, jwt: authorities.jwt } }
+    let command = match request.bundle {
+        None => Command::Defederate { trust_domain },
+        Some(bundle) => {
+            let authorities =
+                federation::parse(&bundle).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let roots = authorities.roots().iter().map(|root| root.to_vec()).collect();
+            Command::Federate { trust_domain, authorities: FederatedRecord { roots, jwt: authorities.jwt } }
+        }
     };
     let applied = propose(own, who, command).await?;
     Ok(CaDenyResponse { revision: applied.revision.as_u64(), changed: applied.outcome != Outcome::Unchanged })

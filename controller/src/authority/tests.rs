@@ -138,6 +138,22 @@ fn an_issuer_that_was_revoked_is_replaced() {
 }
 
 #[test]
+fn that_an_earlier_state_was_kept_says_nothing_of_the_present_one() {
+    let (mut authority, old, new) = (authority(), sealed(0), sealed(0));
+    let prepare = Command::PrepareRoot { root: Box::new(new.clone()), link: None };
+    let keep =
+        |effects: Vec<Effect>| effects.into_iter().find_map(|e| if let Effect::Keep(ca) = e { Some(ca) } else { None });
+    authority.handle(at(0), Input::Leading(false));
+    authority.handle(at(0), state(&[init(&old), recorded(7)]));
+    let first = keep(authority.handle(at(0), Input::Leading(true))).unwrap();
+    let second = keep(authority.handle(at(0), state(&[init(&old), recorded(7), prepare]))).unwrap();
+    assert!(authority.handle(at(0), Input::Kept(second)).contains(&Effect::Measure));
+    authority.handle(at(0), Input::Kept(first));
+    let reached = Input::Measured(Reached { step: Step::Activate(new.id.clone()), missing: 0 });
+    assert!(authority.handle(at(0), reached).contains(&Effect::Rotate(Step::Activate(new.id))));
+}
+
+#[test]
 fn one_issuer_is_made_at_a_time() {
     let (mut authority, root) = (authority(), sealed(0));
     assert!(effects(authority.handle(at(0), state(&[init(&root)]))).contains(&Effect::CreateIssuer));

@@ -9,9 +9,9 @@ use conduit_api::{
     SpiffeId, TrustDomain,
     proto::identity::{CertifyRequest, CertifyResponse, IssueJwtRequest, IssueJwtResponse, identity_server},
 };
-use conduit_ca::{IssueError, JwtIssuer, jwt::SignError};
+use conduit_ca::{IssueError, JwtIssuer, WorkloadTls, jwt::SignError};
 use conduit_consensus::MeshState;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tonic::{Code, Request, Response, Status};
 use tracing::{info, warn};
 
@@ -20,7 +20,7 @@ use super::{
     limits::{Limited, Limits},
     metrics::Signed,
 };
-use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, serve::peer_of};
+use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, serve::peer_in_force};
 
 /// The service, over this replica's issuer.
 pub struct IdentityServer {
@@ -30,6 +30,8 @@ pub struct IdentityServer {
     pub trust_domain: TrustDomain,
     /// This replica's issuer, its clock, and the state that says what is trusted.
     pub own: Own,
+    /// What proxies meet, once there is a certificate for it, and whom it lets in.
+    pub serving: watch::Receiver<Option<WorkloadTls>>,
     /// Of the certificates it signs.
     pub leaf_lifetime: Duration,
     /// How many of them.
@@ -89,7 +91,9 @@ impl identity_server::Identity for IdentityServer {
     }
 
     async fn issue_jwt(&self, request: Request<IssueJwtRequest>) -> Result<Response<IssueJwtResponse>, Status> {
-        let (started, peer) = (Instant::now(), peer_of(&request)?);
+        let serving = self.serving.borrow().clone();
+        let serving = serving.ok_or_else(|| Status::unavailable("this replica has no certificate yet"))?;
+        let (started, peer) = (Instant::now(), peer_in_force(&request, &serving)?);
         let issued = self.issue_jwt(peer.id(), &request.into_inner().audience, self.own.clock.now());
         self.noted(Signed::Token, started, issued)
     }

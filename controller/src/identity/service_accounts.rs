@@ -73,6 +73,8 @@ impl ServiceAccountTokens {
                 .context("--service-account-audience needs the cluster's API server, or --kubeconfig")?,
         };
         (config.connect_timeout, config.read_timeout) = (Some(REVIEW_TIMEOUT), Some(REVIEW_TIMEOUT));
+        // While it is tried again, a proxy waits for what the log could say at once.
+        config.default_retry = false;
         Ok(Self { client: Client::try_from(config)?, audience: audience.to_owned(), own })
     }
 

@@ -28,6 +28,8 @@ use crate::{
 const SETTLE: Duration = Duration::from_secs(2);
 /// What was noted in the log is in the state by then, or is noted again.
 const RECORD_RETRY: Duration = Duration::from_secs(5);
+/// Before a replica whose clock is off looks again whether it is.
+const MISTRUST_PAUSE: Duration = Duration::from_secs(5);
 /// By as much clocks may be apart: a token by the key is believed for so much longer.
 const SKEW: Duration = Duration::from_secs(60);
 /// After a key could not be made.
@@ -90,7 +92,11 @@ impl Tokens {
             };
         };
         if !ca.jwt_keys.contains_key(&next.id) {
-            self.known_since = None;
+            if self.known_since.is_some() {
+                // It was revoked before it was used.
+                self.next = None;
+                return self.next(now, ca);
+            }
             return match self.record_at {
                 Some(at) if now < at => Next::WaitUntil(at),
                 _ => {
@@ -114,7 +120,11 @@ pub async fn keep(own: Own, lifetime: Duration) {
     let mut state = own.cluster.state();
     loop {
         let (now, ca) = (own.clock.now(), state.borrow_and_update().ca().cloned());
-        let next = ca.map(|ca| tokens.next(now, &ca));
+        // Whose clock is off says nothing of when a key ends.
+        let next = match own.clock.mistrusted() {
+            None => ca.map(|ca| tokens.next(now, &ca)),
+            Some(_) => Some(Next::WaitUntil(now + MISTRUST_PAUSE)),
+        };
         match next {
             Some(Next::Create) => match JwtIssuer::generate() {
                 Ok(issuer) => {
@@ -215,5 +225,15 @@ mod tests {
         assert_eq!(tokens.next(at(0), state(&["a"]).ca().unwrap()), Next::WaitUntil(at(0) + SETTLE));
         assert_eq!(tokens.next(at(2), state(&["a"]).ca().unwrap()), Next::Use);
         assert_eq!(tokens.next(at(3), state(&[]).ca().unwrap()), Next::Create);
+    }
+
+    #[test]
+    fn a_key_that_was_revoked_before_it_was_used_never_is() {
+        let mut tokens = Tokens::default();
+        tokens.created(key("a", 100));
+        assert_eq!(tokens.next(at(0), state(&["a"]).ca().unwrap()), Next::WaitUntil(at(0) + SETTLE));
+        assert_eq!(tokens.next(at(1), state(&[]).ca().unwrap()), Next::Create);
+        tokens.created(key("b", 100));
+        assert_eq!(tokens.next(at(1), state(&[]).ca().unwrap()), Next::Record);
     }
 }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use conduit_api::proto::identity::{IssueJwtRequest, IssueJwtResponse, identity_client::IdentityClient};
-use conduit_ca::jwt::JWT_LIFETIME;
+use conduit_ca::{
+    WorkloadTls,
+    jwt::{self, JWT_LIFETIME},
+};
 use prost_types::{ListValue, Struct, value::Kind};
 use serde_json::{Map, Value};
 use tokio::{
@@ -48,6 +51,7 @@ struct Question {
 pub struct TokenTask {
     questions: mpsc::Receiver<Question>,
     controllers: Controllers,
+    tls: WorkloadTls,
     remembered: RefCell<BTreeMap<Vec<String>, IssueJwtResponse>>,
 }
 
@@ -66,9 +70,9 @@ impl Tokens {
 
 impl TokenTask {
     /// The task and its handle.
-    pub fn new(controllers: Controllers) -> (Self, Tokens) {
+    pub fn new(controllers: Controllers, tls: WorkloadTls) -> (Self, Tokens) {
         let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
-        (Self { questions, controllers, remembered: RefCell::default() }, Tokens { questions: sender })
+        (Self { questions, controllers, tls, remembered: RefCell::default() }, Tokens { questions: sender })
     }
 
     /// Runs until the proxy ends.
@@ -86,7 +90,11 @@ impl TokenTask {
     }
 
     async fn token(&self, audience: Vec<String>) -> Result<String, Status> {
-        let remembered = self.remembered.borrow().get(&audience).cloned();
+        // What is signed by a key that was revoked is believed by nobody.
+        let bundle = self.tls.bundle();
+        let is_believed =
+            |token: &IssueJwtResponse| jwt::key_id(&token.token).is_some_and(|id| bundle.own().jwt.contains_key(&id));
+        let remembered = self.remembered.borrow().get(&audience).cloned().filter(is_believed);
         let lives = |token: &&IssueJwtResponse, at_least: Duration| {
             let ends = UNIX_EPOCH + Duration::from_millis(token.not_after_ms);
             ends.duration_since(SystemTime::now()).is_ok_and(|left| left >= at_least)
@@ -94,8 +102,7 @@ impl TokenTask {
         if let Some(fresh) = remembered.as_ref().filter(|token| lives(token, FRESH)) {
             return Ok(fresh.token.clone());
         }
-        let fetched = timeout(PATIENCE, self.issue(&audience)).await;
-        match fetched.unwrap_or_else(|_| Err(Status::unavailable("no replica of the control plane answers"))) {
+        match self.issue(&audience).await {
             Ok(issued) => {
                 let mut remembered = self.remembered.borrow_mut();
                 if remembered.len() >= REMEMBERED_MAX {
@@ -112,24 +119,33 @@ impl TokenTask {
         }
     }
 
-    /// By one replica after the other, until one does.
+    /// By one replica after the other, until one does; or what the last one that said anything said.
     async fn issue(&self, audience: &[String]) -> Result<IssueJwtResponse, Status> {
-        let mut shared = true;
-        loop {
-            let channel = match std::mem::replace(&mut shared, false) {
-                true => self.controllers.shared().await.map(|shared| shared.channel),
-                false => self.controllers.connect(Who::Workload).await,
-            };
-            if let Ok(channel) = channel {
-                let request = IssueJwtRequest { audience: audience.to_owned() };
-                match IdentityClient::new(channel).issue_jwt(request).await {
-                    Ok(issued) => return Ok(issued.into_inner()),
-                    Err(error) if is_retryable(&error) => {}
-                    Err(error) => return Err(error),
+        let mut last = Status::unavailable("no replica of the control plane answers");
+        let issued = timeout(PATIENCE, async {
+            let shared = self.controllers.shared().await.map(|shared| shared.channel);
+            let mut channel = shared.ok();
+            loop {
+                if let Some(channel) = channel {
+                    let request = IssueJwtRequest { audience: audience.to_owned() };
+                    match IdentityClient::new(channel).issue_jwt(request).await {
+                        Ok(issued) => return Ok(issued.into_inner()),
+                        Err(error) if !is_retryable(&error) => return Err(error),
+                        // That connection was made with a certificate that is over: the next one is made with what there is now.
+                        Err(error) if error.code() == Code::Unauthenticated => last = error,
+                        Err(error) => {
+                            last = error;
+                            sleep(RETRY_PAUSE).await;
+                        }
+                    }
+                } else {
+                    sleep(RETRY_PAUSE).await;
                 }
+                channel = self.controllers.connect(Who::Workload).await.ok();
             }
-            sleep(RETRY_PAUSE).await;
-        }
+        });
+        let issued = issued.await;
+        issued.unwrap_or(Err(last))
     }
 }
 

@@ -129,13 +129,15 @@ fn tokens_prove_who_sent_them() {
         mesh.ok("ca rotate --wait");
         voting.validate_jwt_token("voting", svid.token()).await.unwrap();
         // A replica that was revoked has signed nothing that is believed; the others go on.
-        let issuer = mesh.raft().leader().id.clone();
-        mesh.ok(&format!("ca revoke {issuer}"));
+        for member in mesh.raft().members {
+            mesh.ok(&format!("ca revoke {}", member.id));
+        }
+        eventually_async(|| async { voting.validate_jwt_token("voting", svid.token()).await.err() }).await;
         let again = eventually_async(|| async {
-            let again = source.fetch_jwt_svid(["voting", "revoked"]).await.ok()?;
+            let again = source.fetch_jwt_svid(["voting"]).await.ok()?;
             voting.validate_jwt_token("voting", again.token()).await.ok().map(|_| again)
         });
-        again.await;
+        assert_ne!(again.await.token(), svid.token(), "what is believed by nobody is not handed out again");
 
         // With every controller gone, what was fetched is good as long as it lives.
         let known = source.fetch_jwt_svid(["somebody"]).await.unwrap();
@@ -213,6 +215,16 @@ fn another_trust_domain_is_believed_as_long_as_it_is_said_to_be() {
         assert!(denied.to_string().contains("is denied"), "{denied}");
         mesh.ok("ca allow spiffe://example.org/ns/shop/sa/cart --wait");
 
+        // One that has tokens only is left out where certificates are asked for: clients take nothing for a mistake.
+        let tokens_only = Authorities::default().with_jwt(authorities.jwt.clone());
+        let tokens_only = mesh.file("tokens.json", &federation::export(&tokens_only, 2).unwrap());
+        mesh.ok(&format!("ca federate example.org --bundle-file {} --wait", tokens_only.display()));
+        client.validate_jwt_token("voting", &token).await.unwrap();
+        assert!(client.fetch_x509_bundles().await.unwrap().get(&domain("example.org")).is_none());
+        assert!(client.fetch_jwt_bundles().await.unwrap().get(&domain("example.org")).is_some());
+        mesh.ok(&format!("ca federate example.org --bundle-file {} --wait", bundle.display()));
+        timeout(SOON, updates.wait_for(|_| known())).await.expect("it has roots again").unwrap();
+
         mesh.ok("ca defederate example.org --wait");
         assert!(client.validate_jwt_token("voting", &token).await.is_err());
         timeout(SOON, updates.wait_for(|_| !known())).await.expect("it was told that it is over").unwrap();
@@ -222,8 +234,11 @@ fn another_trust_domain_is_believed_as_long_as_it_is_said_to_be() {
     let ours = federation::parse(&mesh.ok("ca export-bundle --format spiffe")).unwrap();
     assert_eq!((ours.roots().len(), ours.jwt.is_empty()), (1, false));
     assert!(mesh.ok("ca export-bundle").starts_with("-----BEGIN CERTIFICATE-----"));
-    let junk = mesh.file("junk.json", "{\"keys\": []}");
-    assert!(mesh.fails(&format!("ca federate example.org --bundle-file {}", junk.display())).contains("no key"));
+    for (junk, why) in [("", "is empty"), ("{\"keys\": [{}]}", "none for X.509-SVIDs"), ("{", "not a bundle")] {
+        let junk = mesh.file("junk.json", junk);
+        let refused = mesh.fails(&format!("ca federate example.org --bundle-file {}", junk.display()));
+        assert!(refused.contains(why), "{refused}");
+    }
     let own = mesh.fails(&format!("ca federate cluster.local --bundle-file {}", bundle.display()));
     assert!(own.contains("own trust domain"), "{own}");
     assert!(mesh.fails("ca federate example.org --bundle-file /no/such/file").contains("/no/such/file"));

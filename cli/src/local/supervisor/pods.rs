@@ -17,6 +17,8 @@ use crate::local::{directory::SOCKET_PATH_BYTES_MAX, enter::POD_FILES, manifest:
 const PROXY_UID: u32 = 2102;
 /// How its connections are told from the program's, where there is only one user.
 const SOCKET_MARK: &str = "0x2102";
+/// In a pod's files, what proves who it is.
+const TOKEN_FILE: &str = "token";
 /// In a pod's files, what is its proxy's alone.
 const PROXY_FILES: &str = "proxy";
 /// In a pod's files, where its proxy hands out its identity.
@@ -123,6 +125,8 @@ impl Supervisor {
         for pod in pods {
             if let Some(gone) = self.state.borrow_mut().pods.remove(pod) {
                 gone.stop.send_replace(true);
+                // It proves nobody any more. What carries the pod's last requests has its certificate.
+                let _ = fs::remove_file(self.files_of(pod).join(TOKEN_FILE));
             }
         }
         self.publish();
@@ -164,9 +168,13 @@ impl Supervisor {
         Ok(())
     }
 
+    fn files_of(&self, pod: &PodName) -> PathBuf {
+        self.directory.tokens().join(format!("{}.{}", pod.namespace(), pod.name()))
+    }
+
     /// A directory with what belongs to one pod alone.
     fn pod_files(&self, pod: &PodName, deployment: &Deployment) -> anyhow::Result<PathBuf> {
-        let files = self.directory.tokens().join(format!("{}.{}", pod.namespace(), pod.name()));
+        let files = self.files_of(pod);
         fs::create_dir_all(&files).with_context(|| format!("cannot create {}", files.display()))?;
         self.write_token(pod, deployment, &files)?;
         self.copy_trust_bundle(&files, &mut None)?;
@@ -216,7 +224,7 @@ impl Supervisor {
             service_account: deployment.service_account.clone(),
             pod: pod.name().to_owned(),
         };
-        let path = files.join("token");
+        let path = files.join(TOKEN_FILE);
         replace_file(&path, token.mint(&seed, SystemTime::now() + TOKEN_LIFETIME).as_bytes(), 0o600)?;
         if self.is_root {
             nix::unistd::chown(&path, Some(PROXY_UID.into()), Some(PROXY_UID.into()))?;
@@ -250,7 +258,7 @@ impl Supervisor {
             ("CONTROL_URL", controllers.join(",")),
             ("TRUST_DOMAIN", self.trust_domain.to_string()),
             ("TRUST_ANCHORS_FILE", format!("{POD_FILES}/trust-anchors.pem")),
-            ("IDENTITY_TOKEN_FILE", format!("{POD_FILES}/token")),
+            ("IDENTITY_TOKEN_FILE", format!("{POD_FILES}/{TOKEN_FILE}")),
             ("CACHE_FILE", format!("{POD_FILES}/{PROXY_FILES}/cache")),
             ("WORKLOAD_API_SOCKET", format!("{POD_FILES}/{SPIFFE_FILES}/{WORKLOAD_API_SOCKET}")),
         ]
