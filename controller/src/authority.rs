@@ -30,6 +30,8 @@ use self::rotation::{Reached, Rotation, Step};
 const RETRY: Duration = Duration::from_millis(500);
 /// What was noted in the log is in the state by then, or is noted again.
 const RECORD_RETRY: Duration = Duration::from_secs(5);
+/// Also when the clock is set back in between.
+const AT_ONCE: SystemTime = SystemTime::UNIX_EPOCH;
 /// Before what the platform did not take is given to it again.
 const KEEP_RETRY: Duration = Duration::from_secs(5);
 
@@ -142,7 +144,7 @@ impl Authority {
             Input::Leading(leading) => {
                 let led = std::mem::replace(&mut self.leading, leading);
                 if leading && !led {
-                    self.keep_at = Some(now);
+                    self.keep_at = Some(AT_ONCE);
                 }
             }
             Input::Ca(ca) => {
@@ -150,7 +152,7 @@ impl Authority {
                     self.ca = Some(ca.clone());
                     self.rotation.changed();
                     effects.push(Effect::Publish(ca));
-                    self.keep_at = Some(now);
+                    self.keep_at = Some(AT_ONCE);
                 }
             }
             Input::Proposed(committed) => {

@@ -13,7 +13,7 @@ use conduit_ca::{IssueError, JwtIssuer, WorkloadTls, jwt::SignError};
 use conduit_consensus::MeshState;
 use tokio::{sync::watch, time::Instant};
 use tonic::{Code, Request, Response, Status};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     attest::{AttestError, Attestor},
@@ -104,9 +104,13 @@ impl IdentityServer {
         match &signed {
             Ok(_) => self.own.identity_metrics.issued(what, started.elapsed()),
             Err(refusal) => {
-                let (_, reason) = refusal.kind();
+                let (code, reason) = refusal.kind();
                 self.own.identity_metrics.refused(what, reason);
-                warn!(reason, error = %refusal, "refused to sign a {what}");
+                // What passes by itself is nobody's to look at.
+                match code {
+                    Code::Unavailable => debug!(reason, error = %refusal, "cannot sign a {what} yet"),
+                    _ => warn!(reason, error = %refusal, "refused to sign a {what}"),
+                }
             }
         }
         signed.map(Response::new).map_err(|refusal| Status::new(refusal.kind().0, refusal.to_string()))
