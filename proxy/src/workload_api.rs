@@ -12,7 +12,7 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -79,9 +79,9 @@ impl WorkloadApi {
     /// # Errors
     /// When the socket cannot be made.
     pub fn serve(self, path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        // Anything else that is there is somebody's, and in the way.
+        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;
         // The application need not be this proxy's user.

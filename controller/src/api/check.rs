@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conduit_api::proto::public::{CaStatusResponse, CheckResult, RaftStatusResponse, check_result::Status};
+use conduit_api::proto::public::{CaStatusResponse, CheckResult, Issuer, RaftStatusResponse, check_result::Status};
 
 /// A member this far behind the leader serves what others have replaced.
 const LAG_MAX: u64 = 1000;
@@ -14,6 +14,8 @@ const EXPIRY_DAYS: u64 = 60;
 const OVERDUE: f64 = 0.15;
 /// Clocks may be this far apart. Beyond it a replica signs nothing.
 const CLOCKS_APART_MAX_MS: u64 = 30_000;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What certificates are meant to last.
 #[derive(Clone, Copy, Debug)]
@@ -112,13 +114,32 @@ pub fn identity(
         "the replicas' clocks agree",
         (!apart.is_empty()).then(|| format!("off: {}; it issues nothing until its clock is set", apart.join(", "))),
     ));
+    let is_between = |issuer: &&Issuer| issuer.reachable && !issuer.other_seed.is_empty();
+    results.push(check(
+        "conduit-identity",
+        "every replica has one seed",
+        (ca.issuers.iter().any(|issuer| is_between(&issuer)))
+            .then(|| "one is about to follow another; `conduit ca rotate-seed` goes on with that".to_owned()),
+    ));
+    if !ca.federated.is_empty() {
+        // How long before its end a root is followed by the next one is for its owner to say.
+        let limit = now_ms.saturating_add(u64::from(expiry_days).saturating_mul(DAY_MS));
+        let old = ca.federated.iter().filter(|foreign| (1..=limit).contains(&foreign.first_root_expires_ms));
+        let old: Vec<_> = old.map(|foreign| foreign.trust_domain.as_str()).collect();
+        results.push(check(
+            "conduit-identity",
+            "the bundles of federated trust domains are current",
+            (!old.is_empty())
+                .then(|| format!("a root expires, or has: {}; import what they publish now", old.join(", "))),
+        ));
+    }
     results
 }
 
 fn root(ca: &CaStatusResponse, expiry_days: u32, now_ms: u64) -> Option<String> {
     let active = ca.roots.iter().find(|root| root.state == "active")?;
     let expires = active.not_after_ms.min(active.issues_until_ms);
-    let days = |days: u64| days.saturating_mul(24 * 60 * 60 * 1000);
+    let days = |days: u64| days.saturating_mul(DAY_MS);
     let limit = match (expiry_days, active.imported) {
         (0, true) => days(EXPIRY_DAYS),
         // It is replaced by itself at 80 % of its life.
@@ -145,7 +166,7 @@ fn check(subsystem: &str, description: &str, problem: Option<String>) -> CheckRe
 
 #[cfg(test)]
 mod tests {
-    use conduit_api::proto::public::{Issuer, RaftMember, TrustRoot};
+    use conduit_api::proto::public::{Federation, RaftMember, TrustRoot};
 
     use super::*;
 
@@ -180,7 +201,6 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_with_certificates() {
-        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         const NOW: u64 = 1000 * DAY_MS;
         let lifetimes = Lifetimes { intermediate: Duration::from_secs(7 * 86_400), leaf: Duration::from_secs(86_400) };
         let ca = |root_days: u64, imported: bool, issuer_days: u64, proxy_minutes: u64, offset: i64| CaStatusResponse {
@@ -222,6 +242,18 @@ mod tests {
             (ca(90, false, 5, 700, -31_000), 0, &[clocks]),
         ] {
             assert_eq!(failed(identity(Some(&ca), true, lifetimes, days, NOW)), expected, "{ca:?} {days}");
+        }
+        let mut between = ca(90, false, 5, 700, 0);
+        between.issuers[0].other_seed = "0123".to_owned();
+        assert_eq!(failed(identity(Some(&between), true, lifetimes, 0, NOW)), ["every replica has one seed"]);
+        for (expires, days, expected) in
+            [(NOW + DAY_MS, 0, true), (NOW, 0, false), (NOW + DAY_MS, 2, false), (0, 2, true)]
+        {
+            let foreign = Federation { first_root_expires_ms: expires, ..Federation::default() };
+            let federated = CaStatusResponse { federated: vec![foreign], ..ca(90, false, 5, 700, 0) };
+            let results = identity(Some(&federated), true, lifetimes, days, NOW);
+            let current = results.iter().find(|result| result.description.contains("federated")).unwrap();
+            assert_eq!(current.status() == Status::Ok, expected, "{expires} {days}");
         }
         let nothing = failed(identity(None, false, lifetimes, 0, NOW));
         assert_eq!(nothing, ["the trust root exists", "certificates can be issued"]);
