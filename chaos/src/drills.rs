@@ -1,6 +1,6 @@
 //! What takes meshes down, by name: each happens once, on purpose, while workloads speak with each other.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{cell::Cell, fmt, path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use conduit_api::proto::public::{
@@ -174,7 +174,7 @@ async fn quorum_loss_during_rotation(cluster: &mut Cluster, seen: &Seen, tell: i
             for replica in (0..cluster.len()).filter(|replica| *replica != left) {
                 cluster.spawn(replica)?;
             }
-            cluster.all_vote().await?;
+            settled(cluster).await?;
         };
         tell(&format!("a majority is gone while a rotation is about to {step} a root"));
         well(seen).await?;
@@ -201,14 +201,14 @@ async fn quorum_loss_during_rotation(cluster: &mut Cluster, seen: &Seen, tell: i
 async fn leader_killed_at_each_step(cluster: &mut Cluster, seen: &Seen, tell: impl Fn(&str)) -> anyhow::Result<()> {
     for step in ["activate", "drop"] {
         let (leader, other) = loop {
-            let leader = cluster.leader().await.context("there is no leader")?;
             let other = reach(cluster, step).await?;
+            let Some(leader) = cluster.leader().await.filter(|leader| *leader != other) else { continue };
             cluster.kill(leader);
             if is_about_to(cluster, other, step).await? {
                 break (leader, other);
             }
             cluster.spawn(leader)?;
-            cluster.all_vote().await?;
+            settled(cluster).await?;
         };
         tell(&format!("the leader is gone while a rotation is about to {step} a root"));
         well(seen).await?;
@@ -224,7 +224,7 @@ async fn leader_killed_at_each_step(cluster: &mut Cluster, seen: &Seen, tell: im
 
 /// Begins rotations until one was met when it was about to do this; a replica that does not lead, and that has seen it.
 async fn reach(cluster: &Cluster, step: &str) -> anyhow::Result<usize> {
-    let leader = cluster.leader().await.context("there is no leader")?;
+    let leader = settled(cluster).await?;
     let other = (leader + 1) % cluster.len();
     let mut api = api(cluster, other).await?;
     for _ in 0..ATTEMPTS {
@@ -244,6 +244,25 @@ async fn reach(cluster: &Cluster, step: &str) -> anyhow::Result<usize> {
         }
     }
     anyhow::bail!("no rotation was met when it was about to {step} a root, of {ATTEMPTS}")
+}
+
+/// All replicas vote, and one of them says itself that it leads; which.
+async fn settled(cluster: &Cluster) -> anyhow::Result<usize> {
+    cluster.all_vote().await?;
+    let found = Cell::new(None);
+    let leads = async || {
+        for replica in 0..cluster.len() {
+            let says = cluster.status(replica).await;
+            let role =
+                says.map(|says| says.members.into_iter().find(|m| m.name == Cluster::name(replica)).map(|m| m.role));
+            if matches!(&role, Ok(Some(role)) if role == "leader") {
+                found.set(Some(replica));
+            }
+        }
+        found.get().is_some()
+    };
+    cluster.wait("a replica leads", leads).await?;
+    found.get().context("there is no leader")
 }
 
 async fn is_about_to(cluster: &Cluster, replica: usize, step: &str) -> anyhow::Result<bool> {

@@ -30,6 +30,9 @@ pub enum AttestError {
     /// Nobody can say at the moment.
     #[error("the ServiceAccount token cannot be reviewed now: {0}")]
     Unavailable(String),
+    /// Too many ask.
+    #[error("as many ServiceAccount tokens are being reviewed as this replica may ask for; ask another one, or later")]
+    Busy,
 }
 
 impl AttestError {
@@ -41,6 +44,7 @@ impl AttestError {
             Self::Launch(conduit_ca::AttestError::Expired(_)) => (Code::Unauthenticated, "token_expired"),
             Self::Refused(reason, _) => (Code::Unauthenticated, reason),
             Self::Unavailable(_) => (Code::Unavailable, "token_review"),
+            Self::Busy => (Code::ResourceExhausted, "token_review_rate"),
         }
     }
 }

@@ -24,7 +24,10 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Map, Value};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tracing::{debug, info, warn};
 
 use super::attest::{AttestError, Attested, Attestor};
@@ -32,6 +35,10 @@ use crate::{peer::server::Own, propose};
 
 /// A review that has not come by then is not waited for: the proxy that asks waits five seconds.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(2);
+/// Reviews at once: enough for thousands a second of an API server that answers, and no burden to one that is slow.
+const REVIEWS_MAX: usize = 64;
+/// What an API server says that has too much to do (RFC 6585 section 4).
+const TOO_MANY_REQUESTS: u16 = 429;
 /// Between two looks at the keys: the API server's are replaced with warning of many hours, by whoever runs it.
 const KEYS_POLL: Duration = Duration::from_secs(300);
 /// As long as it has not answered.
@@ -49,6 +56,7 @@ pub struct ServiceAccountTokens {
     client: Client,
     audience: String,
     own: Own,
+    reviews: Semaphore,
 }
 
 /// What a token says, whoever has verified it.
@@ -75,7 +83,8 @@ impl ServiceAccountTokens {
         (config.connect_timeout, config.read_timeout) = (Some(REVIEW_TIMEOUT), Some(REVIEW_TIMEOUT));
         // While it is tried again, a proxy waits for what the log could say at once.
         config.default_retry = false;
-        Ok(Self { client: Client::try_from(config)?, audience: audience.to_owned(), own })
+        let reviews = Semaphore::new(REVIEWS_MAX);
+        Ok(Self { client: Client::try_from(config)?, audience: audience.to_owned(), own, reviews })
     }
 
     /// Keeps the API server's keys in the log, as long as this replica leads; until the process ends.
@@ -123,24 +132,51 @@ impl ServiceAccountTokens {
         self.client.clone()
     }
 
-    async fn review(&self, token: &str) -> Result<TokenReviewStatus, String> {
+    /// What the API server says, or why it says nothing: that it is away, or too busy, is no answer; that it refuses to be asked is one.
+    async fn review(&self, token: &str) -> Result<TokenReviewStatus, NoAnswer> {
+        let Ok(_permit) = self.reviews.try_acquire() else { return Err(NoAnswer::Busy) };
         let spec = TokenReviewSpec { audiences: Some(vec![self.audience.clone()]), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
-        let (params, asked) = (PostParams::default(), "no answer");
-        let answer = timeout(REVIEW_TIMEOUT, reviews.create(&params, &review)).await.map_err(|_| asked.to_owned())?;
-        answer.map_err(|error| error.to_string())?.status.ok_or_else(|| "an answer without a status".to_owned())
+        let params = PostParams::default();
+        match timeout(REVIEW_TIMEOUT, reviews.create(&params, &review)).await {
+            Err(_) => Err(NoAnswer::Away("no answer in time".to_owned())),
+            Ok(Ok(review)) => review.status.ok_or_else(|| NoAnswer::Refused("an answer without a status".to_owned())),
+            Ok(Err(kube::Error::Api(status)))
+                if (400..500).contains(&status.code) && status.code != TOO_MANY_REQUESTS =>
+            {
+                Err(NoAnswer::Refused(status.to_string()))
+            }
+            Ok(Err(error)) => Err(NoAnswer::Away(error.to_string())),
+        }
     }
+}
+
+/// Why there is no review.
+enum NoAnswer {
+    /// The API server cannot be asked now.
+    Away(String),
+    /// It will not review this, or nothing that this replica asks.
+    Refused(String),
+    /// As many are under way as there may be.
+    Busy,
 }
 
 #[tonic::async_trait]
 impl Attestor for ServiceAccountTokens {
     async fn attest(&self, token: &str, now: SystemTime) -> Result<Attested, AttestError> {
+        let token = token.trim();
+        let state = self.own.cluster.state().borrow().clone();
+        plausible(token, &self.audience, &state, now)?;
         match self.review(token).await {
             Ok(status) => reviewed(&status, &self.audience),
-            Err(why) => {
+            Err(NoAnswer::Busy) => Err(AttestError::Busy),
+            Err(NoAnswer::Refused(why)) => {
+                warn!(why, "the API server refuses to review a token; may this controller create tokenreviews?");
+                Err(AttestError::Unavailable(why))
+            }
+            Err(NoAnswer::Away(why)) => {
                 debug!(why, "the API server does not review tokens; its keys in the log do");
-                let state = self.own.cluster.state().borrow().clone();
                 verified(token, &self.audience, &state, now).map_err(|error| match error {
                     AttestError::Unavailable(also) => AttestError::Unavailable(format!("{why}; {also}")),
                     refused => refused,
@@ -184,12 +220,27 @@ fn reviewed(status: &TokenReviewStatus, audience: &str) -> Result<Attested, Atte
     }
 }
 
+/// Whether the API server is worth asking: anybody may send anything, and it has others to serve.
+fn plausible(token: &str, audience: &str, state: &MeshState, now: SystemTime) -> Result<(), AttestError> {
+    let claims = match state.ca().and_then(|ca| ca.service_accounts.as_ref()) {
+        Some(known) => jwt::signed_by_one_of(&known.keys, token).map_err(refused)?,
+        None => None,
+    };
+    // By a key that is not known here: it may have another one since it was last asked.
+    let claims = claims.map_or_else(|| jwt::unverified(token), Ok).map_err(refused)?;
+    jwt::in_force(&claims, audience, now).map_err(refused)?;
+    claimed(&claims).map(drop).ok_or_else(unbound)
+}
+
+fn refused(error: JwtError) -> AttestError {
+    AttestError::Refused("token_refused", error.to_string())
+}
+
 /// What a token says of itself, if the keys and the pods in the log agree.
 fn verified(token: &str, audience: &str, state: &MeshState, now: SystemTime) -> Result<Attested, AttestError> {
     let known = state.ca().and_then(|ca| ca.service_accounts.as_ref());
     let known = known.ok_or_else(|| AttestError::Unavailable("its keys are not known yet".to_owned()))?;
-    let refused = |error: JwtError| AttestError::Refused("token_refused", error.to_string());
-    let claims = jwt::signed_by_one_of(&known.keys, token.trim()).map_err(refused)?;
+    let claims = jwt::signed_by_one_of(&known.keys, token).map_err(refused)?;
     // It may have another key since it was last asked.
     let claims =
         claims.ok_or_else(|| AttestError::Unavailable("the token is by a key that is not known".to_owned()))?;

@@ -19,7 +19,7 @@ use tokio::{
     task::spawn_local,
     time::{sleep, timeout},
 };
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{connect::Who, control::Controllers};
 
@@ -53,6 +53,8 @@ pub struct TokenTask {
     controllers: Controllers,
     tls: WorkloadTls,
     remembered: RefCell<BTreeMap<Vec<String>, IssueJwtResponse>>,
+    /// A connection for tokens alone, once the shared one is of no use: it lasts longer than the certificate that it was made with.
+    own: RefCell<Option<Channel>>,
 }
 
 impl Tokens {
@@ -72,7 +74,8 @@ impl TokenTask {
     /// The task and its handle.
     pub fn new(controllers: Controllers, tls: WorkloadTls) -> (Self, Tokens) {
         let (sender, questions) = mpsc::channel(QUESTIONS_MAX);
-        (Self { questions, controllers, tls, remembered: RefCell::default() }, Tokens { questions: sender })
+        let task = Self { questions, controllers, tls, remembered: RefCell::default(), own: RefCell::default() };
+        (task, Tokens { questions: sender })
     }
 
     /// Runs until the proxy ends.
@@ -123,25 +126,32 @@ impl TokenTask {
     async fn issue(&self, audience: &[String]) -> Result<IssueJwtResponse, Status> {
         let mut last = Status::unavailable("no replica of the control plane answers");
         let issued = timeout(PATIENCE, async {
-            let shared = self.controllers.shared().await.map(|shared| shared.channel);
-            let mut channel = shared.ok();
+            // The one that worked last; or the one that everything else uses, until its certificate is over.
+            let own = self.own.take();
+            let mut channel = match own {
+                Some(own) => Some(own),
+                None => self.controllers.shared().await.ok().map(|shared| shared.channel),
+            };
+            let mut is_own = false;
             loop {
-                if let Some(channel) = channel {
+                if let Some(channel) = &channel {
                     let request = IssueJwtRequest { audience: audience.to_owned() };
-                    match IdentityClient::new(channel).issue_jwt(request).await {
-                        Ok(issued) => return Ok(issued.into_inner()),
-                        Err(error) if !is_retryable(&error) => return Err(error),
-                        // That connection was made with a certificate that is over: the next one is made with what there is now.
-                        Err(error) if error.code() == Code::Unauthenticated => last = error,
-                        Err(error) => {
-                            last = error;
-                            sleep(RETRY_PAUSE).await;
+                    match IdentityClient::new(channel.clone()).issue_jwt(request).await {
+                        Ok(issued) => {
+                            if is_own {
+                                self.own.replace(Some(channel.clone()));
+                            }
+                            return Ok(issued.into_inner());
                         }
+                        Err(error) if !is_retryable(&error) => return Err(error),
+                        Err(error) => last = error,
                     }
-                } else {
+                }
+                // A connection that was made with a certificate that is over: the next one is made with what there is now.
+                if is_own || last.code() != Code::Unauthenticated {
                     sleep(RETRY_PAUSE).await;
                 }
-                channel = self.controllers.connect(Who::Workload).await.ok();
+                (channel, is_own) = (self.controllers.connect(Who::Workload).await.ok(), true);
             }
         });
         let issued = issued.await;

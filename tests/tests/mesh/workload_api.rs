@@ -140,7 +140,16 @@ fn tokens_prove_who_sent_them() {
         assert_ne!(again.await.token(), svid.token(), "what is believed by nobody is not handed out again");
 
         // With every controller gone, what was fetched is good as long as it lives.
-        let known = source.fetch_jwt_svid(["somebody"]).await.unwrap();
+        let web = WorkloadApiClient::connect_to(endpoint(&mesh, "web-0")).await.unwrap();
+        let known = eventually_async(|| async {
+            let known = source.fetch_jwt_svid(["somebody"]).await.ok()?;
+            let (here, there) = tokio::join!(
+                web.validate_jwt_token("somebody", known.token()),
+                voting.validate_jwt_token("somebody", known.token())
+            );
+            here.and(there).ok().map(|_| known)
+        });
+        let known = known.await;
         let members = mesh.raft().members;
         members.iter().for_each(|member| mesh.stop(member.pid));
         let meanwhile = source.fetch_jwt_svid(["somebody"]).await.unwrap();
