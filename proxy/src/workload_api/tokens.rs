@@ -128,11 +128,11 @@ impl TokenTask {
         let issued = timeout(PATIENCE, async {
             // The one that worked last; or the one that everything else uses, until its certificate is over.
             let own = self.own.take();
+            let mut is_own = own.is_some();
             let mut channel = match own {
                 Some(own) => Some(own),
                 None => self.controllers.shared().await.ok().map(|shared| shared.channel),
             };
-            let mut is_own = false;
             loop {
                 if let Some(channel) = &channel {
                     let request = IssueJwtRequest { audience: audience.to_owned() };
