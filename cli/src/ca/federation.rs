@@ -83,7 +83,7 @@ pub(super) async fn federate(
             bundle_file.display()
         );
     }
-    change(domain, Some(bundle), ["believed", "believed (unchanged)"], control_plane, out).await
+    change(domain, Some(bundle), ["is believed", "is believed (unchanged)"], control_plane, out).await
 }
 
 pub(super) async fn defederate(
@@ -91,7 +91,7 @@ pub(super) async fn defederate(
     control_plane: &ControlPlane,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    change(domain, None, ["not believed any more", "was not believed"], control_plane, out).await
+    change(domain, None, ["is not believed any more", "was not believed"], control_plane, out).await
 }
 
 /// Says the first of `outcomes` when something has changed, otherwise the second.
