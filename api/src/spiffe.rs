@@ -108,7 +108,7 @@ impl FromStr for SpiffeId {
 }
 
 /// SPIFFE-ID section 2.2: letters, digits, dots, dashes and underscores, and neither `.` nor `..`.
-fn is_path_segment(s: &str) -> bool {
+pub fn is_path_segment(s: &str) -> bool {
     !matches!(s, "" | "." | "..") && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 

@@ -152,12 +152,12 @@ impl TrustBundle {
 
     /// Whether handshakes end with `other` as they do with this.
     pub(crate) fn accepts_the_same_as(&self, other: &Self) -> bool {
-        let domains = |bundle: &Self| {
-            bundle.federated.iter().map(|(domain, foreign)| (domain.clone(), foreign.roots.clone())).collect::<Vec<_>>()
-        };
+        fn domains(bundle: &TrustBundle) -> impl Iterator<Item = (&TrustDomain, &[CertificateDer<'static>])> {
+            bundle.federated.iter().map(|(domain, foreign)| (domain, foreign.roots()))
+        }
         let revision = other.policy.revision;
         self.roots() == other.roots()
-            && domains(self) == domains(other)
+            && domains(self).eq(domains(other))
             && TrustPolicy { revision, ..self.policy.clone() } == other.policy
     }
 }

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use conduit_api::{SpiffeId, TrustDomain, spiffe::SPIFFE_ID_BYTES_MAX};
+use conduit_api::{
+    SpiffeId, TrustDomain,
+    spiffe::{SPIFFE_ID_BYTES_MAX, is_path_segment},
+};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, EncodingKey, Header, Validation,
     dangerous::insecure_decode_claims,
@@ -295,12 +298,8 @@ fn subject(claims: &Map<String, Value>) -> Result<&str, JwtError> {
 
 /// Whose a SPIFFE id is. Other domains' need not have the shape of ours.
 fn trust_domain(id: &str) -> Result<TrustDomain, JwtError> {
-    let is_segment = |segment: &str| {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        !matches!(segment, "" | "." | "..") && segment.bytes().all(allowed)
-    };
     let (domain, path) = id.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')).unwrap_or_default();
-    if id.len() > SPIFFE_ID_BYTES_MAX || !path.split('/').all(is_segment) {
+    if id.len() > SPIFFE_ID_BYTES_MAX || !path.split('/').all(is_path_segment) {
         return Err(malformed("its subject is no SPIFFE id of a workload"));
     }
     domain.parse().map_err(malformed)

@@ -37,6 +37,7 @@ use hyper_util::{
 use prost::Message;
 use rustls::pki_types::CertificateDer;
 use tokio::{
+    io::join,
     net::UnixListener,
     sync::{Semaphore, watch},
     task::spawn_local,
@@ -102,8 +103,10 @@ impl WorkloadApi {
                 spawn_local(async move {
                     let mut http = http2::Builder::new(LocalExecutor);
                     http.timer(TokioTimer::new()).max_concurrent_streams(CALLS_MAX);
+                    let (read, write) = stream.into_split();
+                    let stream = join(WithAuthority::new(read), write);
                     // The client went away.
-                    let _ = http.serve_connection(TokioIo::new(WithAuthority::new(stream)), service).await;
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
                     drop(permit);
                 });
             }
@@ -114,22 +117,17 @@ impl WorkloadApi {
 
     /// What `look` sees, now and whenever it is something else.
     fn follow<T: Message + 'static>(&self, look: fn(&WorkloadTls) -> Result<Option<T>, Status>) -> Streamed<T> {
-        let state = (self.tls.clone(), self.changes.clone(), None, false);
-        Box::pin(stream::unfold(state, move |(tls, mut changes, last, ended)| async move {
-            if ended {
-                return None;
-            }
+        let state = (self.tls.clone(), self.changes.clone(), None);
+        Box::pin(stream::try_unfold(state, move |(tls, mut changes, last)| async move {
             loop {
                 changes.mark_unchanged();
-                match look(&tls) {
-                    Ok(seen) => {
-                        let now = seen.as_ref().map(digest);
-                        if now.is_some() && now != last {
-                            return seen.map(|seen| (Ok(seen), (tls, changes, now, false)));
-                        }
-                        changes.changed().await.ok()?;
-                    }
-                    Err(refused) => return Some((Err(refused), (tls, changes, last, true))),
+                let seen = look(&tls)?;
+                let now = seen.as_ref().map(digest);
+                if now.is_some() && now != last {
+                    return Ok(seen.map(|seen| (seen, (tls, changes, now))));
+                }
+                if changes.changed().await.is_err() {
+                    return Ok(None);
                 }
             }
         }))

@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context as _;
 use conduit_api::PodName;
 use conduit_ca::jwt::{self, JwtError, keys_of_set};
-use conduit_consensus::{Command, MeshState, ServiceAccountKeys};
+use conduit_consensus::{Command, Fence, MeshState, Outcome, ServiceAccountKeys};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{
     Api, Client, Config,
@@ -95,25 +95,7 @@ impl ServiceAccountTokens {
             let pause = match fence {
                 None => Duration::MAX,
                 Some(fence) => match keys(&client).await {
-                    Ok(keys) => {
-                        let known = own.cluster.state().borrow().ca().and_then(|ca| ca.service_accounts.clone());
-                        let command = Command::SetServiceAccountKeys(keys.clone());
-                        match known == Some(keys) {
-                            true => KEYS_POLL,
-                            false => match propose::fenced(&own.cluster, "kubernetes", command, Some(fence)).await {
-                                // Refused before there is a root.
-                                Ok(applied) if applied.outcome != conduit_consensus::Outcome::Done => KEYS_RETRY,
-                                Ok(_) => {
-                                    info!("the API server's keys for ServiceAccount tokens are in the log");
-                                    KEYS_POLL
-                                }
-                                Err(error) => {
-                                    debug!(%error, "the API server's keys are not in the log yet");
-                                    KEYS_RETRY
-                                }
-                            },
-                        }
-                    }
+                    Ok(keys) => propose_keys(&own, keys, fence).await,
                     Err(error) => {
                         warn!(error = %format_args!("{error:#}"), "the API server does not tell its keys for ServiceAccount tokens");
                         KEYS_RETRY
@@ -167,7 +149,7 @@ impl Attestor for ServiceAccountTokens {
     async fn attest(&self, token: &str, now: SystemTime) -> Result<Attested, AttestError> {
         let token = token.trim();
         let state = self.own.cluster.state().borrow().clone();
-        plausible(token, &self.audience, &state, now)?;
+        let looked_at = plausible(token, &self.audience, &state, now)?;
         match self.review(token).await {
             Ok(status) => reviewed(&status, &self.audience),
             Err(NoAnswer::Busy) => Err(AttestError::Busy),
@@ -177,11 +159,31 @@ impl Attestor for ServiceAccountTokens {
             }
             Err(NoAnswer::Away(why)) => {
                 debug!(why, "the API server does not review tokens; its keys in the log do");
-                verified(token, &self.audience, &state, now).map_err(|error| match error {
+                verified(looked_at, &state).map_err(|error| match error {
                     AttestError::Unavailable(also) => AttestError::Unavailable(format!("{why}; {also}")),
                     refused => refused,
                 })
             }
+        }
+    }
+}
+
+/// Has these keys in the log; when to look again.
+async fn propose_keys(own: &Own, keys: ServiceAccountKeys, fence: Fence) -> Duration {
+    let known = own.cluster.state().borrow().ca().and_then(|ca| ca.service_accounts.clone());
+    if known.as_ref() == Some(&keys) {
+        return KEYS_POLL;
+    }
+    match propose::fenced(&own.cluster, "kubernetes", Command::SetServiceAccountKeys(keys), Some(fence)).await {
+        Ok(applied) if applied.outcome == Outcome::Done => {
+            info!("the API server's keys for ServiceAccount tokens are in the log");
+            KEYS_POLL
+        }
+        // Refused before there is a root.
+        Ok(_) => KEYS_RETRY,
+        Err(error) => {
+            debug!(%error, "the API server's keys are not in the log yet");
+            KEYS_RETRY
         }
     }
 }
@@ -220,31 +222,38 @@ fn reviewed(status: &TokenReviewStatus, audience: &str) -> Result<Attested, Atte
     }
 }
 
-/// Whether the API server is worth asking: anybody may send anything, and it has others to serve.
-fn plausible(token: &str, audience: &str, state: &MeshState, now: SystemTime) -> Result<(), AttestError> {
-    let claims = match state.ca().and_then(|ca| ca.service_accounts.as_ref()) {
+/// What a token says that the API server is worth asking about: anybody may send anything, and it has others to serve. And whether it
+/// is signed by a key in the log.
+fn plausible(
+    token: &str,
+    audience: &str,
+    state: &MeshState,
+    now: SystemTime,
+) -> Result<(Map<String, Value>, bool), AttestError> {
+    let signed = match state.ca().and_then(|ca| ca.service_accounts.as_ref()) {
         Some(known) => jwt::signed_by_one_of(&known.keys, token).map_err(refused)?,
         None => None,
     };
+    let is_signed = signed.is_some();
     // By a key that is not known here: it may have another one since it was last asked.
-    let claims = claims.map_or_else(|| jwt::unverified(token), Ok).map_err(refused)?;
+    let claims = signed.map_or_else(|| jwt::unverified(token), Ok).map_err(refused)?;
     jwt::in_force(&claims, audience, now).map_err(refused)?;
-    claimed(&claims).map(drop).ok_or_else(unbound)
+    claimed(&claims).ok_or_else(unbound)?;
+    Ok((claims, is_signed))
 }
 
 fn refused(error: JwtError) -> AttestError {
     AttestError::Refused("token_refused", error.to_string())
 }
 
-/// What a token says of itself, if the keys and the pods in the log agree.
-fn verified(token: &str, audience: &str, state: &MeshState, now: SystemTime) -> Result<Attested, AttestError> {
+/// Whom a [`plausible`] token proves, if the keys and the pods in the log agree with what it says.
+fn verified((claims, is_signed): (Map<String, Value>, bool), state: &MeshState) -> Result<Attested, AttestError> {
     let known = state.ca().and_then(|ca| ca.service_accounts.as_ref());
     let known = known.ok_or_else(|| AttestError::Unavailable("its keys are not known yet".to_owned()))?;
-    let claims = jwt::signed_by_one_of(&known.keys, token).map_err(refused)?;
-    // It may have another key since it was last asked.
-    let claims =
-        claims.ok_or_else(|| AttestError::Unavailable("the token is by a key that is not known".to_owned()))?;
-    jwt::in_force(&claims, audience, now).map_err(refused)?;
+    if !is_signed {
+        // It may have another key since it was last asked.
+        return Err(AttestError::Unavailable("the token is by a key that is not known".to_owned()));
+    }
     if claims.get("iss").and_then(Value::as_str) != Some(&*known.issuer) {
         return Err(AttestError::Refused("token_refused", "it was issued by somebody else".to_owned()));
     }

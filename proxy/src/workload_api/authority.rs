@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What a connection begins with (RFC 9113 section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -27,7 +27,7 @@ const PRIORITY: u8 = 0x20;
 const AUTHORITY_INDEX: usize = 1;
 const AUTHORITY: &[u8] = b":authority";
 
-/// A connection whose requests have authorities.
+/// What a client sends, with authorities in its requests.
 pub struct WithAuthority<S> {
     stream: S,
     /// What was read and not given on; whole frames' worth of it is [`WithAuthority::passed`].
@@ -84,20 +84,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for WithAuthority<S> {
         this.read.drain(..given);
         this.passed -= given;
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for WithAuthority<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
