@@ -27,6 +27,8 @@ use crate::report::Report;
 const RATE_MAX: f64 = 50_000.0;
 /// Each is a task and a socket.
 const CONNECTIONS_MAX: usize = 1024;
+/// What servers commonly allow.
+const STREAMS_MAX: usize = 100;
 /// How long the server may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at what is waited for.
@@ -59,6 +61,12 @@ pub struct Plan {
     /// Connections that are kept
     #[arg(long, default_value_t = 16)]
     pub connections: usize,
+    /// HTTP/2 with prior knowledge
+    #[arg(long)]
+    pub http2: bool,
+    /// Requests that one connection of HTTP/2 carries at a time
+    #[arg(long, default_value_t = 1, requires = "http2")]
+    pub streams: usize,
 }
 
 /// What one connection saw.
@@ -75,10 +83,13 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     ensure!(plan.rate > 0.0 && plan.rate <= RATE_MAX, "a rate is above 0 and at most {RATE_MAX}, not {}", plan.rate);
     let connections = plan.connections;
     ensure!((1..=CONNECTIONS_MAX).contains(&connections), "from 1 to {CONNECTIONS_MAX} connections, not {connections}");
-    let target: Target = plan.url.parse()?;
-    let mut clients = Vec::with_capacity(connections);
+    ensure!((1..=STREAMS_MAX).contains(&plan.streams), "from 1 to {STREAMS_MAX} streams, not {}", plan.streams);
+    let target = plan.url.parse::<Target>()?.with_http2(plan.http2);
+    let mut clients = Vec::with_capacity(connections * plan.streams);
     for _ in 0..connections {
-        clients.push(connect(&target).await?);
+        let client = connect(&target).await?;
+        clients.extend((1..plan.streams).map_while(|_| client.sharing()));
+        clients.push(client);
     }
 
     let (queue, due) = mpsc::channel(QUEUE);

@@ -1,16 +1,20 @@
 //! `conduit-bench`: see `bench/README.md`.
 
-use std::path::PathBuf;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use conduit_bench::{
     control_plane, identity, load,
     memory::Memory,
+    proxy,
     report::{Report, comparison},
-    serve,
+    serve, sidecar,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{net::TcpListener, signal::unix};
+use tokio::{net::TcpListener, signal::unix, task::JoinSet};
 
 /// Measurements of Conduit
 #[derive(Parser)]
@@ -22,16 +26,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer every HTTP/1.1 request with the same body
+    /// Answer every request with the same body, HTTP/1.1 or HTTP/2
     Serve {
         /// Where to listen
         #[arg(long, default_value_t = 8080)]
         port: u16,
+        /// Listen at these addresses instead
+        #[arg(long, value_name = "ADDRESS", conflicts_with = "port")]
+        listen: Vec<SocketAddr>,
         /// Size of the body
         #[arg(long, default_value_t = 1024)]
         body_bytes: usize,
     },
-    /// Send HTTP/1.1 requests at a constant rate and report how long they took
+    /// Send requests at a constant rate and report how long they took
     Load {
         #[command(flatten)]
         plan: load::Plan,
@@ -57,6 +64,15 @@ enum Command {
     },
     /// Sum up `conduit local status -o json` from standard input
     Memory,
+    /// Measure a proxy, and others beside it
+    Proxy(proxy::Plan),
+    /// Be a proxy where nothing is redirected, with the settings of `conduit-proxy`
+    #[command(hide = true)]
+    Sidecar {
+        /// Where connections were going to, by where they arrive
+        #[arg(long, value_delimiter = ',', value_name = "LISTEN=DESTINATION")]
+        originals: Vec<sidecar::Original>,
+    },
     /// Measure certificates and what they are for
     Identity {
         #[command(subcommand)]
@@ -101,20 +117,40 @@ enum Output {
     Json,
 }
 
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Sidecar { originals } => sidecar::run(&originals),
+        command => until_terminated(command),
+    }
+}
+
 // One thread, as the load is on two machines of one: what it does not use is left to what is measured.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+async fn until_terminated(command: Command) -> anyhow::Result<()> {
     let mut terminated = unix::signal(unix::SignalKind::terminate())?;
     tokio::select! {
-        result = run(Cli::parse().command) => result,
+        result = run(command) => result,
         _ = terminated.recv() => Ok(()),
     }
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve { port, body_bytes } => {
-            serve::serve(TcpListener::bind(("0.0.0.0", port)).await?, body_bytes).await
+        Command::Serve { port, mut listen, body_bytes } => {
+            if listen.is_empty() {
+                listen.push((Ipv4Addr::UNSPECIFIED, port).into());
+            }
+            let mut servers = JoinSet::new();
+            for address in listen {
+                servers.spawn(serve::serve(TcpListener::bind(address).await?, body_bytes));
+            }
+            servers.join_next().await.unwrap_or(Ok(Ok(())))?
+        }
+        Command::Sidecar { .. } => unreachable!("it has a runtime of its own"),
+        Command::Proxy(plan) => {
+            open_many_files()?;
+            print!("{}", proxy::run(&conduit_chaos::cluster::programs()?, &plan).await?);
+            Ok(())
         }
         Command::Load { plan, after, report, output, stay } => {
             if let Some(file) = after {

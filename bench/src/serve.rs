@@ -1,29 +1,119 @@
 //! A server whose own time does not show in the figures.
 
-use std::convert::Infallible;
-
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{convert::Infallible, io};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
-/// Answers every request on every connection with `body_bytes` bytes, for ever.
+/// Room for the heads of a few requests.
+const HEADS_BYTES: usize = 2 * 1024;
+/// Of what is read and forgotten at once.
+const SINK_BYTES: usize = 256 * 1024;
+
+/// Answers every request on every connection with `body_bytes` bytes, or with as many as its path says (`/65536`), for ever.
+///
+/// A connection says by its first bytes what it carries: HTTP/1.1 requests without a body, HTTP/2 with prior knowledge, or anything
+/// else: that is read to its end, and answered by how many bytes it was (as 8 bytes, the highest first).
 ///
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, body_bytes: usize) -> anyhow::Result<()> {
-    let body = Bytes::from(vec![b'x'; body_bytes]);
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let body = body.clone();
-        let answer = service_fn(move |_: Request<Incoming>| {
-            let answer = Response::new(Full::new(body.clone()));
-            async move { Ok::<_, Infallible>(answer) }
-        });
         // A connection that breaks is the client's to count.
-        tokio::spawn(async move { http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await });
+        tokio::spawn(async move { answer(stream, body_bytes).await.ok() });
+    }
+}
+
+async fn answer(stream: TcpStream, body_bytes: usize) -> io::Result<()> {
+    let mut first = [0; 4];
+    stream.peek(&mut first).await?;
+    match &first {
+        b"GET " => http1(stream, body_bytes).await,
+        b"PRI " => http2(stream, body_bytes).await,
+        _ => sink(stream).await,
+    }
+}
+
+/// Without a parser: all it takes to know of a request is where its head ends.
+async fn http1(mut stream: TcpStream, body_bytes: usize) -> io::Result<()> {
+    let mut heads = BytesMut::with_capacity(HEADS_BYTES);
+    let (mut length, mut answer) = (body_bytes, whole_answer(body_bytes));
+    while stream.read_buf(&mut heads).await? > 0 {
+        while let Some(end) = heads.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = heads.split_to(end + 4);
+            let asked = asked(path(&head)).unwrap_or(body_bytes);
+            if asked != length {
+                (length, answer) = (asked, whole_answer(asked));
+            }
+            stream.write_all(&answer).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The second word of a request.
+fn path(head: &[u8]) -> &str {
+    let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    str::from_utf8(path).unwrap_or_default()
+}
+
+/// `/65536` asks for so many bytes; other paths for no number in particular.
+fn asked(path: &str) -> Option<usize> {
+    path.strip_prefix('/')?.parse().ok()
+}
+
+fn whole_answer(body_bytes: usize) -> Vec<u8> {
+    let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {body_bytes}\r\n\r\n").into_bytes();
+    answer.resize(answer.len() + body_bytes, b'x');
+    answer
+}
+
+async fn http2(stream: TcpStream, body_bytes: usize) -> io::Result<()> {
+    let body = Bytes::from(vec![b'x'; body_bytes]);
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let body = match asked(request.uri().path()) {
+            Some(asked) if asked != body.len() => Bytes::from(vec![b'x'; asked]),
+            _ => body.clone(),
+        };
+        async move { Ok::<_, Infallible>(Response::new(Full::new(body))) }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer);
+    connection.await.map_err(io::Error::other)
+}
+
+async fn sink(mut stream: TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; SINK_BYTES];
+    let mut total = 0_u64;
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            read => total += read as u64,
+        }
+    }
+    stream.write_all(&total.to_be_bytes()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_say_how_much_is_asked_for() {
+        for (head, length) in [
+            ("GET /65536 HTTP/1.1\r\n\r\n", Some(65_536)),
+            ("GET / HTTP/1.1\r\n\r\n", None),
+            ("GET /a/1 HTTP/1.1\r\n\r\n", None),
+            ("GET", None),
+        ] {
+            assert_eq!(asked(path(head.as_bytes())), length, "{head}");
+        }
     }
 }

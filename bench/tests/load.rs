@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use conduit_bench::{load, serve};
-use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 async fn listen() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -21,6 +24,8 @@ fn plan(url: String) -> load::Plan {
         duration: Duration::from_millis(200),
         warmup: Duration::from_millis(50),
         connections: 4,
+        http2: false,
+        streams: 1,
     }
 }
 
@@ -32,6 +37,28 @@ async fn every_request_that_is_due_is_timed() {
     assert_eq!((report.requests, report.errors), (400, 0), "{report:?}");
     assert!(report.latency_us.p50 > 0.0 && report.latency_us.p50 <= report.latency_us.max);
     assert!(report.achieved > 0.0 && report.achieved <= report.rate * 1.01, "{report:?}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn streams_share_connections() {
+    let (listener, url) = listen().await;
+    let server = tokio::spawn(serve::serve(listener, 1024));
+    let plan = load::Plan { http2: true, streams: 4, connections: 2, ..plan(url) };
+    let report = load::run(&plan).await.unwrap();
+    assert_eq!((report.requests, report.errors), (400, 0), "{report:?}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_counted() {
+    let (listener, _) = listen().await;
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve::serve(listener, 1024));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[0xff; 100_000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(stream.read_u64().await.unwrap(), 100_000);
     server.abort();
 }
 

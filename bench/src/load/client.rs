@@ -1,13 +1,16 @@
-//! One HTTP/1.1 connection that is kept, and made again when it broke.
+//! One connection that is kept, and made again when it broke.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Uri, header::HOST};
+use http::{HeaderValue, Request, Response, Uri, header::HOST};
 use http_body_util::{BodyExt as _, Empty};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, time::timeout};
 
 /// A request that takes longer is an error.
@@ -20,6 +23,27 @@ pub(super) struct Target {
     address: String,
     host: HeaderValue,
     path: Uri,
+    url: Uri,
+    http2: bool,
+}
+
+impl Target {
+    /// The same, with HTTP/2 or without.
+    pub(super) fn with_http2(self, http2: bool) -> Self {
+        Self { http2, ..self }
+    }
+
+    /// HTTP/1.1 has the host in a header, and HTTP/2 in the URI.
+    fn request(&self) -> Request<Empty<Bytes>> {
+        let mut request = Request::new(Empty::new());
+        if self.http2 {
+            *request.uri_mut() = self.url.clone();
+        } else {
+            *request.uri_mut() = self.path.clone();
+            request.headers_mut().insert(HOST, self.host.clone());
+        }
+        request
+    }
 }
 
 impl FromStr for Target {
@@ -35,6 +59,8 @@ impl FromStr for Target {
             address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)),
             host: authority.as_str().parse()?,
             path: path.parse()?,
+            url: uri.clone(),
+            http2: false,
         })
     }
 }
@@ -45,47 +71,90 @@ impl fmt::Display for Target {
     }
 }
 
+/// What sends requests: one at a time.
 pub(super) struct Client {
     target: Target,
-    connection: Option<SendRequest<Empty<Bytes>>>,
+    sender: Option<Sender>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
 }
 
 impl Client {
     pub(super) async fn connect(target: &Target) -> anyhow::Result<Self> {
-        Ok(Self { target: target.clone(), connection: Some(open(target).await?) })
+        Ok(Self { target: target.clone(), sender: Some(open(target).await?) })
+    }
+
+    /// Another client on the same connection, if it can be shared.
+    pub(super) fn sharing(&self) -> Option<Self> {
+        match &self.sender {
+            Some(Sender::Http2(sender)) => {
+                Some(Self { target: self.target.clone(), sender: Some(Sender::Http2(sender.clone())) })
+            }
+            _ => None,
+        }
     }
 
     /// One request and its whole answer. After an error, the next one goes over a new connection.
     pub(super) async fn get(&mut self) -> anyhow::Result<()> {
         let exchange = async {
-            let mut connection = match self.connection.take() {
-                Some(connection) if !connection.is_closed() => connection,
+            let mut sender = match self.sender.take() {
+                Some(sender) if !sender.is_closed() => sender,
                 _ => open(&self.target).await?,
             };
-            let mut request = Request::new(Empty::new());
-            *request.uri_mut() = self.target.path.clone();
-            request.headers_mut().insert(HOST, self.target.host.clone());
-            let answer = connection.send_request(request).await?;
+            let answer = sender.send(self.target.request()).await?;
             ensure!(answer.status().is_success(), "answered with {}", answer.status());
             let mut body = answer.into_body();
             while let Some(frame) = body.frame().await {
                 frame?;
             }
-            connection.ready().await?;
-            self.connection = Some(connection);
+            sender.ready().await?;
+            self.sender = Some(sender);
             Ok(())
         };
         timeout(TIMEOUT, exchange).await.context("no answer in time")?
     }
 }
 
-async fn open(target: &Target) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Http1(sender) => sender.send_request(request).await,
+            Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+
+    async fn ready(&mut self) -> hyper::Result<()> {
+        match self {
+            Self::Http1(sender) => sender.ready().await,
+            Self::Http2(sender) => sender.ready().await,
+        }
+    }
+}
+
+async fn open(target: &Target) -> anyhow::Result<Sender> {
     let stream = timeout(TIMEOUT, TcpStream::connect(&target.address)).await.context("no connection in time")??;
     stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // Ends with the sender, or with the connection; its errors are those of the requests.
-    tokio::spawn(connection);
-    Ok(sender)
+    let stream = TokioIo::new(stream);
+    // A connection ends with its senders, or by itself; its errors are those of the requests.
+    if target.http2 {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        Ok(Sender::Http2(sender))
+    } else {
+        let (sender, connection) = http1::handshake(stream).await?;
+        tokio::spawn(connection);
+        Ok(Sender::Http1(sender))
+    }
 }
 
 #[cfg(test)]

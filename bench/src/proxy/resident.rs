@@ -1,0 +1,121 @@
+//! What a proxy holds in memory: idle, with connections that wait, and with connections that all have a request on its way.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::{task::JoinSet, time::sleep};
+
+use super::{
+    connection::Connection,
+    running::{Launch, ORDINARY, Place, Running},
+    subject::{Protocol, Proxy, Shape},
+};
+
+/// Whatever is freed soon is freed by then.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Until a proxy knows what a service with many endpoints is.
+const LEARN: Duration = Duration::from_secs(3);
+/// Requests on every connection that is busy, one after the other.
+const REQUESTS: usize = 5;
+/// Between two looks while they are on their way.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// File descriptors that are no connections.
+const OTHER_FILES: u64 = 1_000;
+
+/// With no connection.
+///
+/// # Errors
+/// When it does not start.
+pub async fn idle(place: &Place, proxy: Proxy, shape: Shape) -> anyhow::Result<u64> {
+    let running = started(place, proxy, shape, ORDINARY).await?;
+    sleep(SETTLE).await;
+    running.resident()
+}
+
+/// With so many connections, each of which has carried a request.
+///
+/// # Errors
+/// When it takes fewer.
+pub async fn waiting(place: &Place, proxy: Proxy, shape: Shape, connections: usize) -> anyhow::Result<u64> {
+    let running = started(place, proxy, shape, room_for(connections)).await?;
+    let mut held = open(proxy.entrance(shape, Protocol::Http1), connections).await?;
+    for connection in &mut held {
+        connection.get().await?;
+    }
+    sleep(SETTLE).await;
+    running.resident()
+}
+
+/// The most while so many connections have requests on their way.
+///
+/// # Errors
+/// When a request is not answered.
+pub async fn busy(place: &Place, proxy: Proxy, shape: Shape, connections: usize) -> anyhow::Result<u64> {
+    let running = started(place, proxy, shape, room_for(connections)).await?;
+    let held = open(proxy.entrance(shape, Protocol::Http1), connections).await?;
+    let mut requests = JoinSet::new();
+    for mut connection in held {
+        requests.spawn(async move {
+            for _ in 0..REQUESTS {
+                connection.get().await?;
+            }
+            std::io::Result::Ok(connection)
+        });
+    }
+    let mut most = 0;
+    let mut held = Vec::with_capacity(connections);
+    while held.len() < connections {
+        tokio::select! {
+            Some(done) = requests.join_next() => held.push(done??),
+            () = sleep(LOOK_AGAIN) => {}
+        }
+        if held.len() % 64 == 0 {
+            most = most.max(running.resident()?);
+        }
+    }
+    Ok(most)
+}
+
+/// Ours, when it knows a service with so many endpoints.
+///
+/// # Errors
+/// When it does not start.
+pub async fn endpoints(place: &Place, endpoints: u16) -> anyhow::Result<u64> {
+    place.mesh.describe(endpoints)?;
+    let mut running = place.start_with_many()?;
+    let entrance = Proxy::Conduit.entrance(Shape::Hop, Protocol::Tcp);
+    running.listens(entrance).await?;
+    // Whoever connects makes it ask what is there.
+    let _held = Connection::open(entrance).await?;
+    sleep(LEARN).await;
+    running.resident()
+}
+
+/// How many connections can be busy at once, of `connections`: each is two file descriptors of a proxy.
+///
+/// # Errors
+/// When the system does not say.
+pub fn busy_at_most(connections: usize) -> anyhow::Result<usize> {
+    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(connections.min(usize::try_from(files.saturating_sub(OTHER_FILES) / 2)?))
+}
+
+fn room_for(connections: usize) -> Launch {
+    Launch { connections: ORDINARY.connections.max(2 * connections + 500), ..ORDINARY }
+}
+
+async fn started(place: &Place, proxy: Proxy, shape: Shape, launch: Launch) -> anyhow::Result<Running> {
+    let mut running = place.start(proxy, shape, launch)?;
+    running.ready(proxy, shape).await?;
+    Ok(running)
+}
+
+async fn open(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Connection>> {
+    let mut held = Vec::with_capacity(connections);
+    while held.len() < connections {
+        let connection = Connection::open(address).await;
+        held.push(connection.with_context(|| format!("connection {} was not accepted", held.len()))?);
+    }
+    Ok(held)
+}
