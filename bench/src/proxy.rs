@@ -98,7 +98,7 @@ pub enum Measure {
 }
 
 /// Requests that nobody looks at: connections are there then, and the rate is known.
-const WARMUP_REQUESTS: u64 = 12_800;
+const WARMUP_REQUESTS: u64 = 6_400;
 /// Requests are sent in multiples of the connections, or streams, that carry them.
 const IN_FLIGHT: u64 = 64;
 /// Of the measurements at a constant rate.
@@ -378,5 +378,6 @@ fn version(plan: &Plan, proxy: Proxy) -> Option<String> {
     let output = Command::new(program).arg(flag).output().ok()?;
     let (said, complained) = (String::from_utf8(output.stdout).ok()?, String::from_utf8(output.stderr).ok()?);
     let line = said.lines().chain(complained.lines()).find(|line| !line.trim().is_empty())?;
-    Some(line.trim().to_owned())
+    // Envoy says where it is.
+    Some(line.trim().trim_start_matches(&*plan.work.join("").to_string_lossy()).to_owned())
 }

@@ -1,14 +1,16 @@
 //! A server whose own time does not show in the figures.
 
+use std::{convert::Infallible, io, time::Duration};
+
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::{convert::Infallible, io};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::sleep,
 };
 
 /// Room for the heads of a few requests.
@@ -16,7 +18,8 @@ const HEADS_BYTES: usize = 2 * 1024;
 /// Of what is read and forgotten at once.
 const SINK_BYTES: usize = 256 * 1024;
 
-/// Answers every request on every connection with `body_bytes` bytes, or with as many as its path says (`/65536`), for ever.
+/// Answers every request on every connection with `body_bytes` bytes, or with as many as its path says (`/65536`), for ever;
+/// over HTTP/1.1 also as late as its path says (`/65536/2000`: after two seconds).
 ///
 /// A connection says by its first bytes what it carries: HTTP/1.1 requests without a body, HTTP/2 with prior knowledge, or anything
 /// else: that is read to its end, and answered by how many bytes it was (as 8 bytes, the highest first).
@@ -49,9 +52,13 @@ async fn http1(mut stream: TcpStream, body_bytes: usize) -> io::Result<()> {
     while stream.read_buf(&mut heads).await? > 0 {
         while let Some(end) = heads.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = heads.split_to(end + 4);
-            let asked = asked(path(&head)).unwrap_or(body_bytes);
+            let path = path(&head);
+            let asked = asked(path).unwrap_or(body_bytes);
             if asked != length {
                 (length, answer) = (asked, whole_answer(asked));
+            }
+            if let Some(late) = late(path) {
+                sleep(late).await;
             }
             stream.write_all(&answer).await?;
         }
@@ -67,7 +74,12 @@ fn path(head: &[u8]) -> &str {
 
 /// `/65536` asks for so many bytes; other paths for no number in particular.
 fn asked(path: &str) -> Option<usize> {
-    path.strip_prefix('/')?.parse().ok()
+    path.split('/').nth(1)?.parse().ok()
+}
+
+/// `/65536/2000` asks for it two seconds later.
+fn late(path: &str) -> Option<Duration> {
+    path.split('/').nth(2)?.parse().ok().map(Duration::from_millis)
 }
 
 fn whole_answer(body_bytes: usize) -> Vec<u8> {
@@ -106,14 +118,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_say_how_much_is_asked_for() {
-        for (head, length) in [
-            ("GET /65536 HTTP/1.1\r\n\r\n", Some(65_536)),
-            ("GET / HTTP/1.1\r\n\r\n", None),
-            ("GET /a/1 HTTP/1.1\r\n\r\n", None),
-            ("GET", None),
+    fn paths_say_what_is_asked_for() {
+        for (head, length, after) in [
+            ("GET /65536 HTTP/1.1\r\n\r\n", Some(65_536), None),
+            ("GET /1024/2000 HTTP/1.1\r\n\r\n", Some(1024), Some(2000)),
+            ("GET / HTTP/1.1\r\n\r\n", None, None),
+            ("GET /a/b HTTP/1.1\r\n\r\n", None, None),
+            ("GET", None, None),
         ] {
-            assert_eq!(asked(path(head.as_bytes())), length, "{head}");
+            let path = path(head.as_bytes());
+            assert_eq!((asked(path), late(path)), (length, after.map(Duration::from_millis)), "{head}");
         }
     }
 }

@@ -46,11 +46,21 @@ impl Connection {
     /// # Errors
     /// When there is no answer, or it is no success.
     pub async fn get(&mut self) -> io::Result<()> {
-        timeout(TIMEOUT, self.exchange()).await?
+        self.get_after(Duration::ZERO).await
     }
 
-    async fn exchange(&mut self) -> io::Result<()> {
-        self.stream.write_all(b"GET /1024 HTTP/1.1\r\nhost: server\r\n\r\n").await?;
+    /// One request, and its answer when the server has waited for so long.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is no success.
+    pub async fn get_after(&mut self, late: Duration) -> io::Result<()> {
+        timeout(late + TIMEOUT, self.exchange(late)).await?
+    }
+
+    async fn exchange(&mut self, late: Duration) -> io::Result<()> {
+        let path =
+            if late.is_zero() { format!("/{BODY_BYTES}") } else { format!("/{BODY_BYTES}/{}", late.as_millis()) };
+        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: server\r\n\r\n").as_bytes()).await?;
         let mut answer = Vec::with_capacity(ANSWER_BYTES);
         loop {
             if self.stream.read_buf(&mut answer).await? == 0 {

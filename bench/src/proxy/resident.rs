@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{interval, sleep},
+};
 
 use super::{
     connection::Connection,
@@ -16,8 +19,12 @@ use super::{
 const SETTLE: Duration = Duration::from_secs(1);
 /// Until a proxy knows what a service with many endpoints is.
 const LEARN: Duration = Duration::from_secs(3);
-/// Requests on every connection that is busy, one after the other.
-const REQUESTS: usize = 5;
+/// From one request to the next one's, on another connection.
+const EACH: Duration = Duration::from_micros(200);
+/// From the first request to its answer: until then all the others are on their way.
+const ANSWERED_AFTER: Duration = Duration::from_secs(4);
+/// Every answer takes some time.
+const RAMP_MAX: Duration = Duration::from_secs(3);
 /// Between two looks while they are on their way.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// File descriptors that are no connections.
@@ -39,10 +46,7 @@ pub async fn idle(place: &Place, proxy: Proxy, shape: Shape) -> anyhow::Result<u
 /// When it takes fewer.
 pub async fn waiting(place: &Place, proxy: Proxy, shape: Shape, connections: usize) -> anyhow::Result<u64> {
     let running = started(place, proxy, shape, room_for(connections)).await?;
-    let mut held = open(proxy.entrance(shape, Protocol::Http1), connections).await?;
-    for connection in &mut held {
-        connection.get().await?;
-    }
+    let _held = open(proxy.entrance(shape, Protocol::Http1), connections).await?;
     sleep(SETTLE).await;
     running.resident()
 }
@@ -53,25 +57,25 @@ pub async fn waiting(place: &Place, proxy: Proxy, shape: Shape, connections: usi
 /// When a request is not answered.
 pub async fn busy(place: &Place, proxy: Proxy, shape: Shape, connections: usize) -> anyhow::Result<u64> {
     let running = started(place, proxy, shape, room_for(connections)).await?;
-    let held = open(proxy.entrance(shape, Protocol::Http1), connections).await?;
     let mut requests = JoinSet::new();
-    for mut connection in held {
+    for (number, mut connection) in
+        open(proxy.entrance(shape, Protocol::Http1), connections).await?.into_iter().enumerate()
+    {
         requests.spawn(async move {
-            for _ in 0..REQUESTS {
-                connection.get().await?;
-            }
+            // One after the other, so that no queue is too short for all of them.
+            let turn = EACH * u32::try_from(number).unwrap_or(u32::MAX);
+            sleep(turn).await;
+            connection.get_after(ANSWERED_AFTER - turn.min(RAMP_MAX)).await?;
             std::io::Result::Ok(connection)
         });
     }
     let mut most = 0;
     let mut held = Vec::with_capacity(connections);
+    let mut looks = interval(LOOK_AGAIN);
     while held.len() < connections {
         tokio::select! {
             Some(done) = requests.join_next() => held.push(done??),
-            () = sleep(LOOK_AGAIN) => {}
-        }
-        if held.len() % 64 == 0 {
-            most = most.max(running.resident()?);
+            _ = looks.tick() => most = most.max(running.resident()?),
         }
     }
     Ok(most)
@@ -111,11 +115,16 @@ async fn started(place: &Place, proxy: Proxy, shape: Shape, launch: Launch) -> a
     Ok(running)
 }
 
+/// Connections, each of which has carried a request: one that is silent at first may be taken for anything.
 async fn open(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Connection>> {
     let mut held = Vec::with_capacity(connections);
     while held.len() < connections {
-        let connection = Connection::open(address).await;
-        held.push(connection.with_context(|| format!("connection {} was not accepted", held.len()))?);
+        let connection = async {
+            let mut connection = Connection::open(address).await?;
+            connection.get().await?;
+            std::io::Result::Ok(connection)
+        };
+        held.push(connection.await.with_context(|| format!("on connection {}", held.len() + 1))?);
     }
     Ok(held)
 }

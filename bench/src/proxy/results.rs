@@ -56,14 +56,14 @@ impl Results {
         let mut group = None;
         for row in &self.rows {
             if group.replace(&row.group) != Some(&row.group) {
-                let _ = write!(text, "\n{:<36}", row.group);
+                let _ = write!(text, "\n{:<46}", row.group);
                 for proxy in &proxies {
                     let _ = write!(text, "{:<28}", proxy.to_string());
                 }
                 text.truncate(text.trim_end().len());
                 text.push('\n');
             }
-            let _ = write!(text, "  {:<34}", row.measure);
+            let _ = write!(text, "  {:<44}", row.measure);
             for proxy in &proxies {
                 let _ = write!(text, "{:<28}", row.cell(*proxy));
             }
