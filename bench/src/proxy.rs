@@ -337,8 +337,7 @@ impl Bench<'_> {
 
 /// Requests a second, and what each costs in µs of processor time.
 async fn saturated(work: &Work, proxy: Proxy, running: &Running, duration: Duration) -> anyhow::Result<(f64, f64)> {
-    let warm =
-        work.send(proxy, WARMUP_REQUESTS.min((4e8 / work.body_bytes as f64) as u64 / IN_FLIGHT * IN_FLIGHT)).await?;
+    let warm = work.send(proxy, WARMUP_REQUESTS).await?;
     let requests = ((warm.rate * duration.as_secs_f64()) as u64).next_multiple_of(IN_FLIGHT);
     let before = running.cpu()?;
     let answered = work.send(proxy, requests).await?;

@@ -11,7 +11,7 @@ use tokio::{
 /// A request that takes longer is an error.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// When a request is not answered by then, another one may be.
-const SOON: Duration = Duration::from_millis(250);
+const SOON: Duration = Duration::from_secs(2);
 /// Of each answer's body.
 const BODY_BYTES: usize = 1024;
 /// More than an answer takes, with what proxies add to its head.

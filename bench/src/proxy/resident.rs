@@ -19,12 +19,8 @@ use super::{
 const SETTLE: Duration = Duration::from_secs(1);
 /// Until a proxy knows what a service with many endpoints is.
 const LEARN: Duration = Duration::from_secs(3);
-/// From one request to the next one's, on another connection.
-const EACH: Duration = Duration::from_micros(200);
-/// From the first request to its answer: until then all the others are on their way.
-const ANSWERED_AFTER: Duration = Duration::from_secs(4);
-/// Every answer takes some time.
-const RAMP_MAX: Duration = Duration::from_secs(3);
+/// From one request to the next one's, on another connection: no less than a handshake takes both proxies of a pair.
+const EACH: Duration = Duration::from_millis(2);
 /// Between two looks while they are on their way.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// File descriptors that are no connections.
@@ -54,31 +50,37 @@ pub async fn waiting(place: &Place, proxy: Proxy, shape: Shape, connections: usi
 /// The most while so many connections have requests on their way.
 ///
 /// # Errors
-/// When a request is not answered.
+/// When a request is not answered; it says what the proxy said.
 pub async fn busy(place: &Place, proxy: Proxy, shape: Shape, connections: usize) -> anyhow::Result<u64> {
-    let running = started(place, proxy, shape, room_for(connections)).await?;
-    let mut requests = JoinSet::new();
-    for (number, mut connection) in
-        open(proxy.entrance(shape, Protocol::Http1), connections).await?.into_iter().enumerate()
-    {
+    let mut running = started(place, proxy, shape, room_for(connections)).await?;
+    let most = most_while_busy(&running, proxy.entrance(shape, Protocol::Http1), connections).await;
+    most.map_err(|error| error.context(running.said()))
+}
+
+async fn most_while_busy(running: &Running, entrance: SocketAddr, connections: usize) -> anyhow::Result<u64> {
+    let connections = open(entrance, connections).await?;
+    let all = EACH * u32::try_from(connections.len())?;
+    let (mut requests, mut turn) = (JoinSet::new(), Duration::ZERO);
+    for mut connection in connections {
+        // One after the other, so that no queue is too short for all of them.
+        turn += EACH;
         requests.spawn(async move {
-            // One after the other, so that no queue is too short for all of them.
-            let turn = EACH * u32::try_from(number).unwrap_or(u32::MAX);
             sleep(turn).await;
-            connection.get_after(ANSWERED_AFTER - turn.min(RAMP_MAX)).await?;
+            connection.get_after(all + SETTLE - turn).await?;
             std::io::Result::Ok(connection)
         });
     }
-    let mut most = 0;
-    let mut held = Vec::with_capacity(connections);
+    let (mut most, mut held) = (0, Vec::new());
     let mut looks = interval(LOOK_AGAIN);
-    while held.len() < connections {
+    loop {
         tokio::select! {
-            Some(done) = requests.join_next() => held.push(done??),
+            done = requests.join_next() => match done {
+                Some(done) => held.push(done??),
+                None => return Ok(most),
+            },
             _ = looks.tick() => most = most.max(running.resident()?),
         }
     }
-    Ok(most)
 }
 
 /// Ours, when it knows a service with so many endpoints.
@@ -106,7 +108,7 @@ pub fn busy_at_most(connections: usize) -> anyhow::Result<usize> {
 }
 
 fn room_for(connections: usize) -> Launch {
-    Launch { connections: ORDINARY.connections.max(2 * connections + 500), ..ORDINARY }
+    Launch { connections: ORDINARY.connections.max(3 * connections + 500), ..ORDINARY }
 }
 
 async fn started(place: &Place, proxy: Proxy, shape: Shape, launch: Launch) -> anyhow::Result<Running> {

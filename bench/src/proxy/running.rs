@@ -183,12 +183,17 @@ impl Running {
         let began = Instant::now();
         while let Err(error) = attempt().await {
             if began.elapsed() > PATIENCE {
-                let said: Vec<_> = self.processes.iter_mut().filter_map(|process| process.said().ok()).collect();
-                bail!("{entrance} did not {what} within {PATIENCE:?}: {error}\n{}", said.join("\n"));
+                bail!("{entrance} did not {what} within {PATIENCE:?}: {error}\n{}", self.said());
             }
             sleep(LOOK_AGAIN).await;
         }
         Ok(())
+    }
+
+    /// What all of it has said so far.
+    pub fn said(&mut self) -> String {
+        let said: Vec<_> = self.processes.iter_mut().filter_map(|process| process.said().ok()).collect();
+        said.join("\n")
     }
 
     /// Tells it to end, and waits for that; what each process said.
