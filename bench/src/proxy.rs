@@ -261,6 +261,7 @@ impl Bench<'_> {
             }
             if self.wants(Measure::Instructions) && round == 0 {
                 self.instructions(shape).await;
+                self.write()?;
             }
         }
         if self.wants(Measure::Memory) && self.plan.proxies.contains(&Proxy::Conduit) {
@@ -326,6 +327,7 @@ impl Bench<'_> {
             let work = Work { shape, protocol, body_bytes: PACED_BODY_BYTES };
             let group = format!("{shape}, {protocol}, {}, callgrind", bytes_text(work.body_bytes));
             for proxy in self.plan.proxies.clone() {
+                eprintln!("instructions: {group}, {proxy}");
                 let measured = instructions::per_request(&self.place, proxy, &work).await;
                 if let Some(instructions) = self.note(&group, proxy, measured) {
                     self.results.add(&group, "instructions/request", proxy, 0, instructions);

@@ -157,9 +157,9 @@ mod tests {
         results.problem("nginx, pair: no answer".to_owned());
         expect![[r#"
 
-            one hop                             direct                      Conduit                     Envoy
-              CPU µs/request                    -                           11.0 (10.0-30.0)            34.1 (31.0-93.0) ×3.10
-              requests/s                        81818 (30000-90000)         -                           -
+            one hop                                       direct                      Conduit                     Envoy
+              CPU µs/request                              -                           11.0 (10.0-30.0)            34.1 (31.0-93.0) ×3.10
+              requests/s                                  81818 (30000-90000)         -                           -
 
             not measured: nginx, pair: no answer
         "#]]
