@@ -102,7 +102,9 @@ impl Row {
     /// Of the same rounds only: what the machine did meanwhile, it did to both.
     fn ratio(&self, of: Proxy, to: Proxy) -> Option<f64> {
         let (of, to) = (self.samples.get(&of)?, self.samples.get(&to)?);
-        let ratios = of.iter().filter_map(|(round, of)| Some(of / to.get(round).filter(|to| **to > 0.0)?));
+        let both = of.iter().filter_map(|(round, of)| Some((of, to.get(round)?)));
+        // Of what is less than nothing nobody can be a multiple.
+        let ratios = both.filter(|(of, to)| **of > 0.0 && **to > 0.0).map(|(of, to)| of / to);
         summary(ratios).map(|ratios| ratios.median)
     }
 
