@@ -1,0 +1,220 @@
+"""WebSocket: Autobahn's test suite, and `websockets` on both ends, also over TLS."""
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+
+import websockets
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from cases import case
+
+PORT, TLS_PORT = 9001, 9443
+SIZES = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20]
+
+
+def serve(site):
+    """One process for both ports."""
+    certificate = str(site.shared / "server.pem")
+    site.start(sys.executable, "-m", "groups.websocket", certificate, port=TLS_PORT)
+
+
+async def echo(connection):
+    """Sends back what comes; some messages are orders. Bad frames are the library's business."""
+    async for message in connection:
+        if isinstance(message, str) and message.startswith("close "):
+            code, reason = message.split(" ", 2)[1:]
+            await connection.close(int(code), reason)
+        elif message == "subprotocol":
+            await connection.send(str(connection.subprotocol))
+        elif message == "ping me":
+            waiter = await connection.ping(b"are you there?")
+            await connection.send(f"pong after {await waiter >= 0}")
+        elif message == "in fragments":
+            await connection.send(["in ", "three ", "fragments"])
+        else:
+            await connection.send(message)
+
+
+async def refuse(connection, request):
+    """A handshake that fails."""
+    if request.path == "/forbidden":
+        return connection.respond(403, "not you\n")
+    return None
+
+
+async def run_server(certificate):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    options = {"max_size": 64 << 20, "subprotocols": ["one", "two"], "process_request": refuse, "ping_interval": None}
+    async with (
+        websockets.serve(echo, "0.0.0.0", PORT, **options),
+        websockets.serve(echo, "0.0.0.0", TLS_PORT, ssl=tls, **options),
+    ):
+        await asyncio.get_running_loop().create_future()
+
+
+def client(site, talk, tls=False, path="/", **options):
+    """What `talk(connection)` returns."""
+    scheme, port, context = "ws", PORT, None
+    if tls:
+        scheme, port = "wss", TLS_PORT
+        context = ssl.create_default_context(cafile=site.shared / "ca.pem")
+
+    async def connected():
+        url = f"{scheme}://{site.server}:{port}{path}"
+        async with websockets.connect(url, ssl=context, max_size=64 << 20, proxy=None, **options) as connection:
+            return await talk(connection)
+
+    return asyncio.run(connected())
+
+
+async def echoes(connection):
+    for size in SIZES:
+        text = ("ä€😀x" * (size // 4 + 1))[:size]
+        for message in (text, os.urandom(size)):
+            await connection.send(message)
+            assert await connection.recv() == message, f"{size} bytes did not come back as they were"
+    return [SIZES, str(connection.protocol.extensions)]
+
+
+@case("echo of text and binary of 0 B to 1 MiB")
+def plain_echo(site):
+    return client(site, echoes, compression=None)
+
+
+@case("echo with permessage-deflate")
+def deflated_echo(site):
+    saw = client(site, echoes)
+    assert "PerMessageDeflate" in saw[1], saw
+    return saw
+
+
+@case("wss: echo through TLS of their own")
+def secure_echo(site):
+    return client(site, echoes, tls=True)
+
+
+@case("fragments in both directions")
+def fragments(site):
+    async def talk(connection):
+        await connection.send(["one", "", "two" * 50_000, "three"])
+        sent = await connection.recv()
+        assert sent == "one" + "two" * 50_000 + "three"
+        await connection.send("in fragments")
+        return [part async for part in connection.recv_streaming()]
+
+    return client(site, talk, compression=None)
+
+
+@case("ping and pong in both directions")
+def pings(site):
+    async def talk(connection):
+        assert await (await connection.ping(b"x" * 125)) >= 0
+        await connection.send("ping me")
+        return await connection.recv()
+
+    return client(site, talk)
+
+
+@case("close codes and reasons in both directions")
+def close_codes(site):
+    saw = []
+    for code in (1000, 1001, 1003, 1007, 1008, 1009, 1011, 3000, 4999):
+
+        async def by_server(connection, code=code):
+            await connection.send(f"close {code} because of {code}")
+            try:
+                return await connection.recv()
+            except ConnectionClosed as closed:
+                return [closed.rcvd.code, closed.rcvd.reason]
+
+        async def by_client(connection, code=code):
+            await connection.close(code, "enough")
+            return [connection.close_code, connection.close_reason]
+
+        told = client(site, by_server)
+        assert told == [code, f"because of {code}"], told
+        saw += [told, client(site, by_client)]
+    return saw
+
+
+@case("invalid UTF-8 is refused with 1007")
+def invalid_utf8(site):
+    async def talk(connection):
+        await connection.send(b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80", text=True)
+        try:
+            return await connection.recv()
+        except ConnectionClosed as closed:
+            return closed.rcvd.code
+
+    saw = client(site, talk, compression=None)
+    assert saw == 1007, saw
+    return saw
+
+
+@case("subprotocol is agreed on")
+def subprotocol(site):
+    async def talk(connection):
+        await connection.send("subprotocol")
+        return [connection.subprotocol, await connection.recv()]
+
+    saw = client(site, talk, subprotocols=["none", "two", "one"])
+    assert saw[0] == saw[1] != "None", saw
+    return saw
+
+
+@case("a refused handshake has its status and body")
+def refused(site):
+    async def talk(_):
+        return "was let in"
+
+    try:
+        return client(site, talk, path="/forbidden")
+    except InvalidStatus as error:
+        saw = [error.response.status_code, error.response.body.decode()]
+        assert saw == [403, "not you\n"], saw
+        return saw
+
+
+@case("silent for 12 s, then goes on")
+def idle(site):
+    async def talk(connection):
+        await asyncio.sleep(12)
+        await connection.send("still here")
+        return await connection.recv()
+
+    return client(site, talk, ping_interval=None)
+
+
+@case("Autobahn's test suite (one verdict each)", seconds=180)
+def autobahn(site):
+    """Fuzzes the server, which does not matter: what matters is that its verdicts are the same through the mesh."""
+    python, packages = os.environ["FOREIGN_PYTHON2"], os.environ["FOREIGN_PYTHON2_PACKAGES"]
+    assert python, "Autobahn's test suite needs Python 2.7, which is not on this machine"
+    specification = {
+        "outdir": str(site.own / "autobahn"),
+        "servers": [{"agent": "server", "url": f"ws://{site.server}:{PORT}"}],
+        # Of those with compression (12 and 13) the first of each kind: they are alike but for sizes, and many.
+        "cases": [f"{chapter}.*" for chapter in (1, 2, 3, 4, 5, 6, 7, 9, 10)]
+        + [f"{chapter}.{kind}.{n}" for chapter, kinds in ((12, 6), (13, 8)) for kind in range(1, kinds) for n in (1, 2, 3)],
+        "exclude-cases": [],
+        "exclude-agent-cases": {},
+    }
+    path = site.own / "autobahn.json"
+    path.write_text(json.dumps(specification))
+    start = "import site, sys; site.addsitedir(sys.argv.pop(1)); from autobahntestsuite import wstest; sys.exit(wstest.run())"
+    site.run(python, "-c", start, packages, "--mode", "fuzzingclient", "--spec", path, seconds=170)
+    verdicts = json.loads((site.own / "autobahn" / "index.json").read_text())["server"]
+    # Cases about limits take as long as the machine is slow.
+    saw = {name: [v["behavior"], v["behaviorClose"], v["remoteCloseCode"]] for name, v in verdicts.items()}
+    assert len(saw) > 300, f"only {len(saw)} cases were run"
+    bad = {name: verdict for name, verdict in saw.items() if "FAILED" in verdict}
+    assert not bad, bad
+    return saw
+
+
+if __name__ == "__main__":
+    asyncio.run(run_server(sys.argv[1]))
