@@ -47,11 +47,13 @@ class Site:
         self.started = []
 
     def plain(self, text):
-        """Without what is different by nature: the names and addresses of this side's servers."""
-        for name, plain in ((self.server, "SERVER"), (self.forward, "FORWARD")):
-            with contextlib.suppress(OSError):
-                text = text.replace(socket.gethostbyname(name), plain)
-            text = text.replace(name, plain)
+        """Without what is different by nature: the names and addresses of the two sides' servers."""
+        for role in ("server", "forward"):
+            for side in ("direct", "meshed"):
+                name = f"{role}-{side}.foreign"
+                with contextlib.suppress(OSError):
+                    text = text.replace(socket.gethostbyname(name), role.upper())
+                text = text.replace(name, role.upper())
         return text
 
     def run(self, *command, stdin=b"", ok=True, env=None, seconds=CASE_SECONDS):
