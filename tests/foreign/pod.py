@@ -64,7 +64,9 @@ def run_cases(site, group):
     # First of all, so that those are missed that are not run.
     print(json.dumps({"cases": [name for name, _, _ in cases.CASES]}), flush=True)
     for name, seconds, function in cases.CASES:
+        began = time.monotonic()
         result = {"case": name, **cases.run_case(site, function, seconds)}
+        result["seconds"] = round(time.monotonic() - began, 1)
         print(json.dumps(result), flush=True)
 
 

@@ -50,7 +50,7 @@ def mariadb(site):
     site.run("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db")
     first = site.own / "mariadb.sql"
     first.write_text(
-        "CREATE DATABASE shop; CREATE USER 'ann'@'%' IDENTIFIED BY 'secret'; GRANT ALL ON shop.* TO 'ann'@'%';"
+        "CREATE DATABASE shop;\nCREATE USER 'ann'@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON shop.* TO 'ann'@'%';\n"
     )
     first.chmod(0o644)
     site.start(
@@ -166,8 +166,8 @@ def greeting(name, port, says, send=b""):
         return {"greeting_ms": round(statistics.median(took), 1)}
 
 
-greeting("MariaDB", MARIADB, b"MariaDB")
-greeting("MariaDB on another port", MARIADB_ODD, b"MariaDB")
+greeting("MariaDB", MARIADB, b"mysql_native_password")
+greeting("MariaDB on another port", MARIADB_ODD, b"mysql_native_password")
 greeting("Postfix", SMTP, b"220 ")
 greeting("Postfix on another port", SMTP_ODD, b"220 ")
 greeting("NATS", NATS, b"INFO {")
@@ -373,7 +373,7 @@ def redis_values(site):
 
 @case("Redis: 20000 commands in a pipe (--pipe)")
 def redis_pipe(site):
-    orders = b"".join(b"SET key:%d %s\r\n" % (i, b"v" * (i % 300)) for i in range(20_000))
+    orders = b"".join(b"SET key:%d %s\r\n" % (i, b"v" * (i % 300 + 1)) for i in range(20_000))
     saw = redis(site, "--pipe", stdin=orders).decode()
     assert "errors: 0, replies: 20000" in saw, saw
     return saw

@@ -217,7 +217,11 @@ def autobahn(site, port, numbers):
     path.write_text(json.dumps(specification))
     site.run(*wstest("--mode", "fuzzingclient", "--spec", path), seconds=110)
     verdicts = json.loads((site.own / f"autobahn-{port}" / "index.json").read_text())["server"]
-    saw = {name: [v["behavior"], v["behaviorClose"], v["remoteCloseCode"]] for name, v in verdicts.items()}
+    # Not strict is good enough: whether an answer still comes before a connection that fails depends on how bytes arrive together.
+    good = {"NON-STRICT": "OK"}
+    saw = {
+        name: [good.get(v["behavior"], v["behavior"]), v["behaviorClose"], v["remoteCloseCode"]] for name, v in verdicts.items()
+    }
     bad = {name: verdict for name, verdict in saw.items() if "FAILED" in verdict}
     assert not bad, bad
     return saw
