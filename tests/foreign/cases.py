@@ -71,24 +71,16 @@ class Site:
         """curl's standard output."""
         return self.run("curl", "--silent", "--show-error", "--max-time", "25", *arguments, **options)
 
-    def start(self, *command, port=None, env=None, user=None, directory=None):
+    def start(self, *command, port, env=None):
         """Starts a server program, and waits until it listens on `port`."""
         command = [str(word) for word in command]
-        log = open(self.own / f"{pathlib.Path(command[0]).name}-{len(self.started)}.log", "wb")
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **(env or {})},
-            user=user,
-            cwd=directory,
-            # No lists of the suite's own groups for a program that gives up being root.
-            extra_groups=[] if user else None,
-        )
+        # Named after their order: many are Python's.
+        with open(self.own / f"{len(self.started)}-{pathlib.Path(command[0]).name}.log", "wb") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(env or {})}
+            )
         self.started.append(process)
-        if port:
-            self.wait_for(port, process, log.name)
+        self.wait_for(port, process, log.name)
         return process
 
     @staticmethod

@@ -388,7 +388,7 @@ for name, beginning in BEGINNINGS.items():
         """The server says the same back, and nothing else."""
         with connect(site, ECHO) as connection:
             connection.sendall(beginning)
-            connection.settimeout(10)
+            connection.settimeout(4)
             saw = exactly(connection, len(beginning))
             connection.shutdown(socket.SHUT_WR)
             saw += exactly(connection, 1000)

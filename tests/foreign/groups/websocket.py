@@ -26,7 +26,7 @@ def wstest(*arguments):
     """Autobahn's command, whose packages are not where Python looks by itself."""
     python, packages = os.environ["FOREIGN_PYTHON2"], os.environ["FOREIGN_PYTHON2_PACKAGES"]
     assert python, "Autobahn's test suite needs Python 2.7, which is not on this machine"
-    start = "import site, sys; site.addsitedir(sys.argv.pop(1)); from autobahntestsuite import wstest; sys.exit(wstest.run())"
+    start = "import site, sys; site.addsitedir(sys.argv.pop(1)); from autobahntestsuite import wstest; wstest.run()"
     return python, "-c", start, packages, *arguments
 
 
@@ -194,10 +194,10 @@ def refused(site):
         return saw
 
 
-@case("silent for 12 s, then goes on")
+@case("silent for 6 s, then goes on")
 def idle(site):
     async def talk(connection):
-        await asyncio.sleep(12)
+        await asyncio.sleep(6)
         await connection.send("still here")
         return await connection.recv()
 
@@ -234,12 +234,12 @@ def autobahn_protocol(site):
     return saw
 
 
-@case("Autobahn's test suite, compression: 30 cases", seconds=120)
+@case("Autobahn's test suite, compression: 16 cases", seconds=120)
 def autobahn_compression(site):
     """The smaller ones of each kind: they are alike but for sizes, and many."""
-    kinds = [(12, kind) for kind in range(1, 6)] + [(13, kind) for kind in range(1, 6)]
-    saw = autobahn(site, PORT, [f"{chapter}.{kind}.{size}" for chapter, kind in kinds for size in (2, 3, 4)])
-    assert len(saw) == 30, len(saw)
+    numbers = [f"{chapter}.{kind}.{size}" for chapter in (12, 13) for kind in (1, 2, 3, 4) for size in (2, 3)]
+    saw = autobahn(site, PORT, numbers)
+    assert len(saw) == 16, len(saw)
     return saw
 
 
