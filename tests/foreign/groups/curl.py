@@ -1,4 +1,4 @@
-"""HTTP of every version: curl, nghttp and h2load against nginx, nghttpd, nghttpx and Python's http.server, also through tinyproxy."""
+"""HTTP of every version: curl, nghttp and h2load against nginx, nghttpd, nghttpx and Python, also through tinyproxy."""
 
 import hashlib
 import http.server
@@ -33,7 +33,8 @@ def serve(site):
         http {{
             access_log off; client_body_temp_path {site.own}/body; proxy_temp_path {site.own}/proxy;
             fastcgi_temp_path {site.own}/fastcgi; uwsgi_temp_path {site.own}/uwsgi; scgi_temp_path {site.own}/scgi;
-            client_max_body_size 100m; if_modified_since before; gzip on; gzip_types text/plain; default_type application/octet-stream; types {{ text/plain txt; }}
+            client_max_body_size 100m; if_modified_since before; 
+            gzip on; gzip_types text/plain; default_type application/octet-stream; types {{ text/plain txt; }}
             server {{
                 listen {NGINX}; listen {NGINX_H2} http2; listen {NGINX_TLS} ssl http2;
                 ssl_certificate {site.shared}/server.pem; ssl_certificate_key {site.shared}/server.pem;
@@ -258,7 +259,9 @@ case("curl --compressed")(fine("--compressed", path="/text.txt", body=None))
 case("curl, 304")(fine("-H", 'If-None-Match: "abc"', port=PYTHON, path="/304", body="", status=304))
 case("curl, 304 of nginx")(fine("--time-cond", "Tue, 01 Jan 2030 00:00:00 GMT", body="", status=304))
 case("curl, trailers of HTTP/1.1")(fine(port=PYTHON, path="/trailers", body="chunk chunk\n"))
-case("curl, trailers of HTTP/1.1 that are asked for")(fine("-H", "TE: trailers", port=PYTHON, path="/trailers", body="chunk chunk\n"))
+case("curl, trailers of HTTP/1.1 that are asked for")(
+    fine("-H", "TE: trailers", port=PYTHON, path="/trailers", body="chunk chunk\n")
+)
 case("curl, body until the connection ends")(fine(port=PYTHON, path="/until-close", body=None))
 case("curl, 103 Early Hints")(fine(port=PYTHON, path="/early-hints", body="late\n"))
 case("curl, headers that are odd but allowed")(fine(port=PYTHON, path="/odd-headers", body=""))
@@ -315,7 +318,8 @@ def upload(site):
 
 @case("curl --http2-prior-knowledge, upload of 32 MiB to nghttpd")
 def upload_h2(site):
-    saw = succeeded(get(site, "--http2-prior-knowledge", "--data-binary", f"@{site.shared / 'large'}", port=NGHTTPD, path="/echo"))
+    upload = ("--http2-prior-knowledge", "--data-binary", f"@{site.shared / 'large'}")
+    saw = succeeded(get(site, *upload, port=NGHTTPD, path="/echo"))
     assert saw["length"] == LARGE, saw
     return saw
 

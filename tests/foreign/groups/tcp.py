@@ -1,4 +1,4 @@
-"""Bytes of which nobody knows what they mean: both halves of a connection end by themselves, resets are resets, and all arrive."""
+"""Bytes of which nobody knows what they mean: all arrive, halves of connections end by themselves, and resets are resets."""
 
 import hashlib
 import os

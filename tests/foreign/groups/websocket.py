@@ -206,8 +206,26 @@ def idle(site):
 
 def autobahn(site, port, numbers):
     """The verdicts of Autobahn's test suite on a server: what matters here is that they are the same through the mesh."""
+    saw = fuzz(site, port, numbers)
+    # Cases wait half a second for an answer, which a busy machine may need for itself: what fails, fails twice.
+    if bad := [name for name, verdict in saw.items() if not FINE.issuperset(verdict[:2])]:
+        saw |= fuzz(site, port, bad)
+    bad = {name: verdict for name, verdict in saw.items() if not FINE.issuperset(verdict[:2])}
+    assert not bad, bad
+    return saw
+
+
+# Autobahn's words for what is as it should be, or not specified.
+FINE = {"OK", "INFORMATIONAL"}
+# Whether an answer still comes before a connection that fails depends on how bytes arrive together: not strict is good enough.
+GOOD_ENOUGH = {"NON-STRICT": "OK"}
+
+
+def fuzz(site, port, numbers):
+    """Verdicts of these cases: on the behaviour, on how the connection was closed, and the server's close code."""
+    reports = site.own / f"autobahn-{port}"
     specification = {
-        "outdir": str(site.own / f"autobahn-{port}"),
+        "outdir": str(reports),
         "servers": [{"agent": "server", "url": f"ws://{site.server}:{port}"}],
         "cases": numbers,
         "exclude-cases": [],
@@ -216,15 +234,11 @@ def autobahn(site, port, numbers):
     path = site.own / f"autobahn-{port}.json"
     path.write_text(json.dumps(specification))
     site.run(*wstest("--mode", "fuzzingclient", "--spec", path), seconds=110)
-    verdicts = json.loads((site.own / f"autobahn-{port}" / "index.json").read_text())["server"]
-    # Not strict is good enough: whether an answer still comes before a connection that fails depends on how bytes arrive together.
-    good = {"NON-STRICT": "OK"}
-    saw = {
-        name: [good.get(v["behavior"], v["behavior"]), v["behaviorClose"], v["remoteCloseCode"]] for name, v in verdicts.items()
+    verdicts = json.loads((reports / "index.json").read_text())["server"]
+    return {
+        name: [GOOD_ENOUGH.get(v["behavior"], v["behavior"]), v["behaviorClose"], v["remoteCloseCode"]]
+        for name, v in verdicts.items()
     }
-    bad = {name: verdict for name, verdict in saw.items() if "FAILED" in verdict}
-    assert not bad, bad
-    return saw
 
 
 @case("Autobahn's test suite, all but compression: 301 cases", seconds=120)
