@@ -429,7 +429,7 @@ def nghttp_multiply(site):
 @case("nghttp --upgrade (h2c upgrade), nghttpx")
 def nghttp_upgrade(site):
     got = site.run("nghttp", "--upgrade", f"http://{site.server}:{NGHTTPX}/index.html").decode()
-    assert got == HELLO, got
+    assert got == HELLO, f"{got!r} instead of {HELLO!r}"
     return got
 
 
@@ -438,7 +438,7 @@ def load(name, *arguments, port, path="/index.html", requests=2000):
     def h2load(site):
         said = site.run("h2load", "-n", requests, *arguments, f"http://{site.server}:{port}{path}").decode()
         saw = re.findall(r"^(?:requests|status codes): .*", said, re.MULTILINE)
-        assert f"{requests} succeeded, 0 failed, 0 errored, 0 timeout" in saw[0] and f"{requests} 2xx" in saw[1], said
+        assert f"{requests} succeeded, 0 failed, 0 errored, 0 timeout" in saw[0] and f"{requests} 2xx" in saw[1], saw
         return saw
 
 

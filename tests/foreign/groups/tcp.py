@@ -392,7 +392,7 @@ for name, beginning in BEGINNINGS.items():
             saw = exactly(connection, len(beginning))
             connection.shutdown(socket.SHUT_WR)
             saw += exactly(connection, 1000)
-        assert saw == beginning, saw
+        assert saw == beginning, f"{saw} instead of the same"
         return saw.decode("latin-1")
 
 
