@@ -1,7 +1,7 @@
 //! Redirects a pod's TCP traffic to its proxy: nftables rules, written over netlink, so that an image needs nothing but this
 //! program. One transaction replaces what an earlier run wrote: there is the old table or the new one, never half of one.
 
-use std::ffi::CStr;
+use std::{ffi::CStr, str::FromStr};
 
 use netlink_bindings::{
     nftables::{Chained, CmpOps, Nfgenmsg, PayloadBase, PushExprListAttrs, Registers, Request, VerdictCode},
@@ -51,12 +51,38 @@ pub struct Rules {
     /// The mark on the proxy's own connections, where it has no user of its own.
     #[arg(long, value_parser = parse_mark)]
     pub proxy_mark: Option<u32>,
-    /// Ports of the pod that are not redirected.
+    /// Ports of the pod that are not redirected, and ranges of them: 4190,4191,7000-7100
     #[arg(long, value_delimiter = ',', default_value = "4190,4191")]
-    pub inbound_ports_to_ignore: Vec<u16>,
-    /// Ports elsewhere that are not redirected.
+    pub inbound_ports_to_ignore: Vec<PortRange>,
+    /// Ports elsewhere that are not redirected, and ranges of them
     #[arg(long, value_delimiter = ',')]
-    pub outbound_ports_to_ignore: Vec<u16>,
+    pub outbound_ports_to_ignore: Vec<PortRange>,
+}
+
+/// One port, or all from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| match text.trim().parse() {
+            Ok(0) | Err(_) => {
+                Err(format!("`{text}` is not a port; ports are 1 to 65535, a range is two of them: 7000-7100"))
+            }
+            Ok(port) => Ok(port),
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(format!("the range `{text}` ends before it begins"));
+        }
+        Ok(Self { first, last })
+    }
 }
 
 fn parse_mark(text: &str) -> Result<u32, std::num::ParseIntError> {
@@ -132,11 +158,11 @@ fn write_table(transaction: &mut Chained<'static>, family: u8, rules: &Rules) {
         rule(transaction, family, OUTPUT, |e| leave(meta_is(e, META_MARK, &mark.to_ne_bytes())));
     }
     for port in &rules.outbound_ports_to_ignore {
-        rule(transaction, family, OUTPUT, |e| leave(port_is(e, *port)));
+        rule(transaction, family, OUTPUT, |e| leave(port_in(e, *port)));
     }
     rule(transaction, family, OUTPUT, |e| redirect(tcp(e), rules.outgoing_proxy_port));
     for port in &rules.inbound_ports_to_ignore {
-        rule(transaction, family, PREROUTING, |e| leave(port_is(e, *port)));
+        rule(transaction, family, PREROUTING, |e| leave(port_in(e, *port)));
     }
     rule(transaction, family, PREROUTING, |e| redirect(tcp(e), rules.incoming_proxy_port));
 }
@@ -166,14 +192,14 @@ fn meta_is<'a>(expressions: Expressions<'a>, key: u32, value: &[u8]) -> Expressi
         .push_key(key)
         .end_nested()
         .end_nested();
-    compare(expressions, value)
+    compare(expressions, CmpOps::Eq, value)
 }
 
 fn tcp(expressions: Expressions<'_>) -> Expressions<'_> {
     meta_is(expressions, META_L4PROTO, &[IPPROTO_TCP])
 }
 
-fn port_is(expressions: Expressions<'_>, port: u16) -> Expressions<'_> {
+fn port_in(expressions: Expressions<'_>, ports: PortRange) -> Expressions<'_> {
     let expressions = tcp(expressions)
         .nested_elem()
         .nested_data_payload()
@@ -183,15 +209,17 @@ fn port_is(expressions: Expressions<'_>, port: u16) -> Expressions<'_> {
         .push_len(2)
         .end_nested()
         .end_nested();
-    compare(expressions, &port.to_be_bytes())
+    // In the network's byte order a larger port is the larger value.
+    let expressions = compare(expressions, CmpOps::Gte, &ports.first.to_be_bytes());
+    compare(expressions, CmpOps::Lte, &ports.last.to_be_bytes())
 }
 
-fn compare<'a>(expressions: Expressions<'a>, value: &[u8]) -> Expressions<'a> {
+fn compare<'a>(expressions: Expressions<'a>, op: CmpOps, value: &[u8]) -> Expressions<'a> {
     expressions
         .nested_elem()
         .nested_data_cmp()
         .push_sreg(Registers::Reg1 as u32)
-        .push_op(CmpOps::Eq as u32)
+        .push_op(op as u32)
         .nested_data()
         .push_value(value)
         .end_nested()
@@ -252,4 +280,18 @@ fn batch() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
     header.set_res_id(SUBSYSTEM_NFTABLES);
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_single_or_ranges() {
+        assert_eq!("80".parse(), Ok(PortRange { first: 80, last: 80 }));
+        assert_eq!("7000-7100".parse(), Ok(PortRange { first: 7000, last: 7100 }));
+        for wrong in ["", "0", "65536", "http", "1-", "-1", "20-10", "1-2-3"] {
+            assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
+        }
+    }
 }
