@@ -342,7 +342,10 @@ impl ResolvesClientCert for Presented {
 
 /// The workload at the other end of a connection, as a completed handshake has proved it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AuthenticatedPeer(SpiffeId);
+pub struct AuthenticatedPeer {
+    id: SpiffeId,
+    not_after: SystemTime,
+}
 
 impl AuthenticatedPeer {
     /// Who is at the other end of a connection that was made with a configuration of [`WorkloadTls`].
@@ -359,11 +362,16 @@ impl AuthenticatedPeer {
         if is_resumed && svid.validity.not_after < SystemTime::now() {
             return None;
         }
-        svid.uri.parse().ok().map(Self)
+        Some(Self { id: svid.uri.parse().ok()?, not_after: svid.validity.not_after })
     }
 
     /// Its identity.
     pub fn id(&self) -> &SpiffeId {
-        &self.0
+        &self.id
+    }
+
+    /// When the certificate expires that proved it.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 }

@@ -1,4 +1,4 @@
-//! `/live`, `/ready`, `/metrics` and `/identity`, on the control thread: a scrape never touches a request.
+//! `/live`, `/ready`, `/metrics`, `/identity` and `/shutdown`, on the control thread: a scrape never touches a request.
 
 use std::{
     convert::Infallible,
@@ -12,11 +12,16 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use conduit_ca::{WorkloadTls, bundle::to_pem};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::watch, task::spawn_local, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::spawn_local,
+    time::sleep,
+};
 use tracing::warn;
 
 use crate::{
@@ -39,6 +44,8 @@ pub struct Admin {
     pub telemetry: Telemetry,
     /// Is it about to end?
     pub drain: watch::Receiver<bool>,
+    /// Told when the application says that it has ended.
+    pub stop: Rc<Notify>,
 }
 
 impl Admin {
@@ -51,7 +58,7 @@ impl Admin {
         let admin = Rc::new(self);
         spawn_local(async move {
             loop {
-                let (stream, _) = match listener.accept().await {
+                let (stream, peer) = match listener.accept().await {
                     Ok(accepted) => accepted,
                     Err(error) => {
                         warn!(%error, "cannot accept a connection");
@@ -63,7 +70,7 @@ impl Admin {
                 spawn_local(async move {
                     let service = service_fn(move |request| {
                         let admin = admin.clone();
-                        async move { Ok::<_, Infallible>(admin.answer(&request)) }
+                        async move { Ok::<_, Infallible>(admin.answer(&request, peer)) }
                     });
                     let mut http = http1::Builder::new();
                     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -80,8 +87,17 @@ impl Admin {
         self.tls.identity().is_some() && (discovery.answered || discovery.stale) && !*self.drain.borrow()
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         match request.uri().path() {
+            // The last act of a Job, whose pod ends when its proxy has.
+            "/shutdown" if request.method() != Method::POST => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
+            "/shutdown" if !peer.ip().to_canonical().is_loopback() => {
+                text(StatusCode::FORBIDDEN, "only the application beside this proxy may end it\n")
+            }
+            "/shutdown" => {
+                self.stop.notify_one();
+                text(StatusCode::OK, "ending when nothing is under way\n")
+            }
             "/live" | "/ping" => text(StatusCode::OK, "live\n"),
             "/ready" if self.is_ready() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
@@ -93,7 +109,7 @@ impl Admin {
                 )
             }
             "/identity" => text(StatusCode::OK, to_pem(&self.tls.chain())),
-            _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready, /metrics and /identity\n"),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready, /metrics, /identity and /shutdown\n"),
         }
     }
 

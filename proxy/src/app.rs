@@ -9,6 +9,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    rc::Rc,
     sync::{Arc, atomic::AtomicU32},
     thread,
     time::Duration,
@@ -20,7 +21,7 @@ use futures::future::try_join_all;
 use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{Builder, LocalOptions, LocalRuntime},
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     task::spawn_local,
     time::sleep,
 };
@@ -112,10 +113,14 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
     };
     let threads = listeners.into_iter().map(|listeners| data_thread(setup.clone(), listeners));
     let threads = try_join_all(threads).await.context("cannot start a data thread")?;
-    let admin = Admin { tls, discovery: discovery_status, telemetry, drain };
+    let ended = Rc::new(Notify::new());
+    let admin = Admin { tls, discovery: discovery_status, telemetry, drain, stop: ended.clone() };
     admin.serve(config.metrics).await.with_context(|| format!("cannot listen on {} for metrics", config.metrics))?;
     info!(pod = %config.pod, "carrying traffic");
-    stop.await;
+    tokio::select! {
+        () = stop => {}
+        () = ended.notified() => {}
+    }
     info!("draining");
     draining.send_replace(true);
     while threads.iter().any(|thread| !thread.is_finished()) {

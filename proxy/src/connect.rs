@@ -1,17 +1,23 @@
 //! Making connections: to endpoints, to the application, to the control plane.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use conduit_api::{Endpoint, ServiceName, SpiffeId};
 use conduit_ca::{AuthenticatedPeer, TrustBundle, WorkloadTls};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     net::{TcpSocket, TcpStream},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    forward::keep_alive,
     http::Protocol,
     io::Stream,
     telemetry::{Direction, Tls},
@@ -89,24 +95,34 @@ impl Connector {
         let connected = timeout(CONNECT_TIMEOUT, socket.connect(address)).await;
         let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
+        keep_alive(&stream);
         Ok(stream)
     }
 
-    /// A connection to the proxy beside an endpoint, which must prove to be `peer`; it is then known what it will carry.
+    /// A connection to the proxy beside an endpoint, which must prove to be `peer`; it is then known what it will carry. Until then
+    /// both have proved who they are: what comes later goes over another one.
     ///
     /// # Errors
     /// When it cannot be made, or the peer is somebody else.
-    pub async fn mesh(&self, address: SocketAddr, peer: &SpiffeId, protocol: Protocol) -> io::Result<Stream> {
+    pub async fn mesh(
+        &self,
+        address: SocketAddr,
+        peer: &SpiffeId,
+        protocol: Protocol,
+    ) -> io::Result<(Stream, Instant)> {
         let tcp = self.tcp(address).await?;
         let config = self.tls.client_config(&[protocol.alpn()], peer);
         let tls = handshake(config, address, tcp).await?;
-        if AuthenticatedPeer::from_connection(tls.get_ref().1).is_none() {
+        let Some(authenticated) = AuthenticatedPeer::from_connection(tls.get_ref().1) else {
             return Err(io::Error::other("the session was resumed, and the peer's certificate has expired meanwhile"));
-        }
+        };
         if tls.get_ref().1.alpn_protocol() != Some(protocol.alpn()) {
             return Err(io::Error::other("the peer's proxy does not speak this mesh's protocol"));
         }
-        Ok(Stream::TlsClient(Box::new(tls)))
+        let own = self.tls.identity().map(|identity| identity.not_after);
+        let not_after = own.map_or(authenticated.not_after(), |own| own.min(authenticated.not_after()));
+        let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        Ok((Stream::TlsClient(Box::new(tls)), Instant::now() + left))
     }
 
     /// A connection to the control plane, as `who`.

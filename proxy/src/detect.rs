@@ -1,9 +1,11 @@
 //! Which protocol a connection speaks, from its first bytes. Pure, and never in need of more bytes than it takes to know.
 
+use memchr::memchr;
+
 /// What the bytes so far say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
-    /// HTTP/1.0 or HTTP/1.1: a method and a space.
+    /// HTTP/1.0 or HTTP/1.1: a request line, whole (RFC 9112 section 3). RTSP, SIP and ICAP begin likewise, and end otherwise.
     Http1,
     /// HTTP/2 with prior knowledge: its connection preface (RFC 9113 section 3.4).
     Http2,
@@ -16,6 +18,9 @@ pub enum Detected {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is longer, and has begun like a request, is one with a long target.
+const REQUEST_LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// The methods of RFC 9110, PATCH (RFC 5789), and WebDAV's (RFC 4918), which are the ones that are met.
 const METHODS: [&[u8]; 16] = [
@@ -51,11 +56,18 @@ pub fn detect(bytes: &[u8]) -> Detected {
         return if bytes.len() >= PREFACE.len() { Detected::Http2 } else { Detected::Undecided };
     }
     let mut possible = METHODS.iter().filter(|method| begins(method, bytes));
-    match possible.next() {
-        Some(method) if bytes.len() >= method.len() => Detected::Http1,
-        Some(_) => Detected::Undecided,
-        None => Detected::Opaque,
+    let Some(method) = possible.next() else { return Detected::Opaque };
+    match memchr(b'\n', bytes) {
+        Some(end) => request_line(&bytes[..end]),
+        None if bytes.len() > method.len() + REQUEST_LINE_BYTES_MAX => Detected::Http1,
+        None => Detected::Undecided,
     }
+}
+
+/// With or without its carriage return: whether that is required is not decided here.
+fn request_line(line: &[u8]) -> Detected {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0") { Detected::Http1 } else { Detected::Opaque }
 }
 
 /// As far as there are bytes, they are those of `expected`.
@@ -73,8 +85,11 @@ mod tests {
     #[test]
     fn knows_each_protocol_wherever_its_first_bytes_are_split() {
         for (first, whole, detected) in [
-            (4, &b"GET / HTTP/1.1\r\n"[..], Detected::Http1),
-            (8, b"CONNECT host:443 HTTP/1.1\r\n", Detected::Http1),
+            (16, &b"GET / HTTP/1.1\r\n"[..], Detected::Http1),
+            (27, b"CONNECT host:443 HTTP/1.0\r\nHost", Detected::Http1),
+            (15, b"GET / HTTP/1.1\n", Detected::Http1),
+            (32, b"OPTIONS rtsp://a/film RTSP/1.0\r\n\r\n", Detected::Opaque),
+            (17, b"GET me a coffee\r\n", Detected::Opaque),
             (PREFACE.len(), PREFACE, Detected::Http2),
             (2, b"\x16\x03\x01\x02\x00", Detected::Tls),
             (3, b"PRO", Detected::Undecided),
@@ -82,12 +97,14 @@ mod tests {
             (1, b"*1\r\n$4\r\nPING\r\n", Detected::Opaque),
             (1, b"get / HTTP/1.1", Detected::Opaque),
             (4, b"GETX / HTTP/1.1", Detected::Opaque),
+            (16, b"GET / HTTP/2.0\r\n", Detected::Opaque),
         ] {
             assert_eq!(detect(whole), detected, "{whole:?}");
             for split in 0..whole.len() {
                 let early = detect(&whole[..split]);
                 assert!(early == Detected::Undecided || early == detected, "{split} bytes of {whole:?}");
                 assert!(split < first || early == detected, "{split} bytes of {whole:?} suffice");
+                assert!(split >= first || early == Detected::Undecided, "{split} bytes of {whole:?} do not suffice");
             }
         }
     }

@@ -1,109 +1,53 @@
-//! What both directions do with a connection once they know where it goes: send a request on, or copy bytes.
+//! What both directions do with a connection: find out what it carries, and carry bytes.
 
-use std::{io, time::Duration};
-
-use bytes::BytesMut;
-use http::{Request, Response};
-use hyper::{
-    body::{Body as _, Incoming},
-    upgrade,
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
-use hyper_util::rt::TokioIo;
-use socket2::SockRef;
-use tokio::net::TcpStream;
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice},
+    unistd::pipe2,
+};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::Interest,
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::debug;
 
 use crate::{
-    connect::Upstream,
+    buffer::Buffer,
+    buffered::Buffered,
     detect::{Detected, detect},
-    http::{
-        Protocol, Proxied, ResponseBody, exchange::Exchange, grants_tunnel, pool::SendError, strip_hop_by_hop,
-        strip_reserved,
-    },
-    io::{self as streams, DETECTION_TIMEOUT, read_ahead, read_ahead_for},
+    http::Protocol,
     telemetry::transport::Counted,
-    worker::Worker,
 };
 
-/// A client that says nothing for so long may be waiting for the server to speak first.
-const CLIENT_FIRST: Duration = Duration::from_millis(10);
-
-/// What became of a request.
-pub enum Answered {
-    /// It was answered.
-    Response(Response<ResponseBody>),
-    /// It was not; what is to be recorded depends on whether it is tried again.
-    Failed(SendError, Box<Exchange>),
-}
-
-/// Sends `request` to `upstream`, and its response back, recorded in `exchange`. If it asks for a tunnel and gets it, the
-/// two connections are tied together.
-pub async fn request(
-    worker: &Worker,
-    upstream: &Upstream,
-    protocol: Protocol,
-    tunnel: bool,
-    mut request: Request<Incoming>,
-    mut exchange: Exchange,
-) -> Answered {
-    let method = request.method().clone();
-    let client = tunnel.then(|| upgrade::on(&mut request));
-    let sent = match worker.pool.send(upstream, protocol, tunnel, request).await {
-        Ok(sent) => sent,
-        Err(error) => return Answered::Failed(error, Box::new(exchange)),
-    };
-    let (mut response, give_back) = sent.split();
-    if upstream.peer().is_none() {
-        // Only a proxy of this mesh, which has proved to be one, speaks for it.
-        strip_reserved(response.headers_mut());
-    }
-    exchange.head(response.status().as_u16(), response.headers());
-    if let Some(give_back) = give_back {
-        exchange.at_end(give_back);
-    }
-    if response.body().is_end_stream() {
-        // Nobody asks a body that has ended already: a gRPC status that is all there is comes in the head.
-        exchange.end(None);
-    }
-    let granted = tunnel && grants_tunnel(&method, &response);
-    strip_hop_by_hop(response.headers_mut(), granted);
-    if let Some(client) = client.filter(|_| granted) {
-        let server = upgrade::on(&mut response);
-        worker.tunnel(tie(client, server));
-    }
-    Answered::Response(response.map(|body| ResponseBody::Proxied(Box::new(Proxied::new(body, exchange)))))
-}
-
-async fn tie(client: upgrade::OnUpgrade, server: upgrade::OnUpgrade) {
-    let (client, server) = match tokio::try_join!(client, server) {
-        Ok(upgraded) => upgraded,
-        Err(error) => return debug!(%error, "a tunnel was granted and not used"),
-    };
-    let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-    if streams::copy(&mut client, &mut server).await.reset {
-        for side in [client, server] {
-            // A stream of an HTTP/2 connection is reset when it is dropped.
-            if let Ok(connection) = side.into_inner().downcast::<TokioIo<Counted>>() {
-                reset(connection.io.inner().tcp());
-            }
-        }
-    }
-}
-
-/// Copies bytes both ways until both sides have ended. A reset of one side becomes a reset of the other.
-pub async fn copy(mut client: Counted, mut server: Counted) {
-    if streams::copy(&mut client, &mut server).await.reset {
-        reset(client.tcp());
-        reset(server.tcp());
-    }
-}
-
-/// Makes the close that follows an abortive one.
-pub fn reset(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        debug!(%error, "a reset is passed on as an end");
-    }
-}
+/// A client that says nothing for so long may be waiting for the server to speak first: the application ...
+pub const APPLICATION_FIRST: Duration = Duration::from_millis(10);
+/// ... and anybody else, who may be another proxy that is short of processor time, and would take a greeting for a bad handshake.
+pub const ANYBODY_FIRST: Duration = Duration::from_millis(30);
+/// One that has begun to speak and stops may be waiting for an answer: it is carried as bytes from then on. A request that comes in
+/// two parts takes no longer than a lost packet that is sent again.
+const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// A connection that has been silent for so long is probed, and given up after a minute without an answer.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// What a pipe may hold: with less, a sender and a receiver wait for each other.
+const PIPE_BYTES: usize = 256 * 1024;
+/// Moved at once.
+const SPLICE_BYTES: usize = 1024 * 1024;
+/// A read that brings less ends a bulk transfer: then a pipe only costs system calls.
+const BULK_BYTES: usize = 16 * 1024;
+/// Pipes that a thread keeps. Two descriptors each.
+const PIPES_KEPT_MAX: usize = 16;
 
 /// What a connection carries, as its first bytes say.
 pub enum Spoken {
@@ -115,46 +59,237 @@ pub enum Spoken {
     Other,
 }
 
-/// Finds out what `client` speaks; what was read of it is in `buffer` then. Nobody waits for long: a client that is silent may be
-/// waiting for the server, which is connected to by `connect` and returned as well.
+/// Finds out what `client` speaks; what was read of it is in `buffer` then. Nobody waits for long: a client that is silent for
+/// `patience` may be waiting for the server, which is connected to by `connect` and returned as well.
 ///
 /// # Errors
 /// When one of the connections breaks, or there is nobody to connect to.
 pub async fn spoken(
     client: &mut TcpStream,
-    buffer: &mut BytesMut,
+    buffer: &mut Buffer,
+    patience: Duration,
     connect: impl AsyncFn() -> io::Result<Counted>,
-) -> io::Result<(Spoken, Option<Counted>)> {
-    let mut server = None;
+) -> io::Result<(Spoken, Option<Buffered>)> {
+    let mut server: Option<Buffered> = None;
+    let mut begun = None;
     loop {
-        match detect(buffer) {
+        match detect(buffer.filled()) {
             Detected::Http1 => return Ok((Spoken::Http(Protocol::Http1), server)),
             Detected::Http2 => return Ok((Spoken::Http(Protocol::Http2), server)),
             Detected::Tls => return Ok((Spoken::Tls, server)),
             Detected::Opaque => return Ok((Spoken::Other, server)),
             Detected::Undecided => {}
         }
-        let open = match &server {
-            None => match read_ahead_for(CLIENT_FIRST, client, buffer).await? {
-                Some(open) => open,
-                None if buffer.is_empty() => {
-                    server = Some(connect().await?);
-                    continue;
+        let until = match begun {
+            Some(begun) => Some(begun + DETECTION_TIMEOUT),
+            None if server.is_none() => Some(Instant::now() + patience),
+            None => None,
+        };
+        let heard = poll_fn(|cx| {
+            if let Poll::Ready(read) = buffer.poll_fill(cx, client) {
+                return Poll::Ready(read);
+            }
+            // A TLS session's own messages are none of the server's.
+            match &mut server {
+                Some(server) => server.poll_fill(cx).map_ok(|_| 0),
+                None => Poll::Pending,
+            }
+        });
+        let heard = match until {
+            Some(until) => timeout_at(until, heard).await.ok(),
+            None => Some(heard.await),
+        };
+        match heard.transpose()? {
+            // The end of the client, or the beginning of the server.
+            Some(0) => return Ok((Spoken::Other, server)),
+            Some(_) => drop(begun.get_or_insert_with(Instant::now)),
+            None if begun.is_some() => return Ok((Spoken::Other, server)),
+            None => server = Some(Buffered::new(connect().await?, Buffer::default())),
+        }
+    }
+}
+
+/// More of what has begun; 0 when nothing follows soon.
+///
+/// # Errors
+/// When the connection breaks, or the handshake is too long.
+pub async fn read_on(client: &mut TcpStream, buffer: &mut Buffer) -> io::Result<usize> {
+    timeout(DETECTION_TIMEOUT, poll_fn(|cx| buffer.poll_fill(cx, client))).await.unwrap_or(Ok(0))
+}
+
+/// Copies bytes both ways until both sides have ended. The end of one side is passed on as the end of that direction only, and
+/// a reset as a reset.
+pub async fn copy(mut client: Buffered, mut server: Buffered) {
+    let is_plain = client.counted().is_plain() && server.counted().is_plain();
+    let (mut there, mut back) = (Way::new(is_plain), Way::new(is_plain));
+    let copied = poll_fn(|cx| {
+        let there = there.poll(cx, &mut client, &mut server)?;
+        let back = back.poll(cx, &mut server, &mut client)?;
+        // The first direction that breaks ends both: nothing useful can follow.
+        if there.is_ready() && back.is_ready() { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
+    });
+    if let Err(error) = copied.await {
+        debug!(%error, "a connection was reset");
+        reset(client.tcp());
+        reset(server.tcp());
+    }
+}
+
+/// Notices when the other end has gone without a word: nobody else would, of a connection that may be silent for days.
+pub fn keep_alive(stream: &TcpStream) {
+    let keep_alive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL).with_retries(6);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keep_alive) {
+        debug!(%error, "a connection is not probed");
+    }
+}
+
+/// Makes the close that follows an abortive one.
+pub fn reset(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        debug!(%error, "a reset is passed on as an end");
+    }
+}
+
+/// One direction of a connection that is copied.
+struct Way {
+    state: State,
+    /// Neither side is under TLS: what comes in bulk need not come into this process.
+    is_plain: bool,
+    /// There is probably more than a buffer's worth.
+    is_bulk: bool,
+    pipe: Option<Pipe>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Copying,
+    Ending,
+    Ended,
+}
+
+impl Way {
+    fn new(is_plain: bool) -> Self {
+        Self { state: State::Copying, is_plain, is_bulk: false, pipe: None }
+    }
+
+    /// Ready when `from` has ended, and `to` knows.
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Buffered, to: &mut Buffered) -> Poll<io::Result<()>> {
+        while self.state == State::Copying {
+            while !from.input.is_empty() {
+                let written = ready!(to.poll_write(cx, from.input.filled()))?;
+                from.input.consume(written);
+            }
+            let read = if self.is_bulk && self.is_plain {
+                ready!(self.poll_splice(cx, from, to))?
+            } else {
+                ready!(to.poll_flush(cx))?;
+                if self.is_bulk {
+                    from.input.widen();
                 }
-                // One that has begun to speak and stops is carried as bytes.
-                None => read_ahead_for(DETECTION_TIMEOUT, client, buffer).await?.unwrap_or(false),
-            },
-            Some(server) => tokio::select! {
-                read = read_ahead(client, buffer) => read?,
-                // Under TLS as well: our peers send nothing after the handshake but what their side has said.
-                spoke = server.tcp().readable() => {
-                    spoke?;
-                    false
+                let read = ready!(from.poll_fill(cx))?;
+                self.is_bulk = from.input.is_full();
+                read
+            };
+            if read == 0 {
+                self.state = State::Ending;
+            }
+        }
+        if self.state == State::Ending {
+            ready!(to.poll_end(cx))?;
+            self.state = State::Ended;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves what there is from one socket to the other within the kernel; how much was there last, 0 at the end.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &Buffered, to: &Buffered) -> Poll<io::Result<usize>> {
+        let pipe = match &mut self.pipe {
+            Some(pipe) => pipe,
+            None => match Pipe::take() {
+                Ok(pipe) => self.pipe.insert(pipe),
+                Err(error) => {
+                    debug!(%error, "there is no pipe; bytes are copied");
+                    self.is_plain = false;
+                    return Poll::Ready(Ok(1));
                 }
             },
         };
-        if !open {
-            return Ok((Spoken::Other, server));
+        loop {
+            while pipe.filled > 0 {
+                ready!(to.tcp().poll_write_ready(cx))?;
+                let moved = to.tcp().try_io(Interest::WRITABLE, || {
+                    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+                    Ok(splice(&pipe.ends.read, None, to.tcp(), None, pipe.filled, flags)?)
+                });
+                match moved {
+                    Ok(moved) => {
+                        pipe.filled -= moved;
+                        from.counted().passed(moved, to.counted());
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            if from.tcp().poll_read_ready(cx)?.is_pending() {
+                break;
+            }
+            let read = from.tcp().try_io(Interest::READABLE, || {
+                let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+                Ok(splice(from.tcp(), None, &pipe.ends.write, None, SPLICE_BYTES, flags)?)
+            });
+            match read {
+                Ok(0) => return Poll::Ready(Ok(0)),
+                Ok(read) => {
+                    pipe.filled = read;
+                    self.is_bulk = read >= BULK_BYTES;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        // Nothing is there now: a connection that waits keeps no pipe, and goes on with bulk when more comes.
+        self.pipe = None;
+        if self.is_bulk { Poll::Pending } else { Poll::Ready(Ok(1)) }
+    }
+}
+
+/// Memory of the kernel that bytes pass through.
+struct Pipe {
+    ends: Rc<Ends>,
+    filled: usize,
+}
+
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+thread_local! {
+    static PIPES: RefCell<Vec<Rc<Ends>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Pipe {
+    fn take() -> io::Result<Self> {
+        if let Some(ends) = PIPES.with_borrow_mut(Vec::pop) {
+            return Ok(Self { ends, filled: 0 });
+        }
+        let (read, write) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+        // What one user may have in pipes is limited; a smaller one does as well.
+        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
+        Ok(Self { ends: Rc::new(Ends { read, write }), filled: 0 })
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // What is still in one is somebody's.
+        if self.filled == 0 {
+            let _ = PIPES.try_with(|pipes| {
+                let mut pipes = pipes.borrow_mut();
+                if pipes.len() < PIPES_KEPT_MAX {
+                    pipes.push(self.ends.clone());
+                }
+            });
         }
     }
 }

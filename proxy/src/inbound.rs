@@ -2,30 +2,23 @@
 //!
 //! accept → original destination → TLS → identity → authorize → detect → connect → forward → record
 
-use std::{cell::Cell, cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Duration};
 
-use bytes::BytesMut;
-use conduit_api::proto::common;
 use conduit_ca::{AuthenticatedPeer, ClientAuth, Refusal};
-use http::{Request, Response};
-use hyper::body::Incoming;
 use rustls::server::Acceptor;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
 use crate::{
+    balance::Balancer,
+    buffer::Buffer,
+    buffered::Buffered,
     connect::Upstream,
-    forward::{self, Answered, Spoken},
-    http::{
-        Failure, Protocol, ResponseBody, authority,
-        exchange::{Exchange, Path},
-        is_grpc,
-        pool::{SendError, foreign},
-        serve, strip_hop_by_hop, strip_reserved, wants_tunnel,
-    },
-    io::{DETECTION_TIMEOUT, Prefixed, Stream, read_ahead_for},
-    telemetry::{Counters, Direction, Labels, Tls, transport::Counted},
+    forward::{self, ANYBODY_FIRST, Spoken, read_on},
+    http::{Failure, Forward, Protocol, RequestView, exchange::Hop, h1, h2, pool::foreign},
+    io::{Prefixed, Stream},
+    telemetry::{Direction, End, Labels, Layer, Tls},
     worker::Worker,
 };
 
@@ -33,8 +26,6 @@ use crate::{
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Authorities whose counters a connection remembers; a proxy's connection carries requests of many.
 const AUTHORITIES_REMEMBERED_MAX: usize = 16;
-/// How often a request that was not sent is sent again, on another connection to the application.
-const ATTEMPTS_MAX: usize = 3;
 
 /// Serves one connection.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
@@ -45,6 +36,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
 
 async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    forward::keep_alive(&stream);
     let source = stream.peer_addr()?;
 
     // Which of the application's ports is it for?
@@ -53,42 +45,41 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     let application = Upstream { direction, endpoint: foreign(original), service: None, tls };
 
     // Another proxy says in its handshake what the connection carries, and who it is.
-    let mut buffer = BytesMut::new();
+    let mut buffer = Buffer::default();
     let connect = async || worker.pool.connect(&application, Protocol::Opaque).await;
-    let (spoken, upstream) = forward::spoken(&mut stream, &mut buffer, connect).await?;
-    let protocol = match spoken {
-        Spoken::Http(protocol) => protocol,
-        Spoken::Other => Protocol::Opaque,
-        Spoken::Tls => {
-            let protocol = mesh_protocol(&mut stream, &mut buffer).await?;
-            let stream = Prefixed::new(buffer.freeze(), stream);
-            if let Some(protocol) = protocol {
-                return mesh(worker, stream, source, application, protocol).await;
+    let spoken = forward::spoken(&mut stream, &mut buffer, ANYBODY_FIRST, connect).await;
+    // An application that does not listen is not one that ends.
+    let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
+    let (protocol, tls) = match spoken {
+        Spoken::Http(protocol) => (protocol, Tls::NoIdentity),
+        Spoken::Other => (Protocol::Opaque, Tls::NoIdentity),
+        Spoken::Tls => match mesh_protocol(&mut stream, &mut buffer).await? {
+            Some(protocol) => {
+                drop(upstream);
+                return Box::pin(mesh(worker, Prefixed::new(buffer, stream), source, application, protocol)).await;
             }
-            let stream = worker.accepted(Direction::Inbound, Tls::Passthrough, Stream::Detected(stream));
-            return opaque(worker, stream, None, &application).await;
-        }
+            None => (Protocol::Opaque, Tls::Passthrough),
+        },
     };
-    let stream = Stream::Detected(Prefixed::new(buffer.freeze(), stream));
-    let stream = worker.accepted(Direction::Inbound, Tls::NoIdentity, stream);
-    if protocol == Protocol::Opaque {
-        return opaque(worker, stream, upstream, &application).await;
-    }
-    drop(upstream);
-    requests(worker, stream, source, application, protocol, Tls::NoIdentity).await
+    let client = worker.accepted(Direction::Inbound, tls.clone(), Stream::Tcp(stream), buffer);
+    let upstream = upstream.filter(|_| protocol == Protocol::Opaque);
+    carry(worker, client, upstream, source, application, protocol, tls).await
 }
 
 /// What another proxy's handshake says that the connection carries; `None` for TLS of the application's own.
-async fn mesh_protocol(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Option<Protocol>> {
+async fn mesh_protocol(stream: &mut TcpStream, buffer: &mut Buffer) -> io::Result<Option<Protocol>> {
     loop {
         let mut acceptor = Acceptor::default();
-        acceptor.read_tls(&mut &buffer[..])?;
+        let mut hello = buffer.filled();
+        while !hello.is_empty() {
+            acceptor.read_tls(&mut hello)?;
+        }
         match acceptor.accept() {
             Ok(Some(accepted)) => {
                 let hello = accepted.client_hello();
                 return Ok(hello.alpn().into_iter().flatten().find_map(Protocol::from_alpn));
             }
-            Ok(None) if read_ahead_for(DETECTION_TIMEOUT, stream, buffer).await? == Some(true) => {}
+            Ok(None) if read_on(stream, buffer).await? > 0 => {}
             // It is not TLS that we understand; perhaps the application does.
             Ok(None) | Err(_) => return Ok(None),
         }
@@ -109,7 +100,7 @@ async fn mesh(
     let tls = accepted.inspect_err(|error| {
         let refusal = Refusal::of_io(error);
         if let Some(refusal) = &refusal {
-            worker.telemetry.refused(Direction::Inbound, refusal);
+            worker.telemetry.refused(Direction::Inbound, Layer::Tls, refusal.reason());
         }
         match refusal {
             Some(refusal) => {
@@ -121,123 +112,131 @@ async fn mesh(
     let peer = AuthenticatedPeer::from_connection(tls.get_ref().1)
         .ok_or_else(|| io::Error::other("a handshake that requires a certificate was completed without one"))?;
     let secured = Tls::Mutual(peer.id().clone());
-    let stream = worker.accepted(Direction::Inbound, secured.clone(), Stream::TlsServer(Box::new(tls)));
-    match protocol {
-        Protocol::Opaque => opaque(worker, stream, None, &application).await,
-        Protocol::Http1 | Protocol::Http2 => requests(worker, stream, source, application, protocol, secured).await,
-    }
+    let stream = Stream::TlsServer(Box::new(tls));
+    let client = worker.accepted(Direction::Inbound, secured.clone(), stream, Buffer::default());
+    carry(worker, client, None, source, application, protocol, secured).await
 }
 
-/// Bytes, to the application as they are.
-async fn opaque(worker: &Worker, stream: Counted, upstream: Option<Counted>, application: &Upstream) -> io::Result<()> {
-    let upstream = match upstream {
-        Some(upstream) => upstream,
-        None => match worker.pool.connect(application, Protocol::Opaque).await {
-            Ok(upstream) => upstream,
-            Err(error) => {
-                // The application does not listen: its client is to see what it would see without us.
-                forward::reset(stream.tcp());
-                return Err(error);
-            }
-        },
-    };
-    forward::copy(stream, upstream).await;
-    Ok(())
-}
-
-async fn requests(
+/// What `client` sends, to the application; over `upstream`, if that is there already.
+async fn carry(
     worker: &Rc<Worker>,
-    stream: Counted,
+    client: Buffered,
+    upstream: Option<Buffered>,
     source: SocketAddr,
     application: Upstream,
     protocol: Protocol,
     tls: Tls,
 ) -> io::Result<()> {
-    let path = Path {
-        direction: common::Direction::Inbound,
-        source,
-        destination: application.endpoint.address,
-        pod: None,
-        workload: None,
-        tls,
+    if protocol == Protocol::Opaque {
+        return opaque(worker, client, upstream, &application).await;
+    }
+    let number = worker.number();
+    let connection = Connection { worker: worker.clone(), number, source, application, tls, hops: RefCell::default() };
+    match protocol {
+        Protocol::Http2 => h2::serve(Rc::new(connection), client).await.map_err(io::Error::other),
+        Protocol::Http1 | Protocol::Opaque => h1::serve(&connection, client).await,
+    }
+}
+
+/// Bytes, to the application as they are.
+async fn opaque(
+    worker: &Rc<Worker>,
+    client: Buffered,
+    upstream: Option<Buffered>,
+    application: &Upstream,
+) -> io::Result<()> {
+    let upstream = match upstream {
+        Some(upstream) => upstream,
+        None => match worker.pool.connect(application, Protocol::Opaque).await {
+            Ok(upstream) => Buffered::new(upstream, Buffer::default()),
+            Err(error) => {
+                // The application does not listen: its client is to see what it would see without us.
+                forward::reset(client.tcp());
+                return Err(error);
+            }
+        },
     };
-    let connection = Rc::new(Connection {
-        worker: worker.clone(),
-        number: worker.number(),
-        requests: Cell::new(0),
-        application,
-        protocol,
-        path,
-        counters: RefCell::default(),
-    });
-    let drain = worker.setup.drain.clone();
-    let answer = move |request| request_of(connection.clone(), request);
-    serve::serve(protocol, stream, drain, answer).await.map_err(io::Error::other)
+    let _busy = worker.busy();
+    forward::copy(client, upstream).await;
+    Ok(())
 }
 
 /// A connection that carries requests.
 struct Connection {
     worker: Rc<Worker>,
     number: u32,
-    requests: Cell<u64>,
+    source: SocketAddr,
     application: Upstream,
-    protocol: Protocol,
-    path: Path,
+    /// How its client is known.
+    tls: Tls,
     /// By authority.
-    counters: RefCell<Vec<(String, Arc<Counters>)>>,
+    hops: RefCell<Vec<Rc<Hop>>>,
 }
 
-async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
-    let tunnel = wants_tunnel(&request);
-    strip_hop_by_hop(request.headers_mut(), tunnel);
-    strip_reserved(request.headers_mut());
-    let stream = connection.requests.replace(connection.requests.get() + 1);
-    let is_grpc = is_grpc(request.headers());
-    let worker = &connection.worker;
-    let counters = connection.counters(authority(&request));
-    let mut failure = Failure::Connect;
-    for _ in 0..ATTEMPTS_MAX {
-        let number = (connection.number, stream);
-        let exchange = Exchange::begin(&request, counters.clone(), &worker.setup.taps, &connection.path, number);
-        let (application, protocol) = (&connection.application, connection.protocol);
-        match forward::request(worker, application, protocol, tunnel, request, exchange).await {
-            Answered::Response(response) => return response,
-            Answered::Failed(SendError::Unsent(unsent), exchange) => {
-                exchange.abandon();
-                failure = Failure::Broken;
-                request = unsent;
-            }
-            Answered::Failed(SendError::Connect(error, _), exchange) => {
-                exchange.fail(Failure::Connect.status());
-                debug!(dst.addr = %application.endpoint.address, %error, "the application cannot be connected to");
-                return Failure::Connect.response(is_grpc);
-            }
-            Answered::Failed(SendError::Broken(error), exchange) => {
-                exchange.fail(Failure::Broken.status());
-                debug!(dst.addr = %application.endpoint.address, %error, "the application did not answer");
-                return Failure::Broken.response(is_grpc);
-            }
-        }
+impl Forward for Connection {
+    type Service = ();
+
+    fn direction(&self) -> Direction {
+        Direction::Inbound
     }
-    failure.response(is_grpc)
+
+    fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn source(&self) -> SocketAddr {
+        self.source
+    }
+
+    fn is_mesh(&self) -> bool {
+        matches!(self.tls, Tls::Mutual(_))
+    }
+
+    /// The application: there is no other.
+    async fn resolve(&self, _request: &RequestView<'_>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn pick(&self, (): &(), request: &RequestView<'_>, tried: &[SocketAddr]) -> Option<Rc<Hop>> {
+        tried.is_empty().then(|| self.hop(request.authority))
+    }
+
+    fn balancer<'a>(&self, (): &'a ()) -> Option<&'a Rc<RefCell<Balancer>>> {
+        None
+    }
+
+    fn failed(&self, request: &RequestView<'_>, failure: Failure) {
+        let counters = self.worker.telemetry.requests(&self.labels(request.authority));
+        counters.requests.add(1);
+        counters.end(End::Http(failure.status()));
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.worker.is_draining()
+    }
 }
 
 impl Connection {
     /// Looked up once for each authority that this connection carries requests of.
-    fn counters(&self, authority: &str) -> Arc<Counters> {
-        let mut known = self.counters.borrow_mut();
-        if let Some((_, counters)) = known.iter().find(|(known, _)| known == authority) {
-            return counters.clone();
+    fn hop(&self, authority: &str) -> Rc<Hop> {
+        let mut known = self.hops.borrow_mut();
+        if let Some(hop) = known.iter().find(|hop| hop.authority() == authority) {
+            return hop.clone();
         }
-        let counters = self.worker.telemetry.requests(&labels(authority.to_owned(), self.path.tls.clone()));
+        let hop = Hop::new(&self.worker, self.application.clone(), &self.labels(authority));
         if known.len() >= AUTHORITIES_REMEMBERED_MAX {
             known.remove(0);
         }
-        known.push((authority.to_owned(), counters.clone()));
-        counters
+        known.push(hop.clone());
+        hop
     }
-}
 
-fn labels(authority: String, tls: Tls) -> Labels {
-    Labels { direction: Direction::Inbound, authority, tls, destination: None }
+    fn labels(&self, authority: &str) -> Labels {
+        let (authority, tls) = (authority.to_owned(), self.tls.clone());
+        Labels { direction: Direction::Inbound, authority, tls, destination: None }
+    }
 }

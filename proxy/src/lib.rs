@@ -14,6 +14,8 @@
 pub mod admin;
 pub mod app;
 pub mod balance;
+pub mod buffer;
+pub mod buffered;
 pub mod cache;
 pub mod config;
 pub mod connect;

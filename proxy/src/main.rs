@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use conduit_proxy::{app, config::Config, original::OriginalDestination, redirect};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::spawn_local,
+};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     fmt,
@@ -55,6 +58,11 @@ fn run() -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let stop = async move {
             terminate.recv().await;
+            // Whoever asks twice does not want to wait.
+            spawn_local(async move {
+                terminate.recv().await;
+                std::process::exit(0);
+            });
         };
         app::run(config, OriginalDestination::Kernel, stop).await
     })

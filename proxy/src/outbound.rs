@@ -2,38 +2,28 @@
 //!
 //! accept → original destination → resolve → detect → route → balance → connect → forward → record
 
-use std::{cell::Cell, cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc};
 
-use bytes::BytesMut;
-use conduit_api::{Endpoint, Target, proto::common};
-use http::{Request, Response};
-use hyper::body::Incoming;
+use conduit_api::{Endpoint, Target};
 use tokio::{net::TcpStream, time::Instant};
 use tracing::debug;
 
 use crate::{
+    balance::Balancer,
+    buffer::Buffer,
+    buffered::Buffered,
     connect::Upstream,
     destination::Destination,
-    forward::{self, Answered, Spoken},
-    http::{
-        Failure, Protocol, ResponseBody, authority,
-        exchange::{Exchange, Path},
-        is_grpc,
-        pool::{SendError, foreign},
-        serve, strip_hop_by_hop, strip_reserved, wants_tunnel,
-    },
-    io::{Prefixed, Stream},
+    forward::{self, APPLICATION_FIRST, Spoken},
+    http::{ATTEMPTS_MAX, Failure, Forward, Protocol, RequestView, exchange::Hop, h1, h2, pool::foreign},
+    io::Stream,
     route::Chosen,
-    telemetry::{Counters, Direction, End, Labels, Peer, Tls, transport::Counted},
+    telemetry::{Direction, End, Labels, Peer, Tls, transport::Counted},
     worker::{Followed, Worker},
 };
 
-/// Endpoints that one request is tried at, when it cannot be sent to the first.
-const ENDPOINTS_TRIED_MAX: usize = 3;
 /// Headless services that one connection's requests may name; a client has one or two names for one.
 const HEADLESS_REMEMBERED_MAX: usize = 8;
-/// Peers whose counters a connection remembers; more than one only for balanced requests.
-const PEERS_REMEMBERED_MAX: usize = 64;
 
 /// Serves one connection.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
@@ -44,144 +34,112 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream) {
 
 async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    forward::keep_alive(&stream);
     let source = stream.peer_addr()?;
+    // As long as the application has connections, it is there, and needs this proxy.
+    let _busy = worker.busy();
 
     // Where was it going, and what is there?
     let original = worker.original(&stream)?;
     let followed = worker.follow(&Target::Address(original)).await;
 
     // What does it speak? Nobody waits for long: a silent client may be waiting for the server.
-    let mut buffer = BytesMut::new();
+    let mut buffer = Buffer::default();
     let connect = async || opaque_upstream(worker, &followed, original).await;
-    let (spoken, upstream) = forward::spoken(&mut stream, &mut buffer, connect).await?;
+    let spoken = forward::spoken(&mut stream, &mut buffer, APPLICATION_FIRST, connect).await;
+    // A destination that refuses is not one that ends.
+    let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
+    let client = worker.accepted(Direction::Outbound, Tls::Loopback, Stream::Tcp(stream), buffer);
     let protocol = match spoken {
         Spoken::Http(protocol) => protocol,
-        Spoken::Tls | Spoken::Other => Protocol::Opaque,
+        Spoken::Tls | Spoken::Other => {
+            let upstream = match upstream {
+                Some(upstream) => upstream,
+                None => {
+                    let upstream = opaque_upstream(worker, &followed, original).await;
+                    Buffered::new(upstream.inspect_err(|_| forward::reset(client.tcp()))?, Buffer::default())
+                }
+            };
+            forward::copy(client, upstream).await;
+            return Ok(());
+        }
     };
-
-    let stream = Stream::Detected(Prefixed::new(buffer.freeze(), stream));
-    let stream = worker.accepted(Direction::Outbound, Tls::Loopback, stream);
-    if protocol == Protocol::Opaque {
-        let upstream = match upstream {
-            Some(upstream) => upstream,
-            None => opaque_upstream(worker, &followed, original).await?,
-        };
-        forward::copy(stream, upstream).await;
-        return Ok(());
-    }
     drop(upstream);
-    let connection = Rc::new(Connection {
-        worker: worker.clone(),
-        number: worker.number(),
-        requests: Cell::new(0),
-        source,
-        original,
-        protocol,
-        followed,
-        headless: RefCell::default(),
-        peers: RefCell::default(),
-    });
-    let drain = worker.setup.drain.clone();
-    let answer = move |request| request_of(connection.clone(), request);
-    serve::serve(protocol, stream, drain, answer).await.map_err(io::Error::other)
+    let number = worker.number();
+    let connection =
+        Connection { worker: worker.clone(), number, source, original, followed, headless: RefCell::default() };
+    match protocol {
+        Protocol::Http2 => h2::serve(Rc::new(connection), client).await.map_err(io::Error::other),
+        Protocol::Http1 | Protocol::Opaque => h1::serve(&connection, client).await,
+    }
 }
 
 /// A connection that carries requests.
 struct Connection {
     worker: Rc<Worker>,
     number: u32,
-    requests: Cell<u64>,
     source: SocketAddr,
     original: SocketAddr,
-    protocol: Protocol,
     followed: Rc<Followed>,
     /// By authority: the headless services that this connection's requests were found to mean.
     headless: RefCell<Vec<(String, Rc<Followed>)>>,
-    /// What was looked up for the peers that this connection's requests went to.
-    peers: RefCell<Vec<Rc<KnownPeer>>>,
 }
 
-/// What requests to one endpoint have in common.
-struct KnownPeer {
-    upstream: Upstream,
-    authority: String,
-    counters: Arc<Counters>,
-    path: Path,
-}
+impl Forward for Connection {
+    type Service = Rc<Followed>;
 
-async fn request_of(connection: Rc<Connection>, mut request: Request<Incoming>) -> Response<ResponseBody> {
-    let tunnel = wants_tunnel(&request);
-    strip_hop_by_hop(request.headers_mut(), tunnel);
-    strip_reserved(request.headers_mut());
-    let is_grpc = is_grpc(request.headers());
-    let stream = connection.requests.replace(connection.requests.get() + 1);
-
-    // Route: the original destination, or the headless service that the request names and the destination is part of; and from
-    // there to where the service's routes send such requests.
-    let followed = connection.service(authority(&request)).await;
-    let followed = match connection.route(followed, &request).await {
-        Ok(followed) => followed,
-        Err(failure) => {
-            connection.count_failure(&request, failure);
-            return failure.response(is_grpc);
-        }
-    };
-
-    // Balance and send; to another endpoint if the first cannot be reached, as long as nothing was sent.
-    let mut tried = Vec::new();
-    let mut failure = Failure::NoEndpoints;
-    while tried.len() < ENDPOINTS_TRIED_MAX {
-        let Some(endpoint) = connection.pick(&followed, &tried) else { break };
-        tried.push(endpoint.address);
-        let peer = connection.peer(&followed, endpoint, &request);
-        match send(&connection, &followed, &peer, stream, tunnel, request).await {
-            Ok(response) => return response,
-            Err((unsent, why)) => {
-                failure = why;
-                match unsent {
-                    Some(unsent) => request = unsent,
-                    None => return failure.response(is_grpc),
-                }
-            }
-        }
+    fn direction(&self) -> Direction {
+        Direction::Outbound
     }
-    debug!(dst.addr = %connection.original, ?failure, tried = tried.len(), "a request could not be forwarded");
-    connection.count_failure(&request, failure);
-    failure.response(is_grpc)
-}
 
-/// One attempt. On failure the request, if none of it was sent.
-async fn send(
-    connection: &Connection,
-    followed: &Followed,
-    peer: &KnownPeer,
-    stream: u64,
-    tunnel: bool,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, (Option<Request<Incoming>>, Failure)> {
-    let worker = &connection.worker;
-    let number = (connection.number, stream);
-    let mut exchange = Exchange::begin(&request, peer.counters.clone(), &worker.setup.taps, &peer.path, number);
-    exchange.loads(followed.balancer.clone(), peer.upstream.endpoint.address);
-    let address = peer.upstream.endpoint.address;
-    match forward::request(worker, &peer.upstream, connection.protocol, tunnel, request, exchange).await {
-        Answered::Response(response) => Ok(response),
-        Answered::Failed(SendError::Connect(error, request), exchange) => {
-            exchange.abandon();
-            debug!(dst.addr = %address, %error, "cannot connect to an endpoint");
-            let mut balancer = followed.balancer.borrow_mut();
-            balancer.unreachable(Instant::now(), address, rand::random());
-            Err((Some(request), Failure::Connect))
-        }
-        Answered::Failed(SendError::Unsent(request), exchange) => {
-            exchange.abandon();
-            Err((Some(request), Failure::Broken))
-        }
-        Answered::Failed(SendError::Broken(error), exchange) => {
-            exchange.fail(Failure::Broken.status());
-            debug!(dst.addr = %address, %error, "an endpoint did not answer");
-            Err((None, Failure::Broken))
-        }
+    fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn source(&self) -> SocketAddr {
+        self.source
+    }
+
+    fn is_mesh(&self) -> bool {
+        false
+    }
+
+    /// The original destination, or the headless service that the request names and the destination is part of; and from there
+    /// where the service's routes send such requests.
+    async fn resolve(&self, request: &RequestView<'_>) -> Result<Rc<Followed>, Failure> {
+        let followed = self.service(request.authority).await;
+        self.route(followed, request).await
+    }
+
+    fn pick(&self, followed: &Rc<Followed>, request: &RequestView<'_>, tried: &[SocketAddr]) -> Option<Rc<Hop>> {
+        let destination = followed.destination();
+        let endpoint = pick(&destination, followed, self.original, tried)?;
+        Some(followed.hop(request.authority, &endpoint, || {
+            let upstream = self.worker.upstream(&destination, endpoint.clone());
+            let labels = labels(request.authority, &upstream);
+            Hop::new(&self.worker, upstream, &labels)
+        }))
+    }
+
+    fn balancer<'a>(&self, followed: &'a Rc<Followed>) -> Option<&'a Rc<RefCell<Balancer>>> {
+        Some(&followed.balancer)
+    }
+
+    fn failed(&self, request: &RequestView<'_>, failure: Failure) {
+        let (endpoint, tls) = (foreign(self.original), Tls::NoIdentity);
+        let nobody = Upstream { direction: Direction::Outbound, endpoint, service: None, tls };
+        let counters = self.worker.telemetry.requests(&labels(request.authority, &nobody));
+        counters.requests.add(1);
+        counters.end(End::Http(failure.status()));
+    }
+
+    /// The application leaves when it has done what it has to do; until then it is served.
+    fn is_leaving(&self) -> bool {
+        false
     }
 }
 
@@ -205,10 +163,10 @@ impl Connection {
     }
 
     /// Where a request for `followed` goes: a backend is its endpoints, whatever routes it has itself.
-    async fn route(&self, followed: Rc<Followed>, request: &Request<Incoming>) -> Result<Rc<Followed>, Failure> {
+    async fn route(&self, followed: Rc<Followed>, request: &RequestView<'_>) -> Result<Rc<Followed>, Failure> {
         let destination = followed.destination();
         let Destination::Service(service) = &*destination else { return Ok(followed) };
-        let backend = match service.routes.choose(request, rand::random()) {
+        let backend = match service.routes.choose(request, rand::random) {
             Chosen::Own => return Ok(followed),
             Chosen::Other(target) => self.worker.follow(target).await,
             Chosen::NoRoute => return Err(Failure::NoRoute),
@@ -218,54 +176,6 @@ impl Connection {
             Destination::Service(_) => Ok(backend),
             Destination::Pod(..) | Destination::Unknown => Err(Failure::NoBackend),
         }
-    }
-
-    /// A request that never got an endpoint counts as well.
-    fn count_failure(&self, request: &Request<Incoming>, failure: Failure) {
-        let (endpoint, tls) = (foreign(self.original), Tls::NoIdentity);
-        let nobody = Upstream { direction: Direction::Outbound, endpoint, service: None, tls };
-        let labels = labels(authority(request).to_owned(), &nobody);
-        let counters = self.worker.telemetry.requests(&labels);
-        counters.requests.add(1);
-        counters.end(End::Http(failure.status()));
-    }
-
-    fn pick(&self, followed: &Followed, tried: &[SocketAddr]) -> Option<Arc<Endpoint>> {
-        pick(&followed.destination(), followed, self.original, tried)
-    }
-
-    /// What is known of `endpoint`; looked up once for this connection.
-    fn peer(&self, followed: &Followed, endpoint: Arc<Endpoint>, request: &Request<Incoming>) -> Rc<KnownPeer> {
-        let authority = authority(request);
-        let mut peers = self.peers.borrow_mut();
-        let known = peers.iter().find(|peer| peer.upstream.endpoint == endpoint && peer.authority == authority);
-        if let Some(known) = known {
-            return known.clone();
-        }
-        let upstream = self.worker.upstream(&followed.destination(), endpoint);
-        let endpoint = &upstream.endpoint;
-        let labels = labels(authority.to_owned(), &upstream);
-        let reference = |kind: &str, namespace: &str, name: &str| common::ResourceRef {
-            kind: kind.to_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
-        let pod = endpoint.pod.as_ref();
-        let path = Path {
-            direction: common::Direction::Outbound,
-            source: self.source,
-            destination: endpoint.address,
-            pod: pod.map(|pod| reference("pod", pod.namespace(), pod.name())),
-            workload: pod.zip(endpoint.workload.as_ref()).map(|(pod, w)| reference(&w.kind, pod.namespace(), &w.name)),
-            tls: upstream.tls.clone(),
-        };
-        let counters = self.worker.telemetry.requests(&labels);
-        let peer = Rc::new(KnownPeer { upstream, authority: authority.to_owned(), counters, path });
-        if peers.len() >= PEERS_REMEMBERED_MAX {
-            peers.remove(0);
-        }
-        peers.push(peer.clone());
-        peer
     }
 }
 
@@ -291,7 +201,7 @@ fn pick(
 async fn opaque_upstream(worker: &Worker, followed: &Followed, original: SocketAddr) -> io::Result<Counted> {
     let mut tried = Vec::new();
     let mut last = io::Error::new(io::ErrorKind::NotConnected, "no ready endpoints");
-    while tried.len() < ENDPOINTS_TRIED_MAX {
+    while tried.len() < ATTEMPTS_MAX {
         let destination = followed.destination();
         let Some(endpoint) = pick(&destination, followed, original, &tried) else { break };
         let address = endpoint.address;
@@ -323,7 +233,7 @@ impl Worker {
     }
 }
 
-fn labels(authority: String, upstream: &Upstream) -> Labels {
+fn labels(authority: &str, upstream: &Upstream) -> Labels {
     let destination = Peer::of(&upstream.endpoint, upstream.service.as_ref()).map(Arc::new);
-    Labels { direction: upstream.direction, authority, tls: upstream.tls.clone(), destination }
+    Labels { direction: upstream.direction, authority: authority.to_owned(), tls: upstream.tls.clone(), destination }
 }

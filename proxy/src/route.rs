@@ -8,7 +8,8 @@ use conduit_api::{
     route::{self, RouteMatch},
     wire::WireError,
 };
-use http::Request;
+
+use crate::http::RequestView;
 
 /// The routes of one service port; none for most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,17 +84,17 @@ impl Routes {
         discovery::RouteTable { rules: self.rules.iter().map(rule).collect() }
     }
 
-    /// Where `request` goes; `random` is below 1.
-    pub fn choose<B>(&self, request: &Request<B>, random: f64) -> Chosen<'_> {
+    /// Where `request` goes; `random` gives numbers below 1.
+    pub fn choose(&self, request: &RequestView<'_>, random: impl FnOnce() -> f64) -> Chosen<'_> {
         if self.rules.is_empty() {
             return Chosen::Own;
         }
-        let header = |name: &str| request.headers().get(name).map(http::HeaderValue::as_bytes);
-        let (method, path) = (request.method().as_str(), request.uri().path());
-        let Some(rule) = self.rules.iter().find(|rule| rule.accepted.accepts(method, path, header)) else {
+        let header = |name: &str| request.headers.get(name);
+        let path = request.path.split_once('?').map_or(request.path, |(path, _)| path);
+        let Some(rule) = self.rules.iter().find(|rule| rule.accepted.accepts(request.method, path, header)) else {
             return Chosen::NoRoute;
         };
-        let mut left = (random * rule.weight as f64) as u64;
+        let mut left = (random() * rule.weight as f64) as u64;
         for backend in &rule.backends {
             match left.checked_sub(backend.weight) {
                 Some(rest) => left = rest,
@@ -109,6 +110,7 @@ mod tests {
     use conduit_api::proto::route::{Backend, Match, Rule, r#match::Path};
 
     use super::*;
+    use crate::http::Headers;
 
     fn routes(rules: &[(&str, &[(&str, u32)])]) -> Routes {
         let backend =
@@ -125,7 +127,9 @@ mod tests {
     }
 
     fn choose(routes: &Routes, path: &str, random: f64) -> String {
-        match routes.choose(&Request::get(path).body(()).unwrap(), random) {
+        let headers = Headers::Http1(b"");
+        let request = RequestView { method: "GET", scheme: "http", authority: "", path, is_grpc: false, headers };
+        match routes.choose(&request, || random) {
             Chosen::Other(Target::Service(name, port)) => format!("{name}:{port}"),
             other => format!("{other:?}"),
         }

@@ -22,7 +22,6 @@ use conduit_api::{
     Endpoint, ServiceName, SpiffeId,
     latency::{self, BUCKETS},
 };
-use conduit_ca::Refusal;
 
 use self::{
     registry::{LabelSet, Registry, ThreadRegistry},
@@ -260,13 +259,24 @@ pub struct Telemetry {
     refusals: Registry<Refused, Counter>,
 }
 
-/// Handshakes that were refused.
+/// Handshakes and messages that were refused.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Refused {
     /// Of the connection.
     pub direction: Direction,
-    /// As [`Refusal::reason`] says it: there are few.
+    /// What it was part of.
+    pub layer: Layer,
+    /// As [`conduit_ca::Refusal::reason`] or [`crate::http::Refusal::reason`] says it: there are few.
     pub reason: &'static str,
+}
+
+/// Where something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Layer {
+    /// A handshake between proxies.
+    Tls,
+    /// A message.
+    Http,
 }
 
 impl LabelSet for Refused {
@@ -285,7 +295,7 @@ impl Telemetry {
         }
     }
 
-    /// Handshakes that were refused, by why.
+    /// What was refused, by why.
     pub fn refusals(&self) -> BTreeMap<Refused, u64> {
         self.refusals.sums(|counter, sum| *sum += counter.value())
     }
@@ -309,9 +319,9 @@ pub struct ThreadTelemetry {
 }
 
 impl ThreadTelemetry {
-    /// A handshake was refused.
-    pub fn refused(&self, direction: Direction, refusal: &Refusal) {
-        self.refusals.counters(&Refused { direction, reason: refusal.reason() }).add(1);
+    /// A handshake or a message was refused.
+    pub fn refused(&self, direction: Direction, layer: Layer, reason: &'static str) {
+        self.refusals.counters(&Refused { direction, layer, reason }).add(1);
     }
 
     /// The counters for requests with `labels`; to be held for as long as these are used.

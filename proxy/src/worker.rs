@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    future::Future,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -11,11 +10,13 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Waker},
     time::Duration,
 };
 
-use conduit_api::Target;
+use conduit_api::{Endpoint, Target};
 use conduit_ca::WorkloadTls;
+use foldhash::fast::RandomState;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -26,10 +27,12 @@ use tracing::{debug, warn};
 
 use crate::{
     balance::Balancer,
+    buffer::{self, Buffer},
+    buffered::Buffered,
     connect::Connector,
     destination::Destination,
     discovery::{Watched, client::Discovery},
-    http::pool::Pool,
+    http::{exchange::Hop, pool::Pool},
     io::Stream,
     live::{Denied, Live},
     original::OriginalDestination,
@@ -48,8 +51,15 @@ const IDLE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(2);
 /// After an accept that failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Connections may take so long to end when the proxy is told to stop.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Names that requests to one destination have, whose counters are looked up once; a service has two or three.
+const AUTHORITIES_REMEMBERED_MAX: usize = 16;
+/// When the proxy is told to stop, and nothing has been under way for so long, its application has gone, or is not asked any more: who
+/// still knows its address has been told by then.
+const QUIET: Duration = Duration::from_millis(500);
+/// Between two looks whether it is quiet.
+const QUIET_LOOK: Duration = Duration::from_millis(20);
+/// After this it stops all the same: Kubernetes kills a pod after 30 seconds, if nobody says otherwise.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// What a thread is made of; cloned for each.
 #[derive(Clone)]
@@ -88,10 +98,48 @@ pub struct Worker {
     pub pool: Pool,
     /// This thread's connections with other proxies.
     live: Live,
-    /// Upgraded connections, which have outlived the ones that they came from.
-    tunnels: RefCell<JoinSet<()>>,
+    /// Connections that wait for a request, by number, to be told when the proxy is to stop.
+    waiting: RefCell<HashMap<u32, Waker>>,
+    /// What is under way.
+    busy: Cell<usize>,
+    /// When something last was.
+    busy_until: Cell<Instant>,
     followed: RefCell<HashMap<Target, Rc<Followed>>>,
 }
+
+/// Something is under way as long as this is there.
+pub struct Busy(Rc<Worker>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        self.0.busy_until.set(Instant::now());
+    }
+}
+
+/// A connection that may wait for its client to say something.
+pub struct Idle {
+    worker: Rc<Worker>,
+    connection: u32,
+    is_watched: Cell<bool>,
+}
+
+impl Idle {
+    /// The task that polls this is woken when the proxy is told to stop. It is always the same one.
+    pub fn watch(&self, cx: &Context<'_>) {
+        if !self.is_watched.replace(true) {
+            self.worker.waiting.borrow_mut().insert(self.connection, cx.waker().clone());
+        }
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.worker.waiting.borrow_mut().remove(&self.connection);
+    }
+}
+
+type Hops = HashMap<SocketAddr, Rc<Hop>, RandomState>;
 
 /// A destination that this thread follows.
 pub struct Followed {
@@ -99,6 +147,8 @@ pub struct Followed {
     current: RefCell<Arc<Destination>>,
     /// Over the endpoints of `current`.
     pub balancer: Rc<RefCell<Balancer>>,
+    /// By authority and address: what its requests have in common.
+    hops: RefCell<Vec<(String, Hops)>>,
     used: Cell<Instant>,
 }
 
@@ -108,6 +158,7 @@ impl Followed {
             watched: RefCell::new(watched),
             current: RefCell::new(Arc::new(Destination::Unknown)),
             balancer: Rc::default(),
+            hops: RefCell::default(),
             used: Cell::new(Instant::now()),
         };
         followed.take_over();
@@ -123,8 +174,30 @@ impl Followed {
         self.current.borrow().clone()
     }
 
+    /// What requests for `authority` to `endpoint` have in common; made by `make` when they are the first.
+    pub fn hop(&self, authority: &str, endpoint: &Arc<Endpoint>, make: impl FnOnce() -> Rc<Hop>) -> Rc<Hop> {
+        let mut hops = self.hops.borrow_mut();
+        let known = hops.iter().position(|(known, _)| known == authority).unwrap_or_else(|| {
+            if hops.len() >= AUTHORITIES_REMEMBERED_MAX {
+                hops.remove(0);
+            }
+            hops.push((authority.to_owned(), HashMap::default()));
+            hops.len() - 1
+        });
+        let same = &mut hops[known].1;
+        if let Some(hop) = same.get(&endpoint.address)
+            && (Arc::ptr_eq(&hop.upstream.endpoint, endpoint) || hop.upstream.endpoint == *endpoint)
+        {
+            return hop.clone();
+        }
+        let hop = make();
+        same.insert(endpoint.address, hop.clone());
+        hop
+    }
+
     fn take_over(&self) {
         let Some(destination) = self.watched.borrow_mut().borrow_and_update().clone() else { return };
+        self.hops.borrow_mut().clear();
         if let Destination::Service(service) = &*destination {
             self.balancer.borrow_mut().update(Instant::now(), service.endpoints.keys());
         }
@@ -138,22 +211,42 @@ impl Worker {
         let telemetry = Rc::new(setup.telemetry.thread());
         let live = Live::new(setup.denied.clone());
         let pool = Pool::new(setup.connector.clone(), telemetry.clone(), live.clone());
-        Rc::new(Self { setup, telemetry, pool, live, tunnels: RefCell::default(), followed: RefCell::default() })
+        Rc::new(Self {
+            setup,
+            telemetry,
+            pool,
+            live,
+            waiting: RefCell::default(),
+            busy: Cell::new(0),
+            busy_until: Cell::new(Instant::now()),
+            followed: RefCell::default(),
+        })
     }
 
-    /// `stream` has come, for `direction`, and is secured by `tls`: from now on it counts.
-    pub fn accepted(&self, direction: Direction, tls: Tls, stream: Stream) -> Counted {
+    /// `stream` has come, for `direction`, and is secured by `tls`; `input` was read of it. From now on it counts.
+    pub fn accepted(&self, direction: Direction, tls: Tls, stream: Stream, input: Buffer) -> Buffered {
         let lives = match &tls {
             Tls::Mutual(peer) => Some(self.live.begin(peer, stream.tcp())),
             Tls::NoIdentity | Tls::Loopback | Tls::Passthrough => None,
         };
         let labels = ConnectionLabels { direction, side: Side::Source, tls, destination: None };
-        Counted::new(stream, self.telemetry.connections(&labels), lives)
+        Buffered::new(Counted::new(stream, self.telemetry.connections(&labels), lives, None), input)
     }
 
-    /// Runs `tunnel` on this thread; the proxy waits for it when it is told to stop.
-    pub fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
-        self.tunnels.borrow_mut().spawn_local(tunnel);
+    /// For the connection numbered `connection`.
+    pub fn idle(self: &Rc<Self>, connection: u32) -> Idle {
+        Idle { worker: self.clone(), connection, is_watched: Cell::new(false) }
+    }
+
+    /// Something begins: the proxy does not stop before it has ended.
+    pub fn busy(self: &Rc<Self>) -> Busy {
+        self.busy.set(self.busy.get() + 1);
+        Busy(self.clone())
+    }
+
+    /// The proxy is told to stop.
+    pub fn is_draining(&self) -> bool {
+        *self.setup.drain.borrow()
     }
 
     /// What `target` is, and from now on will be. The first time it waits for the control plane, but not for long.
@@ -198,7 +291,7 @@ impl Worker {
     fn sweep(&self) {
         let now = Instant::now();
         self.pool.sweep(now);
-        while self.tunnels.borrow_mut().try_join_next().is_some() {}
+        buffer::trim();
         self.followed.borrow_mut().retain(|_, followed| {
             now.saturating_duration_since(followed.used.get()) < IDLE || Rc::strong_count(followed) > 1
         });
@@ -219,6 +312,9 @@ impl Worker {
             }
         });
         let closer = spawn_local(self.live.clone().keep());
+        let mut is_leaving = false;
+        let leave = self.clone().leave();
+        tokio::pin!(leave);
         loop {
             tokio::select! {
                 accepted = outbound.accept() => match accepted {
@@ -230,22 +326,29 @@ impl Worker {
                     Err(error) => pause(error).await,
                 },
                 Some(_) = connections.join_next() => {}
-                _ = drain.wait_for(|draining| *draining) => break,
+                // Connections are still accepted: not everybody knows yet that this pod is going.
+                _ = drain.wait_for(|draining| *draining), if !is_leaving => is_leaving = true,
+                () = &mut leave, if is_leaving => break,
             }
-        }
-        drop((outbound, inbound));
-        let mut tunnels = JoinSet::new();
-        let ended = timeout(DRAIN_TIMEOUT, async {
-            while connections.join_next().await.is_some() {}
-            tunnels = self.tunnels.take();
-            while tunnels.join_next().await.is_some() {}
-        });
-        if ended.await.is_err() {
-            let (connections, tunnels) = (connections.len(), tunnels.len() + self.tunnels.borrow().len());
-            warn!(connections, tunnels, "connections did not end in time");
         }
         sweeper.abort();
         closer.abort();
+    }
+}
+
+impl Worker {
+    /// Tells whoever waits that the proxy is to stop, and returns when nothing is under way any more.
+    async fn leave(self: Rc<Self>) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_values().for_each(Waker::wake);
+        let since = Instant::now();
+        while self.busy.get() > 0 || self.busy_until.get().max(since).elapsed() < QUIET {
+            if since.elapsed() > DRAIN_TIMEOUT {
+                warn!(under_way = self.busy.get(), "what is under way did not end in time");
+                return;
+            }
+            sleep(QUIET_LOOK).await;
+        }
     }
 }
 

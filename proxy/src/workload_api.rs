@@ -29,7 +29,7 @@ use conduit_api::{
 };
 use conduit_ca::{Authorities, JwtError, Standing, TrustBundle, WorkloadTls, federation::jwt_key_set, jwt};
 use futures::{Stream, stream};
-use hyper::server::conn::http2;
+use hyper::{rt::Executor, server::conn::http2};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -48,7 +48,16 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use self::{authority::WithAuthority, tokens::Tokens};
-use crate::http::serve::LocalExecutor;
+
+/// Runs futures where they are made: nothing of a connection ever leaves its thread.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
 
 /// Every call says that it is meant: a browser that was talked into connecting cannot (section 6.2.1 of SPIFFE Workload Endpoint).
 const HEADER: &str = "workload.spiffe.io";

@@ -9,14 +9,15 @@ use conduit_api::proto::{
         tap_event::{self, Id, Peer, RequestInit, ResponseEnd, ResponseInit},
     },
 };
-use http::{HeaderMap, Request};
 use tokio::time::Instant;
 
-use super::{ERROR_HEADER, authority, is_grpc};
+use super::{Failure, RequestView, pool::Connections};
 use crate::{
     balance::Balancer,
+    connect::Upstream,
     tap::{self, Tap, Taps},
-    telemetry::{Counters, End, Tls, report},
+    telemetry::{Counters, Direction, End, Labels, Tls, report},
+    worker::Worker,
 };
 
 /// The HTTP/2 error code of a request that nobody waits for any longer (RFC 9113 section 7).
@@ -24,27 +25,70 @@ const CANCEL: u32 = 8;
 /// ... and of one that was not begun.
 const REFUSED_STREAM: u32 = 7;
 
-/// What is the same for all requests of a connection to one peer.
-#[derive(Clone)]
-pub struct Path {
-    /// Inbound or outbound.
-    pub direction: common::Direction,
+/// What the requests of one authority to one peer have in common, for all connections of a thread.
+pub struct Hop {
+    /// Who gets them.
+    pub upstream: Upstream,
+    /// Connections to that.
+    pub connections: Rc<Connections>,
+    authority: String,
+    /// How the connection between the two proxies is secured.
+    tls: Tls,
+    counters: Arc<Counters>,
+    pod: Option<ResourceRef>,
+    workload: Option<ResourceRef>,
+}
+
+impl Hop {
+    /// Looked up once.
+    pub fn new(worker: &Worker, upstream: Upstream, labels: &Labels) -> Rc<Self> {
+        let reference = |kind: &str, namespace: &str, name: &str| ResourceRef {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        let endpoint = &upstream.endpoint;
+        let pod = endpoint.pod.as_ref();
+        let workload = pod.zip(endpoint.workload.as_ref());
+        Rc::new(Self {
+            connections: worker.pool.connections(&upstream),
+            authority: labels.authority.clone(),
+            tls: labels.tls.clone(),
+            counters: worker.telemetry.requests(labels),
+            pod: pod.map(|pod| reference("pod", pod.namespace(), pod.name())),
+            workload: workload.map(|(pod, workload)| reference(&workload.kind, pod.namespace(), &workload.name)),
+            upstream,
+        })
+    }
+
+    /// What its requests name as their destination.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    fn direction(&self) -> common::Direction {
+        match self.upstream.direction {
+            Direction::Inbound => common::Direction::Inbound,
+            Direction::Outbound => common::Direction::Outbound,
+        }
+    }
+}
+
+/// Which request of which connection it is, and whose.
+#[derive(Clone, Copy)]
+pub struct Asked {
     /// Who asks.
     pub source: SocketAddr,
-    /// Who answers.
-    pub destination: SocketAddr,
-    /// Who answers, if it is known.
-    pub pod: Option<ResourceRef>,
-    /// What that belongs to.
-    pub workload: Option<ResourceRef>,
-    /// How the connection between the two proxies is secured.
-    pub tls: Tls,
+    /// Of the connection.
+    pub connection: u32,
+    /// Of the request on it.
+    pub stream: u64,
 }
 
 /// A request that is under way. If it is dropped before its end, it was cancelled.
 pub struct Exchange {
-    counters: Arc<Counters>,
-    load: Option<(Rc<RefCell<Balancer>>, SocketAddr)>,
+    hop: Rc<Hop>,
+    load: Option<Rc<RefCell<Balancer>>>,
     is_grpc: bool,
     status: u16,
     /// The gRPC status of a response that has no body.
@@ -53,8 +97,6 @@ pub struct Exchange {
     responded: Option<Instant>,
     bytes: u64,
     tapped: Option<Box<Tapped>>,
-    /// Runs at a good end: gives the connection back.
-    at_end: Option<Box<dyn FnOnce()>>,
     ended: bool,
 }
 
@@ -62,58 +104,46 @@ struct Tapped {
     taps: Taps,
     watching: Vec<Arc<Tap>>,
     id: Id,
-    path: Path,
+    source: SocketAddr,
 }
 
 impl Exchange {
-    /// A request begins, and those who watch are told. It is counted when it is answered, or fails. `connection` and `stream` number it.
-    pub fn begin<B>(
-        request: &Request<B>,
-        counters: Arc<Counters>,
-        taps: &Taps,
-        path: &Path,
-        (connection, stream): (u32, u64),
-    ) -> Self {
-        let tapped = (!taps.is_idle()).then(|| Tapped::begin(request, taps, path, connection, stream)).flatten();
+    /// A request begins, and those who watch are told. It is counted when it is answered, or fails.
+    pub fn begin(request: &RequestView<'_>, hop: &Rc<Hop>, taps: &Taps, asked: Asked) -> Self {
+        let tapped = (!taps.is_idle()).then(|| Tapped::begin(request, hop, taps, asked)).flatten();
         Self {
-            counters,
+            hop: hop.clone(),
             load: None,
-            is_grpc: is_grpc(request.headers()),
+            is_grpc: request.is_grpc,
             status: 0,
             head_grpc_status: None,
             started: Instant::now(),
             responded: None,
             bytes: 0,
             tapped,
-            at_end: None,
             ended: false,
         }
     }
 
     /// It is part of the load of an endpoint.
-    pub fn loads(&mut self, balancer: Rc<RefCell<Balancer>>, address: SocketAddr) {
-        balancer.borrow_mut().begin(address);
-        self.load = Some((balancer, address));
+    pub fn loads(&mut self, balancer: &Rc<RefCell<Balancer>>) {
+        balancer.borrow_mut().begin(self.hop.upstream.endpoint.address);
+        self.load = Some(balancer.clone());
     }
 
-    /// Does `then` when the response has come to its end, and not when it is cancelled.
-    pub fn at_end(&mut self, then: impl FnOnce() + 'static) {
-        self.at_end = Some(Box::new(then));
-    }
-
-    /// The head of the response is here.
-    pub fn head(&mut self, status: u16, headers: &HeaderMap) {
+    /// The head of the response is here. `is_proxy_error` is whether the peer's proxy speaks for an application that is gone.
+    pub fn head(&mut self, status: u16, grpc_status: Option<u32>, is_proxy_error: bool) {
         let now = Instant::now();
         self.responded = Some(now);
         self.status = status;
-        self.head_grpc_status = grpc_status(headers);
+        self.head_grpc_status = grpc_status;
         let latency = now.duration_since(self.started);
-        self.counters.requests.add(1);
-        self.counters.latency(latency);
-        if let Some((balancer, address)) = self.load.take() {
-            let mut balancer = balancer.borrow_mut();
-            if headers.contains_key(ERROR_HEADER) {
-                // The peer's proxy speaks for an application that is gone. It does so quickly, and must not be liked for it.
+        self.hop.counters.requests.add(1);
+        self.hop.counters.latency(latency);
+        if let Some(balancer) = self.load.take() {
+            let (mut balancer, address) = (balancer.borrow_mut(), self.hop.upstream.endpoint.address);
+            if is_proxy_error {
+                // It does so quickly, and must not be liked for it.
                 balancer.end(now, address, None);
                 balancer.unreachable(now, address, rand::random());
             } else {
@@ -123,7 +153,7 @@ impl Exchange {
         if let Some(tapped) = &self.tapped {
             let since_request_init_us = micros(latency);
             let http_status = status.into();
-            tapped.tell(tap_event::Kind::ResponseInit(ResponseInit { http_status, since_request_init_us }));
+            tapped.tell(&self.hop, tap_event::Kind::ResponseInit(ResponseInit { http_status, since_request_init_us }));
         }
     }
 
@@ -132,17 +162,10 @@ impl Exchange {
         self.bytes += bytes as u64;
     }
 
-    /// The response has ended, perhaps with trailers.
-    pub fn end(&mut self, trailers: Option<&HeaderMap>) {
-        let grpc = trailers.and_then(grpc_status).or(self.head_grpc_status);
-        let end = match grpc {
-            Some(code) if self.is_grpc || trailers.is_some() => End::Grpc(code),
-            _ => End::Http(self.status),
-        };
-        self.finish(end);
-        if let Some(at_end) = self.at_end.take() {
-            at_end();
-        }
+    /// The response has ended, perhaps with the gRPC status that its trailers gave.
+    pub fn end(&mut self, trailer: Option<u32>) {
+        let in_head = self.head_grpc_status.filter(|_| self.is_grpc);
+        self.finish(trailer.or(in_head).map_or(End::Http(self.status), End::Grpc));
     }
 
     /// It broke.
@@ -150,18 +173,24 @@ impl Exchange {
         self.finish(End::Reset);
     }
 
-    /// It was answered by this proxy itself, with `status`.
-    pub fn fail(mut self, status: u16) {
-        self.finish(End::Http(status));
+    /// It was answered by this proxy itself.
+    pub fn fail(mut self, failure: Failure) {
+        self.finish(End::Http(failure.status()));
     }
 
     /// Nothing of it was sent: it is tried again elsewhere, and counted there. Those who watch see it end as refused.
     pub fn abandon(mut self) {
         self.ended = true;
         self.tell_end(Some(tap_event::response_end::End::ResetError(REFUSED_STREAM)));
-        if let Some((balancer, address)) = self.load.take() {
-            balancer.borrow_mut().end(Instant::now(), address, None);
+        self.unload();
+    }
+
+    /// The same, because the peer could not be connected to.
+    pub fn unreachable(self) {
+        if let Some(balancer) = &self.load {
+            balancer.borrow_mut().unreachable(Instant::now(), self.hop.upstream.endpoint.address, rand::random());
         }
+        self.abandon();
     }
 
     fn finish(&mut self, end: End) {
@@ -169,12 +198,10 @@ impl Exchange {
             return;
         }
         if self.responded.is_none() {
-            self.counters.requests.add(1);
+            self.hop.counters.requests.add(1);
         }
-        self.counters.end(end);
-        if let Some((balancer, address)) = self.load.take() {
-            balancer.borrow_mut().end(Instant::now(), address, None);
-        }
+        self.hop.counters.end(end);
+        self.unload();
         self.tell_end(match end {
             End::Grpc(code) => Some(tap_event::response_end::End::GrpcStatus(code)),
             End::Reset => Some(tap_event::response_end::End::ResetError(CANCEL)),
@@ -182,15 +209,24 @@ impl Exchange {
         });
     }
 
+    fn unload(&mut self) {
+        if let Some(balancer) = self.load.take() {
+            balancer.borrow_mut().end(Instant::now(), self.hop.upstream.endpoint.address, None);
+        }
+    }
+
     fn tell_end(&self, end: Option<tap_event::response_end::End>) {
         if let Some(tapped) = &self.tapped {
             let now = Instant::now();
-            tapped.tell(tap_event::Kind::ResponseEnd(ResponseEnd {
-                since_request_init_us: micros(now.duration_since(self.started)),
-                since_response_init_us: micros(now.duration_since(self.responded.unwrap_or(now))),
-                response_bytes: self.bytes,
-                end,
-            }));
+            tapped.tell(
+                &self.hop,
+                tap_event::Kind::ResponseEnd(ResponseEnd {
+                    since_request_init_us: micros(now.duration_since(self.started)),
+                    since_response_init_us: micros(now.duration_since(self.responded.unwrap_or(now))),
+                    response_bytes: self.bytes,
+                    end,
+                }),
+            );
         }
     }
 }
@@ -202,48 +238,44 @@ impl Drop for Exchange {
 }
 
 impl Tapped {
-    fn begin<B>(request: &Request<B>, taps: &Taps, path: &Path, base: u32, stream: u64) -> Option<Box<Self>> {
-        let target = request.uri().path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
-        let scheme = request.uri().scheme_str().unwrap_or("http");
+    fn begin(request: &RequestView<'_>, hop: &Hop, taps: &Taps, asked: Asked) -> Option<Box<Self>> {
         let watching = taps.watching(&tap::Request {
-            direction: path.direction,
-            method: request.method().as_str(),
-            scheme,
-            authority: authority(request),
-            path: target,
-            workload: path.workload.as_ref(),
-            pod: path.pod.as_ref(),
+            direction: hop.direction(),
+            method: request.method,
+            scheme: request.scheme,
+            authority: request.authority,
+            path: request.path,
+            workload: hop.workload.as_ref(),
+            pod: hop.pod.as_ref(),
         });
         if watching.is_empty() {
             return None;
         }
-        let tapped = Self { taps: taps.clone(), watching, id: Id { base, stream }, path: path.clone() };
-        tapped.tell(tap_event::Kind::RequestInit(RequestInit {
-            method: request.method().to_string(),
-            scheme: scheme.to_owned(),
-            authority: authority(request).to_owned(),
-            path: target.to_owned(),
-        }));
+        let id = Id { base: asked.connection, stream: asked.stream };
+        let tapped = Self { taps: taps.clone(), watching, id, source: asked.source };
+        let init = RequestInit {
+            method: request.method.to_owned(),
+            scheme: request.scheme.to_owned(),
+            authority: request.authority.to_owned(),
+            path: request.path.to_owned(),
+        };
+        tapped.tell(hop, tap_event::Kind::RequestInit(init));
         Some(Box::new(tapped))
     }
 
-    fn tell(&self, kind: tap_event::Kind) {
+    fn tell(&self, hop: &Hop, kind: tap_event::Kind) {
         let peer = |address: SocketAddr| Peer { address: Some(address.into()), ..Peer::default() };
-        let (pod, workload) = (self.path.pod.clone(), self.path.workload.clone());
+        let (pod, workload) = (hop.pod.clone(), hop.workload.clone());
         let event = TapEvent {
             id: Some(self.id),
-            direction: self.path.direction.into(),
-            source: Some(peer(self.path.source)),
-            destination: Some(Peer { pod, workload, ..peer(self.path.destination) }),
-            tls: Some(report::tls(&self.path.tls)),
+            direction: hop.direction().into(),
+            source: Some(peer(self.source)),
+            destination: Some(Peer { pod, workload, ..peer(hop.upstream.endpoint.address) }),
+            tls: Some(report::tls(&hop.tls)),
             kind: Some(kind),
         };
         self.taps.observe(&self.watching, &event);
     }
-}
-
-fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use conduit_api::latency;
 
 use super::{
-    Direction, End, HistogramTotals, Labels, Peer, Refused, Tls, Totals,
+    Direction, End, HistogramTotals, Labels, Layer, Peer, Refused, Tls, Totals,
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
 
@@ -92,15 +92,19 @@ pub fn render(
         histogram(&mut text, "tcp_connection_duration_ms", labels, &totals.duration);
     }
 
-    family(
-        &mut text,
-        "conduit_proxy_tls_refused_total",
-        "counter",
-        "Handshakes with other proxies that were refused, by why.",
-    );
-    for (refused, count) in refusals {
-        let labels = format!("{},reason=\"{}\"", direction(refused.direction), refused.reason);
-        sample(&mut text, "conduit_proxy_tls_refused_total", &labels, "", *count);
+    for (layer, name, help) in [
+        (Layer::Tls, "conduit_proxy_tls_refused_total", "Handshakes with other proxies that were refused, by why."),
+        (
+            Layer::Http,
+            "conduit_proxy_http_refused_total",
+            "Requests and responses that were refused because they could mean two things, or are beyond a limit, by why.",
+        ),
+    ] {
+        family(&mut text, name, "counter", help);
+        for (refused, count) in refusals.iter().filter(|(refused, _)| refused.layer == layer) {
+            let labels = format!("{},reason=\"{}\"", direction(refused.direction), refused.reason);
+            sample(&mut text, name, &labels, "", *count);
+        }
     }
 
     for (name, help, value) in gauges {

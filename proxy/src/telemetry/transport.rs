@@ -86,20 +86,47 @@ pub struct Counted {
     stream: Stream,
     counters: Arc<Connections>,
     since: Instant,
+    until: Option<Instant>,
 }
 
 impl Counted {
     /// `stream` is open.
     ///
-    /// `lives` ends with it.
-    pub fn new(stream: Stream, counters: Arc<Connections>, lives: Option<Lives>) -> Self {
+    /// `lives` ends with it, and `until` then it may carry what begins.
+    pub fn new(stream: Stream, counters: Arc<Connections>, lives: Option<Lives>, until: Option<Instant>) -> Self {
         counters.opened.add(1);
-        Self { _lives: lives, stream, counters, since: Instant::now() }
+        Self { _lives: lives, stream, counters, since: Instant::now(), until }
+    }
+
+    /// When the certificates expire that it was made with.
+    pub fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// They have not.
+    pub fn is_current(&self) -> bool {
+        self.until.is_none_or(|until| until > Instant::now())
     }
 
     /// The TCP connection under it, for its options.
     pub fn tcp(&self) -> &TcpStream {
         self.stream.tcp()
+    }
+
+    /// So many bytes were read of it before it was known what it is.
+    pub fn read_before(&self, bytes: usize) {
+        self.counters.read_bytes.add(bytes as u64);
+    }
+
+    /// So many bytes went from it to `to` without having been here.
+    pub fn passed(&self, bytes: usize, to: &Self) {
+        self.counters.read_bytes.add(bytes as u64);
+        to.counters.write_bytes.add(bytes as u64);
+    }
+
+    /// Whether there is nothing between it and its socket.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.stream, Stream::Tcp(_))
     }
 
     fn wrote(&self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {

@@ -330,9 +330,14 @@ impl Meshed {
 
     /// What the proxy says of itself.
     pub async fn admin(&self, path: &str) -> Option<String> {
+        self.ask("GET", path).await
+    }
+
+    /// The proxy's answer to whoever is beside it.
+    pub async fn ask(&self, method: &str, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect((self.ip, METRICS_PORT)).await.ok()?;
         stream
-            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+            .write_all(format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
             .await
             .ok()?;
         let mut answer = String::new();
@@ -356,6 +361,11 @@ impl Meshed {
         let Ok(sealed) = fs::read(cache) else { return false };
         let kept = Cache::decode(conduit_ca::cache::open(&token, &sealed).unwrap().as_slice()).unwrap();
         kept.revision as f64 == self.metric("conduit_proxy_discovery_revision", &[]).await
+    }
+
+    /// Whether the proxy has stopped by itself.
+    pub fn has_ended(&self) -> bool {
+        self.proxy.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Tells the proxy to stop.

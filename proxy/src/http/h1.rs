@@ -1,0 +1,304 @@
+//! HTTP/1 from its clients to whoever answers: one request after the other, both ways at once.
+//!
+//! ```text
+//!   client ──► head ──► who gets it ──► head, and as much of the body as there is, in one write ──► server
+//!          ◄──────────────── head and body, likewise ◄────────────────────────────────────────────
+//! ```
+//!
+//! There is no task and no channel within: one future drives both sides of an exchange, so that a request's body may be on its way
+//! while the response has begun, `100 Continue` waits for nobody, and whoever goes is noticed.
+
+mod flight;
+mod pump;
+
+use std::{
+    future::poll_fn,
+    io,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Response;
+use tokio::time::timeout;
+use tracing::debug;
+
+use self::{
+    flight::{Broken, Client, Flight, Uploading},
+    pump::{Pump, take},
+};
+use super::{
+    ATTEMPTS_MAX, Failure, Forward, Protocol, Refusal,
+    body::{Body, Passing},
+    exchange::{Asked, Exchange},
+    head::{self, EndOfHead, Ending, RequestHead},
+};
+use crate::{buffer::Buffer, buffered::Buffered};
+
+/// From the first byte of a head to its last: a client that takes longer is let go (slowloris). Between two requests a client may
+/// take its time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long, and how much, is still read of a client that is told to go: a reset would take the answer from it (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// What comes after an exchange.
+enum After {
+    /// Another request.
+    Next,
+    /// The end of the connection.
+    Close,
+    /// The end, at once: the response says how long it should have been.
+    Cut,
+    /// The end, as a reset: nothing else says that the response is not whole.
+    Reset,
+    /// Bytes, to this server.
+    Tunnel(Box<Buffered>),
+}
+
+/// Answers the requests of `client`.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn serve<F: Forward>(forward: &F, mut client: Buffered) -> io::Result<()> {
+    let mut stream = 0;
+    loop {
+        let mut head = Buffer::small();
+        let request = match next(&mut client, &mut head).await? {
+            Some(Ok(request)) => request,
+            Some(Err(refusal)) => {
+                forward.refused(refusal);
+                let response = Failure::Refused(refusal).response(false);
+                say(&mut client, &response, Ending::Close, true).await?;
+                return linger(client).await;
+            }
+            None => return poll_fn(|cx| client.poll_end(cx)).await,
+        };
+        let asked = Asked { source: forward.source(), connection: forward.number(), stream };
+        stream += 1;
+        match exchange(forward, &mut client, &request, head, asked).await? {
+            After::Next => {}
+            After::Close => return linger(client).await,
+            After::Cut => return Ok(()),
+            After::Reset => {
+                crate::forward::reset(client.tcp());
+                return Ok(());
+            }
+            After::Tunnel(server) => {
+                let _busy = forward.worker().busy();
+                crate::forward::copy(client, *server).await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The next request, and its head as it goes on in `out`; `None` when there is none to come.
+async fn next(client: &mut Buffered, out: &mut Buffer) -> io::Result<Option<Result<RequestHead, Refusal>>> {
+    loop {
+        let lines = head::empty_lines(client.input.filled());
+        client.input.consume(lines);
+        if !client.input.is_empty() && client.input.filled() != b"\r" {
+            break;
+        }
+        let is_idle = client.input.is_empty();
+        let come = poll_fn(|cx| client.poll_fill(cx));
+        let come = if is_idle { come.await? } else { timeout(HEAD_TIMEOUT, come).await.unwrap_or(Ok(0))? };
+        if come == 0 {
+            return Ok(None);
+        }
+    }
+    let mut end = EndOfHead::of_request();
+    let length = match end.find(client.input.filled()) {
+        Ok(Some(length)) => Ok(length),
+        Ok(None) => match timeout(HEAD_TIMEOUT, rest_of_head(client, &mut end)).await {
+            Ok(Ok(length)) => length,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => Err(Refusal::HeadTimeout),
+        },
+        Err(refusal) => Err(refusal),
+    };
+    let request = length.and_then(|length| {
+        let request = head::request(&client.input.filled()[..length], out)?;
+        client.input.consume(length);
+        Ok(request)
+    });
+    Ok(Some(request))
+}
+
+async fn rest_of_head(client: &mut Buffered, end: &mut EndOfHead) -> io::Result<Result<usize, Refusal>> {
+    loop {
+        if client.input.is_full() && client.input.grow().is_err() {
+            return Ok(Err(Refusal::HeadTooLarge));
+        }
+        if poll_fn(|cx| client.poll_fill(cx)).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match end.find(client.input.filled()) {
+            Ok(Some(length)) => return Ok(Ok(length)),
+            Ok(None) => {}
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+    }
+}
+
+/// One request, to whoever gets it, until its response has ended.
+async fn exchange<F: Forward>(
+    forward: &F,
+    client: &mut Buffered,
+    request: &RequestHead,
+    mut head: Buffer,
+    asked: Asked,
+) -> io::Result<After> {
+    let worker = forward.worker();
+    let _busy = worker.busy();
+    // What of the body is here already goes in the same write.
+    let mut body = Body::new(request.framing);
+    let taken = take(&mut body, &mut client.input, &mut head);
+    let view = request.view(head.filled());
+    let mut upload = Pump::new(&head, body, *taken.as_ref().unwrap_or(&Passing::default()));
+    let resolved = match taken {
+        Ok(_) => forward.resolve(&view).await,
+        Err(refusal) => {
+            forward.refused(refusal);
+            Err(Failure::Refused(refusal))
+        }
+    };
+    let service = match resolved {
+        Ok(service) => service,
+        Err(failure) => {
+            forward.failed(&view, failure);
+            return answer(client, request, &upload, failure).await;
+        }
+    };
+
+    let (mut tried, mut failure, mut was_sent) = (Vec::new(), Failure::NoEndpoints, false);
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(hop) = forward.pick(&service, &view, &tried) else { break };
+        let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, asked);
+        if let Some(balancer) = forward.balancer(&service) {
+            recorded.loads(balancer);
+        }
+        // One that was closed meanwhile costs a request that may be sent again nothing; of any other it is looked at twice.
+        let idle = if was_sent { None } else { hop.connections.idle(!request.is_idempotent) };
+        let is_reused = idle.is_some();
+        let server = match idle {
+            Some(server) => server,
+            None => match worker.pool.connect(&hop.upstream, Protocol::Http1).await {
+                Ok(server) => Buffered::new(server, Buffer::default()),
+                Err(error) => {
+                    let address = hop.upstream.endpoint.address;
+                    debug!(dst.addr = %address, %error, "an endpoint cannot be connected to");
+                    recorded.unreachable();
+                    tried.push(address);
+                    failure = undelivered(was_sent);
+                    continue;
+                }
+            },
+        };
+        let flight = Flight {
+            client: &mut *client,
+            server,
+            request,
+            upload: &mut upload,
+            uploading: Uploading::Going,
+            ends: Client::Waits,
+            has_answered: false,
+            is_mesh: hop.upstream.peer().is_some(),
+        };
+        match flight.run(forward, &hop, &mut recorded).await {
+            Ok(after) => return Ok(after),
+            Err(Broken::Client(error)) => return Err(error),
+            Err(Broken::Refused(refusal)) => {
+                failure = Failure::Refused(refusal);
+                forward.refused(refusal);
+            }
+            Err(Broken::BadResponse(refusal)) => {
+                failure = Failure::BadResponse;
+                forward.refused(refusal);
+            }
+            Err(Broken::Undelivered) => {
+                recorded.unreachable();
+                tried.push(hop.upstream.endpoint.address);
+                upload.again();
+                failure = undelivered(was_sent);
+                continue;
+            }
+            Err(Broken::Server { error, is_silent }) => {
+                debug!(dst.addr = %hop.upstream.endpoint.address, %error, "an endpoint did not answer");
+                failure = Failure::Broken;
+                // It was closing the connection when the request came to it: nobody has answered, nobody has gone, and it is all here
+                // still.
+                if is_reused && is_silent && (upload.sent == 0 || (upload.is_whole && request.is_idempotent)) {
+                    recorded.abandon();
+                    upload.again();
+                    was_sent = true;
+                    continue;
+                }
+            }
+        }
+        recorded.fail(failure);
+        return answer(client, request, &upload, failure).await;
+    }
+    forward.failed(&view, failure);
+    answer(client, request, &upload, failure).await
+}
+
+/// Not "nobody got it", if somebody may have.
+fn undelivered(was_sent: bool) -> Failure {
+    if was_sent { Failure::Broken } else { Failure::Connect }
+}
+
+/// This proxy's own answer.
+async fn answer(
+    client: &mut Buffered,
+    request: &RequestHead,
+    upload: &Pump<'_>,
+    failure: Failure,
+) -> io::Result<After> {
+    let keep = request.keep_alive && !request.is_old && upload.body.is_end() && upload.passing == 0;
+    let ending = if keep { Ending::Silent } else { Ending::Close };
+    say(client, &failure.response(request.is_grpc), ending, !request.is_head).await?;
+    Ok(if keep { After::Next } else { After::Close })
+}
+
+async fn say(client: &mut Buffered, response: &Response<Bytes>, ending: Ending, with_body: bool) -> io::Result<()> {
+    let status = response.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut text = format!("HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\n", status.as_str(), response.body().len());
+    for (name, value) in response.headers() {
+        // All of them are this proxy's own words.
+        text.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+    }
+    let mut bytes = text.into_bytes();
+    bytes.extend_from_slice(ending.lines());
+    if with_body {
+        bytes.extend_from_slice(response.body());
+    }
+    let mut written = 0;
+    poll_fn(|cx| {
+        while written < bytes.len() {
+            written += ready!(client.poll_write(cx, &bytes[written..]))?;
+        }
+        client.poll_flush(cx)
+    })
+    .await
+}
+
+/// Ends the connection, when its client has had the time to read what was sent last.
+async fn linger(mut client: Buffered) -> io::Result<()> {
+    poll_fn(|cx| client.poll_end(cx)).await?;
+    let mut left = LINGER_BYTES_MAX;
+    let until_the_end = poll_fn(|cx| {
+        loop {
+            client.input.clear();
+            match ready!(client.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(read) if read > left => return Poll::Ready(()),
+                Ok(read) => left -= read,
+            }
+        }
+    });
+    let _ = timeout(LINGER, until_the_end).await;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! A message of HTTP/1 on its way from one connection to another.
+
+use std::{
+    io,
+    task::{Context, Poll, ready},
+};
+
+use crate::{
+    buffer::Buffer,
+    buffered::Buffered,
+    http::{
+        Refusal,
+        body::{Body, Passing},
+    },
+};
+
+/// A message on its way: its head, and the body behind it.
+pub(super) struct Pump<'a> {
+    /// The head as it goes on, with the beginning of the body.
+    lead: &'a Buffer,
+    /// So much of it was sent.
+    pub(super) sent: usize,
+    pub(super) body: Body,
+    /// So much of what the sender's connection has read may be sent.
+    pub(super) passing: usize,
+    /// Of the body, what was passed since that was last asked.
+    pub(super) payload: usize,
+    /// All of it was here with the head.
+    pub(super) is_whole: bool,
+    /// The last read has filled the sender's buffer.
+    was_full: bool,
+}
+
+/// Which of the two sides has broken.
+pub(super) enum Side {
+    /// The sender.
+    From(io::Error),
+    /// The receiver.
+    To(io::Error),
+    /// What the sender sends is not what its head promised.
+    Refused(Refusal),
+}
+
+/// Puts as much of a body as there is, and as there is room for, behind its head; what is left of it may pass.
+pub(super) fn take(body: &mut Body, input: &mut Buffer, head: &mut Buffer) -> Result<Passing, Refusal> {
+    if body.is_end() || input.is_empty() {
+        return Ok(Passing::default());
+    }
+    let passing = body.advance(input)?;
+    let taken = head.append(&input.filled()[..passing.bytes]);
+    input.consume(taken);
+    Ok(Passing { bytes: passing.bytes - taken, ..passing })
+}
+
+impl<'a> Pump<'a> {
+    /// `lead` goes first, then what may pass of what was read already, and then the rest of `body`.
+    pub(super) fn new(lead: &'a Buffer, body: Body, passing: Passing) -> Self {
+        let is_whole = body.is_end() && passing.bytes == 0;
+        Self { lead, sent: 0, body, passing: passing.bytes, payload: passing.payload, is_whole, was_full: false }
+    }
+
+    /// Nothing of it was sent yet.
+    pub(super) fn again(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Sends what there is, until the body has ended.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Buffered,
+        to: &mut Buffered,
+    ) -> Poll<Result<(), Side>> {
+        while self.sent < self.lead.filled().len() {
+            self.sent += ready!(to.poll_write(cx, &self.lead.filled()[self.sent..])).map_err(Side::To)?;
+        }
+        loop {
+            while self.passing > 0 {
+                let written = ready!(to.poll_write(cx, &from.input.filled()[..self.passing])).map_err(Side::To)?;
+                from.input.consume(written);
+                self.passing -= written;
+            }
+            if self.body.is_end() {
+                return to.poll_flush(cx).map_err(Side::To);
+            }
+            let passing = self.body.advance(&mut from.input).map_err(Side::Refused)?;
+            (self.passing, self.payload) = (passing.bytes, self.payload + passing.payload);
+            if self.passing > 0 || self.body.is_end() {
+                continue;
+            }
+            ready!(to.poll_flush(cx)).map_err(Side::To)?;
+            if self.was_full {
+                from.input.widen();
+            }
+            match ready!(from.poll_fill(cx)).map_err(Side::From)? {
+                0 if self.body.is_end_at_close() => return Poll::Ready(Ok(())),
+                0 => return Poll::Ready(Err(Side::From(io::ErrorKind::UnexpectedEof.into()))),
+                _ => self.was_full = from.input.is_full(),
+            }
+        }
+    }
+}
