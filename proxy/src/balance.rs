@@ -12,8 +12,13 @@ use tokio::time::Instant;
 
 /// How long a slow answer is remembered.
 const DECAY: Duration = Duration::from_secs(10);
-/// What an endpoint is taken for that has not answered yet: slow enough not to be flooded, fast enough to be tried.
+/// What an endpoint is taken for that has not answered yet, as long as no other has: slow enough not to be flooded, fast enough to be
+/// tried.
 const DEFAULT_RTT: Duration = Duration::from_millis(30);
+/// An endpoint that joins others has its whole share after this long ...
+const SLOW_START: Duration = Duration::from_secs(30);
+/// ... and this part of it at first: its caches are empty, and its code is not compiled yet.
+const SLOW_START_SHARE: f64 = 0.1;
 /// An endpoint that could not be connected to is put aside for this long, doubled at each further failure ...
 const ASIDE_MIN: Duration = Duration::from_millis(100);
 /// ... up to this.
@@ -25,18 +30,42 @@ struct Load {
     /// Seconds; rises at once, falls over [`DECAY`].
     ewma: f64,
     updated: Instant,
+    /// It has answered: before that it is taken for what the others are.
+    has_answered: bool,
+    /// When it joined others.
+    joined: Option<Instant>,
     pending: u32,
     failures: u32,
     aside_until: Option<Instant>,
 }
 
 impl Load {
-    fn new(now: Instant) -> Self {
-        Self { ewma: DEFAULT_RTT.as_secs_f64(), updated: now, pending: 0, failures: 0, aside_until: None }
+    /// `others` is the average of those that it joins.
+    fn new(now: Instant, others: Option<f64>) -> Self {
+        Self {
+            ewma: others.unwrap_or(DEFAULT_RTT.as_secs_f64()),
+            updated: now,
+            has_answered: false,
+            joined: others.map(|_| now),
+            pending: 0,
+            failures: 0,
+            aside_until: None,
+        }
     }
 
     fn cost(&self, now: Instant) -> f64 {
+        if !self.has_answered && self.pending == 0 {
+            // One request is what it takes to know.
+            return 0.0;
+        }
         self.decayed(now, 0.0) * f64::from(self.pending + 1)
+    }
+
+    /// Whether it takes part this time; `chance` is below 1.
+    fn takes_part(&self, now: Instant, chance: f64) -> bool {
+        let Some(joined) = self.joined else { return true };
+        let age = now.saturating_duration_since(joined).as_secs_f64() / SLOW_START.as_secs_f64();
+        chance < SLOW_START_SHARE + (1.0 - SLOW_START_SHARE) * age
     }
 
     /// The average at `now`, drawn towards `rtt`.
@@ -48,7 +77,8 @@ impl Load {
 
     fn observe(&mut self, now: Instant, rtt: Duration) {
         let rtt = rtt.as_secs_f64();
-        self.ewma = if rtt > self.ewma { rtt } else { self.decayed(now, rtt) };
+        self.ewma = if rtt > self.ewma || !self.has_answered { rtt } else { self.decayed(now, rtt) };
+        self.has_answered = true;
         self.updated = now;
     }
 }
@@ -71,8 +101,10 @@ impl Balancer {
     /// Takes over a new set of endpoints; those that stay keep what is known of them.
     pub fn update<'a>(&mut self, now: Instant, endpoints: impl Iterator<Item = &'a SocketAddr>) {
         let mut known: BTreeMap<_, _> = std::mem::take(&mut self.loads).into_iter().collect();
+        let answered: Vec<_> = known.values().filter(|load| load.has_answered).map(|load| load.ewma).collect();
+        let others = (!answered.is_empty()).then(|| answered.iter().sum::<f64>() / answered.len() as f64);
         let wanted: BTreeSet<_> = endpoints.copied().collect();
-        let kept = |address| (address, known.remove(&address).unwrap_or_else(|| Load::new(now)));
+        let kept = |address| (address, known.remove(&address).unwrap_or_else(|| Load::new(now, others)));
         self.loads = wanted.into_iter().map(kept).collect();
     }
 
@@ -85,7 +117,14 @@ impl Balancer {
         let (first, second) = two_of(random, self.loads.len())?;
         let (first, second) = (&self.loads[first], &self.loads[second]);
         let picked = if fit(first) && fit(second) {
-            Some(cheaper(now, first, second))
+            // What is left of a number that has said which of several is a number of its own.
+            let count = self.loads.len() as f64;
+            let chances = ((random.0 * count).fract(), (random.1 * (count - 1.0)).fract());
+            Some(match (first.1.takes_part(now, chances.0), second.1.takes_part(now, chances.1)) {
+                (true, false) => first,
+                (false, true) => second,
+                _ => cheaper(now, first, second),
+            })
         } else {
             self.pick_among(now, random, fit).or_else(|| self.pick_among(now, random, untried))
         };
@@ -219,6 +258,58 @@ mod tests {
             balancer.end(later, address(i), Some(Duration::from_millis(30)));
         }
         assert!(shares(&balancer, later, 3)[0] > 0, "it is tried again");
+    }
+
+    /// Shares, second by second, of endpoints that answer within so many milliseconds; 200 requests a second, chance by seed.
+    fn simulate(balancer: &mut Balancer, from: Instant, seconds: u64, answers_ms: &[u64]) -> Vec<Vec<usize>> {
+        use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+        let mut chance = StdRng::seed_from_u64(7);
+        let mut under_way: Vec<(Instant, u16, Duration)> = Vec::new();
+        let mut shares = vec![vec![0; answers_ms.len()]; seconds as usize];
+        for i in 0..seconds * 200 {
+            let now = from + Duration::from_millis(i * 5);
+            under_way.retain(|(end, port, rtt)| {
+                let is_over = *end <= now;
+                if is_over {
+                    balancer.end(*end, address(*port), Some(*rtt));
+                }
+                !is_over
+            });
+            let picked = balancer.pick(now, (chance.random(), chance.random()), &[]).unwrap();
+            balancer.begin(picked);
+            let rtt = Duration::from_millis(answers_ms[usize::from(picked.port())]);
+            under_way.push((now + rtt, picked.port(), rtt));
+            shares[(i / 200) as usize][usize::from(picked.port())] += 1;
+        }
+        for (end, port, rtt) in under_way {
+            balancer.end(end, address(port), Some(rtt));
+        }
+        shares
+    }
+
+    #[test]
+    fn an_endpoint_ten_times_slower_gets_little_and_recovers() {
+        let now = Instant::now();
+        let mut balancer = balancer(now, 3);
+        let slow = simulate(&mut balancer, now, 20, &[100, 10, 10]);
+        for (second, shares) in slow.iter().enumerate().skip(1) {
+            assert!(shares[0] * 100 < 200 * 5, "second {second}: {shares:?}");
+        }
+        let well = simulate(&mut balancer, now + Duration::from_secs(20), 30, &[10, 10, 10]);
+        let shares = well.last().unwrap();
+        assert!(shares.iter().all(|share| (40..=100).contains(share)), "{shares:?}");
+    }
+
+    #[test]
+    fn a_new_endpoint_is_not_flooded() {
+        let now = Instant::now();
+        let mut balancer = balancer(now, 2);
+        simulate(&mut balancer, now, 10, &[5, 5]);
+        let later = now + Duration::from_secs(10);
+        balancer.update(later, [address(0), address(1), address(2)].iter());
+        let shares = simulate(&mut balancer, later, 30, &[5, 5, 5]);
+        assert!(shares[0][2] < 60, "not more than its share at first: {:?}", shares[0]);
+        assert!(shares.last().unwrap()[2] > 40, "its share in the end: {:?}", shares.last());
     }
 
     #[test]
