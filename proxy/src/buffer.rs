@@ -73,11 +73,6 @@ impl Buffer {
         &self.memory[self.start..self.end]
     }
 
-    /// The same, to be changed.
-    pub fn filled_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.end]
-    }
-
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
@@ -161,7 +156,7 @@ impl Buffer {
     }
 
     /// Reads what there is, behind what is in it; how much that was, 0 at the end of `stream`. While nothing comes, an empty
-    /// buffer has no memory. One that was filled by a single read is larger the next time.
+    /// buffer has no memory.
     pub fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -186,6 +181,14 @@ impl Buffer {
             self.release();
         }
         Poll::Ready(Ok(read))
+    }
+
+    /// Moves to `out` what it has room for. A connection may be idle for hours after that: what is empty has no memory.
+    pub fn drain_to(&mut self, out: &mut ReadBuf<'_>) {
+        let count = self.filled().len().min(out.remaining());
+        out.put_slice(&self.filled()[..count]);
+        self.consume(count);
+        self.release();
     }
 
     /// Whether the last read has filled it: there is probably more.

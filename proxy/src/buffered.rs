@@ -43,11 +43,6 @@ impl Buffered {
         &self.stream
     }
 
-    /// The other side has said that it sends nothing more.
-    pub fn has_ended(&self) -> bool {
-        self.ended
-    }
-
     /// Reads what there is behind what is there; how much, 0 at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.ended {
@@ -95,11 +90,7 @@ impl AsyncRead for Buffered {
         if self.input.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let count = self.input.filled().len().min(buf.remaining());
-        buf.put_slice(&self.input.filled()[..count]);
-        self.input.consume(count);
-        // A connection may be idle for hours.
-        self.input.release();
+        self.input.drain_to(buf);
         Poll::Ready(Ok(()))
     }
 }

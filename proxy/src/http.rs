@@ -11,17 +11,17 @@ pub mod h2;
 pub mod head;
 pub mod pool;
 
-use std::{cell::RefCell, future::Future, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
-use ::h2::Reason;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use tracing::debug;
 
-use self::exchange::Hop;
+use self::exchange::{Asked, Hop};
 use crate::{
     balance::Balancer,
     buffer::TooLarge,
+    buffered::Buffered,
     telemetry::{Direction, Layer},
     worker::Worker,
 };
@@ -103,25 +103,50 @@ impl<'a> Headers<'a> {
     }
 }
 
+/// A connection that carries requests, as both directions know it.
+pub struct Client {
+    /// The thread that this is on.
+    pub worker: Rc<Worker>,
+    /// Inbound or outbound.
+    pub direction: Direction,
+    /// For those who watch.
+    pub number: u32,
+    /// Who asks.
+    pub source: SocketAddr,
+    /// Whether that is another proxy of this mesh, which speaks for many.
+    pub is_mesh: bool,
+}
+
+impl Client {
+    /// One that begins.
+    pub fn new(worker: &Rc<Worker>, direction: Direction, source: SocketAddr, is_mesh: bool) -> Self {
+        Self { worker: worker.clone(), direction, number: worker.number(), source, is_mesh }
+    }
+
+    /// A request on it, which is told from the others by `stream`.
+    fn asks(&self, stream: u64) -> Asked {
+        Asked { source: self.source, connection: self.number, stream }
+    }
+}
+
+/// Answers the requests of `client`, which are of `protocol`.
+///
+/// # Errors
+/// When the connection breaks, or is not what it should be.
+pub async fn serve<F: Forward>(forward: F, protocol: Protocol, client: Buffered) -> io::Result<()> {
+    match protocol {
+        Protocol::Http2 => h2::serve(Rc::new(forward), client).await.map_err(io::Error::other),
+        Protocol::Http1 | Protocol::Opaque => h1::serve(&forward, client).await,
+    }
+}
+
 /// Where the requests of a connection go: what an engine asks of the direction that it serves.
 pub trait Forward: 'static {
     /// What a request is for.
     type Service;
 
-    /// Inbound or outbound.
-    fn direction(&self) -> Direction;
-
-    /// The thread that this is on.
-    fn worker(&self) -> &Rc<Worker>;
-
-    /// A number for the connection, for those who watch.
-    fn number(&self) -> u32;
-
-    /// Who asks.
-    fn source(&self) -> SocketAddr;
-
-    /// Whether that is another proxy of this mesh, which speaks for many.
-    fn is_mesh(&self) -> bool;
+    /// Whose requests they are.
+    fn client(&self) -> &Client;
 
     /// What `request` is for.
     ///
@@ -143,8 +168,9 @@ pub trait Forward: 'static {
 
     /// Counts a message that is not passed on.
     fn refused(&self, refusal: Refusal) {
-        debug!(src.addr = %self.source(), reason = refusal.reason(), "refused a message");
-        self.worker().telemetry.refused(self.direction(), Layer::Http, refusal.reason());
+        let Client { worker, direction, source, .. } = self.client();
+        debug!(src.addr = %source, reason = refusal.reason(), "refused a message");
+        worker.telemetry.refused(*direction, Layer::Http, refusal.reason());
     }
 }
 
@@ -327,14 +353,6 @@ impl Failure {
             *response.body_mut() = Bytes::from(format!("conduit: {}\n", self.message()));
         }
         response
-    }
-
-    /// ... and the error code of an HTTP/2 stream that it ends.
-    pub fn reset(self) -> Reason {
-        match self {
-            Self::Refused(_) => Reason::PROTOCOL_ERROR,
-            _ => Reason::INTERNAL_ERROR,
-        }
     }
 }
 

@@ -16,9 +16,9 @@ use crate::{
     buffered::Buffered,
     connect::Upstream,
     forward::{self, ANYBODY_FIRST, Spoken, read_on},
-    http::{Failure, Forward, Protocol, RequestView, exchange::Hop, h1, h2, pool::foreign},
+    http::{self, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::{Prefixed, Stream},
-    telemetry::{Direction, End, Labels, Layer, Tls},
+    telemetry::{Direction, Labels, Layer, Tls},
     worker::Worker,
 };
 
@@ -130,12 +130,9 @@ async fn carry(
     if protocol == Protocol::Opaque {
         return opaque(worker, client, upstream, &application).await;
     }
-    let number = worker.number();
-    let connection = Connection { worker: worker.clone(), number, source, application, tls, hops: RefCell::default() };
-    match protocol {
-        Protocol::Http2 => h2::serve(Rc::new(connection), client).await.map_err(io::Error::other),
-        Protocol::Http1 | Protocol::Opaque => h1::serve(&connection, client).await,
-    }
+    let asks = Client::new(worker, Direction::Inbound, source, matches!(tls, Tls::Mutual(_)));
+    let connection = Connection { client: asks, application, tls, hops: RefCell::default() };
+    http::serve(connection, protocol, client).await
 }
 
 /// Bytes, to the application as they are.
@@ -163,9 +160,7 @@ async fn opaque(
 
 /// A connection that carries requests.
 struct Connection {
-    worker: Rc<Worker>,
-    number: u32,
-    source: SocketAddr,
+    client: Client,
     application: Upstream,
     /// How its client is known.
     tls: Tls,
@@ -176,24 +171,8 @@ struct Connection {
 impl Forward for Connection {
     type Service = ();
 
-    fn direction(&self) -> Direction {
-        Direction::Inbound
-    }
-
-    fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-
-    fn number(&self) -> u32 {
-        self.number
-    }
-
-    fn source(&self) -> SocketAddr {
-        self.source
-    }
-
-    fn is_mesh(&self) -> bool {
-        matches!(self.tls, Tls::Mutual(_))
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The application: there is no other.
@@ -210,13 +189,12 @@ impl Forward for Connection {
     }
 
     fn failed(&self, request: &RequestView<'_>, failure: Failure) {
-        let counters = self.worker.telemetry.requests(&self.labels(request.authority));
-        counters.requests.add(1);
-        counters.end(End::Http(failure.status()));
+        let counters = self.client.worker.telemetry.requests(&self.labels(request.authority));
+        counters.fail(failure.status());
     }
 
     fn is_leaving(&self) -> bool {
-        self.worker.is_draining()
+        self.client.worker.is_draining()
     }
 }
 
@@ -227,7 +205,7 @@ impl Connection {
         if let Some(hop) = known.iter().find(|hop| hop.authority() == authority) {
             return hop.clone();
         }
-        let hop = Hop::new(&self.worker, self.application.clone(), &self.labels(authority));
+        let hop = Hop::new(&self.client.worker, self.application.clone(), &self.labels(authority));
         if known.len() >= AUTHORITIES_REMEMBERED_MAX {
             known.remove(0);
         }

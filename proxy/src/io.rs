@@ -53,11 +53,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         if self.prefix.is_empty() {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
-        let length = self.prefix.filled().len().min(buf.remaining());
-        buf.put_slice(&self.prefix.filled()[..length]);
-        self.prefix.consume(length);
-        // A connection may be idle for hours.
-        self.prefix.release();
+        self.prefix.drain_to(buf);
         Poll::Ready(Ok(()))
     }
 }

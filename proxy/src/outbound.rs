@@ -15,10 +15,10 @@ use crate::{
     connect::Upstream,
     destination::Destination,
     forward::{self, APPLICATION_FIRST, Spoken},
-    http::{ATTEMPTS_MAX, Failure, Forward, Protocol, RequestView, exchange::Hop, h1, h2, pool::foreign},
+    http::{self, ATTEMPTS_MAX, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::Stream,
     route::Chosen,
-    telemetry::{Direction, End, Labels, Peer, Tls, transport::Counted},
+    telemetry::{Direction, Labels, Peer, Tls, transport::Counted},
     worker::{Followed, Worker},
 };
 
@@ -65,20 +65,14 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
         }
     };
     drop(upstream);
-    let number = worker.number();
-    let connection =
-        Connection { worker: worker.clone(), number, source, original, followed, headless: RefCell::default() };
-    match protocol {
-        Protocol::Http2 => h2::serve(Rc::new(connection), client).await.map_err(io::Error::other),
-        Protocol::Http1 | Protocol::Opaque => h1::serve(&connection, client).await,
-    }
+    let asks = Client::new(worker, Direction::Outbound, source, false);
+    let connection = Connection { client: asks, original, followed, headless: RefCell::default() };
+    http::serve(connection, protocol, client).await
 }
 
 /// A connection that carries requests.
 struct Connection {
-    worker: Rc<Worker>,
-    number: u32,
-    source: SocketAddr,
+    client: Client,
     original: SocketAddr,
     followed: Rc<Followed>,
     /// By authority: the headless services that this connection's requests were found to mean.
@@ -88,24 +82,8 @@ struct Connection {
 impl Forward for Connection {
     type Service = Rc<Followed>;
 
-    fn direction(&self) -> Direction {
-        Direction::Outbound
-    }
-
-    fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-
-    fn number(&self) -> u32 {
-        self.number
-    }
-
-    fn source(&self) -> SocketAddr {
-        self.source
-    }
-
-    fn is_mesh(&self) -> bool {
-        false
+    fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The original destination, or the headless service that the request names and the destination is part of; and from there
@@ -119,9 +97,9 @@ impl Forward for Connection {
         let destination = followed.destination();
         let endpoint = pick(&destination, followed, self.original, tried)?;
         Some(followed.hop(request.authority, &endpoint, || {
-            let upstream = self.worker.upstream(&destination, endpoint.clone());
+            let upstream = self.client.worker.upstream(&destination, endpoint.clone());
             let labels = labels(request.authority, &upstream);
-            Hop::new(&self.worker, upstream, &labels)
+            Hop::new(&self.client.worker, upstream, &labels)
         }))
     }
 
@@ -132,9 +110,8 @@ impl Forward for Connection {
     fn failed(&self, request: &RequestView<'_>, failure: Failure) {
         let (endpoint, tls) = (foreign(self.original), Tls::NoIdentity);
         let nobody = Upstream { direction: Direction::Outbound, endpoint, service: None, tls };
-        let counters = self.worker.telemetry.requests(&labels(request.authority, &nobody));
-        counters.requests.add(1);
-        counters.end(End::Http(failure.status()));
+        let counters = self.client.worker.telemetry.requests(&labels(request.authority, &nobody));
+        counters.fail(failure.status());
     }
 
     /// The application leaves when it has done what it has to do; until then it is served.
@@ -154,7 +131,7 @@ impl Connection {
         let Some((name, port)) = self.followed.destination().headless(authority).cloned() else {
             return self.followed.clone();
         };
-        let followed = self.worker.follow(&Target::Service(name, port)).await;
+        let followed = self.client.worker.follow(&Target::Service(name, port)).await;
         let mut headless = self.headless.borrow_mut();
         if headless.len() < HEADLESS_REMEMBERED_MAX {
             headless.push((authority.to_owned(), followed.clone()));
@@ -168,7 +145,7 @@ impl Connection {
         let Destination::Service(service) = &*destination else { return Ok(followed) };
         let backend = match service.routes.choose(request, rand::random) {
             Chosen::Own => return Ok(followed),
-            Chosen::Other(target) => self.worker.follow(target).await,
+            Chosen::Other(target) => self.client.worker.follow(target).await,
             Chosen::NoRoute => return Err(Failure::NoRoute),
             Chosen::NoBackend => return Err(Failure::NoBackend),
         };

@@ -187,6 +187,12 @@ impl Counters {
         self.latency.observe(latency);
     }
 
+    /// A request got no answer but this proxy's own, with this HTTP status.
+    pub fn fail(&self, status: u16) {
+        self.requests.add(1);
+        self.end(End::Http(status));
+    }
+
     /// A response ended.
     pub fn end(&self, end: End) {
         match end {

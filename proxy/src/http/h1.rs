@@ -74,7 +74,7 @@ pub async fn serve<F: Forward>(forward: &F, mut client: Buffered) -> io::Result<
             }
             None => return poll_fn(|cx| client.poll_end(cx)).await,
         };
-        let asked = Asked { source: forward.source(), connection: forward.number(), stream };
+        let asked = forward.client().asks(stream);
         stream += 1;
         match exchange(forward, &mut client, &request, head, asked).await? {
             After::Next => {}
@@ -85,7 +85,7 @@ pub async fn serve<F: Forward>(forward: &F, mut client: Buffered) -> io::Result<
                 return Ok(());
             }
             After::Tunnel(server) => {
-                let _busy = forward.worker().busy();
+                let _busy = forward.client().worker.busy();
                 crate::forward::copy(client, *server).await;
                 return Ok(());
             }
@@ -150,7 +150,7 @@ async fn exchange<F: Forward>(
     mut head: Buffer,
     asked: Asked,
 ) -> io::Result<After> {
-    let worker = forward.worker();
+    let worker = &forward.client().worker;
     let _busy = worker.busy();
     // What of the body is here already goes in the same write.
     let mut body = Body::new(request.framing);

@@ -31,7 +31,7 @@ use tracing::debug;
 use self::flight::{Broken, Flight, Pump, Upload};
 use super::{
     ATTEMPTS_MAX, Failure, Forward, HEAD_BYTES_MAX, Headers, Refusal, RequestView,
-    exchange::{Asked, Exchange, Hop},
+    exchange::{Exchange, Hop},
     is_grpc,
     pool::Shared,
     strip_reserved,
@@ -69,7 +69,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// # Errors
 /// When the connection breaks, or is not HTTP/2.
 pub async fn serve<F: Forward>(forward: Rc<F>, client: Buffered) -> Result<(), ::h2::Error> {
-    let is_mesh = forward.is_mesh();
+    let is_mesh = forward.client().is_mesh;
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)
@@ -87,7 +87,7 @@ pub async fn serve<F: Forward>(forward: Rc<F>, client: Buffered) -> Result<(), :
     }
     let mut connection = builder.handshake::<_, Bytes>(client).await?;
     let mut cancelled = Cancelled { count: Rc::default(), since: Instant::now() };
-    let idle = forward.worker().idle(forward.number());
+    let idle = forward.client().worker.idle(forward.client().number);
     let mut streams = JoinSet::new();
     let mut is_leaving = false;
     loop {
@@ -197,7 +197,7 @@ async fn answer<F: Forward>(
     stream: u64,
     cancelled: Rc<Cell<u32>>,
 ) {
-    let _busy = forward.worker().busy();
+    let _busy = forward.client().worker.busy();
     let (parts, body) = request.into_parts();
     let mut request = Request::from_parts(parts, ());
     strip_reserved(request.headers_mut());
@@ -208,8 +208,8 @@ async fn answer<F: Forward>(
             return say(&mut respond, &request, Failure::Refused(refusal));
         }
     };
-    let asked = Asked { source: forward.source(), connection: forward.number(), stream };
-    let worker = forward.worker();
+    let asked = forward.client().asks(stream);
+    let worker = &forward.client().worker;
     let view = view(&request, authority);
     let service = match forward.resolve(&view).await {
         Ok(service) => service,

@@ -37,8 +37,6 @@ pub enum Tunnel {
 /// A request, as its head says. The ranges are of the head as it goes on.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// Bytes of the head as it came.
-    pub length: usize,
     /// How its body is framed.
     pub framing: Framing,
     /// What else it asks for.
@@ -63,8 +61,6 @@ pub struct RequestHead {
 /// A response, as its head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
-    /// Bytes of the head as it came.
-    pub length: usize,
     /// Three digits.
     pub status: u16,
     /// How its body is framed; after an interim response or a tunnel's begin there is none.
@@ -73,6 +69,8 @@ pub struct ResponseHead {
     pub keep_alive: bool,
     /// The gRPC status of a response that has no body.
     pub grpc_status: Option<u32>,
+    /// The connection is a tunnel from here on, as the request has asked.
+    pub starts_tunnel: bool,
     /// A proxy of this mesh answered for an application that did not.
     pub is_proxy_error: bool,
     /// ... because that never got the request.
@@ -182,7 +180,7 @@ pub fn request(bytes: &[u8], out: &mut Buffer) -> Result<RequestHead, Refusal> {
         return Err(Refusal::MalformedHead);
     }
     let is_old = version == 0;
-    let fields = Fields::read(parsed.headers, |name| name.starts_with(RESERVED))?;
+    let fields = Fields::read(parsed.headers, false)?;
     let tunnel = match method {
         "CONNECT" => Some(Tunnel::Connect),
         _ if fields.connection.upgrade && fields.has_upgrade && !is_old => Some(Tunnel::Upgrade),
@@ -203,7 +201,6 @@ pub fn request(bytes: &[u8], out: &mut Buffer) -> Result<RequestHead, Refusal> {
     let at = copy(bytes, parsed.headers, &fields, upgrade, at, out)?.unwrap_or_default();
     out.append_all(b"\r\n")?;
     Ok(RequestHead {
-        length: bytes.len(),
         framing,
         tunnel,
         keep_alive: if is_old { fields.connection.keep_alive } else { !fields.connection.close },
@@ -241,7 +238,7 @@ pub fn response(
     if !bytes.starts_with(b"HTTP/") {
         return Err(Refusal::MalformedHead);
     }
-    let mut fields = Fields::read(parsed.headers, |name| !is_mesh && name.starts_with(RESERVED))?;
+    let mut fields = Fields::read(parsed.headers, is_mesh)?;
     fields.is_uneven = end.is_uneven;
     let starts_tunnel = match request.tunnel {
         Some(Tunnel::Upgrade) => status == 101,
@@ -265,12 +262,12 @@ pub fn response(
     }
     copy(bytes, parsed.headers, &fields, status == 101, None, out)?;
     Ok(ResponseHead {
-        length: bytes.len(),
         status,
         framing,
         keep_alive: framing != Framing::UntilClose
             && if version == 0 { fields.connection.keep_alive } else { !fields.connection.close },
         grpc_status: fields.grpc_status,
+        starts_tunnel,
         is_proxy_error: fields.error.is_some(),
         is_undelivered: fields.error == Some(Failure::Connect.reason().as_bytes()),
     })
@@ -300,13 +297,12 @@ fn begins_with(name: &str, prefix: &str) -> bool {
 }
 
 impl<'a> Fields<'a> {
-    /// `is_reserved` says which names, in lower case, the sender has no right to.
-    fn read(headers: &[Header<'a>], is_reserved: impl Fn(&str) -> bool) -> Result<Self, Refusal> {
+    /// `may_speak` is whether the sender speaks for this mesh.
+    fn read(headers: &[Header<'a>], may_speak: bool) -> Result<Self, Refusal> {
         let mut fields = Self::default();
         for (index, header) in headers.iter().enumerate() {
-            let leaves = fields.field(header, &is_reserved)?;
+            let leaves = fields.field(index, header, may_speak)?;
             fields.left_out |= u128::from(leaves) << index;
-            fields.connections |= u128::from(is(header.name, "connection")) << index;
         }
         if fields.has_listed {
             fields.leave_out_listed(headers)?;
@@ -324,7 +320,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether the field does not go on.
-    fn field(&mut self, header: &Header<'a>, is_reserved: &impl Fn(&str) -> bool) -> Result<bool, Refusal> {
+    fn field(&mut self, index: usize, header: &Header<'a>, may_speak: bool) -> Result<bool, Refusal> {
         let (name, value) = (header.name, header.value);
         // By length first: of most fields that is all there is to look at.
         match name.len() {
@@ -334,6 +330,7 @@ impl<'a> Fields<'a> {
             7 if is(name, "upgrade") => self.has_upgrade = true,
             10 if is(name, "connection") => {
                 self.options(value)?;
+                self.connections |= 1 << index;
             }
             10 if is(name, "keep-alive") => return Ok(true),
             11 if is(name, "grpc-status") => {
@@ -354,11 +351,10 @@ impl<'a> Fields<'a> {
             _ => {}
         }
         if begins_with(name, RESERVED) {
-            let name = name.to_ascii_lowercase();
-            if name == ERROR_HEADER.as_str() {
+            if is(name, ERROR_HEADER.as_str()) {
                 self.error = Some(value);
             }
-            return Ok(is_reserved(&name));
+            return Ok(!may_speak);
         }
         Ok(false)
     }

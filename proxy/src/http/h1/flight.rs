@@ -19,7 +19,7 @@ use crate::{
         Forward, INTERIM_MAX, REST_TIMEOUT, Refusal,
         body::Body,
         exchange::{Exchange, Hop},
-        head::{self, EndOfHead, Ending, Framing, RequestHead, ResponseHead, Tunnel},
+        head::{self, EndOfHead, Ending, Framing, RequestHead, ResponseHead},
     },
 };
 
@@ -85,7 +85,7 @@ impl Flight<'_, '_> {
             return Err(Broken::Undelivered);
         }
         recorded.head(head.status, head.grpc_status, self.is_mesh && head.is_proxy_error);
-        if self.is_tunnel(&head) {
+        if head.starts_tunnel {
             // The request first, whole; what follows it is the tunnel's.
             let uploaded = poll_fn(|cx| {
                 self.poll_upload(cx)?;
@@ -195,14 +195,6 @@ impl Flight<'_, '_> {
 
     fn gone(&self, error: io::Error) -> Broken {
         Broken::Server { error, is_silent: !self.has_answered && self.ends == Client::Waits }
-    }
-
-    fn is_tunnel(&self, head: &ResponseHead) -> bool {
-        match self.request.tunnel {
-            Some(Tunnel::Upgrade) => head.status == 101,
-            Some(Tunnel::Connect) => (200..300).contains(&head.status),
-            None => false,
-        }
     }
 
     /// Sends what is in `out`, with `ending` behind it, to the client.

@@ -163,9 +163,6 @@ impl Flight<'_> {
         let sent = self.respond.send_response(Response::from_parts(parts, ()), ends);
         let Ok(to) = sent else { return Err(Broken::Client) };
         let mut download = Pump::new(from, to, is_mesh);
-        if ends {
-            recorded.end(None);
-        }
         let ended = poll_fn(|cx| {
             self.poll_upload(cx);
             if ends {
