@@ -2,7 +2,7 @@
 //!
 //! - [`proto`]: the gRPC services, generated from `proto/`.
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
-//!   [`target`]: what proxies ask about. [`route`]: which requests go where.
+//!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`codec`]: how much memory a call takes.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
@@ -11,6 +11,7 @@ pub mod codec;
 pub mod latency;
 pub mod mesh;
 pub mod node;
+pub mod port;
 pub mod proto;
 pub mod revision;
 pub mod route;
@@ -20,6 +21,7 @@ pub mod wire;
 
 pub use mesh::{Endpoint, Pod, PodName, RouteName, Service, ServiceName, ServicePort, WorkloadRef};
 pub use node::NodeId;
+pub use port::{PortRange, ProtocolHint};
 pub use revision::Revision;
 pub use route::{HttpRoute, RouteTable};
 pub use spiffe::{SpiffeId, TrustDomain};

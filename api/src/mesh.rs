@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::SpiffeId;
+use crate::{PortRange, SpiffeId};
 
 /// Not `<name>.<namespace>` or `<namespace>/<name>`.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -136,6 +136,9 @@ pub struct Pod {
     pub uid: Option<String>,
     /// There is a proxy beside it.
     pub meshed: bool,
+    /// What comes to these ports is carried as bytes, because somebody has said so.
+    #[serde(default)]
+    pub opaque_ports: Vec<PortRange>,
     /// It passes its readiness checks: its endpoints are sent traffic.
     pub ready: bool,
 }
@@ -170,6 +173,9 @@ pub struct ServicePort {
     /// Of instances that are not ready: nothing is sent there, but who connects to one of them means this service.
     #[serde(default)]
     pub not_ready: BTreeSet<SocketAddr>,
+    /// What comes to it is carried as bytes, because somebody has said so.
+    #[serde(default)]
+    pub opaque: bool,
 }
 
 /// Where one instance of a service listens.

@@ -201,6 +201,7 @@ pub fn register(key: Key, value: Value) -> Command {
         workload: None,
         service_account: "default".to_owned(),
         uid: None,
+        opaque_ports: Vec::new(),
         meshed: false,
         ready: true,
     };

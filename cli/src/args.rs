@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     address::Address,
-    ca, check, completion, get, history, identity,
+    ca, check, completion, explain, get, history, identity,
     local::LocalCommand,
     pods, raft,
     resource::{DEFAULT_NAMESPACE, ResourceError, Scope},
@@ -60,6 +60,8 @@ pub enum Command {
     Delete(routes::DeleteArgs),
     /// Show what is configured differently at two revisions
     Diff(routes::DiffArgs),
+    /// Show why a connection or a request goes where it goes
+    Explain(explain::Args),
     /// List resources of the mesh
     Get(get::Args),
     /// List pods (short for `get pods`)

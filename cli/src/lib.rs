@@ -13,6 +13,7 @@ pub mod ca;
 pub mod check;
 pub mod completion;
 pub mod control_plane;
+pub mod explain;
 pub mod failure;
 pub mod gateway;
 pub mod get;

@@ -8,7 +8,7 @@ use conduit_cli::{
     args::{Cli, Command, Global},
     ca, check, completion,
     control_plane::ControlPlane,
-    failure, get, history, identity,
+    explain, failure, get, history, identity,
     local::directory::MeshDirectory,
     pods, raft, routes, stat,
     stdout::{self, Stdout},
@@ -87,6 +87,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
             }
         }
         Command::Completion(args) => completion::run(args, out)?,
+        Command::Explain(args) => explain::run(args, global, control_plane, out).await?,
         Command::Get(args) => get::run(args, global, control_plane, out, notes).await?,
         Command::Local { .. } => {}
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,

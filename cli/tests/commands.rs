@@ -471,3 +471,23 @@ async fn completion_knows_the_commands() {
         assert!(script.contains("conduit") && script.contains("stat") && script.contains("tap"), "{shell}");
     }
 }
+
+#[tokio::test]
+async fn explain_shows_each_decision_and_why() {
+    let replica = Replica::start(Answers::default());
+    let args = format!("--api-addr {} -n shop explain deploy/web --to cart:80 --path /x", replica.address());
+    let (out, _) = ok(&args).await;
+    expect_test::expect![[r"
+        pod/shop/web-0 to 10.96.0.1:80 (cart.shop:80), at revision 42
+
+                      DECISION                             WHY
+        destination   service/shop/cart:80                 10.96.0.1 is its address
+        route         404, conduit-proxy-error: no-route   none accepts GET /x
+
+        Revision 42 is not yet in force in 1 of 2 proxies that send: shop/web-1.
+    "]]
+    .assert_eq(&out);
+    let (out, _) = ok(&format!("{args} -o json")).await;
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&json["revision"], &json["steps"][1]["about"]), (&42.into(), &"route".into()));
+}

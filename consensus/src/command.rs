@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::state::{
     MeshState,
     ca::{FederatedRecord, ServiceAccountKeys},
+    learned::{Belief, Lesson},
 };
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;
 
 /// One entry of the log: a command, and who gave it when.
 ///
@@ -145,6 +146,17 @@ pub enum Command {
         /// Which.
         to: Revision,
     },
+    /// What connections to a port were seen to carry. Refused when there is no such port.
+    Learn {
+        /// Whose.
+        service: ServiceName,
+        /// Which.
+        port: u16,
+        /// What, and for how long.
+        lesson: Lesson,
+    },
+    /// What was learned of these ports is not believed any more.
+    Forget(Vec<(ServiceName, u16)>),
 }
 
 impl Command {
@@ -164,6 +176,8 @@ impl Command {
             | Self::Defederate { .. }
             | Self::SetServiceAccountKeys(_)
             | Self::ResealRoot { .. } => 4,
+            Self::Learn { .. } | Self::Forget(_) => 5,
+            Self::Restore(backup) if backup.lessons().next().is_some() => 5,
             Self::Restore(backup) if backup.routes().is_empty() => 1,
             Self::Restore(_) | Self::Rollback { .. } => 2,
         }
@@ -261,6 +275,13 @@ impl fmt::Display for Command {
             Self::Restore(backup) => write!(f, "restored from a snapshot of revision {}", backup.revision()),
             Self::Retire { node } => write!(f, "retired replica {node}"),
             Self::Rollback { to } => write!(f, "rolled back to revision {to}"),
+            Self::Learn { service, port, lesson: Lesson { belief: Belief::ServerFirst, .. } } => {
+                write!(f, "servers of service/{service}:{port} speak first")
+            }
+            Self::Learn { service, port, lesson: Lesson { belief: Belief::Mixed, .. } } => {
+                write!(f, "servers of service/{service}:{port} do not always speak first")
+            }
+            Self::Forget(ports) => write!(f, "forgot what {} ports were seen to carry", ports.len()),
         }
     }
 }

@@ -27,4 +27,5 @@ pub use raft::{Compaction, Member, Timing};
 pub use state::{
     AuditRecord, MeshState, Versioned,
     ca::{CaState, Denial, FederatedRecord, IssuerRecord, JwtKeyRecord, RootRecord, RootState, ServiceAccountKeys},
+    learned::{Belief, Lesson},
 };

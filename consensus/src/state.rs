@@ -3,6 +3,7 @@
 
 pub mod ca;
 mod index;
+pub mod learned;
 mod routes;
 mod sessions;
 
@@ -12,13 +13,16 @@ use std::{
     sync::Arc,
 };
 
-use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, RouteTable, Service, ServiceName};
+use conduit_api::{
+    HttpRoute, NodeId, Pod, PodName, ProtocolHint, Revision, RouteName, RouteTable, Service, ServiceName,
+};
 use conduit_ca::SealedRoot;
 use serde::{Deserialize, Serialize};
 
 use self::{
     ca::{CaState, Denial, IssuerRecord, JwtKeyRecord, When},
     index::Index,
+    learned::{Learned, Lesson, Taught},
     routes::Routes,
     sessions::Sessions,
 };
@@ -55,6 +59,7 @@ pub struct MeshState {
     services: Section<ServiceName, Service>,
     pods: Section<PodName, Pod>,
     routes: Routes,
+    learned: Learned,
     ca: Option<Arc<CaState>>,
     retired: Arc<BTreeSet<NodeId>>,
     audit: Arc<VecDeque<Arc<AuditRecord>>>,
@@ -87,6 +92,9 @@ struct Stored {
     /// Not in what a release wrote that had no routes.
     #[serde(default)]
     routes: Routes,
+    /// Nor this, of one that did not learn.
+    #[serde(default)]
+    learned: Learned,
     ca: Option<Arc<CaState>>,
     retired: Arc<BTreeSet<NodeId>>,
     audit: Arc<VecDeque<Arc<AuditRecord>>>,
@@ -94,9 +102,9 @@ struct Stored {
 }
 
 impl From<Stored> for MeshState {
-    fn from(Stored { revision, base, services, pods, routes, ca, retired, audit, sessions }: Stored) -> Self {
+    fn from(Stored { revision, base, services, pods, routes, learned, ca, retired, audit, sessions }: Stored) -> Self {
         let index = Index::build(services.values(), pods.values(), &routes);
-        Self { revision, base, services, pods, routes, ca, retired, audit, sessions, index }
+        Self { revision, base, services, pods, routes, learned, ca, retired, audit, sessions, index }
     }
 }
 
@@ -144,6 +152,8 @@ impl MeshState {
             Command::Restore(backup) => self.restore(index, *backup),
             Command::Retire { node } => self.retire(node),
             Command::Rollback { to } => self.rollback(at, to),
+            Command::Learn { service, port, lesson } => self.learn(at, service, port, lesson),
+            Command::Forget(ports) => self.forget(at, &ports),
         };
         if outcome == Outcome::Done {
             let audit = Arc::make_mut(&mut self.audit);
@@ -207,6 +217,25 @@ impl MeshState {
         self.index.routes_of(service)
     }
 
+    /// What to expect of connections to a port of `service`. When it changes, so does the version of the service.
+    pub fn hint_of(&self, service: &Service, port: u16) -> ProtocolHint {
+        match service.ports.get(&port) {
+            Some(port) if port.opaque => ProtocolHint::Opaque,
+            Some(_) => self.learned.hint(&service.name, port),
+            None => ProtocolHint::None,
+        }
+    }
+
+    /// What was seen of a port.
+    pub fn lesson_of(&self, service: &ServiceName, port: u16) -> Option<Lesson> {
+        self.learned.get(service, port)
+    }
+
+    /// All that was seen of ports.
+    pub fn lessons(&self) -> impl Iterator<Item = (&ServiceName, u16, Lesson)> {
+        self.learned.all()
+    }
+
     /// The certificate authority; none until there is a root. The same pointer is the same content.
     pub fn ca(&self) -> Option<&Arc<CaState>> {
         self.ca.as_ref()
@@ -232,12 +261,14 @@ impl MeshState {
                 }
                 let after = Arc::new(Versioned { version: at, value: service });
                 self.index.replace_service(before.as_deref(), Some(&after));
+                self.learned.retain(&after.value.name, Some(&after.value));
                 Arc::make_mut(&mut self.services).insert(after.value.name.clone(), after);
                 true
             }
             Change::RemoveService(name) if self.services.contains_key(&name) => {
                 let before = Arc::make_mut(&mut self.services).remove(&name);
                 self.index.replace_service(before.as_deref(), None);
+                self.learned.retain(&name, None);
                 true
             }
             Change::UpsertPod(pod) => {
@@ -266,11 +297,42 @@ impl MeshState {
         let Some(concerned) = self.routes.set(at, name, route) else { return false };
         for service in concerned {
             self.index.replace_routes(service.clone(), self.routes.table(&service));
-            if let Some(known) = Arc::make_mut(&mut self.services).get_mut(&service) {
-                *known = Arc::new(Versioned { version: at, value: known.value.clone() });
-            }
+            self.renew_service(at, &service);
         }
         true
+    }
+
+    fn renew_service(&mut self, at: Revision, name: &ServiceName) {
+        if let Some(known) = Arc::make_mut(&mut self.services).get_mut(name) {
+            *known = Arc::new(Versioned { version: at, value: known.value.clone() });
+        }
+    }
+
+    fn learn(&mut self, at: Revision, service: ServiceName, port: u16, lesson: Lesson) -> Outcome {
+        if !self.services.get(&service).is_some_and(|known| known.value.ports.contains_key(&port)) {
+            return Outcome::Rejected(format!("there is no port {port} of service/{service}"));
+        }
+        let Taught { outcome, is_news } = self.learned.learn(service.clone(), port, lesson);
+        if is_news {
+            self.revision = at;
+            self.renew_service(at, &service);
+        }
+        outcome
+    }
+
+    fn forget(&mut self, at: Revision, ports: &[(ServiceName, u16)]) -> Outcome {
+        let mut all = Outcome::Unchanged;
+        for (service, port) in ports {
+            let Taught { outcome, is_news } = self.learned.forget(service, *port);
+            if is_news {
+                self.revision = at;
+                self.renew_service(at, service);
+            }
+            if outcome == Outcome::Done {
+                all = outcome;
+            }
+        }
+        all
     }
 
     fn rollback(&mut self, at: Revision, to: Revision) -> Outcome {
@@ -371,6 +433,7 @@ impl MeshState {
         self.services = section(at, services, |service| service.name.clone());
         self.pods = section(at, pods, |pod| pod.name.clone());
         self.routes = Routes::restored(at, &was.routes);
+        self.learned = was.learned.clone();
         self.ca = was.ca.as_deref().map(|ca| Arc::new(ca.renewed(at)));
         self.index = Index::build(self.services.values(), self.pods.values(), &self.routes);
     }

@@ -154,6 +154,7 @@ fn pod(name: &str) -> Proposal {
         workload: None,
         service_account: "default".into(),
         uid: None,
+        opaque_ports: Vec::new(),
         meshed: true,
         ready: true,
     };

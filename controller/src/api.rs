@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod check;
+pub mod explain;
 pub mod federation;
 pub mod identity;
 pub mod members;
@@ -18,10 +19,10 @@ use conduit_api::{
     proto::{
         public::{
             ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
-            CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, HistoryRequest,
-            HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest, MemberResponse, Pod, PodsRequest,
-            PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
-            RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
+            CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, ExplainRequest,
+            ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest,
+            MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest,
+            RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
             SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse,
             TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
         },
@@ -148,6 +149,10 @@ impl api_server::Api for ApiServer {
 
     async fn identity(&self, request: Request<IdentityRequest>) -> Result<Response<IdentityResponse>, Status> {
         identity::identity(&self.own, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        explain::explain(&self.own, &self.roots.trust_domain, request.into_inner()).await.map(Response::new)
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {

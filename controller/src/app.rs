@@ -1,7 +1,7 @@
 //! A replica's components, in the order in which they start.
 //!
 //! ```text
-//!   cluster (Raft) ── peer port ── bootstrap or join ── actors (authority, platform) ── admin ── api ── proxy-api
+//!   cluster (Raft) ── peer port ── bootstrap or join ── actors (authority, platform, learning) ── admin ── api ── proxy-api
 //! ```
 
 use std::{
@@ -54,6 +54,7 @@ use crate::{
         service_accounts::ServiceAccountTokens,
         tokens,
     },
+    learning::actor::{LearningActor, Observations},
     peer::server::Own,
     platform::actor::PlatformActor,
     seed,
@@ -129,6 +130,7 @@ impl App {
         tokio::spawn(tokens::keep(own.clone(), config.intermediate_lifetime));
         tokio::spawn(seed::reseal(own.clone(), roots.clone()));
         PlatformActor::start(config.platform_file.clone(), cluster.clone())?;
+        let observations = LearningActor::start(cluster.clone(), own.clock.clone());
 
         let ready = {
             let served = served.clone();
@@ -152,7 +154,8 @@ impl App {
                 per_core: config.certify_rate_per_core,
             }),
         };
-        tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, reflected(api())?, served));
+        let served_api = reflected(api())?;
+        tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, served_api, observations, served));
         let membership = tokio::spawn(stay_member(cluster.clone(), config.other_addresses()));
         Ok(Self { cluster, registry: own.registry, membership, api_socket: config.api_socket })
     }
@@ -300,6 +303,7 @@ async fn serve_workloads(
     own: Own,
     identity: IdentityServer,
     api: Router,
+    observations: Observations,
     mut served: watch::Receiver<Option<WorkloadTls>>,
 ) {
     let tls = match served.wait_for(Option::is_some).await {
@@ -307,7 +311,8 @@ async fn serve_workloads(
         Err(_) => return,
     };
     let telemetry = TelemetryServer { telemetry: own.telemetry.clone(), state: own.cluster.state() };
-    let discovery = DiscoveryServer::new(config.trust_domain.clone(), own.cluster.state(), own.registry.clone());
+    let (state, registry) = (own.cluster.state(), own.registry.clone());
+    let discovery = DiscoveryServer::new(config.trust_domain.clone(), state, registry, observations);
     let proxies = server()
         .add_service(IdentityService::new(identity))
         .add_service(DiscoveryService::new(discovery))

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use conduit_api::{
-    Endpoint, Revision, RouteTable, Service, SpiffeId, Target, TrustDomain,
+    Endpoint, Pod, ProtocolHint, Revision, RouteTable, Service, ServiceName, SpiffeId, Target, TrustDomain,
     proto::{
         discovery::{self, destination, target_update},
         identity,
@@ -52,15 +52,16 @@ enum Sent {
     Other(Bytes),
 }
 
-/// A service, and what holds for its requests.
+/// A service, and what holds for its requests and connections.
 struct Held {
     service: Arc<Versioned<Service>>,
     routes: Option<Arc<RouteTable>>,
+    hint: ProtocolHint,
 }
 
 impl Held {
     fn routed(&self) -> Routed<'_> {
-        Routed { service: &self.service, routes: self.routes.as_deref() }
+        Routed { service: &self.service, routes: self.routes.as_deref(), hint: self.hint }
     }
 }
 
@@ -90,6 +91,11 @@ impl Subscriptions {
     /// Follows `target` no longer.
     pub fn unsubscribe(&mut self, target: &Target) {
         self.sent.remove(target);
+    }
+
+    /// Whether `target` is followed.
+    pub fn follows(&self, target: &Target) -> bool {
+        self.sent.contains_key(target)
     }
 
     /// What to send so that the proxy holds `state`; `None` when it already does.
@@ -155,26 +161,49 @@ enum Resolved {
     Other(Bytes),
 }
 
-fn resolve(target: &Target, state: &MeshState, trust_domain: &TrustDomain) -> Resolved {
+/// What is at a target.
+pub enum Found<'a> {
+    /// A service that has this port.
+    Service(&'a Arc<Versioned<Service>>, u16),
+    /// A pod, addressed directly.
+    Pod(&'a Versioned<Pod>),
+    /// Nothing of this mesh.
+    Nothing,
+}
+
+/// Looks `target` up.
+pub fn find<'a>(target: &Target, state: &'a MeshState) -> Found<'a> {
     let (service, port) = match target {
         Target::Address(address) => (state.service_by_cluster_ip(address.ip()), address.port()),
         Target::Service(name, port) => (state.services().get(name), *port),
     };
     match (service, target) {
-        (Some(service), _) if service.value.ports.contains_key(&port) => {
-            let routes = state.routes_of(&service.value.name).cloned();
-            Resolved::Service(Held { service: service.clone(), routes }, port)
-        }
-        (None, Target::Address(address)) => {
-            Resolved::Other(pod_or_unknown(*address, state, trust_domain).encode_to_vec().into())
-        }
-        _ => Resolved::Other(unknown().encode_to_vec().into()),
+        (Some(service), _) if service.value.ports.contains_key(&port) => Found::Service(service, port),
+        (None, Target::Address(address)) => state.pod_by_ip(address.ip()).map_or(Found::Nothing, |pod| Found::Pod(pod)),
+        _ => Found::Nothing,
     }
 }
 
-fn pod_or_unknown(address: SocketAddr, state: &MeshState, trust_domain: &TrustDomain) -> discovery::Destination {
-    let Some(pod) = state.pod_by_ip(address.ip()) else { return unknown() };
-    let pod = &pod.value;
+fn resolve(target: &Target, state: &MeshState, trust_domain: &TrustDomain) -> Resolved {
+    match (find(target, state), target) {
+        (Found::Service(service, port), _) => {
+            let routes = state.routes_of(&service.value.name).cloned();
+            let hint = state.hint_of(&service.value, port);
+            Resolved::Service(Held { service: service.clone(), routes, hint }, port)
+        }
+        (Found::Pod(pod), Target::Address(address)) => {
+            Resolved::Other(destination_of_pod(&pod.value, *address, state, trust_domain).encode_to_vec().into())
+        }
+        (Found::Pod(_) | Found::Nothing, _) => Resolved::Other(unknown().encode_to_vec().into()),
+    }
+}
+
+fn destination_of_pod(
+    pod: &Pod,
+    address: SocketAddr,
+    state: &MeshState,
+    trust_domain: &TrustDomain,
+) -> discovery::Destination {
     let endpoint = Endpoint {
         address,
         pod: Some(pod.name.clone()),
@@ -185,9 +214,23 @@ fn pod_or_unknown(address: SocketAddr, state: &MeshState, trust_domain: &TrustDo
             .flatten(),
     };
     let headless = state.headless_services_of(address);
-    let headless = headless.iter().map(|(name, port)| to_service_port(name, *port)).collect();
-    let pod = discovery::Pod { endpoint: Some((&endpoint).into()), headless };
+    let hint = hint_of_pod(pod, address.port(), &headless, state);
+    let pod = discovery::Pod {
+        endpoint: Some((&endpoint).into()),
+        headless: headless.iter().map(|(name, port)| to_service_port(name, *port)).collect(),
+        hint: discovery::ProtocolHint::from(hint).into(),
+    };
     discovery::Destination { kind: Some(destination::Kind::Pod(pod)) }
+}
+
+/// What somebody says of the pod, or else what holds for the services that its address is part of.
+fn hint_of_pod(pod: &Pod, port: u16, headless: &[(ServiceName, u16)], state: &MeshState) -> ProtocolHint {
+    if pod.opaque_ports.iter().any(|range| range.contains(port)) {
+        return ProtocolHint::Opaque;
+    }
+    let of_service = |(name, port): &(ServiceName, u16)| Some(state.hint_of(&state.services().get(name)?.value, *port));
+    let mut hints = headless.iter().filter_map(of_service);
+    hints.find(|hint| *hint != ProtocolHint::None).unwrap_or_default()
 }
 
 fn unknown() -> discovery::Destination {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  platform file ─► platform (leader only) ─► consensus ─► applied state ─► discovery ─► proxies
-//!                                                              │
+//!                                                 ▲            │                            │
+//!                                              learning ◄──────┼──── who speaks first ──────┘
 //!                                            authority ◄───────┴──► api ◄─► peer (the other replicas)
 //!                                                │                   ▲
 //!  proxies ─► identity (CSR + token) ─► issuer ◄─┘     proxies ─► telemetry, tap
@@ -17,7 +18,9 @@ pub mod authority;
 pub mod clock;
 pub mod config;
 pub mod discovery;
+pub mod explain;
 pub mod identity;
+pub mod learning;
 pub mod peer;
 pub mod platform;
 pub mod propose;

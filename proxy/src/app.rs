@@ -101,6 +101,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
     let setup = Setup {
         pod_ip: config.pod_ip,
         own_ports: [config.outbound.port(), config.inbound.port()],
+        opaque_ports: config.opaque_ports.clone().into(),
         tls: tls.clone(),
         connector,
         original,

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use conduit_api::{PodName, TrustDomain};
+use conduit_api::{PodName, PortRange, TrustDomain};
 
 /// More data threads than this help nobody beside one application instance.
 const CORES_MAX: usize = 16;
@@ -41,6 +41,8 @@ pub struct Config {
     pub cache: Option<PathBuf>,
     /// The unix socket on which the application gets its identity.
     pub workload_api: Option<PathBuf>,
+    /// Ports of the application whose connections are carried as bytes, whatever they look like.
+    pub opaque_ports: Vec<PortRange>,
     /// Data threads.
     pub cores: usize,
 }
@@ -91,6 +93,7 @@ impl Config {
             socket_mark: env.optional("CONDUIT_PROXY_SOCKET_MARK", "a number")?.map(|Mark(mark)| mark),
             cache: env.optional("CONDUIT_PROXY_CACHE_FILE", "a path")?,
             workload_api: env.optional("CONDUIT_PROXY_WORKLOAD_API_SOCKET", "a path")?,
+            opaque_ports: env.ports("CONDUIT_PROXY_OPAQUE_PORTS")?,
             cores: env.optional("CONDUIT_PROXY_CORES", "a number")?.unwrap_or_else(default_cores).clamp(1, CORES_MAX),
         })
     }
@@ -128,6 +131,12 @@ impl<V: Fn(&str) -> Option<String>> Env<V> {
 
     fn required<T: FromStr>(&self, name: &'static str, expected: &'static str) -> Result<T, ConfigError> {
         self.optional(name, expected)?.ok_or(ConfigError::Missing(name))
+    }
+
+    fn ports(&self, name: &'static str) -> Result<Vec<PortRange>, ConfigError> {
+        let value = (self.variable)(name).unwrap_or_default();
+        let expected = "a list of ports and ranges, as in 25,7000-7100";
+        PortRange::list(&value).map_err(|_| ConfigError::Invalid { name, value, expected })
     }
 
     fn address(&self, name: &'static str, default: ([u8; 4], u16)) -> Result<SocketAddr, ConfigError> {
@@ -184,7 +193,12 @@ mod tests {
             without.remove(name);
             assert_eq!(parse(&without).unwrap_err(), ConfigError::Missing(name));
         }
-        for name in ["CONDUIT_PROXY_POD_IP", "CONDUIT_PROXY_SOCKET_MARK", "CONDUIT_PROXY_METRICS_LISTENER"] {
+        for name in [
+            "CONDUIT_PROXY_POD_IP",
+            "CONDUIT_PROXY_SOCKET_MARK",
+            "CONDUIT_PROXY_METRICS_LISTENER",
+            "CONDUIT_PROXY_OPAQUE_PORTS",
+        ] {
             let mut wrong = variables();
             wrong.insert(name, "nonsense");
             assert!(parse(&wrong).unwrap_err().to_string().contains("`nonsense`"), "{name}");

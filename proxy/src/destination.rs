@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use conduit_api::{
-    Endpoint, ServiceName,
+    Endpoint, ProtocolHint, ServiceName,
     proto::discovery::{self, destination},
     target::{service_port, to_service_port},
     wire::{self, WireError},
@@ -16,8 +16,8 @@ use crate::route::Routes;
 pub enum Destination {
     /// A service.
     Service(Service),
-    /// One pod; and the headless services whose clients may mean the whole service by its address.
-    Pod(Arc<Endpoint>, Vec<(ServiceName, u16)>),
+    /// One pod.
+    Pod(Pod),
     /// Not of this mesh.
     Unknown,
 }
@@ -33,6 +33,19 @@ pub struct Service {
     pub endpoints: BTreeMap<SocketAddr, Arc<Endpoint>>,
     /// Which of its requests go elsewhere.
     pub routes: Routes,
+    /// What to expect of connections to it.
+    pub hint: ProtocolHint,
+}
+
+/// One port of a pod, addressed directly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// The only one.
+    pub endpoint: Arc<Endpoint>,
+    /// Services whose clients may mean the whole service by its address.
+    pub headless: Vec<(ServiceName, u16)>,
+    /// What to expect of connections to it.
+    pub hint: ProtocolHint,
 }
 
 impl Destination {
@@ -41,8 +54,17 @@ impl Destination {
     /// A client of a headless service has resolved its name to one pod; what it means is the service. A name that the address
     /// is not part of is not believed: a request never leaves its original destination because of a header.
     pub fn headless(&self, authority: &str) -> Option<&(ServiceName, u16)> {
-        let Self::Pod(_, headless) = self else { return None };
-        headless.iter().find(|(name, port)| names(authority, name, *port))
+        let Self::Pod(pod) = self else { return None };
+        pod.headless.iter().find(|(name, port)| names(authority, name, *port))
+    }
+
+    /// What to expect of connections to it.
+    pub fn hint(&self) -> ProtocolHint {
+        match self {
+            Self::Service(service) => service.hint,
+            Self::Pod(pod) => pod.hint,
+            Self::Unknown => ProtocolHint::None,
+        }
     }
 }
 
@@ -69,12 +91,13 @@ impl TryFrom<&discovery::Destination> for Destination {
                 let endpoints = service.endpoints.iter().map(endpoint).collect::<Result<_, _>>()?;
                 let port = wire::port(service.port)?;
                 let routes = Routes::new(&name, port, service.routes.as_ref())?;
-                Ok(Self::Service(Service { name, port, endpoints, routes }))
+                let hint = service.hint.into();
+                Ok(Self::Service(Service { name, port, endpoints, routes, hint }))
             }
             destination::Kind::Pod(pod) => {
                 let found = pod.endpoint.as_ref().ok_or(WireError::Missing("pod.endpoint"))?;
                 let headless = pod.headless.iter().map(service_port).collect::<Result<_, _>>()?;
-                Ok(Self::Pod(endpoint(found)?.1, headless))
+                Ok(Self::Pod(Pod { endpoint: endpoint(found)?.1, headless, hint: pod.hint.into() }))
             }
             destination::Kind::Unknown(_) => Ok(Self::Unknown),
         }
@@ -90,10 +113,12 @@ impl From<&Destination> for discovery::Destination {
                 port: service.port.into(),
                 endpoints: service.endpoints.values().map(|endpoint| (&**endpoint).into()).collect(),
                 routes: Some(service.routes.to_wire(&service.name, service.port)),
+                hint: discovery::ProtocolHint::from(service.hint).into(),
             }),
-            Destination::Pod(endpoint, headless) => destination::Kind::Pod(discovery::Pod {
-                endpoint: Some((&**endpoint).into()),
-                headless: headless.iter().map(|(name, port)| to_service_port(name, *port)).collect(),
+            Destination::Pod(pod) => destination::Kind::Pod(discovery::Pod {
+                endpoint: Some((&*pod.endpoint).into()),
+                headless: pod.headless.iter().map(|(name, port)| to_service_port(name, *port)).collect(),
+                hint: discovery::ProtocolHint::from(pod.hint).into(),
             }),
             Destination::Unknown => destination::Kind::Unknown(discovery::Unknown {}),
         };
@@ -118,7 +143,8 @@ mod tests {
     fn a_headless_service_is_known_by_the_names_that_dns_has_for_it() {
         let service = ServiceName::new("emojivoto", "voting-svc").unwrap();
         let endpoint = Endpoint { address: ([10, 244, 1, 1], 8080).into(), pod: None, workload: None, identity: None };
-        let pod = Destination::Pod(Arc::new(endpoint), vec![(service, 8080)]);
+        let (endpoint, headless) = (Arc::new(endpoint), vec![(service, 8080)]);
+        let pod = Destination::Pod(Pod { endpoint, headless, hint: ProtocolHint::None });
         for (authority, known) in [
             ("voting-svc:8080", true),
             ("voting-svc.emojivoto:8080", true),

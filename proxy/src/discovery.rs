@@ -15,8 +15,8 @@ use bytes::Bytes;
 use conduit_api::{
     Revision, Target,
     proto::discovery::{
-        self, Certified, EndpointDelta, Hello, Nack, Subscribe, TargetUpdate, WatchRequest, WatchResponse,
-        target_update, watch_request,
+        self, Certified, EndpointDelta, Hello, Nack, Observed, Subscribe, TargetUpdate, WatchRequest, WatchResponse,
+        observed::First, target_update, watch_request,
     },
     wire::WireError,
 };
@@ -30,6 +30,8 @@ use crate::{
 
 /// A destination that no connection uses is forgotten after this long.
 const IDLE: Duration = Duration::from_secs(60);
+/// What is seen of a destination again and again is told again after so long: what was learned of it is to be kept.
+const OBSERVED_AGAIN: Duration = Duration::from_secs(3600);
 /// Destinations at once. Past it new ones are forwarded unresolved.
 pub const TARGETS_MAX: usize = 10_000;
 
@@ -41,6 +43,14 @@ struct Entry {
     destination: watch::Sender<Option<Arc<Destination>>>,
     /// Since nobody holds a receiver.
     idle_since: Option<Instant>,
+    /// What was last told of it on this stream, and when.
+    observed: Option<(First, Instant)>,
+}
+
+impl Entry {
+    fn new(destination: watch::Sender<Option<Arc<Destination>>>) -> Self {
+        Self { version: 0, destination, idle_since: None, observed: None }
+    }
 }
 
 /// All targets that this proxy follows.
@@ -114,11 +124,7 @@ impl Directory {
             if self.connected && !self.targets.contains_key(&target) {
                 requests.push(request(watch_request::Kind::Subscribe(subscribe(&target, version))));
             }
-            let entry = self.targets.entry(target).or_insert_with(|| Entry {
-                version: 0,
-                destination: watch::channel(None).0,
-                idle_since: None,
-            });
+            let entry = self.targets.entry(target).or_insert_with(|| Entry::new(watch::channel(None).0));
             entry.version = version;
             entry.destination.send_replace(Some(Arc::new(destination)));
         }
@@ -129,6 +135,8 @@ impl Directory {
     /// A stream begins: what to say first. It resumes everything that is known. `certified` is the certificate that this proxy presents.
     pub fn connect(&mut self, certified: Option<Certified>) -> WatchRequest {
         self.connected = true;
+        // Whoever was told may not have taken it on.
+        self.targets.values_mut().for_each(|entry| entry.observed = None);
         let resume = self.targets.iter().map(|(target, entry)| subscribe(target, entry.version)).collect();
         request(watch_request::Kind::Hello(Hello {
             namespace: self.namespace.clone(),
@@ -157,8 +165,20 @@ impl Directory {
         }
         let (destination, watched) = watch::channel(None);
         let request = self.connected.then(|| request(watch_request::Kind::Subscribe(subscribe(&target, 0))));
-        self.targets.insert(target, Entry { version: 0, destination, idle_since: None });
+        self.targets.insert(target, Entry::new(destination));
         (Some(watched), request)
+    }
+
+    /// A connection to `target` has shown who speaks first there; the request to send, if that was not told lately.
+    pub fn observe(&mut self, now: Instant, target: &Target, first: First) -> Option<WatchRequest> {
+        let entry = self.targets.get_mut(target).filter(|_| self.connected)?;
+        let is_known = |(known, at): (First, Instant)| known == first && now.duration_since(at) < OBSERVED_AGAIN;
+        if entry.observed.is_some_and(is_known) {
+            return None;
+        }
+        entry.observed = Some((first, now));
+        let observed = Observed { target: Some(target.into()), first: first.into() };
+        Some(request(watch_request::Kind::Observed(observed)))
     }
 
     /// Forgets what nobody has used for a while; the requests to send.
@@ -231,6 +251,9 @@ impl Directory {
                     let (address, upsert) = endpoint(upsert)?;
                     service.endpoints.insert(address, upsert);
                 }
+                if let Some(hint) = delta.hint {
+                    service.hint = hint.into();
+                }
                 if let Some(routes) = &delta.routes {
                     service.routes = Routes::new(&service.name, service.port, Some(routes))?;
                 }
@@ -275,8 +298,13 @@ mod tests {
 
     fn full(ports: &[u16]) -> target_update::Kind {
         let endpoints = ports.iter().map(|port| wire_endpoint(*port)).collect();
-        let service =
-            discovery::Service { namespace: "ns".into(), name: "web".into(), port: 80, endpoints, routes: None };
+        let service = discovery::Service {
+            namespace: "ns".into(),
+            name: "web".into(),
+            port: 80,
+            endpoints,
+            ..Default::default()
+        };
         let service = discovery::Destination { kind: Some(destination::Kind::Service(service)) };
         target_update::Kind::Full(service.encode_to_vec().into())
     }
@@ -285,7 +313,7 @@ mod tests {
         let delta = EndpointDelta {
             upserts: upserts.iter().map(|port| wire_endpoint(*port)).collect(),
             removals: removals.iter().filter_map(|port| wire_endpoint(*port).address).collect(),
-            routes: None,
+            ..EndpointDelta::default()
         };
         target_update::Kind::Delta(delta.encode_to_vec().into())
     }
@@ -315,6 +343,21 @@ mod tests {
         directory.update(&response(6, delta(&[3], &[1]))).unwrap();
         assert_eq!(ports(&watched), [2, 3]);
         assert_eq!(directory.revision(), Revision::from(6));
+    }
+
+    #[test]
+    fn what_is_seen_again_and_again_is_told_once_in_a_while() {
+        let (mut directory, _watched) = connected();
+        let (now, other) = (Instant::now(), Target::Address(([10, 96, 0, 2], 80).into()));
+        assert_eq!(directory.observe(now, &other, First::Server), None, "nobody follows it");
+        assert!(directory.observe(now, &target(), First::Server).is_some());
+        assert_eq!(directory.observe(now, &target(), First::Server), None);
+        assert!(directory.observe(now, &target(), First::Client).is_some(), "that is something else");
+        assert!(directory.observe(now + OBSERVED_AGAIN, &target(), First::Client).is_some());
+        directory.connect(None);
+        assert!(directory.observe(now, &target(), First::Client).is_some(), "another replica may not know");
+        directory.disconnect();
+        assert_eq!(directory.observe(now, &target(), First::Server), None);
     }
 
     #[test]

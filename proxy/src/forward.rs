@@ -37,6 +37,8 @@ pub const ANYBODY_FIRST: Duration = Duration::from_millis(30);
 /// One that has begun to speak and stops may be waiting for an answer: it is carried as bytes from then on. A request that comes in
 /// two parts takes no longer than a lost packet that is sent again.
 const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// A server that has something to say after so long does not greet: it has perhaps waited for a request for long enough.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that has been silent for so long is probed, and given up after a minute without an answer.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(120);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,6 +57,8 @@ pub enum Spoken {
     Http(Protocol),
     /// TLS; its ClientHello has begun.
     Tls,
+    /// What the client waits for: it has said nothing, and the server something, soon.
+    ServerFirst,
     /// Anything else, and nothing at all.
     Other,
 }
@@ -71,7 +75,7 @@ pub async fn spoken(
     connect: impl AsyncFn() -> io::Result<Counted>,
 ) -> io::Result<(Spoken, Option<Buffered>)> {
     let mut server: Option<Buffered> = None;
-    let mut begun = None;
+    let (since, mut begun) = (Instant::now(), None);
     loop {
         match detect(buffer.filled()) {
             Detected::Http1 => return Ok((Spoken::Http(Protocol::Http1), server)),
@@ -101,7 +105,12 @@ pub async fn spoken(
         };
         match heard.transpose()? {
             // The end of the client, or the beginning of the server.
-            Some(0) => return Ok((Spoken::Other, server)),
+            Some(0) => {
+                let greets = buffer.is_empty()
+                    && server.as_ref().is_some_and(|server| !server.input.is_empty())
+                    && since.elapsed() < GREETING_TIMEOUT;
+                return Ok((if greets { Spoken::ServerFirst } else { Spoken::Other }, server));
+            }
             Some(_) => drop(begun.get_or_insert_with(Instant::now)),
             None if begun.is_some() => return Ok((Spoken::Other, server)),
             None => server = Some(Buffered::new(connect().await?, Buffer::default())),

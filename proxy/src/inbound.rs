@@ -50,9 +50,11 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     let spoken = forward::spoken(&mut stream, &mut buffer, ANYBODY_FIRST, connect).await;
     // An application that does not listen is not one that ends.
     let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
+    let is_opaque = worker.setup.opaque_ports.iter().any(|range| range.contains(original.port()));
     let (protocol, tls) = match spoken {
+        Spoken::Http(_) if is_opaque => (Protocol::Opaque, Tls::NoIdentity),
         Spoken::Http(protocol) => (protocol, Tls::NoIdentity),
-        Spoken::Other => (Protocol::Opaque, Tls::NoIdentity),
+        Spoken::ServerFirst | Spoken::Other => (Protocol::Opaque, Tls::NoIdentity),
         Spoken::Tls => match mesh_protocol(&mut stream, &mut buffer).await? {
             Some(protocol) => {
                 drop(upstream);

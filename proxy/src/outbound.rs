@@ -2,9 +2,9 @@
 //!
 //! accept → original destination → resolve → detect → route → balance → connect → forward → record
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use conduit_api::{Endpoint, Target};
+use conduit_api::{Endpoint, ProtocolHint, Target, proto::discovery::observed::First};
 use tokio::{net::TcpStream, time::Instant};
 use tracing::debug;
 
@@ -41,18 +41,27 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
 
     // Where was it going, and what is there?
     let original = worker.original(&stream)?;
-    let followed = worker.follow(&Target::Address(original)).await;
+    let target = Target::Address(original);
+    let followed = worker.follow(&target).await;
 
     // What does it speak? Nobody waits for long: a silent client may be waiting for the server.
     let mut buffer = Buffer::default();
     let connect = async || opaque_upstream(worker, &followed, original).await;
-    let spoken = forward::spoken(&mut stream, &mut buffer, APPLICATION_FIRST, connect).await;
+    let hint = followed.destination().hint();
+    let spoken = match hint {
+        ProtocolHint::None => forward::spoken(&mut stream, &mut buffer, APPLICATION_FIRST, connect).await,
+        ProtocolHint::ServerFirst => forward::spoken(&mut stream, &mut buffer, Duration::ZERO, connect).await,
+        ProtocolHint::Opaque => Ok((Spoken::Other, None)),
+    };
     // A destination that refuses is not one that ends.
     let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
+    if let Some(first) = spoken.first(hint) {
+        worker.setup.discovery.observed(&target, first);
+    }
     let client = worker.accepted(Direction::Outbound, Tls::Loopback, Stream::Tcp(stream), buffer);
     let protocol = match spoken {
         Spoken::Http(protocol) => protocol,
-        Spoken::Tls | Spoken::Other => {
+        Spoken::Tls | Spoken::ServerFirst | Spoken::Other => {
             let upstream = match upstream {
                 Some(upstream) => upstream,
                 None => {
@@ -68,6 +77,17 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     let asks = Client::new(worker, Direction::Outbound, source, false);
     let connection = Connection { client: asks, original, followed, headless: RefCell::default() };
     http::serve(connection, protocol, client).await
+}
+
+impl Spoken {
+    /// What the control plane is to know of it: a greeting, and that there was none where one was to be expected.
+    fn first(&self, hint: ProtocolHint) -> Option<First> {
+        match (self, hint) {
+            (Self::ServerFirst, _) => Some(First::Server),
+            (Self::Http(_) | Self::Tls, ProtocolHint::ServerFirst) => Some(First::Client),
+            (Self::Http(_) | Self::Tls | Self::Other, _) => None,
+        }
+    }
 }
 
 /// A connection that carries requests.
@@ -151,7 +171,7 @@ impl Connection {
         };
         match &*backend.destination() {
             Destination::Service(_) => Ok(backend),
-            Destination::Pod(..) | Destination::Unknown => Err(Failure::NoBackend),
+            Destination::Pod(_) | Destination::Unknown => Err(Failure::NoBackend),
         }
     }
 }
@@ -169,7 +189,7 @@ fn pick(
             let picked = followed.balancer.borrow().pick(Instant::now(), random, tried)?;
             service.endpoints.get(&picked).cloned()
         }
-        Destination::Pod(endpoint, _) => tried.is_empty().then(|| endpoint.clone()),
+        Destination::Pod(pod) => tried.is_empty().then(|| pod.endpoint.clone()),
         Destination::Unknown => tried.is_empty().then(|| foreign(original)),
     }
 }
@@ -204,7 +224,7 @@ impl Worker {
         };
         let service = match destination {
             Destination::Service(service) => Some(service.name.clone()),
-            Destination::Pod(..) | Destination::Unknown => None,
+            Destination::Pod(_) | Destination::Unknown => None,
         };
         Upstream { direction: Direction::Outbound, endpoint, service, tls }
     }

@@ -1,8 +1,9 @@
 //! Redirects a pod's TCP traffic to its proxy: nftables rules, written over netlink, so that an image needs nothing but this
 //! program. One transaction replaces what an earlier run wrote: there is the old table or the new one, never half of one.
 
-use std::{ffi::CStr, str::FromStr};
+use std::ffi::CStr;
 
+use conduit_api::PortRange;
 use netlink_bindings::{
     nftables::{Chained, CmpOps, Nfgenmsg, PayloadBase, PushExprListAttrs, Registers, Request, VerdictCode},
     traits::Pusher,
@@ -57,32 +58,6 @@ pub struct Rules {
     /// Ports elsewhere that are not redirected, and ranges of them
     #[arg(long, value_delimiter = ',')]
     pub outbound_ports_to_ignore: Vec<PortRange>,
-}
-
-/// One port, or all from one to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
-
-impl FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let port = |text: &str| match text.trim().parse() {
-            Ok(0) | Err(_) => {
-                Err(format!("`{text}` is not a port; ports are 1 to 65535, a range is two of them: 7000-7100"))
-            }
-            Ok(port) => Ok(port),
-        };
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) = (port(first)?, port(last)?);
-        if first > last {
-            return Err(format!("the range `{text}` ends before it begins"));
-        }
-        Ok(Self { first, last })
-    }
 }
 
 fn parse_mark(text: &str) -> Result<u32, std::num::ParseIntError> {
@@ -210,8 +185,8 @@ fn port_in(expressions: Expressions<'_>, ports: PortRange) -> Expressions<'_> {
         .end_nested()
         .end_nested();
     // In the network's byte order a larger port is the larger value.
-    let expressions = compare(expressions, CmpOps::Gte, &ports.first.to_be_bytes());
-    compare(expressions, CmpOps::Lte, &ports.last.to_be_bytes())
+    let expressions = compare(expressions, CmpOps::Gte, &ports.first().to_be_bytes());
+    compare(expressions, CmpOps::Lte, &ports.last().to_be_bytes())
 }
 
 fn compare<'a>(expressions: Expressions<'a>, op: CmpOps, value: &[u8]) -> Expressions<'a> {
@@ -280,18 +255,4 @@ fn batch() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
     header.set_res_id(SUBSYSTEM_NFTABLES);
     header
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_single_or_ranges() {
-        assert_eq!("80".parse(), Ok(PortRange { first: 80, last: 80 }));
-        assert_eq!("7000-7100".parse(), Ok(PortRange { first: 7000, last: 7100 }));
-        for wrong in ["", "0", "65536", "http", "1-", "-1", "20-10", "1-2-3"] {
-            assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
-        }
-    }
 }

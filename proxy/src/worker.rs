@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use conduit_api::{Endpoint, Target};
+use conduit_api::{Endpoint, PortRange, Target};
 use conduit_ca::WorkloadTls;
 use foldhash::fast::RandomState;
 use tokio::{
@@ -68,6 +68,8 @@ pub struct Setup {
     pub pod_ip: IpAddr,
     /// Listeners of this proxy: no connection is ever forwarded to one of them.
     pub own_ports: [u16; 2],
+    /// Ports of the application whose connections are carried as bytes, whatever they look like.
+    pub opaque_ports: Arc<[PortRange]>,
     /// This proxy's certificate, and whom it trusts.
     pub tls: WorkloadTls,
     /// Makes connections.

@@ -11,7 +11,7 @@ mod data_plane {
 }
 mod programs;
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use conduit_api::{
@@ -21,7 +21,7 @@ use conduit_api::{
         route::{self, r#match},
     },
 };
-use data_plane::harness::{Mesh, identity, text};
+use data_plane::harness::{Mesh, Meshed, identity, text};
 use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::{
@@ -34,6 +34,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::watch,
+    time::timeout,
 };
 
 async fn serve_http1<B, F>(stream: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
@@ -192,6 +193,75 @@ async fn a_server_that_speaks_first_is_heard_and_half_closed_connections_go_on()
     let into = ["direction=\"inbound\"", "peer=\"src\"", "tls=\"true\""];
     assert_eq!(server.metric("tcp_read_bytes_total", &into).await, 300_000.0);
     mesh.wait("the end is counted", async || server.metric("tcp_close_total", &into).await == 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_proxy_sees_of_a_port_all_learn_and_unlearn() {
+    let mut mesh = Mesh::start();
+    let (web, other, server) = (mesh.pod("web").await, mesh.pod("web").await, mesh.pod("server").await);
+    // Greets whoever is silent, and answers whoever is not.
+    server
+        .app(|mut stream| async move {
+            let mut said = [0; 4];
+            match timeout(GREETING_AFTER, stream.read(&mut said)).await {
+                Ok(Ok(1..)) => {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+                    stream.write_all(answer).await.unwrap();
+                }
+                Ok(_) => {}
+                Err(_) => stream.write_all(b"220 ready\r\n").await.unwrap(),
+            }
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    let greeted = async |from: &Meshed| {
+        let mut client = TcpStream::connect(from.towards(0)).await.unwrap();
+        let mut greeting = [0; 11];
+        client.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 ready\r\n");
+    };
+
+    greeted(&web).await;
+    mesh.wait("it is learned", async || mesh.explained(&other, 0, "protocol").await.contains("speak first")).await;
+    // Whoever expects it is greeted, and whoever does not is served: a hint decides nothing.
+    greeted(&other).await;
+    assert_eq!(body(get(other.towards(0), "/").await).await, "ok");
+    mesh.wait("it is unlearned", async || mesh.explained(&web, 0, "protocol").await.contains("and then its clients"))
+        .await;
+    greeted(&web).await;
+    assert_eq!(body(get(web.towards(0), "/").await).await, "ok");
+}
+
+/// A server that has waited so long for a request says hello: longer than a request takes here to arrive.
+const GREETING_AFTER: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_to_be_opaque_is_carried_as_bytes_whatever_it_looks_like() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server
+        .app(|mut stream| async move {
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    mesh.opaque(0).await;
+    // As a request it would be refused, and what it says of the mesh would be taken out.
+    let sent = b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\nconduit-x: y\r\n\r\n";
+    mesh.wait("it is in force", async || {
+        let mut client = TcpStream::connect(web.towards(0)).await.unwrap();
+        client.write_all(sent).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut echoed = Vec::new();
+        client.read_to_end(&mut echoed).await.unwrap();
+        echoed == sent
+    })
+    .await;
+    let over_mutual_tls = ["direction=\"inbound\"", "peer=\"src\"", "tls=\"true\""];
+    assert_eq!(server.metric("tcp_read_bytes_total", &over_mutual_tls).await, sent.len() as f64);
+    assert_eq!(mesh.explained(&web, 0, "protocol").await, "an opaque-ports annotation says so");
 }
 
 #[tokio::test(flavor = "multi_thread")]

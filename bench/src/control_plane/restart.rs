@@ -98,6 +98,7 @@ fn inventory(endpoints: u32) -> Inventory {
         workload: Some(workload(number)),
         service_account: "server".into(),
         uid: None,
+        opaque_ports: Vec::new(),
         meshed: true,
         ready: true,
     };

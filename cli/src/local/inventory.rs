@@ -64,10 +64,12 @@ pub fn inventory(
                 && service.selector.iter().all(|(key, value)| deployment.labels.get(key) == Some(value))
         });
         let ports = service.ports.iter().map(|(number, name, target)| {
-            let mut described = ServicePort { name: name.clone(), ..ServicePort::default() };
+            let opaque = service.opaque_ports.iter().any(|range| range.contains(*number));
+            let mut described = ServicePort { name: name.clone(), opaque, ..ServicePort::default() };
             for (instance, deployment) in selected.clone() {
                 let Some(target) = port(target, deployment) else { continue };
                 let address = SocketAddr::new(instance.ip, target);
+                described.opaque |= deployment.opaque_ports.iter().any(|range| range.contains(target));
                 if instance.ready {
                     described.endpoints.insert(address, endpoint(instance, deployment, address, trust_domain));
                 } else {
@@ -88,6 +90,7 @@ pub fn inventory(
         workload: Some(workload(instance)),
         service_account: deployment.service_account.clone(),
         uid: None,
+        opaque_ports: deployment.opaque_ports.clone(),
         meshed: deployment.meshed,
         ready: instance.ready,
     });

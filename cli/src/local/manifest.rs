@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow, bail};
-use conduit_api::{PodName, ServiceName};
+use conduit_api::{PodName, PortRange, ServiceName};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment as KubeDeployment,
@@ -17,6 +17,11 @@ use crate::yaml::{self, Document};
 
 /// On a pod template: no proxy beside these pods.
 const INJECT_ANNOTATION: &str = "conduit.io/inject";
+/// On a pod template, or a Service: ports whose connections are carried as bytes.
+const OPAQUE_PORTS_ANNOTATION: &str = "config.conduit.io/opaque-ports";
+/// On a pod template: ports of it, and elsewhere, that the proxy has nothing to do with.
+const SKIP_INBOUND_ANNOTATION: &str = "config.conduit.io/skip-inbound-ports";
+const SKIP_OUTBOUND_ANNOTATION: &str = "config.conduit.io/skip-outbound-ports";
 /// The demo, which this command brings along.
 const DEMO: &str = include_str!("../../../demo/emojivoto.yml");
 
@@ -48,6 +53,12 @@ pub struct Deployment {
     pub env: Vec<(String, String)>,
     /// The ports it listens on, with their names.
     pub ports: Vec<(Option<String>, u16)>,
+    /// Those whose connections are carried as bytes.
+    pub opaque_ports: Vec<PortRange>,
+    /// Those that are not redirected to the proxy.
+    pub skip_inbound_ports: Vec<PortRange>,
+    /// Ports elsewhere, to which connections are not redirected to the proxy.
+    pub skip_outbound_ports: Vec<PortRange>,
 }
 
 /// A name for instances.
@@ -63,6 +74,8 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// Port, name, and where it leads to.
     pub ports: Vec<(u16, String, TargetPort)>,
+    /// Those whose connections are carried as bytes.
+    pub opaque_ports: Vec<PortRange>,
 }
 
 /// Of an instance.
@@ -142,6 +155,7 @@ impl Manifest {
             ports.push((number, port.name.unwrap_or_default(), target));
         }
         self.services.push(Service {
+            opaque_ports: annotated_ports(object.metadata.annotations.as_ref(), OPAQUE_PORTS_ANNOTATION)?,
             name: ServiceName::new(&namespace, &name)?,
             headless: spec.cluster_ip.as_deref() == Some("None"),
             load_balancer: spec.type_.as_deref() == Some("LoadBalancer"),
@@ -158,7 +172,8 @@ fn template(template: PodTemplateSpec) -> anyhow::Result<Deployment> {
     let [container] = spec.containers.as_slice() else {
         bail!("has {} containers; a local mesh runs one beside each proxy", spec.containers.len());
     };
-    let inject = metadata.annotations.as_ref().and_then(|annotations| annotations.get(INJECT_ANNOTATION));
+    let annotations = metadata.annotations.as_ref();
+    let inject = annotations.and_then(|annotations| annotations.get(INJECT_ANNOTATION));
     let env = environment(container)?;
     let words = container.command.iter().chain(&container.args).flatten();
     let command: Vec<_> = words.map(|word| expand(word, &env)).collect();
@@ -178,7 +193,15 @@ fn template(template: PodTemplateSpec) -> anyhow::Result<Deployment> {
         command,
         env,
         ports,
+        opaque_ports: annotated_ports(annotations, OPAQUE_PORTS_ANNOTATION)?,
+        skip_inbound_ports: annotated_ports(annotations, SKIP_INBOUND_ANNOTATION)?,
+        skip_outbound_ports: annotated_ports(annotations, SKIP_OUTBOUND_ANNOTATION)?,
     })
+}
+
+fn annotated_ports(annotations: Option<&BTreeMap<String, String>>, name: &str) -> anyhow::Result<Vec<PortRange>> {
+    let text = annotations.and_then(|annotations| annotations.get(name));
+    text.map_or(Ok(Vec::new()), |text| PortRange::list(text)).with_context(|| format!("annotation {name}"))
 }
 
 fn environment(container: &Container) -> anyhow::Result<Vec<(String, String)>> {
@@ -275,6 +298,21 @@ mod tests {
         {
             assert_eq!(expand(text, &env), expanded);
         }
+    }
+
+    #[test]
+    fn ports_are_said_to_be_opaque_or_skipped_by_annotations() {
+        let spec = |ports| {
+            format!(
+                "  template:\n    metadata: {{annotations: {{config.conduit.io/opaque-ports: '{ports}'}}}}\n    \
+                 spec: {{containers: [{{name: a, command: [x]}}]}}"
+            )
+        };
+        let manifest = parse(&deployment(&spec("25,7000-7100"))).unwrap();
+        let web = &manifest.deployments[&("ns".to_owned(), "web".to_owned())];
+        assert!(web.opaque_ports[1].contains(7050) && web.skip_inbound_ports.is_empty());
+        let error = parse(&deployment(&spec("smtp"))).unwrap_err().to_string();
+        assert!(error.contains("config.conduit.io/opaque-ports") && error.contains("`smtp` is not a port"), "{error}");
     }
 
     #[test]

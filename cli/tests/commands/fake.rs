@@ -11,13 +11,14 @@ use conduit_api::proto::{
     public::{
         ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
         CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, Change,
-        HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest, MemberResponse, Pod,
-        PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse,
-        RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest,
-        SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest,
-        VersionResponse, WaitRequest, WaitResponse,
+        ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse,
+        MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
+        RecoverRequest, RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest,
+        RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest,
+        StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
         apply_response::Outcome,
+        explain_response,
     },
     route::HttpRoute,
     tap::TapEvent,
@@ -232,6 +233,29 @@ impl Api for Answers {
         let mut stat = self.stat.clone();
         stat.rows.retain(|row| row.resource.as_ref().is_some_and(|resource| resource.namespace == selector.namespace));
         Ok(Response::new(stat))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let ExplainRequest { from, path, .. } = request.into_inner();
+        let from = from.unwrap_or_default();
+        let step = |about: &str, decision: &str, reason: String| explain_response::Step {
+            about: about.to_owned(),
+            decision: decision.to_owned(),
+            reason,
+        };
+        Ok(Response::new(ExplainResponse {
+            revision: 42,
+            from: format!("{}/{}-0", from.namespace, from.name),
+            address: "10.96.0.1:80".to_owned(),
+            authority: "cart.shop:80".to_owned(),
+            steps: vec![
+                step("destination", "service/shop/cart:80", "10.96.0.1 is its address".to_owned()),
+                step("route", "404, conduit-proxy-error: no-route", format!("none accepts GET {path}")),
+            ],
+            proxies: 2,
+            behind: 1,
+            examples: vec!["shop/web-1".to_owned()],
+        }))
     }
 
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {

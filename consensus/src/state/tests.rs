@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     ca::{DENIED_MAX, FEDERATED_MAX, FederatedRecord},
+    learned::Belief,
     *,
 };
 use crate::{Link, RootState};
@@ -36,6 +37,7 @@ fn pod(name: u8, ip: u8, ready: bool) -> Pod {
         workload: None,
         service_account: "default".into(),
         uid: None,
+        opaque_ports: Vec::new(),
         meshed: true,
         ready,
     }
@@ -121,6 +123,20 @@ fn any_change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn any_lesson() -> impl Strategy<Value = Command> {
+    let name = || (0..4_u8).prop_map(|name| service(name, None, &[]).name);
+    let belief = || prop_oneof![Just(Belief::ServerFirst), Just(Belief::Mixed)];
+    prop_oneof![
+        3 => (name(), belief(), 0..4_u64).prop_map(|(name, belief, until_ms)| learn(name, belief, until_ms)),
+        1 => proptest::collection::vec(name(), 0..3)
+            .prop_map(|names| Command::Forget(names.into_iter().map(|name| (name, 80)).collect())),
+    ]
+}
+
+fn learn(service: ServiceName, belief: Belief, until_ms: u64) -> Command {
+    Command::Learn { service, port: 80, lesson: Lesson { belief, until_ms } }
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let node = || (0..3_u64).prop_map(NodeId::new);
     prop_oneof![
@@ -129,6 +145,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => any_rotation(),
         1 => node().prop_map(|node| Command::Retire { node }),
         1 => (0..40_u64).prop_map(|to| Command::Rollback { to: to.into() }),
+        2 => any_lesson(),
     ]
 }
 
@@ -287,6 +304,39 @@ fn a_service_changes_with_its_routes() {
         assert_eq!(versions(&state), expected, "{index}");
     }
     assert_eq!(state.routes_of(&service(1, None, &[]).name), None);
+}
+
+#[test]
+fn a_service_changes_with_what_is_to_be_expected_of_it() {
+    use Belief::{Mixed, ServerFirst};
+    let mut state = MeshState::default();
+    let mut known = service(1, None, &[]);
+    let name = known.name.clone();
+    let forget = || Command::Forget(vec![(service(1, None, &[]).name, 80)]);
+    assert!(matches!(apply(&mut state, 1, learn(name.clone(), ServerFirst, 9)), Outcome::Rejected(_)), "no service");
+    apply(&mut state, 2, Command::Batch(vec![Change::UpsertService(known.clone())]));
+    for (index, command, outcome, hint, version) in [
+        (3, learn(name.clone(), ServerFirst, 9), Outcome::Done, ProtocolHint::ServerFirst, 3),
+        (4, learn(name.clone(), ServerFirst, 8), Outcome::Unchanged, ProtocolHint::ServerFirst, 3),
+        (5, learn(name.clone(), ServerFirst, 10), Outcome::Done, ProtocolHint::ServerFirst, 3),
+        (6, learn(name.clone(), Mixed, 9), Outcome::Done, ProtocolHint::None, 6),
+        (7, learn(name.clone(), ServerFirst, 20), Outcome::Unchanged, ProtocolHint::None, 6),
+        (8, forget(), Outcome::Done, ProtocolHint::None, 6),
+        (9, learn(name.clone(), ServerFirst, 20), Outcome::Done, ProtocolHint::ServerFirst, 9),
+        (10, forget(), Outcome::Done, ProtocolHint::None, 10),
+        (11, forget(), Outcome::Unchanged, ProtocolHint::None, 10),
+    ] {
+        assert_eq!(apply(&mut state, index, command), outcome, "{index}");
+        let service = &state.services()[&name];
+        assert_eq!((state.hint_of(&service.value, 80), service.version.as_u64()), (hint, version), "{index}");
+        assert_eq!(state.revision().as_u64(), version, "{index}");
+    }
+    apply(&mut state, 12, learn(name.clone(), ServerFirst, 9));
+    known.ports.get_mut(&80).unwrap().opaque = true;
+    apply(&mut state, 13, Command::Batch(vec![Change::UpsertService(known.clone())]));
+    assert_eq!(state.hint_of(&known, 80), ProtocolHint::Opaque, "what somebody says goes before what was seen");
+    apply(&mut state, 14, Command::Batch(vec![Change::RemoveService(name)]));
+    assert_eq!(state.lessons().count(), 0, "what is gone takes its lessons along");
 }
 
 #[test]

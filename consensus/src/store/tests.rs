@@ -53,6 +53,7 @@ fn entry(index: u64) -> Entry {
         workload: None,
         service_account: "default".into(),
         uid: None,
+        opaque_ports: Vec::new(),
         meshed: true,
         ready: true,
     };

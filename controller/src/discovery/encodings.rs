@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use bytes::Bytes;
 use conduit_api::{
-    Endpoint, Revision, RouteTable, Service, ServiceName,
+    Endpoint, ProtocolHint, Revision, RouteTable, Service, ServiceName,
     proto::{
         discovery::{self, destination},
         route,
@@ -20,13 +20,15 @@ const PORTS_MAX: usize = 1024;
 /// Versions before the latest from which a service is led to it. Streams that are further behind than others are few.
 const DELTAS_MAX: usize = 8;
 
-/// A service at one version, and what holds for its requests.
+/// A service at one version, and what holds for its requests and connections.
 #[derive(Clone, Copy)]
 pub struct Routed<'a> {
-    /// Its version is that of its routes as well: they change together, and so identify what is encoded.
+    /// Its version is that of its routes and hints as well: they change together, and so identify what is encoded.
     pub service: &'a Versioned<Service>,
     /// None when no route is about it.
     pub routes: Option<&'a RouteTable>,
+    /// What connections to the port may be expected to carry.
+    pub hint: ProtocolHint,
 }
 
 /// The encodings of the latest version that was asked for, of each port of each service.
@@ -82,7 +84,7 @@ fn latest<'a>(
     (latest.version == version).then_some(latest)
 }
 
-fn full(Routed { service, routes }: Routed<'_>, port: u16) -> Bytes {
+fn full(Routed { service, routes, hint }: Routed<'_>, port: u16) -> Bytes {
     let service = &service.value;
     let service = discovery::Service {
         namespace: service.name.namespace().to_owned(),
@@ -90,19 +92,21 @@ fn full(Routed { service, routes }: Routed<'_>, port: u16) -> Bytes {
         port: port.into(),
         endpoints: endpoints_of(service, port).values().map(Into::into).collect(),
         routes: Some(routes_of(routes, port)),
+        hint: discovery::ProtocolHint::from(hint).into(),
     };
     discovery::Destination { kind: Some(destination::Kind::Service(service)) }.encode_to_vec().into()
 }
 
 fn delta(before: Routed<'_>, now: Routed<'_>, port: u16) -> Option<Bytes> {
     let routes = (before.routes != now.routes).then(|| routes_of(now.routes, port));
+    let hint = (before.hint != now.hint).then(|| discovery::ProtocolHint::from(now.hint).into());
     let (before, after) = (endpoints_of(&before.service.value, port), endpoints_of(&now.service.value, port));
     let upserts: Vec<_> =
         after.values().filter(|e| before.get(&e.address) != Some(e)).map(discovery::Endpoint::from).collect();
     let removals: Vec<_> =
         before.keys().filter(|address| !after.contains_key(address)).map(|address| (*address).into()).collect();
-    let changed = !upserts.is_empty() || !removals.is_empty() || routes.is_some();
-    changed.then(|| discovery::EndpointDelta { upserts, removals, routes }.encode_to_vec().into())
+    let changed = !upserts.is_empty() || !removals.is_empty() || routes.is_some() || hint.is_some();
+    changed.then(|| discovery::EndpointDelta { upserts, removals, routes, hint }.encode_to_vec().into())
 }
 
 fn routes_of(routes: Option<&RouteTable>, port: u16) -> discovery::RouteTable {
@@ -140,7 +144,7 @@ mod tests {
     }
 
     fn plain(service: &Versioned<Service>) -> Routed<'_> {
-        Routed { service, routes: None }
+        Routed { service, routes: None, hint: ProtocolHint::None }
     }
 
     fn is_shared(a: &Bytes, b: &Bytes) -> bool {

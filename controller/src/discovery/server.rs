@@ -22,7 +22,10 @@ use super::{
     encodings::Encodings,
     registry::{Certified, Registration, Registry},
 };
-use crate::serve::peer_of;
+use crate::{
+    learning::{Observation, actor::Observations},
+    serve::peer_of,
+};
 
 /// A proxy that takes nothing for this long is cut off, so that it reconnects, perhaps to a replica it can hear.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,15 +45,21 @@ pub struct DiscoveryServer {
     trust_domain: TrustDomain,
     state: watch::Receiver<Arc<MeshState>>,
     registry: Registry,
+    observations: Observations,
     encodings: Arc<Encodings>,
     first_answers: Arc<Semaphore>,
 }
 
 impl DiscoveryServer {
-    /// Serves what `state` says; who is connected shows in `registry`.
-    pub fn new(trust_domain: TrustDomain, state: watch::Receiver<Arc<MeshState>>, registry: Registry) -> Self {
+    /// Serves what `state` says; who is connected shows in `registry`, and what proxies see goes to `observations`.
+    pub fn new(
+        trust_domain: TrustDomain,
+        state: watch::Receiver<Arc<MeshState>>,
+        registry: Registry,
+        observations: Observations,
+    ) -> Self {
         let first_answers = Arc::new(Semaphore::new(FIRST_ANSWERS_MAX));
-        Self { trust_domain, state, registry, encodings: Arc::default(), first_answers }
+        Self { trust_domain, state, registry, observations, encodings: Arc::default(), first_answers }
     }
 }
 
@@ -84,7 +93,12 @@ impl discovery_server::Discovery for DiscoveryServer {
             registration.certified(certified.into());
         }
         let watch = Watch {
-            proxy: Proxy { registration, subscriptions, progress: Progress::default() },
+            proxy: Proxy {
+                registration,
+                subscriptions,
+                progress: Progress::default(),
+                observations: self.observations.clone(),
+            },
             requests,
             state: self.state.clone(),
             peer: peer.id().clone(),
@@ -178,6 +192,7 @@ struct Proxy {
     registration: Registration,
     subscriptions: Subscriptions,
     progress: Progress,
+    observations: Observations,
 }
 
 /// What a proxy holds. Most changes concern few proxies: one that has taken everything it was sent holds whatever is newer,
@@ -232,11 +247,25 @@ impl Proxy {
                 warn!(revision = nack.revision, reason = %nack.reason, "a proxy refused an update");
             }
             Some(watch_request::Kind::Certified(certified)) => self.registration.certified(certified.into()),
+            Some(watch_request::Kind::Observed(observed)) => self.observed(observed)?,
             Some(watch_request::Kind::Hello(_)) | None => {
                 return Err(Status::invalid_argument("hello is only allowed as the first request"));
             }
         }
         Ok(false)
+    }
+}
+
+impl Proxy {
+    /// It speaks of what it follows, and of nothing else.
+    fn observed(&self, observed: discovery::Observed) -> Result<(), Status> {
+        let first = observed.first();
+        let target = observed.target.ok_or_else(|| Status::invalid_argument("observed without a target"))?;
+        let target = parse(&target)?;
+        if self.subscriptions.follows(&target) {
+            self.observations.tell(Observation { target, first });
+        }
+        Ok(())
     }
 }
 
@@ -273,6 +302,7 @@ mod tests {
                 registration: registry.open("ns/stuck".parse().unwrap()),
                 subscriptions: Subscriptions::new("cluster.local".parse().unwrap(), Arc::default()),
                 progress: Progress::default(),
+                observations: Observations::ignored(),
             },
             requests: futures::stream::pending(),
             state,

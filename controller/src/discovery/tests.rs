@@ -23,6 +23,7 @@ fn pod(name: &str, ip: &str, meshed: bool) -> Change {
         workload: Some(WorkloadRef { kind: "deployment".into(), name: "web".into() }),
         service_account: "web".into(),
         uid: None,
+        opaque_ports: Vec::new(),
         meshed,
         ready: true,
     })

@@ -19,6 +19,7 @@ fn pod(name: &str, ready: bool) -> Pod {
         workload: None,
         service_account: "default".into(),
         uid: None,
+        opaque_ports: Vec::new(),
         meshed: true,
         ready,
     }

@@ -10,7 +10,9 @@ use std::{
 use arc_swap::ArcSwap;
 use conduit_api::{
     Revision, Target,
-    proto::discovery::{Certified, WatchRequest, WatchResponse, discovery_client::DiscoveryClient, watch_request},
+    proto::discovery::{
+        Certified, WatchRequest, WatchResponse, discovery_client::DiscoveryClient, observed::First, watch_request,
+    },
 };
 use conduit_ca::{TrustBundle, WorkloadTls};
 use tokio::{
@@ -46,9 +48,10 @@ pub struct Discovery {
     questions: mpsc::Sender<Question>,
 }
 
-struct Question {
-    target: Target,
-    answer: oneshot::Sender<Option<Watched>>,
+/// What a data thread has for the control thread.
+enum Question {
+    Follow { target: Target, answer: oneshot::Sender<Option<Watched>> },
+    Observed { target: Target, first: First },
 }
 
 /// How discovery is, for readiness and metrics.
@@ -68,8 +71,13 @@ impl Discovery {
     /// What is known of `target`, now and from now on; `None` when this proxy follows as many as it may.
     pub async fn follow(&self, target: Target) -> Option<Watched> {
         let (answer, answered) = oneshot::channel();
-        self.questions.send(Question { target, answer }).await.ok()?;
+        self.questions.send(Question::Follow { target, answer }).await.ok()?;
         answered.await.ok().flatten()
+    }
+
+    /// A connection to `target` has shown who speaks first there. It is not told when there is too much to tell.
+    pub fn observed(&self, target: &Target, first: First) {
+        let _ = self.questions.try_send(Question::Observed { target: target.clone(), first });
     }
 }
 
@@ -161,10 +169,16 @@ impl DiscoveryTask {
         }
     }
 
-    async fn answer(&self, Question { target, answer }: Question) {
-        let (watched, request) = self.directory.borrow_mut().want(target);
-        // The one who asked may have gone.
-        let _ = answer.send(watched);
+    async fn answer(&self, question: Question) {
+        let request = match question {
+            Question::Follow { target, answer } => {
+                let (watched, request) = self.directory.borrow_mut().want(target);
+                // The one who asked may have gone.
+                let _ = answer.send(watched);
+                request
+            }
+            Question::Observed { target, first } => self.directory.borrow_mut().observe(Instant::now(), &target, first),
+        };
         if let Some(request) = request {
             self.send(request).await;
         }

@@ -20,7 +20,10 @@ use std::{
 
 use conduit_api::proto::{
     cache::Cache,
-    public::{ApplyRequest, PodsRequest, WaitRequest, api_client::ApiClient},
+    public::{
+        ApplyRequest, ExplainRequest, PodsRequest, ResourceSelection, WaitRequest, api_client::ApiClient,
+        explain_request,
+    },
     route,
 };
 use conduit_api::{
@@ -160,6 +163,7 @@ impl Mesh {
             workload: Some(WorkloadRef { kind: "deployment".into(), name: name.into() }),
             service_account: name.into(),
             uid: None,
+            opaque_ports: Vec::new(),
             meshed: true,
             ready: true,
         };
@@ -181,6 +185,7 @@ impl Mesh {
             metrics: (ip, METRICS_PORT).into(),
             socket_mark: None,
             workload_api: None,
+            opaque_ports: Vec::new(),
             cache: Some(self.path(&format!("{name}-{number}.cache"))),
             cores: 2,
         };
@@ -234,6 +239,7 @@ impl Mesh {
             workload: None,
             service_account: "default".into(),
             uid: None,
+            opaque_ports: Vec::new(),
             meshed: false,
             ready: false,
         });
@@ -258,6 +264,27 @@ impl Mesh {
         let Some(mut api) = self.api().await else { return false };
         let known = api.pods(PodsRequest { namespace: "test".into(), skip_connected: false }).await;
         known.is_ok_and(|known| known.into_inner().pods.iter().any(|known| known.name == pod.name()))
+    }
+
+    /// What the control plane says of connections from `from` to service `number`, about `about`.
+    pub async fn explained(&self, from: &Meshed, number: u8, about: &str) -> String {
+        let from = ResourceSelection {
+            kind: "pod".into(),
+            namespace: from.name.namespace().into(),
+            name: from.name.name().into(),
+        };
+        let to = Some(explain_request::To::Host(format!("service-{number}")));
+        let request = ExplainRequest { from: Some(from), to, port: 80, ..ExplainRequest::default() };
+        let answer = self.api().await.unwrap().explain(request).await.unwrap().into_inner();
+        answer.steps.into_iter().find(|step| step.about == about).map(|step| step.reason).unwrap_or_default()
+    }
+
+    /// Says that connections to service `number` carry bytes.
+    pub async fn opaque(&mut self, number: u8) {
+        let name = ServiceName::new("test", &format!("service-{number}")).unwrap();
+        let service = self.inventory.services.iter_mut().find(|service| service.name == name).unwrap();
+        service.ports.get_mut(&80).unwrap().opaque = true;
+        self.publish().await;
     }
 
     /// Routes the requests of service 0 by `rules`, and returns when that is in force everywhere; the revision.

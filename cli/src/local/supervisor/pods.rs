@@ -2,6 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt as _, time::SystemTime};
 
+use conduit_api::PortRange;
 use conduit_ca::LaunchToken;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -36,6 +37,8 @@ const WATCH: Duration = Duration::from_millis(500);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Scaling is done within this, or has failed.
 const SCALE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Ports of the proxy's own, which nothing redirects.
+const PROXY_PORTS: &str = "4190,4191";
 /// The proxy's metrics, where it also says whether it is ready.
 const PROXY_ADMIN_PORT: u16 = 4191;
 
@@ -158,8 +161,10 @@ impl Supervisor {
             move || supervisor.set_ready(&name, false)
         };
         if deployment.meshed {
-            self.redirect(&network).await.with_context(|| format!("cannot redirect the traffic of {name}"))?;
-            let proxy = self.proxy(&name, ip, &network, &files)?;
+            self.redirect(&network, deployment)
+                .await
+                .with_context(|| format!("cannot redirect the traffic of {name}"))?;
+            let proxy = self.proxy(&name, ip, &network, &files, deployment)?;
             spawn_local(self.clone().keep(proxy, stopped.clone(), ended.clone()));
         }
         let program = self.application(&name, ip, &network, &files, deployment);
@@ -233,11 +238,16 @@ impl Supervisor {
     }
 
     /// The rules are there before anything that they are for, and outlive the proxy.
-    async fn redirect(&self, network: &Namespace) -> anyhow::Result<()> {
+    async fn redirect(&self, network: &Namespace, deployment: &Deployment) -> anyhow::Result<()> {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         command.args(["local", "enter", "--netns", &network.path(), "--", &program("conduit-proxy")?, "init"]);
         if !self.is_root {
             command.args(["--proxy-mark", SOCKET_MARK]);
+        }
+        let inbound = format!("{PROXY_PORTS},{}", port_list(&deployment.skip_inbound_ports));
+        command.args(["--inbound-ports-to-ignore", inbound.trim_end_matches(',')]);
+        if !deployment.skip_outbound_ports.is_empty() {
+            command.args(["--outbound-ports-to-ignore", &port_list(&deployment.skip_outbound_ports)]);
         }
         let output = command.output().await?;
         if !output.status.success() {
@@ -246,7 +256,14 @@ impl Supervisor {
         Ok(())
     }
 
-    fn proxy(&self, pod: &PodName, ip: IpAddr, network: &Namespace, files: &std::path::Path) -> anyhow::Result<Spec> {
+    fn proxy(
+        &self,
+        pod: &PodName,
+        ip: IpAddr,
+        network: &Namespace,
+        files: &std::path::Path,
+        deployment: &Deployment,
+    ) -> anyhow::Result<Spec> {
         let mut enter = vec!["--netns".to_owned(), network.path(), "--files".to_owned(), files.display().to_string()];
         let state = self.state.borrow();
         let controllers = state.processes.values().filter(|running| running.spec.role == "controller");
@@ -260,6 +277,7 @@ impl Supervisor {
             ("TRUST_ANCHORS_FILE", format!("{POD_FILES}/trust-anchors.pem")),
             ("IDENTITY_TOKEN_FILE", format!("{POD_FILES}/{TOKEN_FILE}")),
             ("CACHE_FILE", format!("{POD_FILES}/{PROXY_FILES}/cache")),
+            ("OPAQUE_PORTS", port_list(&deployment.opaque_ports)),
             ("WORKLOAD_API_SOCKET", format!("{POD_FILES}/{SPIFFE_FILES}/{WORKLOAD_API_SOCKET}")),
         ]
         .map(|(name, value)| (format!("CONDUIT_PROXY_{name}"), value))
@@ -402,4 +420,8 @@ fn listening_ports(pid: u32) -> Vec<u16> {
         (state == LISTEN).then_some(port)
     });
     ports.collect()
+}
+
+fn port_list(ports: &[PortRange]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
