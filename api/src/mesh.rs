@@ -139,6 +139,9 @@ pub struct Pod {
     /// What comes to these ports is carried as bytes, because somebody has said so.
     #[serde(default)]
     pub opaque_ports: Vec<PortRange>,
+    /// Where it runs (`topology.kubernetes.io/zone`); none where nobody says so.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// It passes its readiness checks: its endpoints are sent traffic.
     pub ready: bool,
 }
@@ -153,6 +156,47 @@ pub struct Service {
     pub cluster_ips: BTreeSet<IpAddr>,
     /// By the port that clients connect to. TCP only.
     pub ports: BTreeMap<u16, ServicePort>,
+    /// How its requests are shared out.
+    #[serde(default)]
+    pub balancing: Balancing,
+}
+
+/// How requests are shared out among the endpoints of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balancing {
+    /// What makes one of two endpoints the better one.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// Endpoints of the sender's zone come first, as long as that costs little: Kubernetes' `trafficDistribution: PreferClose`.
+    #[serde(default)]
+    pub prefer_own_zone: bool,
+}
+
+/// What makes one of two endpoints the better one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Strategy {
+    /// The lower latency, of late and at its worst, times the requests under way.
+    #[default]
+    PeakEwma,
+    /// Fewer requests under way.
+    LeastRequest,
+}
+
+/// Neither of the two.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is no way to balance; there are peak-ewma and least-request")]
+pub struct ParseStrategyError(String);
+
+impl FromStr for Strategy {
+    type Err = ParseStrategyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "peak-ewma" => Ok(Self::PeakEwma),
+            "least-request" => Ok(Self::LeastRequest),
+            _ => Err(ParseStrategyError(text.to_owned())),
+        }
+    }
 }
 
 impl Service {
@@ -192,6 +236,9 @@ pub struct Endpoint {
     /// What the proxy beside it must prove; none when there is no proxy.
     #[serde(default)]
     pub identity: Option<SpiffeId>,
+    /// Where it runs (`topology.kubernetes.io/zone`); none where nobody says so.
+    #[serde(default)]
+    pub zone: Option<String>,
 }
 
 /// Everything that a platform knows at one moment, e.g. the content of a local mesh's state file.

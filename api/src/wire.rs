@@ -84,6 +84,7 @@ impl From<&mesh::Endpoint> for discovery::Endpoint {
             pod: endpoint.pod.as_ref().map(Into::into),
             workload: workload.map(|(pod, workload)| workload.to_wire(pod.namespace())),
             identity: endpoint.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
+            zone: endpoint.zone.clone().unwrap_or_default(),
         }
     }
 }
@@ -100,7 +101,29 @@ impl TryFrom<&discovery::Endpoint> for mesh::Endpoint {
             pod,
             workload: workload.map(|w| mesh::WorkloadRef { kind: w.kind.clone(), name: w.name.clone() }),
             identity: (!wire.identity.is_empty()).then(|| wire.identity.parse()).transpose()?,
+            zone: (!wire.zone.is_empty()).then(|| wire.zone.clone()),
         })
+    }
+}
+
+impl From<mesh::Balancing> for discovery::Balancing {
+    fn from(mesh::Balancing { strategy, prefer_own_zone }: mesh::Balancing) -> Self {
+        let strategy = match strategy {
+            mesh::Strategy::PeakEwma => discovery::balancing::Strategy::PeakEwma,
+            mesh::Strategy::LeastRequest => discovery::balancing::Strategy::LeastRequest,
+        };
+        Self { strategy: strategy.into(), prefer_own_zone }
+    }
+}
+
+/// A strategy that a later release has thought of is the usual one to this one.
+impl From<&discovery::Balancing> for mesh::Balancing {
+    fn from(wire: &discovery::Balancing) -> Self {
+        let strategy = match wire.strategy() {
+            discovery::balancing::Strategy::PeakEwma => mesh::Strategy::PeakEwma,
+            discovery::balancing::Strategy::LeastRequest => mesh::Strategy::LeastRequest,
+        };
+        Self { strategy, prefer_own_zone: wire.prefer_own_zone }
     }
 }
 
@@ -127,6 +150,7 @@ mod tests {
             pod: Some(mesh::PodName::new("emojivoto", "voting-0").unwrap()),
             workload: Some(mesh::WorkloadRef { kind: "deployment".into(), name: "voting".into() }),
             identity: Some("spiffe://cluster.local/ns/emojivoto/sa/voting".parse().unwrap()),
+            zone: Some("eu-1a".into()),
         };
         assert_eq!(mesh::Endpoint::try_from(&discovery::Endpoint::from(&endpoint)), Ok(endpoint));
     }

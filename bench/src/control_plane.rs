@@ -49,13 +49,14 @@ pub(crate) fn inventory(services: u16, endpoints: u16, flip: bool) -> Inventory 
         let endpoint = |i: u16| {
             let [high, low] = number.to_be_bytes();
             let address = SocketAddr::from(([11, high, low, 1], 1_000 + i));
-            (address, Endpoint { address, pod: None, workload: None, identity: None })
+            (address, Endpoint { address, pod: None, workload: None, identity: None, zone: None })
         };
         let endpoints: BTreeMap<_, _> = (0..endpoints + more).map(endpoint).collect();
         Service {
             name: ServiceName::new("bench", &format!("service-{number}")).expect("a name"),
             cluster_ips: [cluster_address(number).ip()].into(),
             ports: [(80, ServicePort { endpoints, ..ServicePort::default() })].into(),
+            balancing: Default::default(),
         }
     };
     Inventory { services: (0..services).map(service).collect(), pods: Vec::new() }

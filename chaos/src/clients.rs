@@ -202,6 +202,7 @@ pub fn register(key: Key, value: Value) -> Command {
         service_account: "default".to_owned(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: false,
         ready: true,
     };

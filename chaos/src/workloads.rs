@@ -86,6 +86,7 @@ pub async fn start(cluster: &Cluster, workloads: u32, pairs: usize) -> anyhow::R
         service_account: name(number),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready: true,
     };

@@ -155,6 +155,7 @@ fn pod(name: &str) -> Proposal {
         service_account: "default".into(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready: true,
     };

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use conduit_api::{
-    Endpoint, Pod, ProtocolHint, Revision, RouteTable, Service, ServiceName, SpiffeId, Target, TrustDomain,
+    Endpoint, Pod, PodName, ProtocolHint, Revision, RouteTable, Service, ServiceName, SpiffeId, Target, TrustDomain,
     proto::{
         discovery::{self, destination, target_update},
         identity,
@@ -34,9 +34,12 @@ pub const TARGETS_PER_STREAM_MAX: usize = 10_000;
 
 /// One stream's subscriptions, and what it holds of each.
 pub struct Subscriptions {
+    pod: PodName,
     trust_domain: TrustDomain,
     encodings: Arc<Encodings>,
     sent: BTreeMap<Target, Sent>,
+    /// Where the proxy runs, as it was told; none before that.
+    zone: Option<String>,
     /// What the bundle that it holds was made of.
     bundle: Option<(Revision, u32)>,
     /// The first response is sent even when it is empty: it tells the proxy that it is connected.
@@ -71,9 +74,9 @@ impl Held {
 pub struct TooManyTargets;
 
 impl Subscriptions {
-    /// Of a proxy that holds nothing yet. `encodings` are those of all streams.
-    pub fn new(trust_domain: TrustDomain, encodings: Arc<Encodings>) -> Self {
-        Self { trust_domain, encodings, sent: BTreeMap::new(), bundle: None, greeted: false }
+    /// Of the proxy beside `pod`, which holds nothing yet. `encodings` are those of all streams.
+    pub fn new(pod: PodName, trust_domain: TrustDomain, encodings: Arc<Encodings>) -> Self {
+        Self { pod, trust_domain, encodings, sent: BTreeMap::new(), zone: None, bundle: None, greeted: false }
     }
 
     /// Follows `target`; `held` is the version that the proxy has of it from an earlier stream.
@@ -107,12 +110,21 @@ impl Subscriptions {
                 updates.push(discovery::TargetUpdate { target: Some(target.into()), version, kind: Some(kind) });
             }
         }
-        let bundle = self.bundle(state);
-        if self.greeted && updates.is_empty() && bundle.is_none() {
+        let (zone, bundle) = (self.zone(state), self.bundle(state));
+        if self.greeted && updates.is_empty() && zone.is_none() && bundle.is_none() {
             return None;
         }
         self.greeted = true;
-        Some(discovery::WatchResponse { revision: state.revision().as_u64(), updates, bundle })
+        Some(discovery::WatchResponse { revision: state.revision().as_u64(), updates, bundle, zone })
+    }
+
+    /// Where the proxy runs, if it does not know.
+    fn zone(&mut self, state: &MeshState) -> Option<String> {
+        let zone = state.pods().get(&self.pod).and_then(|pod| pod.value.zone.clone()).unwrap_or_default();
+        if self.zone.as_ref() == Some(&zone) {
+            return None;
+        }
+        self.zone.insert(zone).clone().into()
     }
 
     /// The bundle, if the proxy does not hold it.
@@ -212,6 +224,7 @@ fn destination_of_pod(
             .meshed
             .then(|| SpiffeId::new(trust_domain, pod.name.namespace(), &pod.service_account).ok())
             .flatten(),
+        zone: pod.zone.clone(),
     };
     let headless = state.headless_services_of(address);
     let hint = hint_of_pod(pod, address.port(), &headless, state);

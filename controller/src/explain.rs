@@ -7,7 +7,8 @@ use std::{
 };
 
 use conduit_api::{
-    Endpoint, Pod, PodName, ProtocolHint, Service, ServiceName, SpiffeId, Target, TrustDomain,
+    Balancing, Endpoint, Pod, PodName, ProtocolHint, Service, ServiceName, SpiffeId, Target, TrustDomain,
+    mesh::Strategy,
     proto::public::{ResourceSelection, explain_response::Step},
     route::{RouteBackend, RouteChoice},
 };
@@ -206,7 +207,8 @@ impl<'a> Explained<'a> {
         let opaque = pod.opaque_ports.iter().any(|range| range.contains(question.to.port()));
         self.detected(if opaque { ProtocolHint::Opaque } else { ProtocolHint::None }, None);
         let identity = self.identity(pod).filter(|_| pod.meshed);
-        let endpoint = Endpoint { address: question.to, pod: Some(pod.name.clone()), workload: None, identity };
+        let endpoint =
+            Endpoint { address: question.to, pod: Some(pod.name.clone()), workload: None, identity, zone: None };
         self.secured(&[&endpoint]);
     }
 
@@ -290,8 +292,9 @@ impl<'a> Explained<'a> {
 
     fn backend(&mut self, backend: &RouteBackend, is_one_of_several: bool) {
         let (state, name) = (self.state, format!("service/{}:{}", backend.service, backend.port));
-        let port = state.services().get(&backend.service).and_then(|service| service.value.ports.get(&backend.port));
-        let Some(port) = port else {
+        let service = state.services().get(&backend.service);
+        let port = service.and_then(|service| Some((service, service.value.ports.get(&backend.port)?)));
+        let Some((service, port)) = port else {
             return self.say("endpoint", "500, conduit-proxy-error: no-backend", format!("there is no {name}"));
         };
         let of = if is_one_of_several { format!(" of {name}") } else { String::new() };
@@ -307,15 +310,29 @@ impl<'a> Explained<'a> {
         let (decision, reason) = match endpoints.as_slice() {
             [only] => (shown(only), format!("the only ready endpoint{of}{not_ready}")),
             _ => {
-                let decision = "the less loaded of two at random, by latency and requests under way";
-                (
-                    decision.to_owned(),
-                    format!("{} ready endpoints{of}{not_ready}: {}", endpoints.len(), named(&endpoints)),
-                )
+                let reason = format!("{} ready endpoints{of}{not_ready}: {}", endpoints.len(), named(&endpoints));
+                (self.balanced(service.value.balancing, &endpoints), reason)
             }
         };
         self.say("endpoint", decision, reason);
         self.secured(&endpoints);
+    }
+
+    /// How one of several is chosen.
+    fn balanced(&self, balancing: Balancing, endpoints: &[&Endpoint]) -> String {
+        let own = self.question.from.zone.as_ref().filter(|_| balancing.prefer_own_zone);
+        let near = own.map_or(0, |own| endpoints.iter().filter(|endpoint| endpoint.zone.as_ref() == Some(own)).count());
+        let by = match balancing.strategy {
+            Strategy::PeakEwma => "by latency and requests under way",
+            Strategy::LeastRequest => "by requests under way",
+        };
+        let among = match own {
+            Some(own) if near > 0 && near < endpoints.len() => {
+                format!(", of zone {own} ({near}) unless those are overloaded")
+            }
+            _ => String::new(),
+        };
+        format!("the less loaded of two at random, {by}{among}")
     }
 
     fn secured(&mut self, endpoints: &[&Endpoint]) {

@@ -87,7 +87,12 @@ mod tests {
         let mut state = MeshState::default();
         let ports = [(3306, ServicePort::default())];
         let name = ServiceName::new("db", "mysql").unwrap();
-        let service = Service { name, cluster_ips: [[10, 96, 0, 1].into()].into(), ports: ports.into() };
+        let service = Service {
+            name,
+            cluster_ips: [[10, 96, 0, 1].into()].into(),
+            ports: ports.into(),
+            balancing: Default::default(),
+        };
         state.apply(1, Proposal::new("test", 0, Command::Batch(vec![Change::UpsertService(service)])));
         state
     }

@@ -139,6 +139,7 @@ mod tests {
             service_account: "default".into(),
             uid: None,
             opaque_ports: Vec::new(),
+            zone: None,
             meshed: true,
             ready: true,
         };

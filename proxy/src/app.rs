@@ -87,7 +87,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
     let (token_task, tokens) = TokenTask::new(controllers.clone(), tls.clone());
     let workload_api = WorkloadApi { tls: tls.clone(), changes: controllers.changes(), tokens };
     let reporter = Reporter { controllers, telemetry: telemetry.clone(), namespace, pod };
-    let denied = discovery_task.denied();
+    let (denied, zone) = (discovery_task.denied(), discovery_task.zone());
     spawn_local(certifier.run());
     spawn_local(discovery_task.run());
     spawn_local(tap_task.run());
@@ -109,6 +109,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         taps,
         telemetry: telemetry.clone(),
         denied,
+        zone,
         connections: Arc::new(AtomicU32::new(0)),
         drain: drain.clone(),
     };

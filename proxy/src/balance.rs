@@ -1,13 +1,11 @@
-//! Which endpoint the next request goes to: the better of two that are picked at random, by peak EWMA. Pure.
+//! Which endpoint the next request goes to: the better of two that are picked at random, by peak EWMA or by requests under way; in the
+//! own zone first, if that is wished for. Pure.
 //!
 //! "The Power of Two Choices in Randomized Load Balancing" (Mitzenmacher, 1996); the cost function is Finagle's `PeakEwma`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use conduit_api::{Balancing, mesh::Strategy};
 use tokio::time::Instant;
 
 /// How long a slow answer is remembered.
@@ -23,6 +21,11 @@ const SLOW_START_SHARE: f64 = 0.1;
 const ASIDE_MIN: Duration = Duration::from_millis(100);
 /// ... up to this.
 const ASIDE_MAX: Duration = Duration::from_secs(5);
+
+/// An endpoint of the own zone is left for one of another when it takes so many times as long, as it was last seen ...
+const ZONE_LATENCY_FACTOR: f64 = 2.0;
+/// ... or has so many times as many requests under way, which says so of one that does not answer.
+const ZONE_PENDING_FACTOR: u32 = 8;
 
 /// The load of one endpoint, as one thread sees it.
 #[derive(Clone, Debug)]
@@ -53,12 +56,26 @@ impl Load {
         }
     }
 
-    fn cost(&self, now: Instant) -> f64 {
+    fn cost(&self, now: Instant, strategy: Strategy) -> f64 {
+        if strategy == Strategy::LeastRequest {
+            return self.pending.into();
+        }
         if !self.has_answered && self.pending == 0 {
             // One request is what it takes to know.
             return 0.0;
         }
         self.decayed(now, 0.0) * f64::from(self.pending + 1)
+    }
+
+    /// It is not put aside.
+    fn is_fit(&self, now: Instant) -> bool {
+        self.aside_until.is_none_or(|until| until <= now)
+    }
+
+    /// This one is of the own zone, and so much worse than `far` that the way there is worth it: it answers late, or not at all.
+    fn is_worth_leaving_for(&self, far: &Self, now: Instant) -> bool {
+        let is_late = self.has_answered && far.has_answered && self.decayed(now, 0.0) > ZONE_LATENCY_FACTOR * far.ewma;
+        is_late || self.pending > ZONE_PENDING_FACTOR * (far.pending + 1)
     }
 
     /// Whether it takes part this time; `chance` is below 1.
@@ -93,62 +110,71 @@ fn decay(x: f64) -> f64 {
 /// The endpoints of one service, for one thread.
 #[derive(Debug, Default)]
 pub struct Balancer {
-    /// Ascending by address.
-    loads: Vec<(SocketAddr, Load)>,
+    balancing: Balancing,
+    /// Those that come first: all, or those of the own zone.
+    near: Group,
+    far: Group,
+    under_way: usize,
 }
 
+/// Endpoints that come before or after others.
+#[derive(Debug, Default)]
+struct Group {
+    /// Ascending by address.
+    loads: Vec<Entry>,
+}
+
+type Entry = (SocketAddr, Load);
+
 impl Balancer {
-    /// Takes over a new set of endpoints; those that stay keep what is known of them.
-    pub fn update<'a>(&mut self, now: Instant, endpoints: impl Iterator<Item = &'a SocketAddr>) {
-        let mut known: BTreeMap<_, _> = std::mem::take(&mut self.loads).into_iter().collect();
+    /// Takes over a new set of endpoints, each with whether it is in the own zone; those that stay keep what is known of them.
+    pub fn update(&mut self, now: Instant, balancing: Balancing, endpoints: impl Iterator<Item = (SocketAddr, bool)>) {
+        self.balancing = balancing;
+        let (near, far) = (std::mem::take(&mut self.near.loads), std::mem::take(&mut self.far.loads));
+        let mut known: BTreeMap<_, _> = near.into_iter().chain(far).collect();
         let answered: Vec<_> = known.values().filter(|load| load.has_answered).map(|load| load.ewma).collect();
         let others = (!answered.is_empty()).then(|| answered.iter().sum::<f64>() / answered.len() as f64);
-        let wanted: BTreeSet<_> = endpoints.copied().collect();
-        let kept = |address| (address, known.remove(&address).unwrap_or_else(|| Load::new(now, others)));
-        self.loads = wanted.into_iter().map(kept).collect();
+        let wanted: BTreeMap<_, _> = endpoints.collect();
+        for (address, is_near) in wanted {
+            let load = known.remove(&address).unwrap_or_else(|| Load::new(now, others));
+            let group = if is_near || !balancing.prefer_own_zone { &mut self.near } else { &mut self.far };
+            group.loads.push((address, load));
+        }
+        if self.near.loads.is_empty() {
+            std::mem::swap(&mut self.near, &mut self.far);
+        }
+    }
+
+    /// Requests under way, to any of them.
+    pub fn under_way(&self) -> usize {
+        self.under_way
     }
 
     /// Chooses an endpoint that is not in `tried`. `random` are two numbers below 1. One that is put aside is chosen only
     /// when there is no other: a wrong guess must not make an outage.
     pub fn pick(&self, now: Instant, random: (f64, f64), tried: &[SocketAddr]) -> Option<SocketAddr> {
-        let untried = |(address, _): &(SocketAddr, Load)| !tried.contains(address);
-        let fit = |entry: &(SocketAddr, Load)| untried(entry) && entry.1.aside_until.is_none_or(|until| until <= now);
-        // Nearly always all are fit, and it need not be asked of more than these two.
-        let (first, second) = two_of(random, self.loads.len())?;
-        let (first, second) = (&self.loads[first], &self.loads[second]);
-        let picked = if fit(first) && fit(second) {
-            // What is left of a number that has said which of several is a number of its own.
-            let count = self.loads.len() as f64;
-            let chances = ((random.0 * count).fract(), (random.1 * (count - 1.0)).fract());
-            Some(match (first.1.takes_part(now, chances.0), second.1.takes_part(now, chances.1)) {
-                (true, false) => first,
-                (false, true) => second,
-                _ => cheaper(now, first, second),
-            })
+        let strategy = self.balancing.strategy;
+        let near = self.near.pick(now, strategy, random, tried);
+        let picked = if self.far.loads.is_empty() {
+            near
         } else {
-            self.pick_among(now, random, fit).or_else(|| self.pick_among(now, random, untried))
+            match (near, self.far.pick(now, strategy, random, tried)) {
+                (Some(near), Some(far)) => Some(if near.1.is_worth_leaving_for(&far.1, now) { far } else { near }),
+                (near, far) => near.or(far),
+            }
         };
-        picked.map(|(address, _)| *address)
-    }
-
-    fn pick_among(
-        &self,
-        now: Instant,
-        random: (f64, f64),
-        accepts: impl Fn(&(SocketAddr, Load)) -> bool,
-    ) -> Option<&(SocketAddr, Load)> {
-        let accepted = || self.loads.iter().filter(|entry| accepts(entry));
-        let (first, second) = two_of(random, accepted().count())?;
-        Some(cheaper(now, accepted().nth(first)?, accepted().nth(second)?))
+        let untried = |entry: &Entry| !tried.contains(&entry.0);
+        let unfit = |group: &Group| group.pick_among(now, strategy, random, untried).map(|(address, _)| *address);
+        picked.map(|(address, _)| *address).or_else(|| unfit(&self.near)).or_else(|| unfit(&self.far))
     }
 
     fn load_mut(&mut self, address: SocketAddr) -> Option<&mut Load> {
-        let index = self.loads.binary_search_by_key(&address, |(address, _)| *address).ok()?;
-        Some(&mut self.loads[index].1)
+        self.near.load_mut(address).or_else(|| self.far.load_mut(address))
     }
 
     /// A request is on its way.
     pub fn begin(&mut self, address: SocketAddr) {
+        self.under_way += 1;
         if let Some(load) = self.load_mut(address) {
             load.pending += 1;
         }
@@ -156,6 +182,7 @@ impl Balancer {
 
     /// A request is over; `rtt` if it was answered.
     pub fn end(&mut self, now: Instant, address: SocketAddr, rtt: Option<Duration>) {
+        self.under_way = self.under_way.saturating_sub(1);
         if let Some(load) = self.load_mut(address) {
             load.pending = load.pending.saturating_sub(1);
             if let Some(rtt) = rtt {
@@ -169,12 +196,50 @@ impl Balancer {
     /// It could not be connected to, or its proxy said that there is nobody behind it; `jitter` is below 1. Of requests that
     /// fail at the same time only the first counts: they all saw one and the same failure.
     pub fn unreachable(&mut self, now: Instant, address: SocketAddr, jitter: f64) {
-        let load = self.load_mut(address).filter(|load| load.aside_until.is_none_or(|until| until <= now));
+        let load = self.load_mut(address).filter(|load| load.is_fit(now));
         if let Some(load) = load {
             let aside = (ASIDE_MIN * 2_u32.saturating_pow(load.failures)).min(ASIDE_MAX);
             load.failures = (load.failures + 1).min(16);
             load.aside_until = Some(now + aside.mul_f64(0.5 + jitter / 2.0));
         }
+    }
+}
+
+impl Group {
+    /// One that was neither tried nor put aside.
+    fn pick(&self, now: Instant, strategy: Strategy, random: (f64, f64), tried: &[SocketAddr]) -> Option<&Entry> {
+        let fit = |entry: &Entry| !tried.contains(&entry.0) && entry.1.is_fit(now);
+        // Nearly always all are fit, and it need not be asked of more than these two.
+        let (first, second) = two_of(random, self.loads.len())?;
+        let (first, second) = (&self.loads[first], &self.loads[second]);
+        if !fit(first) || !fit(second) {
+            return self.pick_among(now, strategy, random, fit);
+        }
+        // What is left of a number that has said which of several is a number of its own.
+        let count = self.loads.len() as f64;
+        let chances = ((random.0 * count).fract(), (random.1 * (count - 1.0)).fract());
+        Some(match (first.1.takes_part(now, chances.0), second.1.takes_part(now, chances.1)) {
+            (true, false) => first,
+            (false, true) => second,
+            _ => cheaper(now, strategy, first, second),
+        })
+    }
+
+    fn pick_among(
+        &self,
+        now: Instant,
+        strategy: Strategy,
+        random: (f64, f64),
+        accepts: impl Fn(&Entry) -> bool,
+    ) -> Option<&Entry> {
+        let accepted = || self.loads.iter().filter(|entry| accepts(entry));
+        let (first, second) = two_of(random, accepted().count())?;
+        Some(cheaper(now, strategy, accepted().nth(first)?, accepted().nth(second)?))
+    }
+
+    fn load_mut(&mut self, address: SocketAddr) -> Option<&mut Load> {
+        let index = self.loads.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        Some(&mut self.loads[index].1)
     }
 }
 
@@ -187,8 +252,8 @@ fn two_of(random: (f64, f64), count: usize) -> Option<(usize, usize)> {
     Some((first, second.min(others)))
 }
 
-fn cheaper<'a>(now: Instant, a: &'a (SocketAddr, Load), b: &'a (SocketAddr, Load)) -> &'a (SocketAddr, Load) {
-    if a.1.cost(now) <= b.1.cost(now) { a } else { b }
+fn cheaper<'a>(now: Instant, strategy: Strategy, a: &'a Entry, b: &'a Entry) -> &'a Entry {
+    if a.1.cost(now, strategy) <= b.1.cost(now, strategy) { a } else { b }
 }
 
 #[cfg(test)]
@@ -200,8 +265,12 @@ mod tests {
     }
 
     impl Balancer {
+        fn update_all(&mut self, now: Instant, addresses: &[SocketAddr]) {
+            self.update(now, Balancing::default(), addresses.iter().map(|address| (*address, false)));
+        }
+
         fn load(&self, port: u16) -> &Load {
-            &self.loads.iter().find(|(candidate, _)| *candidate == address(port)).unwrap().1
+            &self.near.loads.iter().find(|(candidate, _)| *candidate == address(port)).unwrap().1
         }
     }
 
@@ -217,7 +286,7 @@ mod tests {
     fn balancer(now: Instant, count: u16) -> Balancer {
         let mut balancer = Balancer::default();
         let addresses: Vec<_> = (0..count).map(address).collect();
-        balancer.update(now, addresses.iter());
+        balancer.update_all(now, &addresses);
         balancer
     }
 
@@ -262,12 +331,25 @@ mod tests {
 
     /// Shares, second by second, of endpoints that answer within so many milliseconds; 200 requests a second, chance by seed.
     fn simulate(balancer: &mut Balancer, from: Instant, seconds: u64, answers_ms: &[u64]) -> Vec<Vec<usize>> {
+        let all_at_once = |port: usize, _| answers_ms[port];
+        simulate_servers(balancer, from, seconds, 200, answers_ms.len(), all_at_once)
+    }
+
+    /// The same at another rate, of servers that say how long they take with so many requests before this one.
+    fn simulate_servers(
+        balancer: &mut Balancer,
+        from: Instant,
+        seconds: u64,
+        rate: u64,
+        servers: usize,
+        answers_ms: impl Fn(usize, u64) -> u64,
+    ) -> Vec<Vec<usize>> {
         use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
         let mut chance = StdRng::seed_from_u64(7);
         let mut under_way: Vec<(Instant, u16, Duration)> = Vec::new();
-        let mut shares = vec![vec![0; answers_ms.len()]; seconds as usize];
-        for i in 0..seconds * 200 {
-            let now = from + Duration::from_millis(i * 5);
+        let mut shares = vec![vec![0; servers]; seconds as usize];
+        for i in 0..seconds * rate {
+            let now = from + Duration::from_millis(i * 1000 / rate);
             under_way.retain(|(end, port, rtt)| {
                 let is_over = *end <= now;
                 if is_over {
@@ -277,9 +359,10 @@ mod tests {
             });
             let picked = balancer.pick(now, (chance.random(), chance.random()), &[]).unwrap();
             balancer.begin(picked);
-            let rtt = Duration::from_millis(answers_ms[usize::from(picked.port())]);
+            let before = under_way.iter().filter(|(_, port, _)| *port == picked.port()).count();
+            let rtt = Duration::from_millis(answers_ms(picked.port().into(), before as u64));
             under_way.push((now + rtt, picked.port(), rtt));
-            shares[(i / 200) as usize][usize::from(picked.port())] += 1;
+            shares[(i / rate) as usize][usize::from(picked.port())] += 1;
         }
         for (end, port, rtt) in under_way {
             balancer.end(end, address(port), Some(rtt));
@@ -306,7 +389,7 @@ mod tests {
         let mut balancer = balancer(now, 2);
         simulate(&mut balancer, now, 10, &[5, 5]);
         let later = now + Duration::from_secs(10);
-        balancer.update(later, [address(0), address(1), address(2)].iter());
+        balancer.update_all(later, &[address(0), address(1), address(2)]);
         let shares = simulate(&mut balancer, later, 30, &[5, 5, 5]);
         assert!(shares[0][2] < 60, "not more than its share at first: {:?}", shares[0]);
         assert!(shares.last().unwrap()[2] > 40, "its share in the end: {:?}", shares.last());
@@ -321,6 +404,65 @@ mod tests {
         balancer.end(now, address(0), None);
         balancer.begin(address(1));
         assert_eq!(shares(&balancer, now, 2), [10_000, 0]);
+    }
+
+    #[test]
+    fn least_request_looks_at_nothing_else() {
+        let (now, mut balancer) = (Instant::now(), Balancer::default());
+        let balancing = Balancing { strategy: Strategy::LeastRequest, ..Balancing::default() };
+        balancer.update(now, balancing, (0..2).map(|port| (address(port), false)));
+        for (port, rtt) in [(0, 500), (1, 1)] {
+            balancer.begin(address(port));
+            balancer.end(now, address(port), Some(Duration::from_millis(rtt)));
+        }
+        assert!(shares(&balancer, now, 2).iter().all(|share| *share > 3_000), "latency is nothing to it");
+        balancer.begin(address(1));
+        assert_eq!(shares(&balancer, now, 2), [10_000, 0]);
+    }
+
+    /// Two endpoints of the own zone, two of another.
+    fn zones(now: Instant) -> Balancer {
+        let mut balancer = Balancer::default();
+        let balancing = Balancing { prefer_own_zone: true, ..Balancing::default() };
+        balancer.update(now, balancing, (0..4).map(|port| (address(port), port < 2)));
+        balancer
+    }
+
+    #[test]
+    fn the_own_zone_comes_first_as_long_as_it_is_not_overloaded() {
+        let now = Instant::now();
+        // One request after the other, 20 ms each: 50 a second.
+        let one_by_one = |_, before| 20 * (before + 1);
+        let calm = simulate_servers(&mut zones(now), now, 20, 40, 4, one_by_one);
+        assert!(calm.iter().all(|shares| shares[2] + shares[3] == 0), "{calm:?}");
+        // More than the zone can take, and less than both.
+        let busy = simulate_servers(&mut zones(now), now, 30, 140, 4, one_by_one);
+        for (second, shares) in busy.iter().enumerate().skip(2) {
+            let near = shares[0] + shares[1];
+            assert!((40..=110).contains(&near), "second {second}: {shares:?}");
+        }
+        let near: usize = busy.iter().map(|shares| shares[0] + shares[1]).sum();
+        assert!(near * 2 > 30 * 140, "still most of them: {near}");
+    }
+
+    #[test]
+    fn a_zone_without_endpoints_or_with_dead_ones_is_left() {
+        let now = Instant::now();
+        let mut balancer = zones(now);
+        for port in 0..2 {
+            balancer.unreachable(now, address(port), 0.5);
+        }
+        assert!(balancer.pick(now, (0.3, 0.3), &[]).unwrap().port() >= 2);
+        assert!(
+            balancer.pick(now, (0.3, 0.3), &[address(2), address(3)]).unwrap().port() < 2,
+            "rather that than nothing"
+        );
+        // Those of the own zone take requests, and do not answer.
+        let mut balancer = zones(now);
+        let silent = simulate_servers(&mut balancer, now, 5, 100, 4, |port, _| if port < 2 { 60_000 } else { 10 });
+        assert!(silent[4][0] + silent[4][1] < 5, "{silent:?}");
+        balancer.update(now, balancer.balancing, [(address(3), false)].into_iter());
+        assert_eq!(balancer.pick(now, (0.3, 0.3), &[]), Some(address(3)));
     }
 
     #[test]
@@ -351,7 +493,7 @@ mod tests {
         let now = Instant::now();
         let mut balancer = balancer(now, 2);
         balancer.begin(address(0));
-        balancer.update(now, [address(0), address(5)].iter());
+        balancer.update_all(now, &[address(0), address(5)]);
         assert_eq!(balancer.load(0).pending, 1);
         assert!(balancer.load_mut(address(1)).is_none());
         assert_eq!(balancer.pick(now, (0.9, 0.0), &[address(0), address(5)]), None);

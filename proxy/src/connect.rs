@@ -46,7 +46,7 @@ impl Upstream {
     pub fn peer(&self) -> Option<&SpiffeId> {
         match &self.tls {
             Tls::Mutual(peer) => Some(peer),
-            Tls::NoIdentity | Tls::Loopback | Tls::Passthrough => None,
+            Tls::NoIdentity | Tls::Loopback | Tls::Passthrough(_) => None,
         }
     }
 }

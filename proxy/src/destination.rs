@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use conduit_api::{
-    Endpoint, ProtocolHint, ServiceName,
+    Balancing, Endpoint, ProtocolHint, ServiceName,
     proto::discovery::{self, destination},
     target::{service_port, to_service_port},
     wire::{self, WireError},
@@ -35,6 +35,8 @@ pub struct Service {
     pub routes: Routes,
     /// What to expect of connections to it.
     pub hint: ProtocolHint,
+    /// How its requests are shared out.
+    pub balancing: Balancing,
 }
 
 /// One port of a pod, addressed directly.
@@ -92,7 +94,8 @@ impl TryFrom<&discovery::Destination> for Destination {
                 let port = wire::port(service.port)?;
                 let routes = Routes::new(&name, port, service.routes.as_ref())?;
                 let hint = service.hint.into();
-                Ok(Self::Service(Service { name, port, endpoints, routes, hint }))
+                let balancing = service.balancing.as_ref().map(Balancing::from).unwrap_or_default();
+                Ok(Self::Service(Service { name, port, endpoints, routes, hint, balancing }))
             }
             destination::Kind::Pod(pod) => {
                 let found = pod.endpoint.as_ref().ok_or(WireError::Missing("pod.endpoint"))?;
@@ -114,6 +117,7 @@ impl From<&Destination> for discovery::Destination {
                 endpoints: service.endpoints.values().map(|endpoint| (&**endpoint).into()).collect(),
                 routes: Some(service.routes.to_wire(&service.name, service.port)),
                 hint: discovery::ProtocolHint::from(service.hint).into(),
+                balancing: Some(service.balancing.into()),
             }),
             Destination::Pod(pod) => destination::Kind::Pod(discovery::Pod {
                 endpoint: Some((&*pod.endpoint).into()),
@@ -142,7 +146,8 @@ mod tests {
     #[test]
     fn a_headless_service_is_known_by_the_names_that_dns_has_for_it() {
         let service = ServiceName::new("emojivoto", "voting-svc").unwrap();
-        let endpoint = Endpoint { address: ([10, 244, 1, 1], 8080).into(), pod: None, workload: None, identity: None };
+        let endpoint =
+            Endpoint { address: ([10, 244, 1, 1], 8080).into(), pod: None, workload: None, identity: None, zone: None };
         let (endpoint, headless) = (Arc::new(endpoint), vec![(service, 8080)]);
         let pod = Destination::Pod(Pod { endpoint, headless, hint: ProtocolHint::None });
         for (authority, known) in [

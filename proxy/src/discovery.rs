@@ -58,9 +58,13 @@ pub struct Directory {
     namespace: String,
     pod: String,
     revision: Revision,
+    zone: watch::Sender<Zone>,
     connected: bool,
     targets: BTreeMap<Target, Entry>,
 }
+
+/// Where this proxy runs, as the control plane says; none before it has, and where nobody knows.
+pub type Zone = Option<Arc<str>>;
 
 /// An update that must not be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +90,7 @@ impl Directory {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             revision: Revision::default(),
+            zone: watch::Sender::default(),
             connected: false,
             targets: BTreeMap::new(),
         }
@@ -94,6 +99,11 @@ impl Directory {
     /// The highest revision that was ever in force.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// Where this proxy runs, now and from now on.
+    pub fn zone(&self) -> watch::Receiver<Zone> {
+        self.zone.subscribe()
     }
 
     /// Everything that is known, in full.
@@ -215,6 +225,9 @@ impl Directory {
         };
         match parsed {
             Ok(updates) => {
+                if let Some(zone) = &response.zone {
+                    self.zone.send_replace((!zone.is_empty()).then(|| zone.as_str().into()));
+                }
                 for (target, version, destination) in updates.into_iter().flatten() {
                     if let Some(entry) = self.targets.get_mut(&target) {
                         entry.version = version;
@@ -250,6 +263,9 @@ impl Directory {
                 for upsert in &delta.upserts {
                     let (address, upsert) = endpoint(upsert)?;
                     service.endpoints.insert(address, upsert);
+                }
+                if let Some(balancing) = &delta.balancing {
+                    service.balancing = balancing.into();
                 }
                 if let Some(hint) = delta.hint {
                     service.hint = hint.into();
@@ -293,7 +309,7 @@ mod tests {
 
     fn response(revision: u64, kind: target_update::Kind) -> WatchResponse {
         let update = TargetUpdate { target: Some((&target()).into()), version: revision, kind: Some(kind) };
-        WatchResponse { revision, updates: vec![update], bundle: None }
+        WatchResponse { revision, updates: vec![update], ..WatchResponse::default() }
     }
 
     fn full(ports: &[u16]) -> target_update::Kind {

@@ -25,6 +25,7 @@ use tracing::debug;
 use crate::{
     buffer::Buffer,
     buffered::Buffered,
+    client_hello::{self, ClientHello, Read},
     detect::{Detected, detect},
     http::Protocol,
     telemetry::transport::Counted,
@@ -118,12 +119,20 @@ pub async fn spoken(
     }
 }
 
-/// More of what has begun; 0 when nothing follows soon.
-///
-/// # Errors
-/// When the connection breaks, or the handshake is too long.
-pub async fn read_on(client: &mut TcpStream, buffer: &mut Buffer) -> io::Result<usize> {
-    timeout(DETECTION_TIMEOUT, poll_fn(|cx| buffer.poll_fill(cx, client))).await.unwrap_or(Ok(0))
+/// What a client that has begun with TLS says in its first message, which is in `buffer` then; `None` when that is none, is too large, or
+/// does not come soon: then it is perhaps the application that understands it.
+pub async fn client_hello(client: &mut TcpStream, buffer: &mut Buffer) -> Option<ClientHello> {
+    loop {
+        match client_hello::read(buffer.filled()) {
+            Read::Whole(hello) => return Some(hello),
+            Read::None => return None,
+            Read::Partial => match timeout(DETECTION_TIMEOUT, poll_fn(|cx| buffer.poll_fill(cx, client))).await {
+                Ok(Ok(1..)) => {}
+                // A connection that has broken is found to be by whoever uses it next.
+                Ok(Ok(0) | Err(_)) | Err(_) => return None,
+            },
+        }
+    }
 }
 
 /// Copies bytes both ways until both sides have ended. The end of one side is passed on as the end of that direction only, and

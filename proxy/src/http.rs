@@ -35,6 +35,10 @@ pub const HEAD_BYTES_MAX: usize = crate::buffer::LARGE_BYTES;
 /// How often a request is sent to somebody, as long as nobody has got it.
 pub const ATTEMPTS_MAX: usize = 3;
 
+/// Requests under way to one destination, of one thread: what comes after so many would only wait for those before it, and take memory
+/// that others need.
+pub const UNDER_WAY_MAX: usize = 10_000;
+
 /// How long a request may go on after its response, or after it was told that what follows it may begin.
 pub const REST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Interim responses to one request: more are an attack on whoever must pass them on.
@@ -179,6 +183,8 @@ pub trait Forward: 'static {
 pub enum Failure {
     /// The service has no instance that is ready.
     NoEndpoints,
+    /// See [`UNDER_WAY_MAX`].
+    Overloaded,
     /// No instance could be connected to.
     Connect,
     /// The connection broke before the answer.
@@ -294,7 +300,7 @@ impl Failure {
     /// What an HTTP client is told.
     pub fn status(self) -> u16 {
         match self {
-            Self::NoEndpoints => 503,
+            Self::NoEndpoints | Self::Overloaded => 503,
             Self::Connect | Self::Broken | Self::BadResponse => 502,
             Self::NoRoute => 404,
             Self::NoBackend => 500,
@@ -305,7 +311,7 @@ impl Failure {
     /// What a gRPC client is told: what it may ask again elsewhere is UNAVAILABLE, what is not there UNIMPLEMENTED.
     fn grpc_status(self) -> &'static str {
         match self {
-            Self::NoEndpoints | Self::Connect | Self::Broken | Self::NoBackend => "14",
+            Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => "14",
             Self::NoRoute => "12",
             Self::BadResponse | Self::Refused(_) => "13",
         }
@@ -315,6 +321,7 @@ impl Failure {
     pub fn reason(self) -> &'static str {
         match self {
             Self::NoEndpoints => "no-endpoints",
+            Self::Overloaded => "overloaded",
             Self::Connect => "connect-failed",
             Self::Broken => "connection-broken",
             Self::BadResponse => "bad-response",
@@ -328,6 +335,7 @@ impl Failure {
     pub fn message(self) -> &'static str {
         match self {
             Self::NoEndpoints => "no ready endpoints",
+            Self::Overloaded => "too many requests are under way to it already",
             Self::Connect => "no endpoint could be connected to",
             Self::Broken => "the connection to the endpoint broke",
             Self::BadResponse => "the endpoint's response could not be understood",

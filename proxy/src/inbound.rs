@@ -5,7 +5,6 @@
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use conduit_ca::{AuthenticatedPeer, ClientAuth, Refusal};
-use rustls::server::Acceptor;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
@@ -15,8 +14,12 @@ use crate::{
     buffer::Buffer,
     buffered::Buffered,
     connect::Upstream,
-    forward::{self, ANYBODY_FIRST, Spoken, read_on},
-    http::{self, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
+    forward::{self, ANYBODY_FIRST, Spoken},
+    http::{
+        self, Client, Failure, Forward, Protocol, RequestView, UNDER_WAY_MAX,
+        exchange::Hop,
+        pool::{Connections, foreign},
+    },
     io::{Prefixed, Stream},
     telemetry::{Direction, Labels, Layer, Tls},
     worker::Worker,
@@ -55,37 +58,18 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
         Spoken::Http(_) if is_opaque => (Protocol::Opaque, Tls::NoIdentity),
         Spoken::Http(protocol) => (protocol, Tls::NoIdentity),
         Spoken::ServerFirst | Spoken::Other => (Protocol::Opaque, Tls::NoIdentity),
-        Spoken::Tls => match mesh_protocol(&mut stream, &mut buffer).await? {
-            Some(protocol) => {
+        Spoken::Tls => {
+            let hello = forward::client_hello(&mut stream, &mut buffer).await.unwrap_or_default();
+            if let Some(protocol) = hello.protocol {
                 drop(upstream);
                 return Box::pin(mesh(worker, Prefixed::new(buffer, stream), source, application, protocol)).await;
             }
-            None => (Protocol::Opaque, Tls::Passthrough),
-        },
+            (Protocol::Opaque, Tls::passthrough(hello.server_name))
+        }
     };
     let client = worker.accepted(Direction::Inbound, tls.clone(), Stream::Tcp(stream), buffer);
     let upstream = upstream.filter(|_| protocol == Protocol::Opaque);
     carry(worker, client, upstream, source, application, protocol, tls).await
-}
-
-/// What another proxy's handshake says that the connection carries; `None` for TLS of the application's own.
-async fn mesh_protocol(stream: &mut TcpStream, buffer: &mut Buffer) -> io::Result<Option<Protocol>> {
-    loop {
-        let mut acceptor = Acceptor::default();
-        let mut hello = buffer.filled();
-        while !hello.is_empty() {
-            acceptor.read_tls(&mut hello)?;
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let hello = accepted.client_hello();
-                return Ok(hello.alpn().into_iter().flatten().find_map(Protocol::from_alpn));
-            }
-            Ok(None) if read_on(stream, buffer).await? > 0 => {}
-            // It is not TLS that we understand; perhaps the application does.
-            Ok(None) | Err(_) => return Ok(None),
-        }
-    }
 }
 
 /// A connection from another proxy: who is it?
@@ -133,7 +117,8 @@ async fn carry(
         return opaque(worker, client, upstream, &application).await;
     }
     let asks = Client::new(worker, Direction::Inbound, source, matches!(tls, Tls::Mutual(_)));
-    let connection = Connection { client: asks, application, tls, hops: RefCell::default() };
+    let to_application = worker.pool.connections(&application);
+    let connection = Connection { client: asks, application, to_application, tls, hops: RefCell::default() };
     http::serve(connection, protocol, client).await
 }
 
@@ -164,6 +149,8 @@ async fn opaque(
 struct Connection {
     client: Client,
     application: Upstream,
+    /// Of all clients together.
+    to_application: Rc<Connections>,
     /// How its client is known.
     tls: Tls,
     /// By authority.
@@ -179,7 +166,7 @@ impl Forward for Connection {
 
     /// The application: there is no other.
     async fn resolve(&self, _request: &RequestView<'_>) -> Result<(), Failure> {
-        Ok(())
+        if self.to_application.under_way.get() < UNDER_WAY_MAX { Ok(()) } else { Err(Failure::Overloaded) }
     }
 
     fn pick(&self, (): &(), request: &RequestView<'_>, tried: &[SocketAddr]) -> Option<Rc<Hop>> {

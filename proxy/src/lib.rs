@@ -17,6 +17,7 @@ pub mod balance;
 pub mod buffer;
 pub mod buffered;
 pub mod cache;
+pub mod client_hello;
 pub mod config;
 pub mod connect;
 pub mod control;

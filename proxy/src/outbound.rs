@@ -15,7 +15,10 @@ use crate::{
     connect::Upstream,
     destination::Destination,
     forward::{self, APPLICATION_FIRST, Spoken},
-    http::{self, ATTEMPTS_MAX, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
+    http::{
+        self, ATTEMPTS_MAX, Client, Failure, Forward, Protocol, RequestView, UNDER_WAY_MAX, exchange::Hop,
+        pool::foreign,
+    },
     io::Stream,
     route::Chosen,
     telemetry::{Direction, Labels, Peer, Tls, transport::Counted},
@@ -58,7 +61,13 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     if let Some(first) = spoken.first(hint) {
         worker.setup.discovery.observed(&target, first);
     }
-    let client = worker.accepted(Direction::Outbound, Tls::Loopback, Stream::Tcp(stream), buffer);
+    let tls = match spoken {
+        Spoken::Tls => {
+            Tls::passthrough(forward::client_hello(&mut stream, &mut buffer).await.and_then(|hello| hello.server_name))
+        }
+        Spoken::Http(_) | Spoken::ServerFirst | Spoken::Other => Tls::Loopback,
+    };
+    let client = worker.accepted(Direction::Outbound, tls, Stream::Tcp(stream), buffer);
     let protocol = match spoken {
         Spoken::Http(protocol) => protocol,
         Spoken::Tls | Spoken::ServerFirst | Spoken::Other => {
@@ -110,7 +119,10 @@ impl Forward for Connection {
     /// where the service's routes send such requests.
     async fn resolve(&self, request: &RequestView<'_>) -> Result<Rc<Followed>, Failure> {
         let followed = self.service(request.authority).await;
-        self.route(followed, request).await
+        let followed = self.route(followed, request).await?;
+        // Whoever comes after so many is told so, and not last: it may ask elsewhere.
+        let under_way = followed.balancer.borrow().under_way();
+        if under_way < UNDER_WAY_MAX { Ok(followed) } else { Err(Failure::Overloaded) }
     }
 
     fn pick(&self, followed: &Rc<Followed>, request: &RequestView<'_>, tried: &[SocketAddr]) -> Option<Rc<Hop>> {

@@ -52,8 +52,15 @@ pub enum Tls {
     NoIdentity,
     /// Plaintext that does not leave the pod.
     Loopback,
-    /// The application's own TLS.
-    Passthrough,
+    /// The application's own TLS, with a server of this name, if its client says one.
+    Passthrough(Option<Arc<str>>),
+}
+
+impl Tls {
+    /// The application's own.
+    pub fn passthrough(server_name: Option<String>) -> Self {
+        Self::Passthrough(server_name.map(Into::into))
+    }
 }
 
 /// What is counted together.

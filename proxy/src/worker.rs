@@ -31,7 +31,7 @@ use crate::{
     buffered::Buffered,
     connect::Connector,
     destination::Destination,
-    discovery::{Watched, client::Discovery},
+    discovery::{Watched, Zone, client::Discovery},
     http::{exchange::Hop, pool::Pool},
     io::Stream,
     live::{Denied, Live},
@@ -84,6 +84,8 @@ pub struct Setup {
     pub telemetry: Telemetry,
     /// Identities whose connections are closed.
     pub denied: watch::Receiver<Denied>,
+    /// Where this proxy runs.
+    pub zone: watch::Receiver<Zone>,
     /// Numbers connections.
     pub connections: Arc<AtomicU32>,
     /// Becomes true when the proxy is told to stop.
@@ -146,6 +148,7 @@ type Hops = HashMap<SocketAddr, Rc<Hop>, RandomState>;
 /// A destination that this thread follows.
 pub struct Followed {
     watched: RefCell<Watched>,
+    zone: RefCell<watch::Receiver<Zone>>,
     current: RefCell<Arc<Destination>>,
     /// Over the endpoints of `current`.
     pub balancer: Rc<RefCell<Balancer>>,
@@ -155,9 +158,10 @@ pub struct Followed {
 }
 
 impl Followed {
-    fn new(watched: Watched) -> Rc<Self> {
+    fn new(watched: Watched, zone: watch::Receiver<Zone>) -> Rc<Self> {
         let followed = Self {
             watched: RefCell::new(watched),
+            zone: RefCell::new(zone),
             current: RefCell::new(Arc::new(Destination::Unknown)),
             balancer: Rc::default(),
             hops: RefCell::default(),
@@ -170,7 +174,7 @@ impl Followed {
     /// What it is now. The balancer is brought up to that first.
     pub fn destination(&self) -> Arc<Destination> {
         self.used.set(Instant::now());
-        if self.watched.borrow().has_changed().unwrap_or(false) {
+        if self.watched.borrow().has_changed().unwrap_or(false) || self.zone.borrow().has_changed().unwrap_or(false) {
             self.take_over();
         }
         self.current.borrow().clone()
@@ -200,8 +204,11 @@ impl Followed {
     fn take_over(&self) {
         let Some(destination) = self.watched.borrow_mut().borrow_and_update().clone() else { return };
         self.hops.borrow_mut().clear();
+        let zone = self.zone.borrow_mut().borrow_and_update().clone();
         if let Destination::Service(service) = &*destination {
-            self.balancer.borrow_mut().update(Instant::now(), service.endpoints.keys());
+            let is_near = |endpoint: &Endpoint| zone.is_some() && endpoint.zone.as_deref() == zone.as_deref();
+            let endpoints = service.endpoints.iter().map(|(address, endpoint)| (*address, is_near(endpoint)));
+            self.balancer.borrow_mut().update(Instant::now(), service.balancing, endpoints);
         }
         self.current.replace(destination);
     }
@@ -229,7 +236,7 @@ impl Worker {
     pub fn accepted(&self, direction: Direction, tls: Tls, stream: Stream, input: Buffer) -> Buffered {
         let lives = match &tls {
             Tls::Mutual(peer) => Some(self.live.begin(peer, stream.tcp())),
-            Tls::NoIdentity | Tls::Loopback | Tls::Passthrough => None,
+            Tls::NoIdentity | Tls::Loopback | Tls::Passthrough(_) => None,
         };
         let labels = ConnectionLabels { direction, side: Side::Source, tls, destination: None };
         Buffered::new(Counted::new(stream, self.telemetry.connections(&labels), lives, None), input)
@@ -267,7 +274,7 @@ impl Worker {
             debug!(?target, "the control plane did not say what it is; it is forwarded as it is");
         }
         watched.mark_changed();
-        let followed = Followed::new(watched);
+        let followed = Followed::new(watched, self.setup.zone.clone());
         // Another connection may have been faster.
         self.followed.borrow_mut().entry(target.clone()).or_insert(followed).clone()
     }

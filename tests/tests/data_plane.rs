@@ -11,7 +11,7 @@ mod data_plane {
 }
 mod programs;
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conduit_api::{
@@ -237,6 +237,38 @@ async fn what_one_proxy_sees_of_a_port_all_learn_and_unlearn() {
 const GREETING_AFTER: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_name_in_a_client_hello_is_counted_and_its_bytes_pass_unchanged() {
+    let mut mesh = Mesh::start();
+    let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
+    server
+        .app(|mut stream| async move {
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    let config = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
+    let name = "shop.example.com".try_into().unwrap();
+    let mut tls = rustls::ClientConnection::new(Arc::new(config.with_no_client_auth()), name).unwrap();
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).unwrap();
+    let mut client = TcpStream::connect(web.towards(0)).await.unwrap();
+    // In two parts, as the larger ones of today come.
+    let (first, rest) = hello.split_at(200);
+    for part in [first, rest] {
+        client.write_all(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.shutdown().await.unwrap();
+    let mut echoed = Vec::new();
+    client.read_to_end(&mut echoed).await.unwrap();
+    assert!(echoed == hello);
+    let named = ["direction=\"outbound\"", "peer=\"src\"", "tls=\"opaque\"", "server_name=\"shop.example.com\""];
+    assert_eq!(web.metric("tcp_open_total", &named).await, 1.0);
+    assert_eq!(web.metric("tcp_read_bytes_total", &named).await, hello.len() as f64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_to_be_opaque_is_carried_as_bytes_whatever_it_looks_like() {
     let mut mesh = Mesh::start();
     let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
@@ -386,6 +418,31 @@ async fn requests_follow_the_endpoints() {
     mesh.wait("there is nobody", async || ask().await == (503, "conduit: no ready endpoints\n".into())).await;
     mesh.service(0, &[a]).await;
     mesh.wait("there is somebody", async || ask().await == (200, "a".into())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_stay_in_their_zone_as_long_as_somebody_is_there() {
+    let mut mesh = Mesh::start();
+    let (web, near, far) = (mesh.pod("web").await, mesh.pod("server").await, mesh.pod("server").await);
+    near.app(|stream| serve_http1(stream, async |_| text("near"))).await;
+    far.app(|stream| serve_http1(stream, async |_| text("far"))).await;
+    mesh.runs_in(&near, "a").await;
+    mesh.runs_in(&far, "b").await;
+    let (near, far) = ((&near, identity("server")), (&far, identity("server")));
+    mesh.service(0, &[near.clone(), far.clone()]).await;
+    // Before it is known where the client runs, nobody is nearer than anybody else.
+    mesh.runs_in(&web, "a").await;
+    let all_from = async |who: &str| {
+        for _ in 0..20 {
+            if body(get(web.towards(0), "/").await).await != who {
+                return false;
+            }
+        }
+        true
+    };
+    mesh.wait("all go to the own zone", async || all_from("near").await).await;
+    mesh.service(0, &[far]).await;
+    mesh.wait("nobody is there, and another zone answers", async || all_from("far").await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

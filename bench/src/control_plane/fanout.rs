@@ -149,6 +149,7 @@ fn describe(cluster: &Cluster, plan: &Plan, flip: bool) -> std::io::Result<()> {
         service_account: "load".to_owned(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready: true,
     });

@@ -99,6 +99,7 @@ fn inventory(endpoints: u32) -> Inventory {
         service_account: "server".into(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready: true,
     };
@@ -106,7 +107,7 @@ fn inventory(endpoints: u32) -> Inventory {
     let endpoint = |number| {
         let address = SocketAddr::new(ip(number), 8080);
         let (pod, workload) = (Some(name(number)), Some(workload(number)));
-        (address, Endpoint { address, pod, workload, identity: Some(identity.clone()) })
+        (address, Endpoint { address, pod, workload, identity: Some(identity.clone()), zone: None })
     };
     let service = |number: u32| {
         let last = endpoints.min((number + 1) * PER_SERVICE);
@@ -116,6 +117,7 @@ fn inventory(endpoints: u32) -> Inventory {
             name: ServiceName::new("bench", &format!("service-{number}")).expect("a name"),
             cluster_ips: [[10, 96, high, low].into()].into(),
             ports: [(80, ServicePort { endpoints, ..ServicePort::default() })].into(),
+            balancing: Default::default(),
         }
     };
     Inventory {

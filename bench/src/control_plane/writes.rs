@@ -68,6 +68,7 @@ fn pod(writer: u32, ready: bool) -> Command {
         service_account: "default".to_owned(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready,
     })])

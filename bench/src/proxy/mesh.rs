@@ -73,7 +73,7 @@ impl Mesh {
     /// # Errors
     /// When the platform's file cannot be written.
     pub fn describe(&self, many: u16) -> anyhow::Result<()> {
-        let foreign = |address| Endpoint { address, pod: None, workload: None, identity: None };
+        let foreign = |address| Endpoint { address, pod: None, workload: None, identity: None, zone: None };
         let identity = SpiffeId::new(&Cluster::trust_domain(), NAMESPACE, &Part::In.to_string())?;
         let meshed = Endpoint { pod: Some(pod_name(Part::In)?), identity: Some(identity), ..foreign(inbound()) };
         let many = (0..many).map(|number| {
@@ -152,6 +152,7 @@ fn pod(part: Part) -> anyhow::Result<Pod> {
         service_account: part.to_string(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready: true,
     })
@@ -164,5 +165,6 @@ fn service(meant: Meant, endpoints: impl IntoIterator<Item = Endpoint>) -> anyho
         name: ServiceName::new(NAMESPACE, &format!("service-{}", meant as u8))?,
         cluster_ips: [address.ip()].into(),
         ports: [(address.port(), ServicePort { endpoints, ..ServicePort::default() })].into(),
+        balancing: Default::default(),
     })
 }

@@ -139,13 +139,14 @@ mod tests {
     fn inventory() -> Inventory {
         let endpoint = |i: u8| {
             let address = SocketAddr::from(([10, 244, 1, i], 8080));
-            (address, Endpoint { address, pod: None, workload: None, identity: None })
+            (address, Endpoint { address, pod: None, workload: None, identity: None, zone: None })
         };
         let service = |name: &str, ip: Option<[u8; 4]>, count: u8| Service {
             name: ServiceName::new("emojivoto", name).unwrap(),
             cluster_ips: ip.map(IpAddr::from).into_iter().collect(),
             ports: [(80, ServicePort { endpoints: (1..=count).map(endpoint).collect(), ..ServicePort::default() })]
                 .into(),
+            balancing: Default::default(),
         };
         let services = vec![
             service("web-svc", Some([10, 96, 0, 1]), 1),

@@ -82,6 +82,7 @@ pub fn inventory(
             name: service.name.clone(),
             cluster_ips: cluster_ips.get(&service.name).map(|ip| IpAddr::from(*ip)).into_iter().collect(),
             ports: ports.collect(),
+            balancing: service.balancing,
         }
     });
     let pods = running.iter().map(|(instance, deployment)| Pod {
@@ -91,6 +92,7 @@ pub fn inventory(
         service_account: deployment.service_account.clone(),
         uid: None,
         opaque_ports: deployment.opaque_ports.clone(),
+        zone: deployment.zone().cloned(),
         meshed: deployment.meshed,
         ready: instance.ready,
     });
@@ -104,6 +106,7 @@ fn endpoint(instance: &Instance, deployment: &Deployment, address: SocketAddr, t
         pod: Some(instance.name.clone()),
         workload: Some(workload(instance)),
         identity: deployment.meshed.then(identity).flatten(),
+        zone: deployment.zone().cloned(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow, bail};
-use conduit_api::{PodName, PortRange, ServiceName};
+use conduit_api::{Balancing, PodName, PortRange, ServiceName};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment as KubeDeployment,
@@ -22,6 +22,10 @@ const OPAQUE_PORTS_ANNOTATION: &str = "config.conduit.io/opaque-ports";
 /// On a pod template: ports of it, and elsewhere, that the proxy has nothing to do with.
 const SKIP_INBOUND_ANNOTATION: &str = "config.conduit.io/skip-inbound-ports";
 const SKIP_OUTBOUND_ANNOTATION: &str = "config.conduit.io/skip-outbound-ports";
+/// On a Service: how its requests are shared out.
+const BALANCER_ANNOTATION: &str = "config.conduit.io/load-balancer";
+/// On a pod template: where its pods are said to run. In a cluster their nodes say so.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// The demo, which this command brings along.
 const DEMO: &str = include_str!("../../../demo/emojivoto.yml");
 
@@ -61,6 +65,13 @@ pub struct Deployment {
     pub skip_outbound_ports: Vec<PortRange>,
 }
 
+impl Deployment {
+    /// Where its instances are said to run.
+    pub fn zone(&self) -> Option<&String> {
+        self.labels.get(ZONE_LABEL)
+    }
+}
+
 /// A name for instances.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -76,6 +87,8 @@ pub struct Service {
     pub ports: Vec<(u16, String, TargetPort)>,
     /// Those whose connections are carried as bytes.
     pub opaque_ports: Vec<PortRange>,
+    /// How its requests are shared out.
+    pub balancing: Balancing,
 }
 
 /// Of an instance.
@@ -154,7 +167,19 @@ impl Manifest {
             };
             ports.push((number, port.name.unwrap_or_default(), target));
         }
+        let strategy =
+            object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(BALANCER_ANNOTATION));
+        let strategy = strategy.map(|text| text.parse()).transpose();
+        let balancing = Balancing {
+            strategy: strategy.with_context(|| format!("annotation {BALANCER_ANNOTATION}"))?.unwrap_or_default(),
+            prefer_own_zone: match spec.traffic_distribution.as_deref() {
+                None => false,
+                Some("PreferClose" | "PreferSameZone") => true,
+                Some(other) => bail!("`{name}`: trafficDistribution {other} is not carried out; PreferClose is"),
+            },
+        };
         self.services.push(Service {
+            balancing,
             opaque_ports: annotated_ports(object.metadata.annotations.as_ref(), OPAQUE_PORTS_ANNOTATION)?,
             name: ServiceName::new(&namespace, &name)?,
             headless: spec.cluster_ip.as_deref() == Some("None"),
@@ -246,6 +271,8 @@ struct Head {
 
 #[cfg(test)]
 mod tests {
+    use conduit_api::mesh::Strategy;
+
     use super::*;
 
     fn parse(text: &str) -> anyhow::Result<Manifest> {
@@ -313,6 +340,20 @@ mod tests {
         assert!(web.opaque_ports[1].contains(7050) && web.skip_inbound_ports.is_empty());
         let error = parse(&deployment(&spec("smtp"))).unwrap_err().to_string();
         assert!(error.contains("config.conduit.io/opaque-ports") && error.contains("`smtp` is not a port"), "{error}");
+    }
+
+    #[test]
+    fn services_say_how_they_are_balanced() {
+        let service = |metadata: &str, spec: &str| {
+            parse(&format!("kind: Service\nmetadata: {{name: web{metadata}}}\nspec: {{ports: [{{port: 80}}]{spec}}}\n"))
+        };
+        let annotated = ", annotations: {config.conduit.io/load-balancer: least-request}";
+        let balancing = service(annotated, ", trafficDistribution: PreferClose").unwrap().services[0].balancing;
+        assert_eq!(balancing, Balancing { strategy: Strategy::LeastRequest, prefer_own_zone: true });
+        assert_eq!(service("", "").unwrap().services[0].balancing, Balancing::default());
+        let error = service(&annotated.replace("least-request", "fair"), "").unwrap_err().to_string();
+        assert!(error.contains("`fair` is no way to balance"), "{error}");
+        assert!(service("", ", trafficDistribution: PreferSameNode").is_err());
     }
 
     #[test]

@@ -20,13 +20,14 @@ fn apply(state: &mut MeshState, index: u64, command: Command) -> Outcome {
 fn service(name: u8, cluster_ip: Option<u8>, endpoints: &[u8]) -> Service {
     let endpoint = |i: &u8| {
         let address = SocketAddr::from(([10, 244, 1, *i], 8080));
-        (address, Endpoint { address, pod: None, workload: None, identity: None })
+        (address, Endpoint { address, pod: None, workload: None, identity: None, zone: None })
     };
     let port = ServicePort { endpoints: endpoints.iter().map(endpoint).collect(), ..ServicePort::default() };
     Service {
         name: ServiceName::new("ns", &format!("s{name}")).unwrap(),
         cluster_ips: cluster_ip.map(|i| IpAddr::from([10, 96, 0, i])).into_iter().collect(),
         ports: [(80, port)].into(),
+        balancing: Default::default(),
     }
 }
 
@@ -38,6 +39,7 @@ fn pod(name: u8, ip: u8, ready: bool) -> Pod {
         service_account: "default".into(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready,
     }

@@ -54,6 +54,7 @@ fn entry(index: u64) -> Entry {
         service_account: "default".into(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready: true,
     };

@@ -93,6 +93,7 @@ fn full(Routed { service, routes, hint }: Routed<'_>, port: u16) -> Bytes {
         endpoints: endpoints_of(service, port).values().map(Into::into).collect(),
         routes: Some(routes_of(routes, port)),
         hint: discovery::ProtocolHint::from(hint).into(),
+        balancing: Some(service.balancing.into()),
     };
     discovery::Destination { kind: Some(destination::Kind::Service(service)) }.encode_to_vec().into()
 }
@@ -100,13 +101,16 @@ fn full(Routed { service, routes, hint }: Routed<'_>, port: u16) -> Bytes {
 fn delta(before: Routed<'_>, now: Routed<'_>, port: u16) -> Option<Bytes> {
     let routes = (before.routes != now.routes).then(|| routes_of(now.routes, port));
     let hint = (before.hint != now.hint).then(|| discovery::ProtocolHint::from(now.hint).into());
+    let balancing = now.service.value.balancing;
+    let balancing = (before.service.value.balancing != balancing).then(|| balancing.into());
     let (before, after) = (endpoints_of(&before.service.value, port), endpoints_of(&now.service.value, port));
     let upserts: Vec<_> =
         after.values().filter(|e| before.get(&e.address) != Some(e)).map(discovery::Endpoint::from).collect();
     let removals: Vec<_> =
         before.keys().filter(|address| !after.contains_key(address)).map(|address| (*address).into()).collect();
-    let changed = !upserts.is_empty() || !removals.is_empty() || routes.is_some() || hint.is_some();
-    changed.then(|| discovery::EndpointDelta { upserts, removals, routes, hint }.encode_to_vec().into())
+    let changed =
+        !upserts.is_empty() || !removals.is_empty() || routes.is_some() || hint.is_some() || balancing.is_some();
+    changed.then(|| discovery::EndpointDelta { upserts, removals, routes, hint, balancing }.encode_to_vec().into())
 }
 
 fn routes_of(routes: Option<&RouteTable>, port: u16) -> discovery::RouteTable {
@@ -132,13 +136,14 @@ mod tests {
     fn service(version: u64, endpoints: &[&str]) -> Versioned<Service> {
         let endpoint = |address: &&str| {
             let address = address.parse().unwrap();
-            (address, Endpoint { address, pod: None, workload: None, identity: None })
+            (address, Endpoint { address, pod: None, workload: None, identity: None, zone: None })
         };
         let endpoints = endpoints.iter().map(endpoint).collect();
         let value = Service {
             name: ServiceName::new("ns", "web").unwrap(),
             cluster_ips: [].into(),
             ports: [(80, ServicePort { endpoints, ..ServicePort::default() })].into(),
+            balancing: Default::default(),
         };
         Versioned { version: version.into(), value }
     }

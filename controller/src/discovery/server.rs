@@ -82,7 +82,7 @@ impl discovery_server::Discovery for DiscoveryServer {
             return Err(Status::failed_precondition(message));
         }
 
-        let mut subscriptions = Subscriptions::new(self.trust_domain.clone(), self.encodings.clone());
+        let mut subscriptions = Subscriptions::new(pod.clone(), self.trust_domain.clone(), self.encodings.clone());
         for held in hello.resume {
             subscribe(&mut subscriptions, held)?;
         }
@@ -300,7 +300,11 @@ mod tests {
         let watch = Watch {
             proxy: Proxy {
                 registration: registry.open("ns/stuck".parse().unwrap()),
-                subscriptions: Subscriptions::new("cluster.local".parse().unwrap(), Arc::default()),
+                subscriptions: Subscriptions::new(
+                    "ns/stuck".parse().unwrap(),
+                    "cluster.local".parse().unwrap(),
+                    Arc::default(),
+                ),
                 progress: Progress::default(),
                 observations: Observations::ignored(),
             },
@@ -323,7 +327,7 @@ mod tests {
                 () = sleep_until(Instant::now() + Duration::from_secs(1)) => {
                     revision += 1;
                     let name = conduit_api::ServiceName::new("ns", &format!("s{revision}")).unwrap();
-                    let service = conduit_api::Service { name, cluster_ips: [].into(), ports: [].into() };
+                    let service = conduit_api::Service { name, cluster_ips: [].into(), ports: [].into(), balancing: Default::default() };
                     let change = Command::Batch(vec![Change::UpsertService(service)]);
                     let mut state = MeshState::default();
                     state.apply(revision, Proposal::new("test", 0, change));

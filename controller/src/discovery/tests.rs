@@ -4,7 +4,7 @@ use conduit_consensus::{Change, Command, Proposal};
 use super::*;
 
 fn endpoint(address: &str) -> Endpoint {
-    Endpoint { address: address.parse().unwrap(), pod: None, workload: None, identity: None }
+    Endpoint { address: address.parse().unwrap(), pod: None, workload: None, identity: None, zone: None }
 }
 
 fn service(name: &str, cluster_ip: Option<&str>, endpoints: &[&str]) -> Change {
@@ -13,6 +13,7 @@ fn service(name: &str, cluster_ip: Option<&str>, endpoints: &[&str]) -> Change {
         name: ServiceName::new("ns", name).unwrap(),
         cluster_ips: cluster_ip.iter().map(|ip| ip.parse().unwrap()).collect(),
         ports: [(80, ServicePort { endpoints, ..ServicePort::default() })].into(),
+        balancing: Default::default(),
     })
 }
 
@@ -24,6 +25,7 @@ fn pod(name: &str, ip: &str, meshed: bool) -> Change {
         service_account: "web".into(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed,
         ready: true,
     })
@@ -34,7 +36,7 @@ fn apply(state: &mut MeshState, index: u64, changes: Vec<Change>) {
 }
 
 fn subscriptions() -> Subscriptions {
-    Subscriptions::new("cluster.local".parse().unwrap(), Arc::default())
+    Subscriptions::new("ns/web-0".parse().unwrap(), "cluster.local".parse().unwrap(), Arc::default())
 }
 
 fn address(text: &str) -> Target {
@@ -69,9 +71,14 @@ fn pod_in_full(kind: target_update::Kind) -> discovery::Pod {
 #[test]
 fn the_first_response_comes_even_when_there_is_nothing_to_say() {
     let mut subscriptions = subscriptions();
-    let state = MeshState::default();
-    assert_eq!(subscriptions.update(&state), Some(discovery::WatchResponse::default()));
+    let mut state = MeshState::default();
+    let said = |zone: &str| discovery::WatchResponse { zone: Some(zone.into()), ..discovery::WatchResponse::default() };
+    assert_eq!(subscriptions.update(&state), Some(said("")));
     assert_eq!(subscriptions.update(&state), None);
+    // Where it runs.
+    let Change::UpsertPod(own) = pod("web-0", "10.244.1.9", true) else { panic!("not a pod") };
+    apply(&mut state, 1, vec![Change::UpsertPod(Pod { zone: Some("eu-1a".into()), ..own })]);
+    assert_eq!(subscriptions.update(&state), Some(discovery::WatchResponse { revision: 1, ..said("eu-1a") }));
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn pod(name: &str, ip: u8, meshed: bool) -> Pod {
         service_account: name.split('-').next().unwrap().into(),
         uid: None,
         opaque_ports: vec!["25".parse().unwrap()],
+        zone: None,
         meshed,
         ready: true,
     }
@@ -28,11 +29,11 @@ fn service(service: &str, cluster_ip: Option<u8>, pods: &[&Pod]) -> Service {
         let address = SocketAddr::new(pod.ip, 8080);
         let identity = SpiffeId::new(&"cluster.local".parse().unwrap(), "shop", &pod.service_account).unwrap();
         let identity = pod.meshed.then_some(identity);
-        (address, Endpoint { address, pod: Some(pod.name.clone()), workload: None, identity })
+        (address, Endpoint { address, pod: Some(pod.name.clone()), workload: None, identity, zone: None })
     };
     let port = ServicePort { endpoints: pods.iter().map(endpoint).collect(), ..ServicePort::default() };
     let cluster_ips = cluster_ip.map(|ip| [10, 96, 0, ip].into()).into_iter().collect();
-    Service { name: name(service), cluster_ips, ports: [(80, port)].into() }
+    Service { name: name(service), cluster_ips, ports: [(80, port)].into(), balancing: Default::default() }
 }
 
 /// web calls cart (headless, two meshed instances), mail (one without a proxy) and empty (none).

@@ -6,10 +6,15 @@ use super::*;
 fn service(name: &str, endpoints: &[&str]) -> Service {
     let endpoint = |address: &&str| {
         let address = address.parse().unwrap();
-        (address, Endpoint { address, pod: None, workload: None, identity: None })
+        (address, Endpoint { address, pod: None, workload: None, identity: None, zone: None })
     };
     let port = ServicePort { endpoints: endpoints.iter().map(endpoint).collect(), ..ServicePort::default() };
-    Service { name: ServiceName::new("ns", name).unwrap(), cluster_ips: Default::default(), ports: [(80, port)].into() }
+    Service {
+        name: ServiceName::new("ns", name).unwrap(),
+        cluster_ips: Default::default(),
+        ports: [(80, port)].into(),
+        balancing: Default::default(),
+    }
 }
 
 fn pod(name: &str, ready: bool) -> Pod {
@@ -20,6 +25,7 @@ fn pod(name: &str, ready: bool) -> Pod {
         service_account: "default".into(),
         uid: None,
         opaque_ports: Vec::new(),
+        zone: None,
         meshed: true,
         ready,
     }

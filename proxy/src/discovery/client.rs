@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-use super::{Directory, TARGETS_MAX, Watched};
+use super::{Directory, TARGETS_MAX, Watched, Zone};
 use crate::{
     cache::{Cache, GRACE},
     control::{Controllers, backoff},
@@ -110,6 +110,11 @@ impl DiscoveryTask {
         let denied = Rc::new(watch::Sender::default());
         let task = Self { directory, questions, controllers, tls, cache, status: status.clone(), denied, requests };
         (task, Discovery { questions: sender }, status)
+    }
+
+    /// Where this proxy runs, now and from now on.
+    pub fn zone(&self) -> watch::Receiver<Zone> {
+        self.directory.borrow().zone()
     }
 
     /// Identities whose connections are to be closed, now and from now on.

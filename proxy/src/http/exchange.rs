@@ -110,6 +110,7 @@ struct Tapped {
 impl Exchange {
     /// A request begins, and those who watch are told. It is counted when it is answered, or fails.
     pub fn begin(request: &RequestView<'_>, hop: &Rc<Hop>, taps: &Taps, asked: Asked) -> Self {
+        hop.connections.under_way.update(|count| count + 1);
         let tapped = (!taps.is_idle()).then(|| Tapped::begin(request, hop, taps, asked)).flatten();
         Self {
             hop: hop.clone(),
@@ -233,6 +234,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.hop.connections.under_way.update(|count| count - 1);
         self.finish(End::Reset);
     }
 }

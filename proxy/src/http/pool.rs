@@ -52,6 +52,8 @@ type Peer = (SocketAddr, Option<SpiffeId>);
 
 /// To one endpoint, which proved to be `identity`.
 pub struct Connections {
+    /// Requests.
+    pub under_way: Cell<usize>,
     identity: Option<SpiffeId>,
     http1: RefCell<Vec<(Instant, Buffered)>>,
     http2: RefCell<Vec<Http2>>,
@@ -104,6 +106,7 @@ impl Pool {
             return connections.clone();
         }
         let connections = Rc::new(Connections {
+            under_way: Cell::default(),
             identity: upstream.peer().cloned(),
             http1: RefCell::default(),
             http2: RefCell::default(),
@@ -237,5 +240,5 @@ impl Connections {
 
 /// Of an endpoint that is nowhere in the mesh.
 pub fn foreign(address: SocketAddr) -> Arc<Endpoint> {
-    Arc::new(Endpoint { address, pod: None, workload: None, identity: None })
+    Arc::new(Endpoint { address, pod: None, workload: None, identity: None, zone: None })
 }

@@ -169,15 +169,21 @@ fn tls_pairs(pairs: &mut String, tls: &Tls, peer_is_client: bool) {
         Tls::Mutual(_) => ("true", None),
         Tls::NoIdentity => ("no_identity", Some("not_provided_by_service_discovery")),
         Tls::Loopback => ("no_identity", Some("loopback")),
-        Tls::Passthrough => ("opaque", None),
+        Tls::Passthrough(_) => ("opaque", None),
     };
     let _ = write!(pairs, ",tls=\"{state}\"");
     if let Some(reason) = reason {
         let _ = write!(pairs, ",no_tls_reason=\"{reason}\"");
     }
-    if let Tls::Mutual(peer) = tls {
-        let side = if peer_is_client { "client_id" } else { "server_id" };
-        let _ = write!(pairs, ",{side}=\"{peer}\"");
+    match tls {
+        Tls::Mutual(peer) => {
+            let side = if peer_is_client { "client_id" } else { "server_id" };
+            let _ = write!(pairs, ",{side}=\"{peer}\"");
+        }
+        Tls::Passthrough(Some(server_name)) => {
+            let _ = write!(pairs, ",server_name=\"{}\"", escape(server_name));
+        }
+        Tls::Passthrough(None) | Tls::NoIdentity | Tls::Loopback => {}
     }
 }
 
@@ -271,10 +277,11 @@ mod tests {
     fn connections_are_charted_by_side() {
         let telemetry = Telemetry::default();
         let (direction, side) = (Direction::Inbound, Side::Source);
-        let labels = ConnectionLabels { direction, side, tls: Tls::Passthrough, destination: None };
+        let labels =
+            ConnectionLabels { direction, side, tls: Tls::passthrough(Some("example.com".into())), destination: None };
         telemetry.thread().connections(&labels);
         let text = render(&telemetry.requests(), &telemetry.connections(), &telemetry.refusals(), &[]);
-        let common = "direction=\"inbound\",peer=\"src\",tls=\"opaque\"";
+        let common = "direction=\"inbound\",peer=\"src\",tls=\"opaque\",server_name=\"example.com\"";
         for line in [
             format!("tcp_open_total{{{common}}} 0"),
             format!("tcp_connection_duration_ms_bucket{{{common},le=\"+Inf\"}} 0"),

@@ -205,7 +205,7 @@ pub fn tls(tls: &Tls) -> common::Tls {
         Tls::Mutual(_) => tls::State::Mutual,
         Tls::NoIdentity => tls::State::NoIdentity,
         Tls::Loopback => tls::State::Loopback,
-        Tls::Passthrough => tls::State::Passthrough,
+        Tls::Passthrough(_) => tls::State::Passthrough,
     };
     let peer_id = if let Tls::Mutual(peer) = tls { peer.to_string() } else { String::new() };
     common::Tls { state: state.into(), peer_id }

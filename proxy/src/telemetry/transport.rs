@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Counter, Direction, Histogram, HistogramTotals, Peer, Tls, registry::LabelSet};
+use super::{Counter, Direction, Histogram, HistogramTotals, OTHER, Peer, Tls, registry::LabelSet};
 use crate::{io::Stream, live::Lives};
 
 /// Which end of a direction's path a connection is with.
@@ -40,7 +40,11 @@ pub struct ConnectionLabels {
 
 impl LabelSet for ConnectionLabels {
     fn past_the_budget(&self) -> Self {
-        Self { destination: None, ..self.clone() }
+        let tls = match &self.tls {
+            Tls::Passthrough(Some(_)) => Tls::passthrough(Some(OTHER.to_owned())),
+            tls => tls.clone(),
+        };
+        Self { tls, destination: None, ..self.clone() }
     }
 }
 

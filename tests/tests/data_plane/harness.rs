@@ -27,7 +27,8 @@ use conduit_api::proto::{
     route,
 };
 use conduit_api::{
-    Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef, mesh::Inventory,
+    Balancing, Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef,
+    mesh::Inventory,
 };
 use conduit_ca::{LaunchToken, Seed};
 use conduit_proxy::{app, config::Config, original::OriginalDestination};
@@ -164,6 +165,7 @@ impl Mesh {
             service_account: name.into(),
             uid: None,
             opaque_ports: Vec::new(),
+            zone: None,
             meshed: true,
             ready: true,
         };
@@ -217,13 +219,20 @@ impl Mesh {
             let address = pod.inbound();
             let workload = WorkloadRef { kind: "deployment".into(), name: "server".into() };
             let (pod, workload, identity) = (Some(pod.name.clone()), Some(workload), Some(identity.clone()));
-            (address, Endpoint { address, pod, workload, identity })
+            let zone = self.inventory.pods.iter().find(|known| Some(&known.name) == pod.as_ref());
+            let zone = zone.and_then(|pod| pod.zone.clone());
+            (address, Endpoint { address, pod, workload, identity, zone })
         };
         let port = ServicePort { endpoints: endpoints.iter().map(endpoint).collect(), ..ServicePort::default() };
         let name = ServiceName::new("test", &format!("service-{number}")).unwrap();
         self.inventory.services.retain(|service| service.name != name);
         let cluster_ips = [service_address(number).ip()].into();
-        self.inventory.services.push(Service { name, cluster_ips, ports: [(80, port)].into() });
+        self.inventory.services.push(Service {
+            name,
+            cluster_ips,
+            ports: [(80, port)].into(),
+            balancing: Balancing { prefer_own_zone: true, ..Balancing::default() },
+        });
         self.publish().await;
     }
 
@@ -240,6 +249,7 @@ impl Mesh {
             service_account: "default".into(),
             uid: None,
             opaque_ports: Vec::new(),
+            zone: None,
             meshed: false,
             ready: false,
         });
@@ -277,6 +287,13 @@ impl Mesh {
         let request = ExplainRequest { from: Some(from), to, port: 80, ..ExplainRequest::default() };
         let answer = self.api().await.unwrap().explain(request).await.unwrap().into_inner();
         answer.steps.into_iter().find(|step| step.about == about).map(|step| step.reason).unwrap_or_default()
+    }
+
+    /// Says where a pod runs; services that are described from then on say so too.
+    pub async fn runs_in(&mut self, pod: &Meshed, zone: &str) {
+        let known = self.inventory.pods.iter_mut().find(|known| known.name == pod.name).unwrap();
+        known.zone = Some(zone.to_owned());
+        self.publish().await;
     }
 
     /// Says that connections to service `number` carry bytes.

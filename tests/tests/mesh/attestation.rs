@@ -198,6 +198,7 @@ fn kubernetes_says_who_its_workloads_are_also_when_it_cannot_be_asked() {
             service_account: "web".to_owned(),
             uid: Some(uid.to_owned()),
             opaque_ports: Vec::new(),
+            zone: None,
             meshed: true,
             ready: false,
         };
