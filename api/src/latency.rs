@@ -66,11 +66,11 @@ impl Latencies {
 
     /// The latency in microseconds that `quantile` (0 to 1) of the requests did not exceed; `None` without requests.
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
-        let total: u64 = self.0.values().sum();
+        let total = self.0.values().copied().fold(0, u64::saturating_add);
         let rank = ((quantile * total as f64).ceil() as u64).clamp(1, total.max(1));
-        let mut seen = 0;
+        let mut seen = 0_u64;
         self.iter().find_map(|(bucket, count)| {
-            seen += count;
+            seen = seen.saturating_add(count);
             (seen >= rank).then(|| midpoint(bucket as usize))
         })
     }
@@ -103,5 +103,12 @@ mod tests {
             assert!((got - exact).abs() / exact < 0.05, "{quantile}: {got} for {exact}");
         }
         assert_eq!(Latencies::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn a_faulty_peer_counts_no_further_than_there_are_numbers() {
+        let mut latencies = Latencies::default();
+        (1..4).for_each(|bucket| latencies.add(bucket, u64::MAX));
+        assert_eq!((latencies.quantile(0.01), latencies.quantile(1.0)), (Some(midpoint(1)), Some(midpoint(1))));
     }
 }

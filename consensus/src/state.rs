@@ -156,11 +156,11 @@ impl MeshState {
             Command::Forget(ports) => self.forget(at, &ports),
         };
         if outcome == Outcome::Done {
+            let index = self.revision_at(index).as_u64();
             let audit = Arc::make_mut(&mut self.audit);
             if audit.len() == AUDIT_MAX {
                 audit.pop_front();
             }
-            let index = self.base + index;
             audit.push_back(Arc::new(AuditRecord { index, time_ms, proposer, summary }));
         }
         Applied { revision: self.revision, outcome }
@@ -173,7 +173,7 @@ impl MeshState {
 
     /// The revision that a change at log index `index` leads to.
     pub fn revision_at(&self, index: u64) -> Revision {
-        Revision::from(self.base + index)
+        Revision::from(self.base.saturating_add(index))
     }
 
     /// All services.
@@ -402,7 +402,7 @@ impl MeshState {
     /// be the same.
     fn restore(&mut self, index: u64, backup: Self) -> Outcome {
         let newest = self.revision.max(backup.revision).as_u64();
-        self.base = self.base.max((newest + 1).saturating_sub(index));
+        self.base = self.base.max(newest.saturating_add(1).saturating_sub(index));
         let at = self.revision_at(index);
         self.renew(at, &backup);
         if let Some(ca) = &mut self.ca {
@@ -419,7 +419,7 @@ impl MeshState {
     /// This replica alone goes on, and others had perhaps committed what it never saw: proxies may hold revisions that it has not
     /// reached, and versions that mean something else there. All that it has gets a revision above those, at log index `index`.
     pub(crate) fn go_on_alone(&mut self, index: u64) {
-        self.base += RECOVERY_MARGIN;
+        self.base = self.base.saturating_add(RECOVERY_MARGIN);
         let at = self.revision_at(index);
         let was = self.clone();
         self.renew(at, &was);

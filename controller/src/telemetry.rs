@@ -55,11 +55,11 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Adds `other`.
+    /// Adds `other`, which may be whatever a proxy says.
     pub fn merge(&mut self, other: &Self) {
-        self.success += other.success;
-        self.failure += other.failure;
-        self.tls += other.tls;
+        self.success = self.success.saturating_add(other.success);
+        self.failure = self.failure.saturating_add(other.failure);
+        self.tls = self.tls.saturating_add(other.tls);
         self.latencies.merge(&other.latencies);
     }
 }

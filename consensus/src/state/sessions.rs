@@ -40,7 +40,7 @@ impl Sessions {
         if id.number == 0 {
             return true;
         }
-        self.applied += 1;
+        self.applied = self.applied.saturating_add(1);
         let windows = Arc::make_mut(&mut self.windows);
         if !windows.contains_key(&id.session) && windows.len() >= SESSIONS_MAX {
             let oldest = windows.iter().min_by_key(|(_, window)| window.used).map(|(session, _)| *session);
@@ -54,11 +54,11 @@ impl Sessions {
 
 impl Window {
     fn is_new(&mut self, number: u64) -> bool {
-        if number + WINDOW <= self.highest {
+        if self.highest.checked_sub(WINDOW).is_some_and(|oldest| number <= oldest) {
             return false;
         }
         // What lies between was not applied, whatever stood in its place a window ago.
-        for skipped in (self.highest + 1..number).rev().take(WINDOW as usize) {
+        for skipped in (self.highest.saturating_add(1)..number).rev().take(WINDOW as usize) {
             self.set(skipped, false);
         }
         let is_new = number > self.highest || !self.get(number);
@@ -112,6 +112,8 @@ mod tests {
         assert!(!sessions.is_new(id(1, 1)) && !sessions.is_new(id(1, 3)));
         assert!(sessions.is_new(id(1, 2)) && !sessions.is_new(id(1, 2)));
         assert!(sessions.is_new(id(1, 0)) && sessions.is_new(id(1, 0)), "what has no number is not remembered");
+        assert!(sessions.is_new(id(3, u64::MAX)) && !sessions.is_new(id(3, u64::MAX)));
+        assert!(sessions.is_new(id(3, u64::MAX - 1)) && !sessions.is_new(id(3, 1)));
     }
 
     #[test]

@@ -582,3 +582,12 @@ fn a_restored_state_is_the_old_one_at_a_revision_that_nobody_has_seen() {
     assert_eq!(fresh.revision().as_u64(), before.as_u64() + 1, "revisions go on");
     assert_eq!(fresh.audit().next_back().unwrap().index, fresh.revision().as_u64());
 }
+
+#[test]
+fn a_snapshot_of_the_last_revision_there_is_can_be_restored() {
+    let last = MeshState { revision: Revision::from(u64::MAX), ..MeshState::default() };
+    let mut state = MeshState::default();
+    assert_eq!(apply(&mut state, 1, Command::Restore(Box::new(last))), Outcome::Done);
+    assert_eq!(apply(&mut state, 2, Command::Batch(vec![Change::UpsertPod(pod(1, 1, true))])), Outcome::Done);
+    assert_eq!(state.revision().as_u64(), u64::MAX);
+}

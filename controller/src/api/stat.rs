@@ -80,9 +80,9 @@ impl Merged {
         for answer in answers {
             let key = (answer.namespace.clone(), answer.name.clone());
             let (counts, latencies) = self.counts.entry(key).or_default();
-            counts.success += answer.success;
-            counts.failure += answer.failure;
-            counts.tls += answer.tls;
+            counts.success = counts.success.saturating_add(answer.success);
+            counts.failure = counts.failure.saturating_add(answer.failure);
+            counts.tls = counts.tls.saturating_add(answer.tls);
             // Replicas of different age have seen different parts of the window; the longest is what was asked for.
             counts.covered_ms = counts.covered_ms.max(answer.covered_ms);
             for (bucket, count) in answer.latency {

@@ -89,6 +89,16 @@ fn a_report_counts_once() {
 }
 
 #[test]
+fn no_count_is_too_large() {
+    let now = Instant::now();
+    let mut telemetry = Telemetry::new(now);
+    for sequence in 1..3 {
+        add(&mut telemetry, now, "web-0", sequence, vec![counts(Direction::Inbound, None, u64::MAX, 0, 1_000)]);
+    }
+    assert_eq!(query(&telemetry, now, "pod", None), [("web-0".into(), u64::MAX, 0)]);
+}
+
+#[test]
 fn what_is_older_than_the_window_does_not_count() {
     let start = Instant::now();
     let mut telemetry = Telemetry::new(start);
