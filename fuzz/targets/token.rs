@@ -21,4 +21,8 @@ fuzz_target!(|token: &str| {
         let _ = jwt::in_force(&claims, "audience", SystemTime::now());
     }
     assert!(jwt::verify(token, "audience", SystemTime::now(), |_| Some(&KEYS)).is_err());
+    assert!(!matches!(jwt::signed_by_one_of(&KEYS, token), Ok(Some(_))));
+    if let Ok(claims) = jwt::unverified(token) {
+        let _ = jwt::in_force(&claims, "audience", SystemTime::now());
+    }
 });

@@ -4,7 +4,7 @@
 //! What it hands out is what this proxy presents and trusts, the moment it does so; so a rotation of the root that waits for the
 //! proxies has waited for their applications. Who may connect, the socket's directory says: it is the pod's.
 
-mod authority;
+pub mod authority;
 pub mod tokens;
 
 use std::{

@@ -78,7 +78,7 @@ async fn tcp_client(mut stream: TcpStream, inventory: watch::Receiver<Rc<Invento
 }
 
 /// The answer to one message; `None` to what is not a question.
-fn answer(message: &[u8], inventory: &Inventory, bytes_max: usize) -> Option<Vec<u8>> {
+pub fn answer(message: &[u8], inventory: &Inventory, bytes_max: usize) -> Option<Vec<u8>> {
     let question = Packet::parse(message).ok().filter(|packet| !packet.has_flags(PacketFlag::RESPONSE))?;
     let asked = question.questions.first()?;
     let mut reply = Packet::new_reply(question.id());
