@@ -16,13 +16,14 @@ import ssl
 import statistics
 import time
 
-from cases import case
+from cases import START_SECONDS, case
 
 MARIADB, POSTGRES, SMTP, NATS, REDIS, FTP = 3306, 5432, 25, 4222, 6379, 21
 # Ports that nobody expects these on.
 MARIADB_ODD, SMTP_ODD = 8306, 8025
-# Connections whose time to the first byte is measured; the one in the middle counts.
-GREETINGS = 5
+# Connections whose time to the first byte is measured. The quickest quarter counts: a mesh that waits for the client to speak does so at
+# every one, and a busy machine holds up some.
+GREETINGS = 12
 
 
 def serve(site):
@@ -46,8 +47,10 @@ def owned_by(path, user):
 
 def mariadb(site):
     data = owned_by(site.own / "mariadb", "mysql")
+    # One that starts removes the temporary files of all in the same directory.
+    temporary = {"TMPDIR": str(owned_by(site.own / "mariadb-tmp", "mysql"))}
     install = ("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-test-db")
-    site.run(*install, "--auth-root-authentication-method=normal")
+    site.run(*install, "--auth-root-authentication-method=normal", env=temporary, seconds=START_SECONDS)
     first = site.own / "mariadb.sql"
     first.write_text(
         "CREATE DATABASE shop;\nCREATE USER 'ann'@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON shop.* TO 'ann'@'%';\n"
@@ -57,7 +60,7 @@ def mariadb(site):
         "mariadbd", "--no-defaults", "--user=mysql", f"--datadir={data}", f"--socket={data}/socket", f"--port={MARIADB}",
         "--bind-address=0.0.0.0", f"--init-file={first}", f"--ssl-cert={site.shared}/server.pem",
         f"--ssl-key={site.shared}/server.pem", "--innodb-buffer-pool-size=16M", "--max-allowed-packet=64M", "--skip-name-resolve",
-        port=MARIADB,
+        port=MARIADB, env=temporary,
     )
 
 
@@ -70,7 +73,7 @@ def postgres(site):
     user = pwd.getpwnam("postgres").pw_uid
     as_user = ("setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam('postgres').pw_gid}", "--clear-groups")
     initdb = (f"{binaries}/initdb", "--no-sync", "-U", "ann", "-A", "scram-sha-256", f"--pwfile={password}", "-D", data)
-    site.run(*as_user, *initdb, env={"LC_ALL": "C.UTF-8"})
+    site.run(*as_user, *initdb, env={"LC_ALL": "C.UTF-8"}, seconds=START_SECONDS)
     (data / "pg_hba.conf").write_text("host all all all scram-sha-256\n")
     key = data / "server.pem"
     key.write_bytes((site.shared / "server.pem").read_bytes())
@@ -175,7 +178,7 @@ def greeting(name, port, says, send=b""):
                 first = connection.recv(1000)
             took.append((time.monotonic() - began) * 1000)
             assert says in first, first
-        return {"greeting_ms": round(statistics.median(took), 1)}
+        return {"greeting_ms": round(statistics.quantiles(took, n=4)[0], 1)}
 
 
 greeting("MariaDB", MARIADB, b"mysql_native_password")
