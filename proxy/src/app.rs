@@ -19,7 +19,6 @@ use anyhow::Context as _;
 use conduit_ca::{TrustBundle, WorkloadTls};
 use futures::future::try_join_all;
 use tokio::{
-    net::{TcpListener, TcpSocket},
     runtime::{Builder, LocalOptions, LocalRuntime},
     sync::{Notify, oneshot, watch},
     task::spawn_local,
@@ -35,6 +34,7 @@ use crate::{
     control::Controllers,
     discovery::{Directory, client::DiscoveryTask},
     identity::Certifier,
+    listeners::Bound,
     original::OriginalDestination,
     tap::{Taps, client::TapTask},
     telemetry::{Telemetry, report::Reporter},
@@ -44,8 +44,6 @@ use crate::{
 
 /// Nothing here recurses deeply, and every thread's stack counts.
 const THREAD_STACK_BYTES: usize = 512 * 1024;
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 1024;
 /// Between two looks for the trust anchors, which the control plane writes when it has a root.
 const ANCHORS_POLL: Duration = Duration::from_millis(50);
 
@@ -139,16 +137,8 @@ pub fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
 
-/// Each thread has its own socket; the kernel spreads connections over them.
-fn listen(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
-    let listen = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        socket.set_reuseport(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)?.into_std()
-    };
-    listen().with_context(|| format!("cannot listen on {address}"))
+fn listen(address: SocketAddr) -> anyhow::Result<Bound> {
+    Bound::new(address).with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Waits for the control plane's first root.
@@ -174,17 +164,14 @@ async fn trust_anchors(config: &Config) -> anyhow::Result<TrustBundle> {
 }
 
 /// Starts a thread that carries traffic; it ends when the proxy has drained.
-async fn data_thread(
-    setup: Setup,
-    listeners: (std::net::TcpListener, std::net::TcpListener),
-) -> io::Result<thread::JoinHandle<()>> {
+async fn data_thread(setup: Setup, listeners: (Bound, Bound)) -> io::Result<thread::JoinHandle<()>> {
     let (started, has_started) = oneshot::channel::<io::Result<()>>();
     let thread = thread::Builder::new().name("data".to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
         let prepare = || {
             let runtime = runtime()?;
-            let (outbound, inbound) = runtime.block_on(async {
-                Ok::<_, io::Error>((TcpListener::from_std(listeners.0)?, TcpListener::from_std(listeners.1)?))
-            })?;
+            let (outbound, inbound) = listeners;
+            let (outbound, inbound) =
+                runtime.block_on(async { io::Result::Ok((outbound.start()?, inbound.start()?)) })?;
             io::Result::Ok((runtime, outbound, inbound))
         };
         match prepare() {

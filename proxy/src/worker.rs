@@ -18,7 +18,7 @@ use conduit_api::{Endpoint, PortRange, Target};
 use conduit_ca::WorkloadTls;
 use foldhash::fast::RandomState;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::watch,
     task::{JoinSet, spawn_local},
     time::{Instant, interval, sleep, timeout},
@@ -34,6 +34,7 @@ use crate::{
     discovery::{Watched, Zone, client::Discovery},
     http::{exchange::Hop, pool::Pool},
     io::Stream,
+    listeners::Listeners,
     live::{Denied, Live},
     original::OriginalDestination,
     tap::Taps,
@@ -291,7 +292,8 @@ impl Worker {
     pub fn original(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
         let original = self.setup.original.of(stream)?;
         let own = original.ip() == self.setup.pod_ip || original.ip().is_loopback();
-        if own && self.setup.own_ports.contains(&original.port()) {
+        // One that nobody has redirected has come to the listener itself, at whatever address of the pod.
+        if (own && self.setup.own_ports.contains(&original.port())) || original == stream.local_addr()? {
             return Err(io::Error::other("the connection is for this proxy itself"));
         }
         Ok(original)
@@ -307,7 +309,7 @@ impl Worker {
     }
 
     /// Serves both listeners until the proxy is told to stop, and then until the connections have ended.
-    pub async fn run(self: Rc<Self>, outbound: TcpListener, inbound: TcpListener) {
+    pub async fn run(self: Rc<Self>, outbound: Listeners, inbound: Listeners) {
         let mut drain = self.setup.drain.clone();
         let mut connections = JoinSet::new();
         let sweeper = spawn_local({
@@ -327,11 +329,11 @@ impl Worker {
         loop {
             tokio::select! {
                 accepted = outbound.accept() => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn_local(crate::outbound::serve(self.clone(), stream))),
+                    Ok(stream) => drop(connections.spawn_local(crate::outbound::serve(self.clone(), stream))),
                     Err(error) => pause(error).await,
                 },
                 accepted = inbound.accept() => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn_local(crate::inbound::serve(self.clone(), stream))),
+                    Ok(stream) => drop(connections.spawn_local(crate::inbound::serve(self.clone(), stream))),
                     Err(error) => pause(error).await,
                 },
                 Some(_) = connections.join_next() => {}

@@ -32,7 +32,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::watch,
     time::timeout,
 };
@@ -418,6 +418,29 @@ async fn requests_follow_the_endpoints() {
     mesh.wait("there is nobody", async || ask().await == (503, "conduit: no ready endpoints\n".into())).await;
     mesh.service(0, &[a]).await;
     mesh.wait("there is somebody", async || ask().await == (200, "a".into())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_is_carried_like_ipv4() {
+    let mut mesh = Mesh::start();
+    let web = mesh.pod("web").await;
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    mesh.foreign_service(listener.local_addr().unwrap()).await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = async |request: Request<Incoming>| text(&format!("{}{}", request.uri(), "!"));
+            tokio::spawn(serve_http1(stream, answer));
+        }
+    });
+    for (from, authority) in [(web.towards_over_ipv6(), "[fd00:77::1]"), (web.towards(0), "service-0.test")] {
+        let stream = TcpStream::connect(from).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("/over").header(header::HOST, authority).body(Empty::<Bytes>::new()).unwrap();
+        assert_eq!(body(sender.send_request(request).await.unwrap()).await, "/over!");
+        let labels = ["direction=\"outbound\"", &format!("authority=\"{authority}\"")];
+        mesh.wait("it is counted", async || web.metric("response_total", &labels).await == 1.0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

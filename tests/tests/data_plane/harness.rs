@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -289,6 +289,19 @@ impl Mesh {
         answer.steps.into_iter().find(|step| step.about == about).map(|step| step.reason).unwrap_or_default()
     }
 
+    /// Makes service 0 known, with one endpoint that is nowhere in the mesh; it has an address of IPv6 as well.
+    pub async fn foreign_service(&mut self, address: SocketAddr) {
+        let endpoint = Endpoint { address, pod: None, workload: None, identity: None, zone: None };
+        let port = ServicePort { endpoints: [(address, endpoint)].into(), ..ServicePort::default() };
+        self.inventory.services.push(Service {
+            name: ServiceName::new("test", "service-0").unwrap(),
+            cluster_ips: [service_address(0).ip(), SERVICE_IPV6.into()].into(),
+            ports: [(80, port)].into(),
+            balancing: Balancing::default(),
+        });
+        self.publish().await;
+    }
+
     /// Says where a pod runs; services that are described from then on say so too.
     pub async fn runs_in(&mut self, pod: &Meshed, zone: &str) {
         let known = self.inventory.pods.iter_mut().find(|known| known.name == pod.name).unwrap();
@@ -342,6 +355,9 @@ impl Drop for Mesh {
     }
 }
 
+/// Of service 0.
+const SERVICE_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 77, 0, 0, 0, 0, 0, 1);
+
 fn outbound_port(mesh: u8, pod: u8) -> u16 {
     FIRST_OUTBOUND_PORT + u16::from(mesh) * u16::from(PODS_MAX) + u16::from(pod)
 }
@@ -361,6 +377,11 @@ impl Meshed {
         ([127, 78, self.mesh, service + 1], outbound_port(self.mesh, self.number)).into()
     }
 
+    /// ... and service 0, over IPv6.
+    pub fn towards_over_ipv6(&self) -> SocketAddr {
+        (Ipv6Addr::LOCALHOST, outbound_port(self.mesh, self.number)).into()
+    }
+
     /// ... and when they mean the proxy itself.
     pub fn towards_itself(&self) -> SocketAddr {
         ([127, 78, self.mesh, 100], outbound_port(self.mesh, self.number)).into()
@@ -369,7 +390,8 @@ impl Meshed {
     fn originals(&self) -> BTreeMap<SocketAddr, SocketAddr> {
         let services = (0..SERVICES_MAX).map(|number| (self.towards(number), service_address(number)));
         let own = [(self.inbound(), (self.ip, APP_PORT).into()), (self.towards_itself(), self.inbound())];
-        services.chain(own).collect()
+        let over_ipv6 = (self.towards_over_ipv6(), (SERVICE_IPV6, 80).into());
+        services.chain(own).chain([over_ipv6]).collect()
     }
 
     /// What the proxy says of itself.
