@@ -106,7 +106,7 @@ fn text(answer: &ExplainResponse) -> String {
     }
     let in_force = match (proxies, behind) {
         (0, _) => String::new(),
-        (_, 0) => format!("Revision {revision} is in force in all {proxies} proxies that send."),
+        (_, 0) => format!("Revision {revision} is in force in {proxies} of {proxies} proxies that send."),
         _ => format!(
             "Revision {revision} is not yet in force in {behind} of {proxies} proxies that send: {}.",
             printable(&examples.join(", "))
