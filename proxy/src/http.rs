@@ -14,7 +14,7 @@ pub mod pool;
 use std::{cell::RefCell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use tracing::debug;
 
 use self::exchange::{Asked, Hop};
@@ -94,7 +94,7 @@ pub enum Headers<'a> {
     /// As lines.
     Http1(&'a [u8]),
     /// As they were decoded.
-    Http2(&'a HeaderMap),
+    Http2(&'a h2::fields::Fields),
 }
 
 impl<'a> Headers<'a> {
@@ -102,7 +102,7 @@ impl<'a> Headers<'a> {
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
         match self {
             Self::Http1(head) => head::field(head, name),
-            Self::Http2(headers) => headers.get(name).map(HeaderValue::as_bytes),
+            Self::Http2(fields) => fields.get(name),
         }
     }
 }
@@ -139,7 +139,7 @@ impl Client {
 /// When the connection breaks, or is not what it should be.
 pub async fn serve<F: Forward>(forward: F, protocol: Protocol, client: Buffered) -> io::Result<()> {
     match protocol {
-        Protocol::Http2 => h2::serve(Rc::new(forward), client).await.map_err(io::Error::other),
+        Protocol::Http2 => h2::serve(Rc::new(forward), client).await,
         Protocol::Http1 | Protocol::Opaque => h1::serve(&forward, client).await,
     }
 }
@@ -241,6 +241,18 @@ pub enum Refusal {
     TooManyInterim,
     /// More requests that were not waited for than a client has reasons for.
     TooManyCancelled,
+    /// Of HTTP/2: a frame that is none, or must not come now.
+    BadFrame,
+    /// More frames that say nothing than a peer has reasons for.
+    TooManyFrames,
+    /// A pseudo-field that is missing, there twice, out of place, or no value of its kind.
+    BadPseudoField,
+    /// A name or a value that is none.
+    BadField,
+    /// What is for one connection only (RFC 9113 section 8.2.2).
+    ConnectionField,
+    /// A body that is not what its head has promised.
+    BadBody,
 }
 
 impl Refusal {
@@ -266,6 +278,12 @@ impl Refusal {
             Self::UnaskedUpgrade => "unasked-upgrade",
             Self::TooManyInterim => "too-many-interim",
             Self::TooManyCancelled => "too-many-cancelled",
+            Self::BadFrame => "bad-frame",
+            Self::TooManyFrames => "too-many-frames",
+            Self::BadPseudoField => "bad-pseudo-field",
+            Self::BadField => "bad-field",
+            Self::ConnectionField => "connection-field",
+            Self::BadBody => "bad-body",
         }
     }
 
@@ -364,44 +382,9 @@ impl Failure {
     }
 }
 
-/// Whether a request is gRPC: then its response's status is in the trailers.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// The status of a gRPC response.
-pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
-/// Takes out what only this mesh may say, before it could be believed.
-pub fn strip_reserved(headers: &mut HeaderMap) {
-    let reserved: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with(RESERVED)).cloned().collect();
-    for name in reserved {
-        headers.remove(name);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(n, v)| (n.parse::<HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap())).collect()
-    }
-
-    fn names(headers: &HeaderMap) -> Vec<&str> {
-        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        names
-    }
-
-    #[test]
-    fn nobody_outside_speaks_for_the_mesh() {
-        let mut headers = headers(&[("conduit-proxy-error", "x"), ("Conduit-Anything", "y"), ("conduits", "z")]);
-        strip_reserved(&mut headers);
-        assert_eq!(names(&headers), ["conduits"]);
-    }
 
     #[test]
     fn failures_are_for_people_and_programs() {

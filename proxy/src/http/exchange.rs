@@ -126,6 +126,11 @@ impl Exchange {
         }
     }
 
+    /// Where it goes.
+    pub fn address(&self) -> SocketAddr {
+        self.hop.upstream.endpoint.address
+    }
+
     /// It is part of the load of an endpoint.
     pub fn loads(&mut self, balancer: &Rc<RefCell<Balancer>>) {
         balancer.borrow_mut().begin(self.hop.upstream.endpoint.address);

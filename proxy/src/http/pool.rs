@@ -7,18 +7,18 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
 use conduit_api::{Endpoint, SpiffeId};
 use conduit_ca::Refusal;
-use h2::client::SendRequest;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::info;
 
-use super::{Protocol, h2 as http2};
+use super::{
+    Protocol,
+    h2::{self, Line},
+};
 use crate::{
     buffered::Buffered,
     connect::{Connector, Upstream},
@@ -66,29 +66,15 @@ pub struct Connections {
 
 /// One that many requests share.
 struct Http2 {
-    sender: SendRequest<Bytes>,
+    line: Rc<Line>,
     /// When the certificates expire that it was made with.
     until: Option<Instant>,
-    requests: Rc<Cell<usize>>,
 }
 
-/// A request's part of it.
-pub struct Shared {
-    /// What the request is sent by.
-    pub sender: SendRequest<Bytes>,
-    requests: Rc<Cell<usize>>,
-}
-
-impl Http2 {
-    fn share(&self) -> Shared {
-        self.requests.set(self.requests.get() + 1);
-        Shared { sender: self.sender.clone(), requests: self.requests.clone() }
-    }
-}
-
-impl Drop for Shared {
+impl Drop for Http2 {
     fn drop(&mut self) {
-        self.requests.set(self.requests.get() - 1);
+        // It ends with the requests that are still under way.
+        self.line.close();
     }
 }
 
@@ -125,7 +111,6 @@ impl Pool {
             http1.retain(|(since, _)| now.saturating_duration_since(*since) < patience);
             let mut http2 = connections.http2.borrow_mut();
             if now.saturating_duration_since(connections.http2_used.get()) >= IDLE_TIMEOUT_MESH {
-                // Requests that are still under way keep the connection open; it ends with the last of them.
                 http2.clear();
             }
             !http1.is_empty() || !http2.is_empty() || Rc::strong_count(connections) > 1
@@ -166,11 +151,11 @@ impl Pool {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub async fn http2(&self, upstream: &Upstream, connections: &Connections) -> io::Result<Shared> {
+    pub async fn http2(&self, upstream: &Upstream, connections: &Connections) -> io::Result<Rc<Line>> {
         let since = Instant::now();
         let _making = connections.http2_making.lock().await;
-        if let Some(shared) = connections.http2() {
-            return Ok(shared);
+        if let Some(line) = connections.http2() {
+            return Ok(line);
         }
         // Whoever waited for an attempt that failed has failed as well.
         if connections.http2_failed.get().is_some_and(|failed| failed >= since) {
@@ -179,16 +164,15 @@ impl Pool {
         let made = self.connect_http2(upstream).await.inspect_err(|_| {
             connections.http2_failed.set(Some(Instant::now()));
         })?;
-        let shared = made.share();
+        let line = made.line.clone();
         connections.http2.borrow_mut().push(made);
-        Ok(shared)
+        Ok(line)
     }
 
     async fn connect_http2(&self, upstream: &Upstream) -> io::Result<Http2> {
         let stream = self.connect(upstream, Protocol::Http2).await?;
-        let (until, requests) = (stream.until(), Rc::<Cell<usize>>::default());
-        let client = http2::client(stream, upstream.peer().is_some(), requests.clone());
-        Ok(Http2 { sender: client.await.map_err(io::Error::other)?, until, requests })
+        let until = stream.until();
+        Ok(Http2 { line: h2::client(stream, upstream.peer().is_some()), until })
     }
 }
 
@@ -224,17 +208,14 @@ impl Connections {
 
     /// The one with the fewest requests, if it has room for another, or there must not be more: then the request waits in it until
     /// the server has finished one.
-    pub fn http2(&self) -> Option<Shared> {
-        self.http2_used.set(Instant::now());
-        let mut context = Context::from_waker(Waker::noop());
+    pub fn http2(&self) -> Option<Rc<Line>> {
+        let now = Instant::now();
+        self.http2_used.set(now);
         let mut connections = self.http2.borrow_mut();
-        connections.retain_mut(|connection| {
-            connection.until.is_none_or(|until| until > Instant::now())
-                && !matches!(connection.sender.poll_ready(&mut context), Poll::Ready(Err(_)))
-        });
-        let idlest = connections.iter().min_by_key(|connection| connection.requests.get())?;
-        let has_room = idlest.requests.get() < idlest.sender.current_max_send_streams();
-        (has_room || connections.len() >= HTTP2_CONNECTIONS_MAX).then(|| idlest.share())
+        connections.retain(|connection| connection.until.is_none_or(|until| until > now) && connection.line.is_open());
+        let idlest = connections.iter().min_by_key(|connection| connection.line.requests())?;
+        let has_room = idlest.line.requests() < idlest.line.requests_max();
+        (has_room || connections.len() >= HTTP2_CONNECTIONS_MAX).then(|| idlest.line.clone())
     }
 }
 

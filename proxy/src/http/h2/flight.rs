@@ -1,267 +1,458 @@
-//! A request of HTTP/2 and its response, between two streams.
+//! A request of HTTP/2 and its response, between two connections.
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
-    task::{Context, Poll, ready},
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
 };
 
-use ::h2::{Reason, RecvStream, SendStream, client::ResponseFuture, server};
-use bytes::Bytes;
-use http::{HeaderMap, Response};
-use tokio::time::timeout;
+use tokio::time::Instant;
 
-use crate::http::{
-    ERROR_HEADER, Failure, INTERIM_MAX, REST_TIMEOUT, Refusal,
-    exchange::{Exchange, Hop},
-    grpc_status, strip_reserved,
+use super::{
+    connection::Expects,
+    fields::{Fields, Indexing, Request, Response, trailers},
+    frame::Reason,
+    line::Line,
+};
+use crate::{
+    http::{
+        ATTEMPTS_MAX, Failure, Headers, INTERIM_MAX, Refusal, RequestView,
+        exchange::{Asked, Exchange},
+    },
+    worker::Busy,
 };
 
-/// A body on its way, and its trailers.
-pub(super) struct Pump {
-    from: RecvStream,
-    to: SendStream<Bytes>,
-    /// What was received, and has no room at the receiver's yet.
-    data: Bytes,
-    /// Nothing comes after `data`.
-    is_last: bool,
-    /// Bytes that were passed since that was last asked.
-    passed: usize,
-    /// Whether the sender may speak for this mesh.
-    is_mesh: bool,
-}
-
-/// How a body ended.
-enum Ended {
-    /// With these trailers.
-    Well(Option<u32>),
-    /// The sender has reset it, or is gone.
-    From(::h2::Error),
-    /// The receiver takes no more.
-    To(Reason),
-}
-
-impl Pump {
-    pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, is_mesh: bool) -> Self {
-        Self { from, to, data: Bytes::new(), is_last: false, passed: 0, is_mesh }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        loop {
-            while !self.data.is_empty() {
-                self.to.reserve_capacity(self.data.len());
-                let capacity = match self.to.capacity() {
-                    0 => match ready!(self.to.poll_capacity(cx)) {
-                        Some(Ok(capacity)) => capacity,
-                        Some(Err(error)) => return Poll::Ready(Ended::To(error.reason().unwrap_or(Reason::CANCEL))),
-                        None => return Poll::Ready(Ended::To(Reason::CANCEL)),
-                    },
-                    capacity => capacity,
-                };
-                let now = self.data.split_to(capacity.min(self.data.len()));
-                let count = now.len();
-                let ends = self.data.is_empty() && self.is_last;
-                if self.to.send_data(now, ends).is_err() {
-                    return Poll::Ready(Ended::To(Reason::CANCEL));
-                }
-                // The sender may send as much again.
-                let _ = self.from.flow_control().release_capacity(count);
-                self.passed += count;
-                if ends {
-                    return Poll::Ready(Ended::Well(None));
-                }
-            }
-            match ready!(self.from.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    self.is_last = self.from.is_end_stream();
-                    self.data = data;
-                    if self.data.is_empty() && self.is_last {
-                        return Poll::Ready(self.end(None));
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(Ended::From(error)),
-                None => {
-                    return match ready!(self.from.poll_trailers(cx)) {
-                        Ok(trailers) => Poll::Ready(self.end(trailers)),
-                        Err(error) => Poll::Ready(Ended::From(error)),
-                    };
-                }
-            }
-        }
-    }
-
-    fn end(&mut self, mut trailers: Option<HeaderMap>) -> Ended {
-        if let Some(trailers) = trailers.as_mut().filter(|_| !self.is_mesh) {
-            strip_reserved(trailers);
-        }
-        let status = trailers.as_ref().and_then(grpc_status);
-        let sent = match trailers {
-            Some(trailers) => self.to.send_trailers(trailers),
-            None => self.to.send_data(Bytes::new(), true),
-        };
-        sent.map_or(Ended::To(Reason::CANCEL), |()| Ended::Well(status))
-    }
-
-    /// Whether the receiver has said that it wants no more.
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        self.to.poll_reset(cx).map(|reset| reset.unwrap_or(Reason::CANCEL))
-    }
-}
-
-/// Why there is no response that could be passed on. None of one has been, then.
-pub(super) enum Broken {
-    /// Nobody waits for it any longer.
-    Client,
-    /// The server did not begin to process the request; its body, of which nothing was sent.
-    Unprocessed(RecvStream),
-    /// The server's proxy says that its application never got the request, which has no body.
-    Undelivered(RecvStream),
-    /// The same, but some of its body was sent, and is not here any more.
-    Refused,
+/// Why there is no response from where the request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The server did not begin to process it.
+    Unprocessed,
+    /// The server's proxy says that its application never got it, and it has no body.
+    Undelivered,
+    /// The server says of this request alone that it is over.
+    Reset(Reason),
     /// The response is none.
     BadResponse(Refusal),
-    /// It did, perhaps.
-    Server(::h2::Error),
+    /// It was, to begin with: its client has that already.
+    Cut(Refusal),
+    /// The connection broke.
+    Broken,
 }
 
-/// The request's body.
-pub(super) enum Upload {
-    /// There is none.
-    Nothing(RecvStream),
-    /// It is on its way.
-    Going(Pump),
-    /// All of it was sent that will be.
-    Done,
+/// Where a request is.
+enum Server {
+    /// Nowhere yet, or not any more.
+    None,
+    /// It waits for room.
+    Waiting,
+    /// On this stream.
+    At(Rc<Line>, u32),
 }
 
-/// A request and its response between two streams.
-pub(super) struct Flight<'a> {
-    pub(super) respond: &'a mut server::SendResponse<Bytes>,
-    pub(super) response: ResponseFuture,
-    pub(super) upload: Upload,
+/// How far its response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Awaited,
+    Begun,
+    Ended,
+    /// Nobody waits for it.
+    Cancelled,
 }
 
-impl Flight<'_> {
-    pub(super) async fn run(mut self, hop: &Hop, recorded: &mut Exchange) -> Result<(), Broken> {
-        let response = self.head().await?;
-        let (mut parts, from) = response.into_parts();
-        let is_mesh = hop.upstream.peer().is_some();
-        let proxy_error = parts.headers.get(ERROR_HEADER).filter(|_| is_mesh);
-        let is_proxy_error = proxy_error.is_some();
-        if proxy_error.is_some_and(|reason| reason == Failure::Connect.reason()) {
-            match std::mem::replace(&mut self.upload, Upload::Done) {
-                Upload::Nothing(body) => return Err(Broken::Undelivered(body)),
-                upload => self.upload = upload,
-            }
+/// A request that is under way.
+pub(super) struct Flight {
+    client: Rc<Line>,
+    stream: u32,
+    request: Request,
+    has_body: bool,
+    pub(super) asked: Asked,
+    _busy: Busy,
+    stage: Cell<Stage>,
+    server: RefCell<Server>,
+    /// The server is a proxy of this mesh, and may speak for it.
+    is_mesh: Cell<bool>,
+    /// Something of the body has gone: it is not here any more.
+    has_sent: Cell<bool>,
+    interim_left: Cell<usize>,
+    recorded: RefCell<Option<Exchange>>,
+    pub(super) attempts: RefCell<Attempts>,
+}
+
+/// What has become of a request so far.
+pub(super) struct Attempts {
+    left: usize,
+    /// Those that could not be reached.
+    pub(super) tried: Vec<SocketAddr>,
+    /// The last one's.
+    pub(super) failure: Failure,
+    /// The last one did not process it.
+    pub(super) is_unprocessed: bool,
+}
+
+impl Flight {
+    pub(super) fn new(
+        client: Rc<Line>,
+        stream: u32,
+        request: Request,
+        ends: bool,
+        asked: Asked,
+        busy: Busy,
+    ) -> Rc<Self> {
+        let failure = Failure::NoEndpoints;
+        let attempts = Attempts { left: ATTEMPTS_MAX, tried: Vec::new(), failure, is_unprocessed: false };
+        Rc::new(Self {
+            client,
+            stream,
+            request,
+            has_body: !ends,
+            asked,
+            _busy: busy,
+            stage: Cell::new(Stage::Awaited),
+            server: RefCell::new(Server::None),
+            is_mesh: Cell::new(false),
+            has_sent: Cell::new(false),
+            interim_left: Cell::new(INTERIM_MAX),
+            recorded: RefCell::default(),
+            attempts: RefCell::new(attempts),
+        })
+    }
+
+    pub(super) fn view(&self) -> RequestView<'_> {
+        view(&self.request)
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.stage.get() == Stage::Cancelled
+    }
+
+    /// Whether its client has nothing of a response.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.stage.get() == Stage::Awaited
+    }
+
+    /// What records it, while nobody else does.
+    pub(super) fn recorded(&self) -> Option<Exchange> {
+        self.recorded.take()
+    }
+
+    /// Another attempt at somebody, as long as there may be one: whoever `pick` says, who is not among those that it is told.
+    pub(super) fn attempt<H>(&self, pick: impl FnOnce(&[SocketAddr]) -> Option<H>) -> Option<H> {
+        let mut attempts = self.attempts.borrow_mut();
+        let left = attempts.left.checked_sub(1)?;
+        let picked = pick(&attempts.tried)?;
+        attempts.left = left;
+        Some(picked)
+    }
+
+    fn place(&self) -> Option<(Rc<Line>, u32)> {
+        match &*self.server.borrow() {
+            Server::At(line, stream) => Some((line.clone(), *stream)),
+            Server::None | Server::Waiting => None,
         }
-        if !is_mesh {
+    }
+
+    /// Goes to `server`, as soon as that has room.
+    pub(super) fn send(self: &Rc<Self>, server: &Rc<Line>, is_mesh: bool, recorded: Exchange, now: Instant) {
+        self.is_mesh.set(is_mesh);
+        self.recorded.replace(Some(recorded));
+        let has_room = server.connection.borrow().has_room() && server.waiting.borrow().is_empty();
+        if has_room {
+            self.open(server, now);
+        } else {
+            self.server.replace(Server::Waiting);
+            server.waiting.borrow_mut().push_back(self.clone());
+        }
+        server.wake();
+    }
+
+    /// Begins on `line`, which has room.
+    pub(super) fn open(self: &Rc<Self>, line: &Rc<Line>, now: Instant) {
+        if self.is_cancelled() {
+            return;
+        }
+        let (mut client, mut server) = (self.client.connection.borrow_mut(), line.connection.borrow_mut());
+        let expects = match self.request.method() {
+            "HEAD" => Expects::NoBody,
+            "CONNECT" => Expects::Tunnel,
+            _ => Expects::Body,
+        };
+        let ends = client.has_passed(self.stream);
+        let Some(stream) = server.open(&self.request.fields, expects, ends, self.clone()) else {
+            drop((client, server));
+            return self.fails(Outcome::Unprocessed);
+        };
+        self.server.replace(Server::At(line.clone(), stream));
+        if !ends {
+            let passed = client.pass(self.stream, &mut server, stream, now);
+            self.has_sent.set(passed.bytes > 0 || passed.ended.flatten().is_some());
+        }
+    }
+
+    /// Its client's task is to see to it.
+    pub(super) fn fails(self: &Rc<Self>, outcome: Outcome) {
+        if self.is_cancelled() {
+            return;
+        }
+        self.server.replace(Server::None);
+        self.client.outcomes.borrow_mut().push((self.clone(), outcome));
+        self.client.wake();
+    }
+
+    /// Sends `reason` to whoever has asked.
+    pub(super) fn reset(&self, reason: Reason) {
+        self.server.replace(Server::None);
+        self.stage.set(Stage::Ended);
+        self.client.connection.borrow_mut().reset(self.stream, reason);
+        self.client.wake();
+        if let Some(mut recorded) = self.recorded.take() {
+            recorded.reset();
+        }
+    }
+
+    /// Nobody waits for it any longer.
+    pub(super) fn cancelled(&self, reason: Reason) {
+        self.stage.set(Stage::Cancelled);
+        if let Some((line, stream)) = self.place() {
+            line.connection.borrow_mut().reset(stream, reason);
+            line.wake();
+        }
+        self.server.replace(Server::None);
+        // It was cancelled, if it has not ended.
+        self.recorded.take();
+    }
+
+    /// This proxy's own answer.
+    pub(super) fn say(&self, failure: Failure, now: Instant) {
+        self.stage.set(Stage::Ended);
+        say(&self.client, self.stream, Some(&self.request), failure, now);
+    }
+}
+
+/// What came from the client.
+impl Flight {
+    pub(super) fn uploaded(&self, data: &[u8], ends: bool, now: Instant) {
+        let mut client = self.client.connection.borrow_mut();
+        let Some((line, stream)) = self.place() else {
+            return if self.is_awaited() {
+                client.hold(self.stream, data)
+            } else {
+                client.passed(self.stream, data.len())
+            };
+        };
+        let mut server = line.connection.borrow_mut();
+        let is_behind = client.is_holding(self.stream);
+        let count = if is_behind { 0 } else { server.send_data(stream, data, ends, now) };
+        self.has_sent.set(self.has_sent.get() || count > 0);
+        client.passed(self.stream, count);
+        client.hold(self.stream, &data[count..]);
+        if ends && !is_behind && count == data.len() {
+            client.done(self.stream);
+        }
+        drop(server);
+        line.wake();
+    }
+
+    pub(super) fn upload_ended(&self, mut trailers: Fields, now: Instant) {
+        trailers.strip_reserved();
+        let mut client = self.client.connection.borrow_mut();
+        let Some((line, stream)) = self.place().filter(|_| !client.is_holding(self.stream)) else {
+            return client.hold_trailers(self.stream, trailers);
+        };
+        self.has_sent.set(true);
+        line.connection.borrow_mut().send_head(stream, &trailers, true, now);
+        client.done(self.stream);
+        line.wake();
+    }
+
+    /// The server has room for more of the body.
+    pub(super) fn pass_upload(&self, now: Instant) {
+        let Some((line, stream)) = self.place() else { return };
+        let mut client = self.client.connection.borrow_mut();
+        let passed = client.pass(self.stream, &mut line.connection.borrow_mut(), stream, now);
+        self.has_sent.set(self.has_sent.get() || passed.bytes > 0);
+        drop(client);
+        self.client.wake();
+    }
+
+    /// The request has gone on long enough after its response.
+    pub(super) fn rest_is_over(&self) {
+        self.client.connection.borrow_mut().reset(self.stream, Reason::NO_ERROR);
+        self.cancelled(Reason::CANCEL);
+    }
+}
+
+/// What came from the server, on `stream` of `line`.
+impl Flight {
+    pub(super) fn responded(self: &Rc<Self>, line: &Line, stream: u32, response: Response, ends: bool, now: Instant) {
+        let is_mesh = self.is_mesh.get();
+        let (is_interim, mut fields) = (response.is_interim(), response.fields);
+        if is_interim || !is_mesh {
             // Only a proxy of this mesh, which has proved to be one, speaks for it.
-            strip_reserved(&mut parts.headers);
+            fields.strip_reserved();
         }
-        recorded.head(parts.status.as_u16(), grpc_status(&parts.headers), is_proxy_error);
-        let ends = from.is_end_stream();
-        let sent = self.respond.send_response(Response::from_parts(parts, ()), ends);
-        let Ok(to) = sent else { return Err(Broken::Client) };
-        let mut download = Pump::new(from, to, is_mesh);
-        let ended = poll_fn(|cx| {
-            self.poll_upload(cx);
+        if is_interim {
+            let Some(left) = self.interim_left.get().checked_sub(1) else {
+                line.connection.borrow_mut().reset(stream, Reason::CANCEL);
+                return self.fails(Outcome::BadResponse(Refusal::TooManyInterim));
+            };
+            self.interim_left.set(left);
+            self.client.connection.borrow_mut().send_head(self.stream, &fields, false, now);
+        } else if is_mesh && response.is_undelivered && !self.has_body {
+            line.connection.borrow_mut().reset(stream, Reason::CANCEL);
+            return self.fails(Outcome::Undelivered);
+        } else {
+            self.stage.set(Stage::Begun);
+            if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
+                recorded.head(response.status, response.grpc_status, is_mesh && response.is_proxy_error);
+            }
+            let is_sent = self.client.connection.borrow_mut().send_head(self.stream, &fields, ends, now);
+            if !is_sent {
+                // It does not read, and there is too much for it already.
+                line.connection.borrow_mut().reset(stream, Reason::CANCEL);
+                return self.reset(Reason::INTERNAL_ERROR);
+            }
             if ends {
-                return Poll::Ready(Ended::Well(None));
-            }
-            let polled = download.poll(cx);
-            recorded.data(std::mem::take(&mut download.passed));
-            if polled.is_pending()
-                && let Poll::Ready(reason) = download.poll_reset(cx)
-            {
-                return Poll::Ready(Ended::To(reason));
-            }
-            polled
-        });
-        match ended.await {
-            Ended::Well(trailer) => recorded.end(trailer),
-            Ended::To(reason) => {
-                recorded.reset();
-                self.cancel(reason);
-                return Ok(());
-            }
-            Ended::From(error) => {
-                recorded.reset();
-                // What is said of a connection is not said of its streams.
-                let reason = error.reason().filter(|_| error.is_reset());
-                download.to.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));
-                self.cancel(Reason::CANCEL);
-                return Ok(());
+                line.connection.borrow_mut().done(stream);
+                self.ended(line, stream, None);
             }
         }
-        // A response may end before its request: the rest of that goes on, as far as both sides want it.
-        let rest = poll_fn(|cx| {
-            self.poll_upload(cx);
-            match &mut self.upload {
-                Upload::Nothing(_) | Upload::Done => Poll::Ready(()),
-                Upload::Going(pump) => match pump.poll_reset(cx) {
-                    Poll::Ready(_) => Poll::Ready(()),
-                    Poll::Pending => download.poll_reset(cx).map(|_| ()),
-                },
-            }
-        });
-        // Both sides are told that it is over, if it is not.
-        let _ = timeout(REST_TIMEOUT, rest).await;
-        Ok(())
+        line.connection.borrow_mut().reuse(fields);
+        self.client.wake();
     }
 
-    /// The head of the final response, while the request goes on; interim ones are passed on as they come.
-    async fn head(&mut self) -> Result<Response<RecvStream>, Broken> {
-        let mut interim_left = INTERIM_MAX;
-        let received = poll_fn(|cx| {
-            self.poll_upload(cx);
-            while let Poll::Ready(Some(Ok(mut interim))) = self.response.poll_informational(cx) {
-                let Some(left) = interim_left.checked_sub(1) else {
-                    return Poll::Ready(Err(Broken::BadResponse(Refusal::TooManyInterim)));
-                };
-                interim_left = left;
-                strip_reserved(interim.headers_mut());
-                // A client that has gone does not hear it.
-                let _ = self.respond.send_informational(interim);
-            }
-            if let Poll::Ready(response) = Pin::new(&mut self.response).poll(cx) {
-                return Poll::Ready(response.map_err(Broken::Server));
-            }
-            self.respond.poll_reset(cx).map(|_| Err(Broken::Client))
-        });
-        match received.await {
-            Err(Broken::Server(error)) => {
-                let refused =
-                    error.reason() == Some(Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote());
-                match std::mem::replace(&mut self.upload, Upload::Done) {
-                    Upload::Nothing(body) if refused => Err(Broken::Unprocessed(body)),
-                    // Nothing of the body was taken: it may be sent elsewhere.
-                    Upload::Going(pump) if refused && pump.passed == 0 && pump.data.is_empty() => {
-                        Err(Broken::Unprocessed(pump.from))
-                    }
-                    _ if refused => Err(Broken::Refused),
-                    _ => Err(Broken::Server(error)),
-                }
-            }
-            received => received,
+    pub(super) fn downloaded(&self, line: &Line, stream: u32, data: &[u8], ends: bool, now: Instant) {
+        let mut server = line.connection.borrow_mut();
+        let is_behind = server.is_holding(stream);
+        let count = match is_behind {
+            true => 0,
+            false => self.client.connection.borrow_mut().send_data(self.stream, data, ends, now),
+        };
+        server.passed(stream, count);
+        server.hold(stream, &data[count..]);
+        let is_end = ends && !is_behind && count == data.len();
+        if is_end {
+            server.done(stream);
+        }
+        drop(server);
+        self.count(count);
+        if is_end {
+            self.ended(line, stream, None);
+        }
+        self.client.wake();
+    }
+
+    pub(super) fn download_ended(&self, line: &Line, stream: u32, mut fields: Fields, now: Instant) {
+        if !self.is_mesh.get() {
+            fields.strip_reserved();
+        }
+        let mut server = line.connection.borrow_mut();
+        if server.is_holding(stream) {
+            return server.hold_trailers(stream, fields);
+        }
+        server.done(stream);
+        drop(server);
+        self.client.connection.borrow_mut().send_head(self.stream, &fields, true, now);
+        self.ended(line, stream, trailers(&fields).ok().flatten());
+        line.connection.borrow_mut().reuse(fields);
+        self.client.wake();
+    }
+
+    /// The client has room for more of the body.
+    pub(super) fn pass_download(&self, now: Instant) {
+        let Some((line, stream)) = self.place() else { return };
+        let mut server = line.connection.borrow_mut();
+        let passed = server.pass(stream, &mut self.client.connection.borrow_mut(), self.stream, now);
+        drop(server);
+        self.count(passed.bytes);
+        if let Some(status) = passed.ended {
+            self.ended(&line, stream, status);
+        }
+        line.wake();
+    }
+
+    fn count(&self, bytes: usize) {
+        if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
+            recorded.data(bytes);
         }
     }
 
-    fn poll_upload(&mut self, cx: &mut Context<'_>) {
-        if let Upload::Going(pump) = &mut self.upload {
-            match pump.poll(cx) {
-                Poll::Pending => return,
-                // What the client has reset is seen where its answer is.
-                Poll::Ready(Ended::From(error)) => pump.to.send_reset(error.reason().unwrap_or(Reason::CANCEL)),
-                Poll::Ready(Ended::Well(_) | Ended::To(_)) => {}
-            }
-            self.upload = Upload::Done;
+    /// All of the response has gone. The rest of the request goes on, as far as both sides want it.
+    fn ended(&self, line: &Line, stream: u32, status: Option<u32>) {
+        self.stage.set(Stage::Ended);
+        if let Some(mut recorded) = self.recorded.take() {
+            recorded.end(status);
+        }
+        let mut client = self.client.connection.borrow_mut();
+        if line.connection.borrow().is_sending(stream) {
+            self.client.has_rest.set(true);
+        } else if client.is_receiving(self.stream) {
+            client.reset(self.stream, Reason::NO_ERROR);
         }
     }
 
-    /// The server's side of a stream that nobody wants.
-    fn cancel(&mut self, reason: Reason) {
-        if let Upload::Going(pump) = &mut self.upload {
-            pump.to.send_reset(reason);
+    /// The server has given it up.
+    pub(super) fn reset_by_server(self: &Rc<Self>, reason: Reason) {
+        match self.stage.get() {
+            Stage::Awaited if reason == Reason::REFUSED_STREAM => self.fails(Outcome::Unprocessed),
+            Stage::Awaited => self.fails(Outcome::Reset(reason)),
+            Stage::Begun => self.reset(reason),
+            // The response was whole.
+            Stage::Ended => self.reset(Reason::NO_ERROR),
+            Stage::Cancelled => {}
         }
     }
+
+    /// What it sent is no response.
+    pub(super) fn malformed_by_server(self: &Rc<Self>, refusal: Refusal) {
+        match self.stage.get() {
+            Stage::Awaited => self.fails(Outcome::BadResponse(refusal)),
+            Stage::Begun => self.fails(Outcome::Cut(refusal)),
+            Stage::Ended => self.reset(Reason::NO_ERROR),
+            Stage::Cancelled => {}
+        }
+    }
+
+    /// Its connection is gone.
+    pub(super) fn broken(self: &Rc<Self>) {
+        match self.stage.get() {
+            Stage::Awaited => self.fails(Outcome::Broken),
+            // What is said of a connection is not said of its streams.
+            Stage::Begun => self.reset(Reason::INTERNAL_ERROR),
+            Stage::Ended => self.reset(Reason::NO_ERROR),
+            Stage::Cancelled => {}
+        }
+    }
+
+    /// Whether nothing of its body is anywhere else: then it may be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.has_sent.get()
+    }
+}
+
+fn view(request: &Request) -> RequestView<'_> {
+    RequestView {
+        method: request.method(),
+        scheme: request.scheme(),
+        authority: request.authority(),
+        path: request.path(),
+        is_grpc: request.is_grpc(),
+        headers: Headers::Http2(&request.fields),
+    }
+}
+
+/// Answers the request on `stream` of `line`, of which nothing more is wanted.
+pub(super) fn say(line: &Line, stream: u32, request: Option<&Request>, failure: Failure, now: Instant) {
+    let response = failure.response(request.is_some_and(Request::is_grpc));
+    let mut fields = Fields::default();
+    fields.push(b":status", response.status().as_str().as_bytes(), Indexing::Incremental);
+    for (name, value) in response.headers() {
+        fields.push(name.as_str().as_bytes(), value.as_bytes(), Indexing::Incremental);
+    }
+    let body = if request.is_some_and(|request| request.method() == "HEAD") { &[][..] } else { response.body() };
+    let mut connection = line.connection.borrow_mut();
+    connection.send_head(stream, &fields, body.is_empty(), now);
+    let is_sent = body.is_empty() || connection.send_data(stream, body, true, now) == body.len();
+    connection.reset(stream, if is_sent { Reason::NO_ERROR } else { Reason::CANCEL });
+    drop(connection);
+    line.wake();
 }
