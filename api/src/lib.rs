@@ -19,7 +19,9 @@ pub mod spiffe;
 pub mod target;
 pub mod wire;
 
-pub use mesh::{Balancing, Endpoint, Pod, PodName, RouteName, Service, ServiceName, ServicePort, WorkloadRef};
+pub use mesh::{
+    Balancing, Endpoint, Pod, PodName, PodPorts, RouteName, Service, ServiceName, ServicePort, WorkloadRef,
+};
 pub use node::NodeId;
 pub use port::{PortRange, ProtocolHint};
 pub use revision::Revision;

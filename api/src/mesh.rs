@@ -136,14 +136,45 @@ pub struct Pod {
     pub uid: Option<String>,
     /// There is a proxy beside it.
     pub meshed: bool,
-    /// What comes to these ports is carried as bytes, because somebody has said so.
+    /// What somebody has said of ports.
     #[serde(default)]
-    pub opaque_ports: Vec<PortRange>,
+    pub ports: PodPorts,
     /// Where it runs (`topology.kubernetes.io/zone`); none where nobody says so.
     #[serde(default)]
     pub zone: Option<String>,
     /// It passes its readiness checks: its endpoints are sent traffic.
     pub ready: bool,
+}
+
+/// What somebody has said of a pod's ports, and of those that it connects to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodPorts {
+    /// What comes to these is carried as bytes.
+    #[serde(default)]
+    pub opaque: Vec<PortRange>,
+    /// What comes to these does not come to the proxy: nobody there has an identity.
+    #[serde(default)]
+    pub skip_inbound: Vec<PortRange>,
+    /// What goes to these, wherever, does not go through the proxy.
+    #[serde(default)]
+    pub skip_outbound: Vec<PortRange>,
+}
+
+impl Pod {
+    /// Whether members of feature level 4 know all of it.
+    pub fn is_plain(&self) -> bool {
+        self.ports == PodPorts::default() && self.zone.is_none()
+    }
+
+    /// Whether connections to `port` of it are to be carried as bytes.
+    pub fn is_opaque(&self, port: u16) -> bool {
+        self.ports.opaque.iter().any(|range| range.contains(port))
+    }
+
+    /// Whether a proxy takes connections to `port` of it.
+    pub fn is_meshed_at(&self, port: u16) -> bool {
+        self.meshed && !self.ports.skip_inbound.iter().any(|range| range.contains(port))
+    }
 }
 
 /// A name that is reached at any of its endpoints.
@@ -200,6 +231,13 @@ impl FromStr for Strategy {
 }
 
 impl Service {
+    /// Whether members of feature level 4 know all of it.
+    pub fn is_plain(&self) -> bool {
+        let is_plain =
+            |port: &ServicePort| !port.opaque && port.endpoints.values().all(|endpoint| endpoint.zone.is_none());
+        self.balancing == Balancing::default() && self.ports.values().all(is_plain)
+    }
+
     /// Clients connect to pod addresses rather than to an address of the service.
     pub fn is_headless(&self) -> bool {
         self.cluster_ips.is_empty()
@@ -248,6 +286,22 @@ pub struct Inventory {
     pub services: Vec<Service>,
     /// All pods that are running.
     pub pods: Vec<Pod>,
+}
+
+impl Inventory {
+    /// As far as members of feature level 4 know it: what they do not, they would not keep, and so be of another opinion later.
+    pub fn simplify(&mut self) {
+        for pod in &mut self.pods {
+            (pod.ports, pod.zone) = (PodPorts::default(), None);
+        }
+        for service in &mut self.services {
+            service.balancing = Balancing::default();
+            for port in service.ports.values_mut() {
+                port.opaque = false;
+                port.endpoints.values_mut().for_each(|endpoint| endpoint.zone = None);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ pub fn register(key: Key, value: Value) -> Command {
         workload: None,
         service_account: "default".to_owned(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: false,
         ready: true,

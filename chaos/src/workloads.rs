@@ -85,7 +85,7 @@ pub async fn start(cluster: &Cluster, workloads: u32, pairs: usize) -> anyhow::R
         workload: None,
         service_account: name(number),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready: true,

@@ -524,7 +524,7 @@ impl Cluster {
     }
 
     /// What every member understands.
-    pub(crate) fn feature_level(&self) -> u32 {
+    pub fn feature_level(&self) -> u32 {
         let status = self.status.borrow();
         status.members.values().map(|member| member.feature_level).min().unwrap_or(self.member.feature_level)
     }

@@ -155,8 +155,8 @@ pub enum Command {
         /// What, and for how long.
         lesson: Lesson,
     },
-    /// What was learned of these ports is not believed any more.
-    Forget(Vec<(ServiceName, u16)>),
+    /// What was learned of these ports until then is not believed any more.
+    Forget(Vec<(ServiceName, u16, u64)>),
 }
 
 impl Command {
@@ -177,7 +177,7 @@ impl Command {
             | Self::SetServiceAccountKeys(_)
             | Self::ResealRoot { .. } => 4,
             Self::Learn { .. } | Self::Forget(_) => 5,
-            Self::Restore(backup) if backup.lessons().next().is_some() => 5,
+            Self::Restore(backup) if !backup.is_plain() => 5,
             Self::Restore(backup) if backup.routes().is_empty() => 1,
             Self::Restore(_) | Self::Rollback { .. } => 2,
         }
@@ -213,6 +213,8 @@ pub enum Change {
 impl Change {
     fn feature_level(&self) -> u32 {
         match self {
+            Self::UpsertService(service) if !service.is_plain() => 5,
+            Self::UpsertPod(pod) if !pod.is_plain() => 5,
             Self::UpsertService(_) | Self::RemoveService(_) | Self::UpsertPod(_) | Self::RemovePod(_) => 1,
             Self::UpsertRoute(_) | Self::RemoveRoute(_) => 2,
         }

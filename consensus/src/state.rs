@@ -116,6 +116,8 @@ impl MeshState {
             return Applied { revision: self.revision, outcome: Outcome::Repeated };
         }
         let summary = command.to_string();
+        // That something is believed for longer is nothing that anybody did.
+        let is_learning = matches!(command, Command::Learn { .. } | Command::Forget(_));
         let at = self.revision_at(index);
         let outcome = match command {
             Command::Batch(changes) => {
@@ -155,7 +157,7 @@ impl MeshState {
             Command::Learn { service, port, lesson } => self.learn(at, service, port, lesson),
             Command::Forget(ports) => self.forget(at, &ports),
         };
-        if outcome == Outcome::Done {
+        if outcome == Outcome::Done && (!is_learning || self.revision == at) {
             let index = self.revision_at(index).as_u64();
             let audit = Arc::make_mut(&mut self.audit);
             if audit.len() == AUDIT_MAX {
@@ -229,6 +231,13 @@ impl MeshState {
     /// What was seen of a port.
     pub fn lesson_of(&self, service: &ServiceName, port: u16) -> Option<Lesson> {
         self.learned.get(service, port)
+    }
+
+    /// Whether members of feature level 4 know all that is in it of what runs.
+    pub fn is_plain(&self) -> bool {
+        self.lessons().next().is_none()
+            && self.services.values().all(|service| service.value.is_plain())
+            && self.pods.values().all(|pod| pod.value.is_plain())
     }
 
     /// All that was seen of ports.
@@ -320,10 +329,10 @@ impl MeshState {
         outcome
     }
 
-    fn forget(&mut self, at: Revision, ports: &[(ServiceName, u16)]) -> Outcome {
+    fn forget(&mut self, at: Revision, ports: &[(ServiceName, u16, u64)]) -> Outcome {
         let mut all = Outcome::Unchanged;
-        for (service, port) in ports {
-            let Taught { outcome, is_news } = self.learned.forget(service, *port);
+        for (service, port, until_ms) in ports {
+            let Taught { outcome, is_news } = self.learned.forget(service, *port, *until_ms);
             if is_news {
                 self.revision = at;
                 self.renew_service(at, service);

@@ -154,7 +154,7 @@ fn pod(name: &str) -> Proposal {
         workload: None,
         service_account: "default".into(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready: true,

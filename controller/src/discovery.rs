@@ -221,7 +221,7 @@ fn destination_of_pod(
         pod: Some(pod.name.clone()),
         workload: pod.workload.clone(),
         identity: pod
-            .meshed
+            .is_meshed_at(address.port())
             .then(|| SpiffeId::new(trust_domain, pod.name.namespace(), &pod.service_account).ok())
             .flatten(),
         zone: pod.zone.clone(),
@@ -237,8 +237,8 @@ fn destination_of_pod(
 }
 
 /// What somebody says of the pod, or else what holds for the services that its address is part of.
-fn hint_of_pod(pod: &Pod, port: u16, headless: &[(ServiceName, u16)], state: &MeshState) -> ProtocolHint {
-    if pod.opaque_ports.iter().any(|range| range.contains(port)) {
+pub fn hint_of_pod(pod: &Pod, port: u16, headless: &[(ServiceName, u16)], state: &MeshState) -> ProtocolHint {
+    if pod.is_opaque(port) {
         return ProtocolHint::Opaque;
     }
     let of_service = |(name, port): &(ServiceName, u16)| Some(state.hint_of(&state.services().get(name)?.value, *port));

@@ -15,10 +15,12 @@ use conduit_api::{
 use conduit_consensus::{Belief, MeshState};
 
 use crate::{
-    discovery::{Found, find},
+    discovery::{Found, find, hint_of_pod},
     tap::concerns,
 };
 
+/// With which DNS ends the names of services.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Endpoints that are named; the others are counted.
 const NAMED_MAX: usize = 3;
 
@@ -98,7 +100,8 @@ pub fn address_of_host(
     }
     let mut labels = host.trim_end_matches('.').splitn(4, '.');
     let (name, namespace) = (labels.next().unwrap_or_default(), labels.next().unwrap_or(namespace));
-    let is_service = labels.next().is_none_or(|label| label == "svc");
+    let is_service =
+        labels.next().is_none_or(|label| label == "svc") && labels.next().is_none_or(|rest| rest == CLUSTER_DOMAIN);
     let service = ServiceName::new(namespace, name).ok().filter(|_| is_service);
     let service = service.and_then(|name| state.services().get(&name));
     let service = service.ok_or_else(|| Unexplained::NotOfTheMesh(host.to_owned()))?;
@@ -156,6 +159,10 @@ impl<'a> Explained<'a> {
             Some(id) => self.say("client", id.to_string(), format!("the service account of pod/{}", from.name)),
             None => {}
         }
+        if from.ports.skip_outbound.iter().any(|range| range.contains(self.question.to.port())) {
+            let reason = "a skip-outbound-ports annotation says so: its proxy does not see it";
+            return self.say("destination", format!("{}, by the kernel", self.question.to), reason);
+        }
         self.destination();
     }
 
@@ -183,32 +190,28 @@ impl<'a> Explained<'a> {
 
     /// The client has chosen it, perhaps by a headless service's name.
     fn pod(&mut self, pod: &'a Pod) {
-        let (question, state) = (self.question, self.state);
-        let headless = state.headless_services_of(question.to);
-        let named = headless
-            .iter()
-            .find(|(name, port)| question.authority == format!("{}.{}:{port}", name.name(), name.namespace()));
-        let service = named.and_then(|(name, port)| Some((&state.services().get(name)?.value, *port)));
-        if let Some((service, port)) = service {
-            let hint = state.hint_of(service, port);
-            if hint != ProtocolHint::Opaque {
-                let reason = format!("requests name it, and {} is one of its pods", question.to);
-                self.say("destination", format!("service/{}:{port}", service.name), reason);
-                return self.service(service, port);
-            }
+        let (to, authority, state) = (self.question.to, self.question.authority, self.state);
+        let headless = state.headless_services_of(to);
+        let hint = hint_of_pod(pod, to.port(), &headless, state);
+        let named =
+            headless.iter().find(|(name, port)| authority == format!("{}.{}:{port}", name.name(), name.namespace()));
+        // Only requests have a name that could be looked at.
+        let service = named.filter(|_| hint != ProtocolHint::Opaque);
+        if let Some((service, port)) = service.and_then(|(name, port)| Some((state.services().get(name)?, *port))) {
+            let reason = format!("requests name it, and {to} is one of its pods");
+            self.say("destination", format!("service/{}:{port}", service.value.name), reason);
+            return self.service(&service.value, port);
         }
-        let reason = match headless.first() {
+        let reason = match headless.first().filter(|_| hint != ProtocolHint::Opaque) {
             Some((name, port)) => format!(
                 "the client has connected to it; requests that name service/{name}:{port} would go to any of its pods"
             ),
             None => "the client has connected to it".to_owned(),
         };
         self.say("destination", format!("pod/{}", pod.name), reason);
-        let opaque = pod.opaque_ports.iter().any(|range| range.contains(question.to.port()));
-        self.detected(if opaque { ProtocolHint::Opaque } else { ProtocolHint::None }, None);
-        let identity = self.identity(pod).filter(|_| pod.meshed);
-        let endpoint =
-            Endpoint { address: question.to, pod: Some(pod.name.clone()), workload: None, identity, zone: None };
+        self.detected(hint, headless.first().map(|(name, port)| (name, *port)));
+        let identity = self.identity(pod).filter(|_| pod.is_meshed_at(to.port()));
+        let endpoint = Endpoint { address: to, pod: Some(pod.name.clone()), workload: None, identity, zone: None };
         self.secured(&[&endpoint]);
     }
 

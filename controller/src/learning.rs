@@ -55,7 +55,10 @@ pub fn lessons(state: &MeshState, observation: &Observation, now_ms: u64) -> Vec
 /// What is to be forgotten by now. Pure.
 pub fn expired(state: &MeshState, now_ms: u64) -> Option<Command> {
     let over = state.lessons().filter(|(_, _, lesson)| lesson.until_ms <= now_ms);
-    let over: Vec<_> = over.map(|(service, port, _)| (service.clone(), port)).take(FORGOTTEN_AT_ONCE_MAX).collect();
+    let over: Vec<_> = over
+        .map(|(service, port, lesson)| (service.clone(), port, lesson.until_ms))
+        .take(FORGOTTEN_AT_ONCE_MAX)
+        .collect();
     (!over.is_empty()).then_some(Command::Forget(over))
 }
 

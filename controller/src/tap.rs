@@ -138,7 +138,7 @@ mod tests {
             workload: Some(WorkloadRef { kind: "deployment".into(), name: name.rsplit_once('-').unwrap().0.into() }),
             service_account: "default".into(),
             uid: None,
-            opaque_ports: Vec::new(),
+            ports: Default::default(),
             zone: None,
             meshed: true,
             ready: true,

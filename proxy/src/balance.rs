@@ -114,7 +114,6 @@ pub struct Balancer {
     /// Those that come first: all, or those of the own zone.
     near: Group,
     far: Group,
-    under_way: usize,
 }
 
 /// Endpoints that come before or after others.
@@ -145,11 +144,6 @@ impl Balancer {
         }
     }
 
-    /// Requests under way, to any of them.
-    pub fn under_way(&self) -> usize {
-        self.under_way
-    }
-
     /// Chooses an endpoint that is not in `tried`. `random` are two numbers below 1. One that is put aside is chosen only
     /// when there is no other: a wrong guess must not make an outage.
     pub fn pick(&self, now: Instant, random: (f64, f64), tried: &[SocketAddr]) -> Option<SocketAddr> {
@@ -159,7 +153,11 @@ impl Balancer {
             near
         } else {
             match (near, self.far.pick(now, strategy, random, tried)) {
-                (Some(near), Some(far)) => Some(if near.1.is_worth_leaving_for(&far.1, now) { far } else { near }),
+                (Some(near), Some(far)) => {
+                    // One that is new there is not to get all at once, because it is the only one.
+                    let takes_part = near.1.takes_part(now, (random.0 * self.near.loads.len() as f64).fract());
+                    Some(if !takes_part || near.1.is_worth_leaving_for(&far.1, now) { far } else { near })
+                }
                 (near, far) => near.or(far),
             }
         };
@@ -172,24 +170,26 @@ impl Balancer {
         self.near.load_mut(address).or_else(|| self.far.load_mut(address))
     }
 
-    /// A request is on its way.
+    /// A request is on its way. It is part of the load until its response has ended.
     pub fn begin(&mut self, address: SocketAddr) {
-        self.under_way += 1;
         if let Some(load) = self.load_mut(address) {
             load.pending += 1;
         }
     }
 
-    /// A request is over; `rtt` if it was answered.
-    pub fn end(&mut self, now: Instant, address: SocketAddr, rtt: Option<Duration>) {
-        self.under_way = self.under_way.saturating_sub(1);
+    /// An answer has begun, after `rtt`.
+    pub fn observe(&mut self, now: Instant, address: SocketAddr, rtt: Duration) {
+        if let Some(load) = self.load_mut(address) {
+            load.observe(now, rtt);
+            load.failures = 0;
+            load.aside_until = None;
+        }
+    }
+
+    /// A request is over.
+    pub fn end(&mut self, address: SocketAddr) {
         if let Some(load) = self.load_mut(address) {
             load.pending = load.pending.saturating_sub(1);
-            if let Some(rtt) = rtt {
-                load.observe(now, rtt);
-                load.failures = 0;
-                load.aside_until = None;
-            }
         }
     }
 
@@ -265,6 +265,11 @@ mod tests {
     }
 
     impl Balancer {
+        fn over(&mut self, now: Instant, address: SocketAddr, rtt: Duration) {
+            self.observe(now, address, rtt);
+            self.end(address);
+        }
+
         fn update_all(&mut self, now: Instant, addresses: &[SocketAddr]) {
             self.update(now, Balancing::default(), addresses.iter().map(|address| (*address, false)));
         }
@@ -319,12 +324,12 @@ mod tests {
         for i in 0..3 {
             let rtt = if i == 0 { 300 } else { 30 };
             balancer.begin(address(i));
-            balancer.end(now, address(i), Some(Duration::from_millis(rtt)));
+            balancer.over(now, address(i), Duration::from_millis(rtt));
         }
         assert_eq!(shares(&balancer, now, 3)[0], 0);
         let later = now + Duration::from_secs(60);
         for i in 1..3 {
-            balancer.end(later, address(i), Some(Duration::from_millis(30)));
+            balancer.over(later, address(i), Duration::from_millis(30));
         }
         assert!(shares(&balancer, later, 3)[0] > 0, "it is tried again");
     }
@@ -353,7 +358,7 @@ mod tests {
             under_way.retain(|(end, port, rtt)| {
                 let is_over = *end <= now;
                 if is_over {
-                    balancer.end(*end, address(*port), Some(*rtt));
+                    balancer.over(*end, address(*port), *rtt);
                 }
                 !is_over
             });
@@ -365,7 +370,7 @@ mod tests {
             shares[(i / rate) as usize][usize::from(picked.port())] += 1;
         }
         for (end, port, rtt) in under_way {
-            balancer.end(end, address(port), Some(rtt));
+            balancer.over(end, address(port), rtt);
         }
         shares
     }
@@ -401,7 +406,7 @@ mod tests {
         let mut balancer = balancer(now, 2);
         balancer.begin(address(0));
         assert_eq!(shares(&balancer, now, 2), [0, 10_000]);
-        balancer.end(now, address(0), None);
+        balancer.end(address(0));
         balancer.begin(address(1));
         assert_eq!(shares(&balancer, now, 2), [10_000, 0]);
     }
@@ -413,7 +418,7 @@ mod tests {
         balancer.update(now, balancing, (0..2).map(|port| (address(port), false)));
         for (port, rtt) in [(0, 500), (1, 1)] {
             balancer.begin(address(port));
-            balancer.end(now, address(port), Some(Duration::from_millis(rtt)));
+            balancer.over(now, address(port), Duration::from_millis(rtt));
         }
         assert!(shares(&balancer, now, 2).iter().all(|share| *share > 3_000), "latency is nothing to it");
         balancer.begin(address(1));
@@ -484,7 +489,7 @@ mod tests {
             balancer.unreachable(later, address(0), 1.0);
         }
         assert_eq!(balancer.load(0).aside_until, Some(later + ASIDE_MAX));
-        balancer.end(later, address(0), Some(Duration::from_millis(1)));
+        balancer.over(later, address(0), Duration::from_millis(1));
         assert_eq!(balancer.load(0).aside_until, None);
     }
 

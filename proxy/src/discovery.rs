@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conduit_api::{
-    Revision, Target,
+    ProtocolHint, Revision, Target,
     proto::discovery::{
         self, Certified, EndpointDelta, Hello, Nack, Observed, Subscribe, TargetUpdate, WatchRequest, WatchResponse,
         observed::First, target_update, watch_request,
@@ -32,6 +32,8 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(60);
 /// What is seen of a destination again and again is told again after so long: what was learned of it is to be kept.
 const OBSERVED_AGAIN: Duration = Duration::from_secs(3600);
+/// ... and after so long, if it was not learned: whoever was told had perhaps too much to do.
+const UNLEARNED_AGAIN: Duration = Duration::from_secs(60);
 /// Destinations at once. Past it new ones are forwarded unresolved.
 pub const TARGETS_MAX: usize = 10_000;
 
@@ -59,6 +61,8 @@ pub struct Directory {
     pod: String,
     revision: Revision,
     zone: watch::Sender<Zone>,
+    /// The replica of this stream takes what is observed: one that does, also says where this proxy runs.
+    is_taught: bool,
     connected: bool,
     targets: BTreeMap<Target, Entry>,
 }
@@ -91,6 +95,7 @@ impl Directory {
             pod: pod.to_owned(),
             revision: Revision::default(),
             zone: watch::Sender::default(),
+            is_taught: false,
             connected: false,
             targets: BTreeMap::new(),
         }
@@ -145,6 +150,7 @@ impl Directory {
     /// A stream begins: what to say first. It resumes everything that is known. `certified` is the certificate that this proxy presents.
     pub fn connect(&mut self, certified: Option<Certified>) -> WatchRequest {
         self.connected = true;
+        self.is_taught = false;
         // Whoever was told may not have taken it on.
         self.targets.values_mut().for_each(|entry| entry.observed = None);
         let resume = self.targets.iter().map(|(target, entry)| subscribe(target, entry.version)).collect();
@@ -181,8 +187,11 @@ impl Directory {
 
     /// A connection to `target` has shown who speaks first there; the request to send, if that was not told lately.
     pub fn observe(&mut self, now: Instant, target: &Target, first: First) -> Option<WatchRequest> {
-        let entry = self.targets.get_mut(target).filter(|_| self.connected)?;
-        let is_known = |(known, at): (First, Instant)| known == first && now.duration_since(at) < OBSERVED_AGAIN;
+        let entry = self.targets.get_mut(target).filter(|_| self.connected && self.is_taught)?;
+        let hint = entry.destination.borrow().as_deref().map(Destination::hint);
+        let is_learned = (first == First::Server) == (hint == Some(ProtocolHint::ServerFirst));
+        let again = if is_learned { OBSERVED_AGAIN } else { UNLEARNED_AGAIN };
+        let is_known = |(known, at): (First, Instant)| known == first && now.duration_since(at) < again;
         if entry.observed.is_some_and(is_known) {
             return None;
         }
@@ -226,6 +235,7 @@ impl Directory {
         match parsed {
             Ok(updates) => {
                 if let Some(zone) = &response.zone {
+                    self.is_taught = true;
                     self.zone.send_replace((!zone.is_empty()).then(|| zone.as_str().into()));
                 }
                 for (target, version, destination) in updates.into_iter().flatten() {
@@ -365,12 +375,18 @@ mod tests {
     fn what_is_seen_again_and_again_is_told_once_in_a_while() {
         let (mut directory, _watched) = connected();
         let (now, other) = (Instant::now(), Target::Address(([10, 96, 0, 2], 80).into()));
+        assert_eq!(directory.observe(now, &target(), First::Server), None, "the replica may not understand it");
+        let greeted = || WatchResponse { zone: Some(String::new()), ..response(5, full(&[1])) };
+        directory.update(&greeted()).unwrap();
         assert_eq!(directory.observe(now, &other, First::Server), None, "nobody follows it");
         assert!(directory.observe(now, &target(), First::Server).is_some());
         assert_eq!(directory.observe(now, &target(), First::Server), None);
+        assert!(directory.observe(now + UNLEARNED_AGAIN, &target(), First::Server).is_some(), "nobody has learned it");
         assert!(directory.observe(now, &target(), First::Client).is_some(), "that is something else");
+        assert_eq!(directory.observe(now + UNLEARNED_AGAIN, &target(), First::Client), None, "as is known");
         assert!(directory.observe(now + OBSERVED_AGAIN, &target(), First::Client).is_some());
         directory.connect(None);
+        directory.update(&greeted()).unwrap();
         assert!(directory.observe(now, &target(), First::Client).is_some(), "another replica may not know");
         directory.disconnect();
         assert_eq!(directory.observe(now, &target(), First::Server), None);

@@ -18,7 +18,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::Interest,
     net::TcpStream,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tracing::debug;
 
@@ -73,7 +73,7 @@ pub async fn spoken(
     client: &mut TcpStream,
     buffer: &mut Buffer,
     patience: Duration,
-    connect: impl AsyncFn() -> io::Result<Counted>,
+    connect: &impl AsyncFn() -> io::Result<Counted>,
 ) -> io::Result<(Spoken, Option<Buffered>)> {
     let mut server: Option<Buffered> = None;
     let (since, mut begun) = (Instant::now(), None);
@@ -122,11 +122,12 @@ pub async fn spoken(
 /// What a client that has begun with TLS says in its first message, which is in `buffer` then; `None` when that is none, is too large, or
 /// does not come soon: then it is perhaps the application that understands it.
 pub async fn client_hello(client: &mut TcpStream, buffer: &mut Buffer) -> Option<ClientHello> {
+    let until = Instant::now() + DETECTION_TIMEOUT;
     loop {
         match client_hello::read(buffer.filled()) {
             Read::Whole(hello) => return Some(hello),
             Read::None => return None,
-            Read::Partial => match timeout(DETECTION_TIMEOUT, poll_fn(|cx| buffer.poll_fill(cx, client))).await {
+            Read::Partial => match timeout_at(until, poll_fn(|cx| buffer.poll_fill(cx, client))).await {
                 Ok(Ok(1..)) => {}
                 // A connection that has broken is found to be by whoever uses it next.
                 Ok(Ok(0) | Err(_)) | Err(_) => return None,

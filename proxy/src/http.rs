@@ -35,9 +35,9 @@ pub const HEAD_BYTES_MAX: usize = crate::buffer::LARGE_BYTES;
 /// How often a request is sent to somebody, as long as nobody has got it.
 pub const ATTEMPTS_MAX: usize = 3;
 
-/// Requests under way to one destination, of one thread: what comes after so many would only wait for those before it, and take memory
-/// that others need.
-pub const UNDER_WAY_MAX: usize = 10_000;
+/// Requests of one thread that wait for one instance to answer: what comes after so many would only wait for those before it, and take
+/// memory that others need.
+pub const UNANSWERED_MAX: usize = 10_000;
 
 /// How long a request may go on after its response, or after it was told that what follows it may begin.
 pub const REST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -159,7 +159,15 @@ pub trait Forward: 'static {
     fn resolve(&self, request: &RequestView<'_>) -> impl Future<Output = Result<Self::Service, Failure>>;
 
     /// Who gets it, of those that are not in `tried`.
-    fn pick(&self, service: &Self::Service, request: &RequestView<'_>, tried: &[SocketAddr]) -> Option<Rc<Hop>>;
+    ///
+    /// # Errors
+    /// When there is nobody, or whoever there is has too much to do. Of one that was tried already, what became of that says more.
+    fn pick(
+        &self,
+        service: &Self::Service,
+        request: &RequestView<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<Rc<Hop>, Failure>;
 
     /// What decides among several, and is to know what becomes of the request.
     fn balancer<'a>(&self, service: &'a Self::Service) -> Option<&'a Rc<RefCell<Balancer>>>;
@@ -183,7 +191,7 @@ pub trait Forward: 'static {
 pub enum Failure {
     /// The service has no instance that is ready.
     NoEndpoints,
-    /// See [`UNDER_WAY_MAX`].
+    /// See [`UNANSWERED_MAX`].
     Overloaded,
     /// No instance could be connected to.
     Connect,
@@ -353,7 +361,7 @@ impl Failure {
     pub fn message(self) -> &'static str {
         match self {
             Self::NoEndpoints => "no ready endpoints",
-            Self::Overloaded => "too many requests are under way to it already",
+            Self::Overloaded => "too many requests wait for an answer already",
             Self::Connect => "no endpoint could be connected to",
             Self::Broken => "the connection to the endpoint broke",
             Self::BadResponse => "the endpoint's response could not be understood",

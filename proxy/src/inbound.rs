@@ -15,11 +15,7 @@ use crate::{
     buffered::Buffered,
     connect::Upstream,
     forward::{self, ANYBODY_FIRST, Spoken},
-    http::{
-        self, Client, Failure, Forward, Protocol, RequestView, UNDER_WAY_MAX,
-        exchange::Hop,
-        pool::{Connections, foreign},
-    },
+    http::{self, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::{Prefixed, Stream},
     telemetry::{Direction, Labels, Layer, Tls},
     worker::Worker,
@@ -50,7 +46,7 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     // Another proxy says in its handshake what the connection carries, and who it is.
     let mut buffer = Buffer::default();
     let connect = async || worker.pool.connect(&application, Protocol::Opaque).await;
-    let spoken = forward::spoken(&mut stream, &mut buffer, ANYBODY_FIRST, connect).await;
+    let spoken = forward::spoken(&mut stream, &mut buffer, ANYBODY_FIRST, &connect).await;
     // An application that does not listen is not one that ends.
     let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
     let is_opaque = worker.setup.opaque_ports.iter().any(|range| range.contains(original.port()));
@@ -64,7 +60,7 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
                 drop(upstream);
                 return Box::pin(mesh(worker, Prefixed::new(buffer, stream), source, application, protocol)).await;
             }
-            (Protocol::Opaque, Tls::passthrough(hello.server_name))
+            (Protocol::Opaque, worker.passthrough(hello.server_name))
         }
     };
     let client = worker.accepted(Direction::Inbound, tls.clone(), Stream::Tcp(stream), buffer);
@@ -117,8 +113,7 @@ async fn carry(
         return opaque(worker, client, upstream, &application).await;
     }
     let asks = Client::new(worker, Direction::Inbound, source, matches!(tls, Tls::Mutual(_)));
-    let to_application = worker.pool.connections(&application);
-    let connection = Connection { client: asks, application, to_application, tls, hops: RefCell::default() };
+    let connection = Connection { client: asks, application, tls, hops: RefCell::default() };
     http::serve(connection, protocol, client).await
 }
 
@@ -149,8 +144,6 @@ async fn opaque(
 struct Connection {
     client: Client,
     application: Upstream,
-    /// Of all clients together.
-    to_application: Rc<Connections>,
     /// How its client is known.
     tls: Tls,
     /// By authority.
@@ -166,11 +159,11 @@ impl Forward for Connection {
 
     /// The application: there is no other.
     async fn resolve(&self, _request: &RequestView<'_>) -> Result<(), Failure> {
-        if self.to_application.under_way.get() < UNDER_WAY_MAX { Ok(()) } else { Err(Failure::Overloaded) }
+        Ok(())
     }
 
-    fn pick(&self, (): &(), request: &RequestView<'_>, tried: &[SocketAddr]) -> Option<Rc<Hop>> {
-        tried.is_empty().then(|| self.hop(request.authority))
+    fn pick(&self, (): &(), request: &RequestView<'_>, tried: &[SocketAddr]) -> Result<Rc<Hop>, Failure> {
+        if tried.is_empty() { self.hop(request.authority).with_room() } else { Err(Failure::NoEndpoints) }
     }
 
     fn balancer<'a>(&self, (): &'a ()) -> Option<&'a Rc<RefCell<Balancer>>> {

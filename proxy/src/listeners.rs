@@ -1,12 +1,14 @@
 //! Where redirected connections arrive, over IPv4 and IPv6.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     task::Poll,
 };
 
+use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -23,6 +25,7 @@ pub struct Bound {
 pub struct Listeners {
     one: TcpListener,
     twin: Option<TcpListener>,
+    is_twins_turn: Cell<bool>,
 }
 
 impl Bound {
@@ -37,7 +40,11 @@ impl Bound {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv6Addr::UNSPECIFIED),
             IpAddr::V4(_) | IpAddr::V6(_) => None,
         };
-        let twin = twin.and_then(|ip| bind((ip, address.port()).into()).ok());
+        let twin = twin.map(|ip| bind((ip, address.port()).into())).transpose();
+        let twin = twin.or_else(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => Ok(None),
+            _ => Err(error),
+        })?;
         Ok(Self { one: bind(address)?, twin })
     }
 
@@ -47,7 +54,7 @@ impl Bound {
     /// When the runtime takes no more.
     pub fn start(self) -> io::Result<Listeners> {
         let twin = self.twin.map(TcpListener::from_std).transpose()?;
-        Ok(Listeners { one: TcpListener::from_std(self.one)?, twin })
+        Ok(Listeners { one: TcpListener::from_std(self.one)?, twin, is_twins_turn: Cell::default() })
     }
 }
 
@@ -70,14 +77,17 @@ impl Listeners {
     /// # Errors
     /// When there are no descriptors left, and the like.
     pub async fn accept(&self) -> io::Result<TcpStream> {
-        poll_fn(|cx| {
-            if let Some(twin) = &self.twin
-                && let Poll::Ready(accepted) = twin.poll_accept(cx)
-            {
-                return Poll::Ready(accepted.map(|(stream, _)| stream));
-            }
-            self.one.poll_accept(cx).map_ok(|(stream, _)| stream)
+        // In turn, so that neither keeps the other from being heard.
+        self.is_twins_turn.set(!self.is_twins_turn.get());
+        let (first, second) = match &self.twin {
+            Some(twin) if self.is_twins_turn.get() => (twin, Some(&self.one)),
+            twin => (&self.one, twin.as_ref()),
+        };
+        poll_fn(|cx| match (first.poll_accept(cx), second) {
+            (Poll::Pending, Some(second)) => second.poll_accept(cx),
+            (accepted, _) => accepted,
         })
         .await
+        .map(|(stream, _)| stream)
     }
 }

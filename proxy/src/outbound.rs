@@ -15,10 +15,7 @@ use crate::{
     connect::Upstream,
     destination::Destination,
     forward::{self, APPLICATION_FIRST, Spoken},
-    http::{
-        self, ATTEMPTS_MAX, Client, Failure, Forward, Protocol, RequestView, UNDER_WAY_MAX, exchange::Hop,
-        pool::foreign,
-    },
+    http::{self, ATTEMPTS_MAX, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::Stream,
     route::Chosen,
     telemetry::{Direction, Labels, Peer, Tls, transport::Counted},
@@ -52,8 +49,12 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     let connect = async || opaque_upstream(worker, &followed, original).await;
     let hint = followed.destination().hint();
     let spoken = match hint {
-        ProtocolHint::None => forward::spoken(&mut stream, &mut buffer, APPLICATION_FIRST, connect).await,
-        ProtocolHint::ServerFirst => forward::spoken(&mut stream, &mut buffer, Duration::ZERO, connect).await,
+        ProtocolHint::None => forward::spoken(&mut stream, &mut buffer, APPLICATION_FIRST, &connect).await,
+        ProtocolHint::ServerFirst => match forward::spoken(&mut stream, &mut buffer, Duration::ZERO, &connect).await {
+            // If it is a request after all, it gets an answer that says why there is none.
+            Err(_) => forward::spoken(&mut stream, &mut buffer, APPLICATION_FIRST, &connect).await,
+            spoken => spoken,
+        },
         ProtocolHint::Opaque => Ok((Spoken::Other, None)),
     };
     // A destination that refuses is not one that ends.
@@ -63,7 +64,8 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     }
     let tls = match spoken {
         Spoken::Tls => {
-            Tls::passthrough(forward::client_hello(&mut stream, &mut buffer).await.and_then(|hello| hello.server_name))
+            let hello = forward::client_hello(&mut stream, &mut buffer).await;
+            worker.passthrough(hello.and_then(|hello| hello.server_name))
         }
         Spoken::Http(_) | Spoken::ServerFirst | Spoken::Other => Tls::Loopback,
     };
@@ -119,20 +121,23 @@ impl Forward for Connection {
     /// where the service's routes send such requests.
     async fn resolve(&self, request: &RequestView<'_>) -> Result<Rc<Followed>, Failure> {
         let followed = self.service(request.authority).await;
-        let followed = self.route(followed, request).await?;
-        // Whoever comes after so many is told so, and not last: it may ask elsewhere.
-        let under_way = followed.balancer.borrow().under_way();
-        if under_way < UNDER_WAY_MAX { Ok(followed) } else { Err(Failure::Overloaded) }
+        self.route(followed, request).await
     }
 
-    fn pick(&self, followed: &Rc<Followed>, request: &RequestView<'_>, tried: &[SocketAddr]) -> Option<Rc<Hop>> {
+    fn pick(
+        &self,
+        followed: &Rc<Followed>,
+        request: &RequestView<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<Rc<Hop>, Failure> {
         let destination = followed.destination();
-        let endpoint = pick(&destination, followed, self.original, tried)?;
-        Some(followed.hop(request.authority, &endpoint, || {
+        let endpoint = pick(&destination, followed, self.original, tried).ok_or(Failure::NoEndpoints)?;
+        let hop = followed.hop(request.authority, &endpoint, || {
             let upstream = self.client.worker.upstream(&destination, endpoint.clone());
             let labels = labels(request.authority, &upstream);
             Hop::new(&self.client.worker, upstream, &labels)
-        }))
+        });
+        hop.with_room()
     }
 
     fn balancer<'a>(&self, followed: &'a Rc<Followed>) -> Option<&'a Rc<RefCell<Balancer>>> {

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -39,7 +39,7 @@ use crate::{
     original::OriginalDestination,
     tap::Taps,
     telemetry::{
-        Direction, Telemetry, ThreadTelemetry, Tls,
+        Direction, OTHER, Telemetry, ThreadTelemetry, Tls,
         transport::{ConnectionLabels, Counted, Side},
     },
 };
@@ -54,6 +54,8 @@ const SWEEP: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Names that requests to one destination have, whose counters are looked up once; a service has two or three.
 const AUTHORITIES_REMEMBERED_MAX: usize = 16;
+/// Names that TLS clients ask for, which anybody can make up, and which must leave room for what is counted otherwise.
+const SERVER_NAMES_MAX: usize = 100;
 /// When the proxy is told to stop, and nothing has been under way for so long, its application has gone, or is not asked any more: who
 /// still knows its address has been told by then.
 const QUIET: Duration = Duration::from_millis(500);
@@ -110,6 +112,8 @@ pub struct Worker {
     /// When something last was.
     busy_until: Cell<Instant>,
     followed: RefCell<HashMap<Target, Rc<Followed>>>,
+    /// Names that TLS clients have asked for, and that are counted by themselves.
+    server_names: RefCell<HashSet<Arc<str>>>,
 }
 
 /// Something is under way as long as this is there.
@@ -230,6 +234,7 @@ impl Worker {
             busy: Cell::new(0),
             busy_until: Cell::new(Instant::now()),
             followed: RefCell::default(),
+            server_names: RefCell::default(),
         })
     }
 
@@ -241,6 +246,20 @@ impl Worker {
         };
         let labels = ConnectionLabels { direction, side: Side::Source, tls, destination: None };
         Buffered::new(Counted::new(stream, self.telemetry.connections(&labels), lives, None), input)
+    }
+
+    /// How a connection is counted that is TLS of the application's own: by the name that its client asks for, as long as there are few.
+    pub fn passthrough(&self, server_name: Option<String>) -> Tls {
+        let mut known = self.server_names.borrow_mut();
+        Tls::Passthrough(server_name.map(|name| match known.get(name.as_str()) {
+            Some(name) => name.clone(),
+            None if known.len() >= SERVER_NAMES_MAX => OTHER.into(),
+            None => {
+                let name = Arc::<str>::from(name);
+                known.insert(name.clone());
+                name
+            }
+        }))
     }
 
     /// For the connection numbered `connection`.

@@ -550,12 +550,57 @@ async fn a_proxy_that_is_told_to_stop_finishes_what_is_under_way() {
 /// How often the servers' proxies are replaced in turn.
 const RESTARTS: usize = 6;
 
+/// A client of either version.
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Sender {
+    async fn new(address: std::net::SocketAddr, is_http2: bool) -> Self {
+        let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        if is_http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+            tokio::spawn(connection);
+            Self::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            Self::Http1(sender)
+        }
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await.unwrap();
+                sender.send_request(request).await.unwrap()
+            }
+            Self::Http2(sender) => {
+                sender.ready().await.unwrap();
+                sender.send_request(request).await.unwrap()
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_one_after_the_other_lose_nothing() {
     let mut mesh = Mesh::start();
     let (web, a, b) = (mesh.pod("web").await, mesh.pod("a").await, mesh.pod("b").await);
     for pod in [&a, &b] {
-        pod.app(|stream| serve_http1(stream, async |_| text("served"))).await;
+        pod.app(|stream| async move {
+            let mut first = [0; 3];
+            stream.peek(&mut first).await.unwrap();
+            if &first == b"PRI" {
+                let served = service_fn(async |_| Ok::<_, Infallible>(text("served")));
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), served).await;
+            } else {
+                serve_http1(stream, async |_| text("served")).await;
+            }
+        })
+        .await;
     }
     let mut pods: [(_, SpiffeId); 2] = [(a, identity("a")), (b, identity("b"))];
     mesh.service(0, &pods.each_ref().map(|(pod, id)| (pod, id.clone()))).await;
@@ -564,20 +609,18 @@ async fn restarts_one_after_the_other_lose_nothing() {
 
     let (stop, stopped) = watch::channel(false);
     let clients: Vec<_> = (0..4)
-        .map(|_| {
+        .map(|number| {
             let stopped = stopped.clone();
             tokio::spawn(async move {
-                let stream = TcpStream::connect(address).await.unwrap();
-                let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-                tokio::spawn(connection);
+                let mut sender = Sender::new(address, number % 2 == 0).await;
                 let mut sent = 0;
                 while !*stopped.borrow() {
                     // Half of them are of a kind that is not sent twice.
-                    let request = if sent % 2 == 0 { Request::get("/") } else { Request::post("/") };
+                    let method = if sent % 4 < 2 { "GET" } else { "POST" };
+                    let request = Request::builder().method(method).uri("http://service-0.test/");
                     let request =
                         request.header(header::HOST, "service-0.test").body(Full::<Bytes>::from("body")).unwrap();
-                    sender.ready().await.unwrap();
-                    let response: Response<Incoming> = sender.send_request(request).await.unwrap();
+                    let response = sender.send(request).await;
                     let (status, headers) = (response.status(), format!("{:?}", response.headers()));
                     assert_eq!((status, body(response).await), (StatusCode::OK, "served".into()), "{headers}");
                     sent += 1;

@@ -148,7 +148,7 @@ fn describe(cluster: &Cluster, plan: &Plan, flip: bool) -> std::io::Result<()> {
         workload: None,
         service_account: "load".to_owned(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready: true,

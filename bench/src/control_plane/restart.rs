@@ -98,7 +98,7 @@ fn inventory(endpoints: u32) -> Inventory {
         workload: Some(workload(number)),
         service_account: "server".into(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready: true,

@@ -67,7 +67,7 @@ fn pod(writer: u32, ready: bool) -> Command {
         workload: None,
         service_account: "default".to_owned(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready,

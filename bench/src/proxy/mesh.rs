@@ -151,7 +151,7 @@ fn pod(part: Part) -> anyhow::Result<Pod> {
         workload: None,
         service_account: part.to_string(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready: true,

@@ -69,7 +69,7 @@ pub fn inventory(
             for (instance, deployment) in selected.clone() {
                 let Some(target) = port(target, deployment) else { continue };
                 let address = SocketAddr::new(instance.ip, target);
-                described.opaque |= deployment.opaque_ports.iter().any(|range| range.contains(target));
+                described.opaque |= deployment.pod_ports.opaque.iter().any(|range| range.contains(target));
                 if instance.ready {
                     described.endpoints.insert(address, endpoint(instance, deployment, address, trust_domain));
                 } else {
@@ -91,7 +91,7 @@ pub fn inventory(
         workload: Some(workload(instance)),
         service_account: deployment.service_account.clone(),
         uid: None,
-        opaque_ports: deployment.opaque_ports.clone(),
+        ports: deployment.pod_ports.clone(),
         zone: deployment.zone().cloned(),
         meshed: deployment.meshed,
         ready: instance.ready,
@@ -100,12 +100,14 @@ pub fn inventory(
 }
 
 fn endpoint(instance: &Instance, deployment: &Deployment, address: SocketAddr, trust_domain: &TrustDomain) -> Endpoint {
+    let skipped = deployment.pod_ports.skip_inbound.iter().any(|range| range.contains(address.port()));
     let identity = || SpiffeId::new(trust_domain, instance.name.namespace(), &deployment.service_account).ok();
     Endpoint {
         address,
         pod: Some(instance.name.clone()),
         workload: Some(workload(instance)),
-        identity: deployment.meshed.then(identity).flatten(),
+        // What is not redirected meets no proxy that could prove anything.
+        identity: (deployment.meshed && !skipped).then(identity).flatten(),
         zone: deployment.zone().cloned(),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow, bail};
-use conduit_api::{Balancing, PodName, PortRange, ServiceName};
+use conduit_api::{Balancing, PodName, PodPorts, PortRange, ServiceName};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment as KubeDeployment,
@@ -57,12 +57,8 @@ pub struct Deployment {
     pub env: Vec<(String, String)>,
     /// The ports it listens on, with their names.
     pub ports: Vec<(Option<String>, u16)>,
-    /// Those whose connections are carried as bytes.
-    pub opaque_ports: Vec<PortRange>,
-    /// Those that are not redirected to the proxy.
-    pub skip_inbound_ports: Vec<PortRange>,
-    /// Ports elsewhere, to which connections are not redirected to the proxy.
-    pub skip_outbound_ports: Vec<PortRange>,
+    /// What annotations say of them.
+    pub pod_ports: PodPorts,
 }
 
 impl Deployment {
@@ -218,9 +214,11 @@ fn template(template: PodTemplateSpec) -> anyhow::Result<Deployment> {
         command,
         env,
         ports,
-        opaque_ports: annotated_ports(annotations, OPAQUE_PORTS_ANNOTATION)?,
-        skip_inbound_ports: annotated_ports(annotations, SKIP_INBOUND_ANNOTATION)?,
-        skip_outbound_ports: annotated_ports(annotations, SKIP_OUTBOUND_ANNOTATION)?,
+        pod_ports: PodPorts {
+            opaque: annotated_ports(annotations, OPAQUE_PORTS_ANNOTATION)?,
+            skip_inbound: annotated_ports(annotations, SKIP_INBOUND_ANNOTATION)?,
+            skip_outbound: annotated_ports(annotations, SKIP_OUTBOUND_ANNOTATION)?,
+        },
     })
 }
 
@@ -337,7 +335,7 @@ mod tests {
         };
         let manifest = parse(&deployment(&spec("25,7000-7100"))).unwrap();
         let web = &manifest.deployments[&("ns".to_owned(), "web".to_owned())];
-        assert!(web.opaque_ports[1].contains(7050) && web.skip_inbound_ports.is_empty());
+        assert!(web.pod_ports.opaque[1].contains(7050) && web.pod_ports.skip_inbound.is_empty());
         let error = parse(&deployment(&spec("smtp"))).unwrap_err().to_string();
         assert!(error.contains("config.conduit.io/opaque-ports") && error.contains("`smtp` is not a port"), "{error}");
     }

@@ -76,8 +76,9 @@ impl Learned {
         Taught { outcome: Outcome::Done, is_news }
     }
 
-    pub(super) fn forget(&mut self, service: &ServiceName, port: u16) -> Taught {
-        let Some(known) = self.get(service, port) else {
+    /// Unless it was learned again meanwhile.
+    pub(super) fn forget(&mut self, service: &ServiceName, port: u16, until_ms: u64) -> Taught {
+        let Some(known) = self.get(service, port).filter(|known| known.until_ms == until_ms) else {
             return Taught { outcome: Outcome::Unchanged, is_news: false };
         };
         self.keep(service, |kept| kept != port);

@@ -38,7 +38,7 @@ fn pod(name: u8, ip: u8, ready: bool) -> Pod {
         workload: None,
         service_account: "default".into(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready,
@@ -130,8 +130,8 @@ fn any_lesson() -> impl Strategy<Value = Command> {
     let belief = || prop_oneof![Just(Belief::ServerFirst), Just(Belief::Mixed)];
     prop_oneof![
         3 => (name(), belief(), 0..4_u64).prop_map(|(name, belief, until_ms)| learn(name, belief, until_ms)),
-        1 => proptest::collection::vec(name(), 0..3)
-            .prop_map(|names| Command::Forget(names.into_iter().map(|name| (name, 80)).collect())),
+        1 => proptest::collection::vec((name(), 0..4_u64), 0..3)
+            .prop_map(|ports| Command::Forget(ports.into_iter().map(|(name, until)| (name, 80, until)).collect())),
     ]
 }
 
@@ -309,12 +309,30 @@ fn a_service_changes_with_its_routes() {
 }
 
 #[test]
+fn what_older_members_would_not_keep_is_not_given_to_them() {
+    let plain = Command::Batch(vec![Change::UpsertService(service(1, None, &[1])), Change::UpsertPod(pod(1, 1, true))]);
+    assert_eq!(plain.feature_level(), 1);
+    let (mut zoned, mut opaque) = (pod(1, 1, true), service(1, None, &[1]));
+    zoned.zone = Some("eu-1a".into());
+    opaque.ports.get_mut(&80).unwrap().opaque = true;
+    let mut balanced = service(1, None, &[1]);
+    balanced.balancing.prefer_own_zone = true;
+    for change in [Change::UpsertPod(zoned), Change::UpsertService(opaque), Change::UpsertService(balanced)] {
+        let command = Command::Batch(vec![change]);
+        assert_eq!(command.feature_level(), 5, "{command}");
+        let mut state = MeshState::default();
+        apply(&mut state, 1, command);
+        assert_eq!(Command::Restore(Box::new(state)).feature_level(), 5);
+    }
+}
+
+#[test]
 fn a_service_changes_with_what_is_to_be_expected_of_it() {
     use Belief::{Mixed, ServerFirst};
     let mut state = MeshState::default();
     let mut known = service(1, None, &[]);
     let name = known.name.clone();
-    let forget = || Command::Forget(vec![(service(1, None, &[]).name, 80)]);
+    let forget = |until_ms| Command::Forget(vec![(service(1, None, &[]).name, 80, until_ms)]);
     assert!(matches!(apply(&mut state, 1, learn(name.clone(), ServerFirst, 9)), Outcome::Rejected(_)), "no service");
     apply(&mut state, 2, Command::Batch(vec![Change::UpsertService(known.clone())]));
     for (index, command, outcome, hint, version) in [
@@ -323,21 +341,24 @@ fn a_service_changes_with_what_is_to_be_expected_of_it() {
         (5, learn(name.clone(), ServerFirst, 10), Outcome::Done, ProtocolHint::ServerFirst, 3),
         (6, learn(name.clone(), Mixed, 9), Outcome::Done, ProtocolHint::None, 6),
         (7, learn(name.clone(), ServerFirst, 20), Outcome::Unchanged, ProtocolHint::None, 6),
-        (8, forget(), Outcome::Done, ProtocolHint::None, 6),
+        (8, forget(9), Outcome::Done, ProtocolHint::None, 6),
         (9, learn(name.clone(), ServerFirst, 20), Outcome::Done, ProtocolHint::ServerFirst, 9),
-        (10, forget(), Outcome::Done, ProtocolHint::None, 10),
-        (11, forget(), Outcome::Unchanged, ProtocolHint::None, 10),
+        (10, forget(19), Outcome::Unchanged, ProtocolHint::ServerFirst, 9),
+        (11, forget(20), Outcome::Done, ProtocolHint::None, 11),
+        (12, forget(20), Outcome::Unchanged, ProtocolHint::None, 11),
     ] {
         assert_eq!(apply(&mut state, index, command), outcome, "{index}");
         let service = &state.services()[&name];
         assert_eq!((state.hint_of(&service.value, 80), service.version.as_u64()), (hint, version), "{index}");
         assert_eq!(state.revision().as_u64(), version, "{index}");
     }
-    apply(&mut state, 12, learn(name.clone(), ServerFirst, 9));
+    apply(&mut state, 13, learn(name.clone(), ServerFirst, 9));
+    let audited: Vec<_> = state.audit().map(|record| record.index).collect();
+    assert_eq!(audited, [2, 3, 6, 9, 11, 13], "what proxies were told, and nothing else");
     known.ports.get_mut(&80).unwrap().opaque = true;
-    apply(&mut state, 13, Command::Batch(vec![Change::UpsertService(known.clone())]));
+    apply(&mut state, 14, Command::Batch(vec![Change::UpsertService(known.clone())]));
     assert_eq!(state.hint_of(&known, 80), ProtocolHint::Opaque, "what somebody says goes before what was seen");
-    apply(&mut state, 14, Command::Batch(vec![Change::RemoveService(name)]));
+    apply(&mut state, 15, Command::Batch(vec![Change::RemoveService(name)]));
     assert_eq!(state.lessons().count(), 0, "what is gone takes its lessons along");
 }
 

@@ -53,7 +53,7 @@ fn entry(index: u64) -> Entry {
         workload: None,
         service_account: "default".into(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready: true,

@@ -24,7 +24,7 @@ fn pod(name: &str, ip: &str, meshed: bool) -> Change {
         workload: Some(WorkloadRef { kind: "deployment".into(), name: "web".into() }),
         service_account: "web".into(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed,
         ready: true,

@@ -1,5 +1,5 @@
 use conduit_api::{
-    HttpRoute, RouteName, ServicePort,
+    HttpRoute, PodPorts, RouteName, ServicePort,
     route::{ParentRef, PathMatch, RouteMatch, RouteRule},
 };
 use conduit_consensus::{Change, Command, Lesson, Proposal};
@@ -17,7 +17,7 @@ fn pod(name: &str, ip: u8, meshed: bool) -> Pod {
         workload: None,
         service_account: name.split('-').next().unwrap().into(),
         uid: None,
-        opaque_ports: vec!["25".parse().unwrap()],
+        ports: PodPorts { opaque: vec!["25".parse().unwrap()], ..PodPorts::default() },
         zone: None,
         meshed,
         ready: true,
@@ -96,10 +96,27 @@ fn it_is_told_why_there_is_no_tls_no_answer_and_no_proxy() {
     assert_eq!(decision(&state, "protocol", "10.244.1.2", 25, "/"), "bytes, whatever they look like");
     assert_eq!(decision(&state, "destination", "192.0.2.1", 443, "/"), "192.0.2.1:443");
     assert_eq!(decisions(&state, "mail-0", "cart", 80, "/")[0], ("client".into(), "no proxy".into()));
-    assert_eq!(
-        address_of_host(&state, "shop", "example.com", 80),
-        Err(Unexplained::NotOfTheMesh("example.com".into()))
-    );
+    for host in ["example.com", "cart.shop.svc.example.com"] {
+        assert_eq!(address_of_host(&state, "shop", host, 80), Err(Unexplained::NotOfTheMesh(host.into())));
+    }
+}
+
+#[test]
+fn what_is_said_of_ports_is_in_it() {
+    let mut state = shop();
+    let mut cart = state.services()[&name("cart")].value.clone();
+    cart.ports.get_mut(&80).unwrap().opaque = true;
+    let mut web = pod("web-0", 1, true);
+    web.ports.skip_outbound = vec!["3306".parse().unwrap()];
+    let mut bare = pod("cart-0", 2, true);
+    bare.ports.skip_inbound = vec!["9000-9999".parse().unwrap()];
+    let changes = vec![Change::UpsertService(cart), Change::UpsertPod(web), Change::UpsertPod(bare)];
+    apply(&mut state, Command::Batch(changes));
+    assert_eq!(decision(&state, "protocol", "cart", 80, "/"), "bytes, whatever they look like");
+    assert_eq!(decision(&state, "destination", "cart", 80, "/"), "pod/shop/cart-0", "which the client has chosen");
+    assert_eq!(decision(&state, "destination", "mail", 3306, "/"), "10.96.0.1:3306, by the kernel");
+    assert_eq!(decision(&state, "tls", "10.244.1.2", 9090, "/"), "plaintext");
+    assert_ne!(decision(&state, "tls", "10.244.1.2", 8080, "/"), "plaintext");
 }
 
 #[test]

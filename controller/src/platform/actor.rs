@@ -1,6 +1,6 @@
 //! The shell of the [`Reconciler`]: watches the platform, proposes, keeps its timer.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, SpawnHandle, WrapFuture as _};
 use conduit_consensus::{Cluster, Command, Fence, MeshState};
@@ -16,6 +16,11 @@ use crate::propose;
 /// Decisions wait for each other only: one file, one leadership, one proposal at a time.
 const MAILBOX: usize = 64;
 
+/// Between two looks whether all members have become of this release: then the platform is described to them as it is.
+const LEVEL_CHECK: Duration = Duration::from_secs(5);
+/// From which on they keep all that is said of ports, zones and balancing.
+const LEVEL_OF_ALL: u32 = 5;
+
 /// Writes what the platform says into the replicated state, while this replica leads.
 pub struct PlatformActor {
     reconciler: Reconciler,
@@ -24,6 +29,8 @@ pub struct PlatformActor {
     state: watch::Receiver<Arc<MeshState>>,
     fence: Option<Fence>,
     timer: Option<SpawnHandle>,
+    /// What was read last was told as far as all members understand it, and that was not all.
+    is_simplified: bool,
 }
 
 #[derive(Message)]
@@ -63,7 +70,13 @@ impl PlatformActor {
                 Some((FileChanged, watch))
             }));
             let state = cluster.state();
-            Self { reconciler: Reconciler::default(), path, cluster, state, fence: None, timer: None }
+            ctx.run_interval(LEVEL_CHECK, |actor, ctx| {
+                if actor.is_simplified && actor.cluster.feature_level() >= LEVEL_OF_ALL {
+                    ctx.notify(FileChanged);
+                }
+            });
+            let reconciler = Reconciler::default();
+            Self { reconciler, path, cluster, state, fence: None, timer: None, is_simplified: false }
         });
         Ok(())
     }
@@ -111,7 +124,13 @@ impl Handler<FileChanged> for PlatformActor {
 
     fn handle(&mut self, _: FileChanged, ctx: &mut Context<Self>) {
         match file::read(&self.path) {
-            Ok(inventory) => self.step(Input::Inventory(inventory), ctx),
+            Ok(mut inventory) => {
+                self.is_simplified = self.cluster.feature_level() < LEVEL_OF_ALL;
+                if self.is_simplified {
+                    inventory.simplify();
+                }
+                self.step(Input::Inventory(inventory), ctx);
+            }
             Err(error) => {
                 warn!(
                     error = &error as &dyn std::error::Error,

@@ -24,7 +24,7 @@ fn pod(name: &str, ready: bool) -> Pod {
         workload: None,
         service_account: "default".into(),
         uid: None,
-        opaque_ports: Vec::new(),
+        ports: Default::default(),
         zone: None,
         meshed: true,
         ready,

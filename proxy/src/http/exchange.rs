@@ -11,7 +11,7 @@ use conduit_api::proto::{
 };
 use tokio::time::Instant;
 
-use super::{Failure, RequestView, pool::Connections};
+use super::{Failure, RequestView, UNANSWERED_MAX, pool::Connections};
 use crate::{
     balance::Balancer,
     connect::Upstream,
@@ -59,6 +59,14 @@ impl Hop {
             workload: workload.map(|(pod, workload)| reference(&workload.kind, pod.namespace(), &workload.name)),
             upstream,
         })
+    }
+
+    /// Itself, unless too many requests wait for an answer of this one's already.
+    ///
+    /// # Errors
+    /// [`Failure::Overloaded`].
+    pub fn with_room(self: Rc<Self>) -> Result<Rc<Self>, Failure> {
+        if self.connections.unanswered.get() < UNANSWERED_MAX { Ok(self) } else { Err(Failure::Overloaded) }
     }
 
     /// What its requests name as their destination.
@@ -110,7 +118,7 @@ struct Tapped {
 impl Exchange {
     /// A request begins, and those who watch are told. It is counted when it is answered, or fails.
     pub fn begin(request: &RequestView<'_>, hop: &Rc<Hop>, taps: &Taps, asked: Asked) -> Self {
-        hop.connections.under_way.update(|count| count + 1);
+        hop.connections.unanswered.update(|count| count + 1);
         let tapped = (!taps.is_idle()).then(|| Tapped::begin(request, hop, taps, asked)).flatten();
         Self {
             hop: hop.clone(),
@@ -140,20 +148,21 @@ impl Exchange {
     /// The head of the response is here. `is_proxy_error` is whether the peer's proxy speaks for an application that is gone.
     pub fn head(&mut self, status: u16, grpc_status: Option<u32>, is_proxy_error: bool) {
         let now = Instant::now();
-        self.responded = Some(now);
+        if self.responded.replace(now).is_none() {
+            self.hop.connections.unanswered.update(|count| count - 1);
+        }
         self.status = status;
         self.head_grpc_status = grpc_status;
         let latency = now.duration_since(self.started);
         self.hop.counters.requests.add(1);
         self.hop.counters.latency(latency);
-        if let Some(balancer) = self.load.take() {
+        if let Some(balancer) = &self.load {
             let (mut balancer, address) = (balancer.borrow_mut(), self.hop.upstream.endpoint.address);
             if is_proxy_error {
                 // It does so quickly, and must not be liked for it.
-                balancer.end(now, address, None);
                 balancer.unreachable(now, address, rand::random());
             } else {
-                balancer.end(now, address, Some(latency));
+                balancer.observe(now, address, latency);
             }
         }
         if let Some(tapped) = &self.tapped {
@@ -217,7 +226,7 @@ impl Exchange {
 
     fn unload(&mut self) {
         if let Some(balancer) = self.load.take() {
-            balancer.borrow_mut().end(Instant::now(), self.hop.upstream.endpoint.address, None);
+            balancer.borrow_mut().end(self.hop.upstream.endpoint.address);
         }
     }
 
@@ -239,8 +248,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.hop.connections.under_way.update(|count| count - 1);
         self.finish(End::Reset);
+        if self.responded.is_none() {
+            self.hop.connections.unanswered.update(|count| count - 1);
+        }
     }
 }
 

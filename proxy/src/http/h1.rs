@@ -173,8 +173,16 @@ async fn exchange<F: Forward>(
     };
 
     let (mut tried, mut failure, mut was_sent) = (Vec::new(), Failure::NoEndpoints, false);
-    for _ in 0..ATTEMPTS_MAX {
-        let Some(hop) = forward.pick(&service, &view, &tried) else { break };
+    for attempt in 0..ATTEMPTS_MAX {
+        let hop = match forward.pick(&service, &view, &tried) {
+            Ok(hop) => hop,
+            Err(nobody) => {
+                if attempt == 0 {
+                    failure = nobody;
+                }
+                break;
+            }
+        };
         let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, asked);
         if let Some(balancer) = forward.balancer(&service) {
             recorded.loads(balancer);

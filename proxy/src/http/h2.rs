@@ -17,9 +17,9 @@ pub mod hpack;
 mod line;
 mod servers;
 
-use std::{future::poll_fn, io, rc::Rc, task::Poll};
+use std::{future::poll_fn, io, rc::Rc, time::Duration};
 
-use tokio::task::spawn_local;
+use tokio::{task::spawn_local, time::timeout};
 use tracing::debug;
 
 pub use self::line::Line;
@@ -33,6 +33,9 @@ use self::{
 };
 use super::Forward;
 use crate::{buffer::Buffer, buffered::Buffered, telemetry::transport::Counted};
+
+/// For the last words of a connection.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Answers the requests of `client`, until it ends; one that is told to leave may finish what it has begun.
 ///
@@ -74,11 +77,8 @@ async fn end(driver: &mut Driver, line: &Line, ended: Ended) -> io::Result<()> {
         Ended::Io(error) => return Err(error),
     };
     line.connection.borrow_mut().go_away(reason);
-    poll_fn(|cx| {
-        driver.end(cx);
-        Poll::Ready(())
-    })
-    .await;
+    // A peer that has gone does not hear it, and one that does not listen is not waited for.
+    let _ = timeout(END_TIMEOUT, poll_fn(|cx| driver.poll_end(cx))).await;
     result
 }
 

@@ -280,12 +280,13 @@ fn names_a_version(bytes: &[u8]) -> bool {
     matches!(version, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// Names in trailers that would change what came before (RFC 9110 section 6.5.1), or that only this mesh may say.
+/// Names in trailers that would change what came before (RFC 9110 section 6.5.1).
+pub const FORBIDDEN_IN_TRAILERS: [&str; 8] =
+    ["content-length", "transfer-encoding", "host", "connection", "content-encoding", "trailer", "te", "upgrade"];
+
+/// ... and those that only this mesh may say.
 pub fn is_forbidden_in_trailers(name: &str) -> bool {
-    ["content-length", "transfer-encoding", "host", "connection", "content-encoding", "trailer", "te", "upgrade"]
-        .iter()
-        .any(|forbidden| name.eq_ignore_ascii_case(forbidden))
-        || begins_with(name, RESERVED)
+    FORBIDDEN_IN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) || begins_with(name, RESERVED)
 }
 
 fn is(name: &str, wanted: &str) -> bool {

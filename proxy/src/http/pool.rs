@@ -53,7 +53,7 @@ type Peer = (SocketAddr, Option<SpiffeId>);
 /// To one endpoint, which proved to be `identity`.
 pub struct Connections {
     /// Requests.
-    pub under_way: Cell<usize>,
+    pub unanswered: Cell<usize>,
     identity: Option<SpiffeId>,
     http1: RefCell<Vec<(Instant, Buffered)>>,
     http2: RefCell<Vec<Http2>>,
@@ -92,7 +92,7 @@ impl Pool {
             return connections.clone();
         }
         let connections = Rc::new(Connections {
-            under_way: Cell::default(),
+            unanswered: Cell::default(),
             identity: upstream.peer().cloned(),
             http1: RefCell::default(),
             http2: RefCell::default(),

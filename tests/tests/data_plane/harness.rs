@@ -27,7 +27,7 @@ use conduit_api::proto::{
     route,
 };
 use conduit_api::{
-    Balancing, Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef,
+    Balancing, Endpoint, Pod, PodName, PodPorts, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef,
     mesh::Inventory,
 };
 use conduit_ca::{LaunchToken, Seed};
@@ -164,7 +164,7 @@ impl Mesh {
             workload: Some(WorkloadRef { kind: "deployment".into(), name: name.into() }),
             service_account: name.into(),
             uid: None,
-            opaque_ports: Vec::new(),
+            ports: PodPorts::default(),
             zone: None,
             meshed: true,
             ready: true,
@@ -248,7 +248,7 @@ impl Mesh {
             workload: None,
             service_account: "default".into(),
             uid: None,
-            opaque_ports: Vec::new(),
+            ports: PodPorts::default(),
             zone: None,
             meshed: false,
             ready: false,

@@ -197,7 +197,7 @@ fn kubernetes_says_who_its_workloads_are_also_when_it_cannot_be_asked() {
             workload: None,
             service_account: "web".to_owned(),
             uid: Some(uid.to_owned()),
-            opaque_ports: Vec::new(),
+            ports: Default::default(),
             zone: None,
             meshed: true,
             ready: false,

@@ -244,10 +244,10 @@ impl Supervisor {
         if !self.is_root {
             command.args(["--proxy-mark", SOCKET_MARK]);
         }
-        let inbound = format!("{PROXY_PORTS},{}", port_list(&deployment.skip_inbound_ports));
+        let inbound = format!("{PROXY_PORTS},{}", port_list(&deployment.pod_ports.skip_inbound));
         command.args(["--inbound-ports-to-ignore", inbound.trim_end_matches(',')]);
-        if !deployment.skip_outbound_ports.is_empty() {
-            command.args(["--outbound-ports-to-ignore", &port_list(&deployment.skip_outbound_ports)]);
+        if !deployment.pod_ports.skip_outbound.is_empty() {
+            command.args(["--outbound-ports-to-ignore", &port_list(&deployment.pod_ports.skip_outbound)]);
         }
         let output = command.output().await?;
         if !output.status.success() {
@@ -277,7 +277,7 @@ impl Supervisor {
             ("TRUST_ANCHORS_FILE", format!("{POD_FILES}/trust-anchors.pem")),
             ("IDENTITY_TOKEN_FILE", format!("{POD_FILES}/{TOKEN_FILE}")),
             ("CACHE_FILE", format!("{POD_FILES}/{PROXY_FILES}/cache")),
-            ("OPAQUE_PORTS", port_list(&deployment.opaque_ports)),
+            ("OPAQUE_PORTS", port_list(&deployment.pod_ports.opaque)),
             ("WORKLOAD_API_SOCKET", format!("{POD_FILES}/{SPIFFE_FILES}/{WORKLOAD_API_SOCKET}")),
         ]
         .map(|(name, value)| (format!("CONDUIT_PROXY_{name}"), value))

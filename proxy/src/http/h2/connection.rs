@@ -44,7 +44,7 @@ pub const SHARED_WINDOW: u32 = STREAMS_MAX as u32 * STREAM_WINDOW;
 const STREAMS_AT_FIRST: usize = 100;
 /// Of data, as much is ready to be written as a socket takes at once; the rest stays with whoever sent it.
 const OUTPUT_DATA_MAX: usize = 64 * 1024;
-/// With heads: requests that have no room wait, and a response that has none is reset. Those are the largest there may be, four times.
+/// With heads: requests that have no room wait, and interim responses are left out. Those are the largest there may be, four times.
 const OUTPUT_HEADS_MAX: usize = 4 * HEAD_BYTES_MAX;
 /// With answers to what the peer sends: past it nothing is read until the peer has read what is there.
 const OUTPUT_MAX: usize = 2 * OUTPUT_HEADS_MAX;
@@ -288,7 +288,9 @@ impl<T: Clone> Connection<T> {
 
     /// The last word.
     pub fn go_away(&mut self, reason: Reason) {
-        frame::write_go_away(&mut self.out, self.last, reason);
+        // Never more than was said before (RFC 9113 section 6.8).
+        let last = if let Ending::After(last) = self.ending { last } else { self.last };
+        frame::write_go_away(&mut self.out, last, reason);
         self.is_closing = true;
     }
 

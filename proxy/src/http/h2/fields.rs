@@ -1,7 +1,10 @@
 //! Fields of HTTP/2 messages: kept as they came, and checked (RFC 9113 section 8). Pure.
 
 use super::frame::Reason;
-use crate::http::{Failure, RESERVED, Refusal, head::HEADERS_MAX};
+use crate::http::{
+    Failure, RESERVED, Refusal,
+    head::{FORBIDDEN_IN_TRAILERS, HEADERS_MAX},
+};
 
 /// What whoever sent a field wants of the next hop's table (RFC 7541 section 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,13 +230,20 @@ impl Request {
             (false, false) => method.is_some() && scheme.is_some() && path.is_some(),
             (false, true) => false,
         };
-        let is_token = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        // RFC 9110 section 5.6.2.
+        let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+        // RFC 3986 section 3.1.
+        let is_scheme = |text: &str| {
+            text.starts_with(|first: char| first.is_ascii_alphabetic())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        };
         let is_path = |path: &str| (path.starts_with('/') || path == "*") && path.bytes().all(|byte| byte > b' ');
         let authority = request.fields.text(authority);
         if !is_complete
             || status.is_some()
             || !is_token(request.method())
-            || (scheme.is_some() && !request.fields.text(scheme).is_some_and(is_token))
+            || (scheme.is_some() && !request.fields.text(scheme).is_some_and(is_scheme))
             || (path.is_some() && !request.fields.text(path).is_some_and(is_path))
             || (meaning.authority.is_some() && !authority.is_some_and(is_authority))
         {
@@ -251,7 +261,10 @@ impl Request {
             |host: &str| !self.fields.text(self.meaning.authority).is_none_or(|own| own.eq_ignore_ascii_case(host));
         let is_host =
             self.meaning.host.is_none() || self.fields.text(self.meaning.host).is_some_and(|host| !is_other(host));
-        if self.meaning.has_hosts || !is_host { Err(Refusal::ManyHosts) } else { Ok(()) }
+        if self.meaning.has_hosts || !is_host {
+            return Err(Refusal::ManyHosts);
+        }
+        if is_authority(self.authority()) { Ok(()) } else { Err(Refusal::BadPseudoField) }
     }
 
     /// e.g. `GET`
@@ -333,7 +346,8 @@ impl Response {
 /// When there are pseudo-fields among them (RFC 9113 section 8.1), or others that must not be there.
 pub fn trailers(fields: &Fields) -> Result<Option<u32>, Refusal> {
     let meaning = Meaning::read(fields)?;
-    if fields.iter().any(|(name, ..)| name.starts_with(b":")) {
+    let is_forbidden = |name: &[u8]| FORBIDDEN_IN_TRAILERS.iter().any(|forbidden| forbidden.as_bytes() == name);
+    if fields.iter().any(|(name, ..)| name.starts_with(b":") || is_forbidden(name)) {
         Err(Refusal::BadTrailer)
     } else {
         Ok(meaning.grpc_status)

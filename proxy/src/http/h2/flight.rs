@@ -43,8 +43,8 @@ pub(super) enum Outcome {
 enum Server {
     /// Nowhere yet, or not any more.
     None,
-    /// It waits for room.
-    Waiting,
+    /// It waits there for room.
+    Waiting(Rc<Line>),
     /// On this stream.
     At(Rc<Line>, u32),
 }
@@ -136,18 +136,27 @@ impl Flight {
     }
 
     /// Another attempt at somebody, as long as there may be one: whoever `pick` says, who is not among those that it is told.
-    pub(super) fn attempt<H>(&self, pick: impl FnOnce(&[SocketAddr]) -> Option<H>) -> Option<H> {
+    pub(super) fn attempt<H>(&self, pick: impl FnOnce(&[SocketAddr]) -> Result<H, Failure>) -> Option<H> {
         let mut attempts = self.attempts.borrow_mut();
         let left = attempts.left.checked_sub(1)?;
-        let picked = pick(&attempts.tried)?;
-        attempts.left = left;
-        Some(picked)
+        match pick(&attempts.tried) {
+            Ok(picked) => {
+                attempts.left = left;
+                Some(picked)
+            }
+            Err(failure) => {
+                if attempts.left == ATTEMPTS_MAX {
+                    attempts.failure = failure;
+                }
+                None
+            }
+        }
     }
 
     fn place(&self) -> Option<(Rc<Line>, u32)> {
         match &*self.server.borrow() {
             Server::At(line, stream) => Some((line.clone(), *stream)),
-            Server::None | Server::Waiting => None,
+            Server::None | Server::Waiting(_) => None,
         }
     }
 
@@ -159,7 +168,7 @@ impl Flight {
         if has_room {
             self.open(server, now);
         } else {
-            self.server.replace(Server::Waiting);
+            self.server.replace(Server::Waiting(server.clone()));
             server.waiting.borrow_mut().push_back(self.clone());
         }
         server.wake();
@@ -184,8 +193,11 @@ impl Flight {
         self.server.replace(Server::At(line.clone(), stream));
         if !ends {
             let passed = client.pass(self.stream, &mut server, stream, now);
-            self.has_sent.set(passed.bytes > 0 || passed.ended.flatten().is_some());
+            self.has_sent.set(passed.bytes > 0 || passed.trailers);
         }
+        drop((client, server));
+        // It may send more now.
+        self.client.wake();
     }
 
     /// Its client's task is to see to it.
@@ -216,7 +228,9 @@ impl Flight {
             line.connection.borrow_mut().reset(stream, reason);
             line.wake();
         }
-        self.server.replace(Server::None);
+        if let Server::Waiting(line) = self.server.replace(Server::None) {
+            line.waiting.borrow_mut().retain(|waiting| !std::ptr::eq(&raw const **waiting, self));
+        }
         // It was cancelled, if it has not ended.
         self.recorded.take();
     }
@@ -269,7 +283,7 @@ impl Flight {
         let Some((line, stream)) = self.place() else { return };
         let mut client = self.client.connection.borrow_mut();
         let passed = client.pass(self.stream, &mut line.connection.borrow_mut(), stream, now);
-        self.has_sent.set(self.has_sent.get() || passed.bytes > 0);
+        self.has_sent.set(self.has_sent.get() || passed.bytes > 0 || passed.trailers);
         drop(client);
         self.client.wake();
     }
@@ -296,7 +310,7 @@ impl Flight {
                 return self.fails(Outcome::BadResponse(Refusal::TooManyInterim));
             };
             self.interim_left.set(left);
-            self.client.connection.borrow_mut().send_head(self.stream, &fields, false, now);
+            self.client.connection.borrow_mut().send_interim(self.stream, &fields);
         } else if is_mesh && response.is_undelivered && !self.has_body {
             line.connection.borrow_mut().reset(stream, Reason::CANCEL);
             return self.fails(Outcome::Undelivered);
@@ -305,12 +319,7 @@ impl Flight {
             if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
                 recorded.head(response.status, response.grpc_status, is_mesh && response.is_proxy_error);
             }
-            let is_sent = self.client.connection.borrow_mut().send_head(self.stream, &fields, ends, now);
-            if !is_sent {
-                // It does not read, and there is too much for it already.
-                line.connection.borrow_mut().reset(stream, Reason::CANCEL);
-                return self.reset(Reason::INTERNAL_ERROR);
-            }
+            self.client.connection.borrow_mut().send_head(self.stream, &fields, ends, now);
             if ends {
                 line.connection.borrow_mut().done(stream);
                 self.ended(line, stream, None);
@@ -385,7 +394,8 @@ impl Flight {
         let mut client = self.client.connection.borrow_mut();
         if line.connection.borrow().is_sending(stream) {
             self.client.has_rest.set(true);
-        } else if client.is_receiving(self.stream) {
+        } else {
+            // Nobody takes what is left of it, if anything is.
             client.reset(self.stream, Reason::NO_ERROR);
         }
     }

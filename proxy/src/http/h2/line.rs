@@ -10,7 +10,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -122,11 +122,13 @@ pub(super) struct Driver {
     line: Rc<Line>,
     tick: Option<Pin<Box<Sleep>>>,
     was_full: bool,
+    /// Nothing that was written is still under TLS.
+    is_flushed: bool,
 }
 
 impl Driver {
     pub(super) fn new(io: Buffered, line: Rc<Line>) -> Self {
-        Self { io, line, tick: None, was_full: false }
+        Self { io, line, tick: None, was_full: false, is_flushed: true }
     }
 
     /// Until the connection has ended.
@@ -135,9 +137,7 @@ impl Driver {
         self.line.task.set(Some(cx.waker().clone()));
         let turn = self.turn(cx, side, now);
         match turn {
-            Ok(()) if side.is_over() && self.line.connection.borrow().unwritten().is_empty() => {
-                Poll::Ready(Ended::Closed)
-            }
+            Ok(()) if side.is_over() && self.has_written() => Poll::Ready(Ended::Closed),
             Ok(()) => Poll::Pending,
             Err(ended) => Poll::Ready(ended),
         }
@@ -149,11 +149,20 @@ impl Driver {
         let may_read = self.line.connection.borrow().may_read();
         self.write(cx, side, now).map_err(Ended::Io)?;
         read?;
-        if !may_read && self.line.connection.borrow().may_read() {
-            // There is room for what it makes this side write, again.
+        let connection = self.line.connection.borrow();
+        let has_room_again =
+            (!may_read && connection.may_read()) || (!self.line.waiting.borrow().is_empty() && connection.has_room());
+        drop(connection);
+        if has_room_again {
+            // For what the peer makes this side write, or for requests that wait.
             cx.waker().wake_by_ref();
         }
         self.keep_time(cx, side, now)
+    }
+
+    /// All that there is to write is with the kernel.
+    fn has_written(&self) -> bool {
+        self.is_flushed && self.line.connection.borrow().unwritten().is_empty()
     }
 
     /// Reads what there is, as long as the peer takes what is written.
@@ -200,7 +209,6 @@ impl Driver {
 
     /// Writes what there is, and what there is room for then.
     fn write(&mut self, cx: &mut Context<'_>, side: &mut impl Side, now: Instant) -> io::Result<()> {
-        let mut has_written = false;
         loop {
             while let Some(flight) = self.next_blocked() {
                 side.pass(&flight, now);
@@ -214,10 +222,14 @@ impl Driver {
                 Poll::Ready(written) => connection.wrote(written?),
                 Poll::Pending => break,
             }
-            has_written = true;
+            self.is_flushed = false;
         }
-        if has_written && let Poll::Ready(flushed) = self.io.poll_flush(cx) {
+        // Not only after a write: TLS keeps what the socket did not take.
+        if !self.is_flushed
+            && let Poll::Ready(flushed) = self.io.poll_flush(cx)
+        {
             flushed?;
+            self.is_flushed = true;
         }
         Ok(())
     }
@@ -239,6 +251,8 @@ impl Driver {
             if !side.tick(now) {
                 return Err(Ended::Io(io::ErrorKind::TimedOut.into()));
             }
+            // It may have something to say.
+            cx.waker().wake_by_ref();
         }
         if self.tick.is_none() && (unfinished.is_some() || side.needs_time()) {
             let tick = self.tick.insert(Box::pin(sleep_until(now + TICK)));
@@ -250,16 +264,14 @@ impl Driver {
         Ok(())
     }
 
-    /// The last words, as far as the peer takes them now.
-    pub(super) fn end(&mut self, cx: &mut Context<'_>) {
+    /// The last words.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut connection = self.line.connection.borrow_mut();
-        while !connection.unwritten().is_empty()
-            && let Poll::Ready(Ok(written)) = self.io.poll_write(cx, connection.unwritten())
-        {
+        while !connection.unwritten().is_empty() {
+            let written = ready!(self.io.poll_write(cx, connection.unwritten()))?;
             connection.wrote(written);
         }
-        // A peer that has gone does not hear it.
-        let _ = self.io.poll_flush(cx);
-        let _ = self.io.poll_end(cx);
+        ready!(self.io.poll_flush(cx))?;
+        self.io.poll_end(cx)
     }
 }

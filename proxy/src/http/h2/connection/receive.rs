@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Broken, Connection, Ending, Event, LEAVING, Role, block::Block, stream::Remote};
+use super::{Broken, Connection, Ending, Event, LEAVING, Role, STREAMS_MAX, block::Block, stream::Remote};
 use crate::http::{
     Refusal,
     h2::{
@@ -262,16 +262,17 @@ impl<T: Clone> Connection<T> {
             self.reading.has_settings = true;
             self.reading.since = None;
             if self.role == Role::Client {
-                // A server that does not say allows any number.
-                self.streams_max = usize::MAX;
+                // A server that does not say allows any number; the window of the connection does not.
+                self.streams_max = STREAMS_MAX;
             }
         }
+        let mut window = None;
         for (id, value) in frame::settings(payload) {
             match id {
                 setting::HEADER_TABLE_SIZE => self.encoder.resize((value as usize).min(TABLE_BYTES)),
-                setting::MAX_CONCURRENT_STREAMS => self.streams_max = value as usize,
+                setting::MAX_CONCURRENT_STREAMS => self.streams_max = STREAMS_MAX.min(value as usize),
                 setting::INITIAL_WINDOW_SIZE if value > WINDOW_MAX => return Err(Reason::FLOW_CONTROL_ERROR.into()),
-                setting::INITIAL_WINDOW_SIZE => self.set_initial_window(value.into())?,
+                setting::INITIAL_WINDOW_SIZE => window = Some(value),
                 setting::MAX_FRAME_SIZE if !(0x4000..=0xff_ffff).contains(&value) => {
                     return Err(Reason::PROTOCOL_ERROR.into());
                 }
@@ -281,6 +282,10 @@ impl<T: Clone> Connection<T> {
                 setting::ENABLE_CONNECT_PROTOCOL if value > 1 => return Err(Reason::PROTOCOL_ERROR.into()),
                 _ => {}
             }
+        }
+        // Once, however often it is in there: it concerns all streams.
+        if let Some(window) = window {
+            self.set_initial_window(window.into())?;
         }
         frame::write(&mut self.out, kind::SETTINGS, flag::ACK, 0, &[]);
         Ok(())

@@ -18,6 +18,8 @@ pub struct Passed {
     pub bytes: usize,
     /// All of it went, and its end; perhaps with a gRPC status.
     pub ended: Option<Option<u32>>,
+    /// ... and trailers.
+    pub trailers: bool,
 }
 
 impl<T: Clone> Connection<T> {
@@ -40,16 +42,22 @@ impl<T: Clone> Connection<T> {
         Some(id)
     }
 
-    /// Sends a head, or trailers if it `ends` what was sent; whether there was room for it.
-    pub fn send_head(&mut self, id: u32, fields: &Fields, ends: bool, now: Instant) -> bool {
-        if !self.is_sending(id) || self.unwritten().len() > OUTPUT_HEADS_MAX {
-            return false;
+    /// Sends a head, or trailers if it `ends` what was sent. There is always room for these: a stream has two at most, and whoever does
+    /// not read what there is to read opens no more streams.
+    pub fn send_head(&mut self, id: u32, fields: &Fields, ends: bool, now: Instant) {
+        if self.is_sending(id) {
+            self.write_head(id, fields, ends);
+            if ends {
+                self.end_sending(id, now);
+            }
         }
-        self.write_head(id, fields, ends);
-        if ends {
-            self.end_sending(id, now);
+    }
+
+    /// Sends an interim head, of which a stream may have many: to a peer that does not read, none.
+    pub fn send_interim(&mut self, id: u32, fields: &Fields) {
+        if self.is_sending(id) && self.unwritten().len() < OUTPUT_HEADS_MAX {
+            self.write_head(id, fields, false);
         }
-        true
     }
 
     fn write_head(&mut self, id: u32, fields: &Fields, ends: bool) {
@@ -178,14 +186,15 @@ impl<T: Clone> Connection<T> {
         let trailers = stream.trailers.take_if(|_| is_all);
         self.passed(id, bytes);
         if !is_all || !is_ended {
-            return Passed { bytes, ended: None };
+            return Passed { bytes, ..Passed::default() };
         }
+        let has_trailers = trailers.is_some();
         let status = trailers.and_then(|trailers| {
             other.send_head(to, &trailers, true, now);
             crate::http::h2::fields::trailers(&trailers).ok().flatten()
         });
         self.done(id);
-        Passed { bytes, ended: Some(status) }
+        Passed { bytes, ended: Some(status), trailers: has_trailers }
     }
 
     /// So many bytes of what came of `id` have gone on: its peer may send as many again.

@@ -118,7 +118,7 @@ fn broken(result: Result<Vec<String>, Broken>) -> Option<Reason> {
 fn a_request_and_its_response() {
     let mut server = Scripted::new(Role::Server);
     assert_eq!(server.get(1).unwrap(), ["1 GET / true"]);
-    assert!(server.machine.send_head(1, &list(OK), false, server.now));
+    server.machine.send_head(1, &list(OK), false, server.now);
     assert_eq!(server.machine.send_data(1, &[0; 20_000], true, server.now), 20_000);
     assert_eq!(
         server.written(),
@@ -243,6 +243,20 @@ fn what_ends_a_connection() {
 }
 
 #[test]
+fn heads_and_trailers_always_have_room_and_interim_ones_do_not() {
+    let mut server = Scripted::new(Role::Server);
+    server.get(1).unwrap();
+    let large = list(&[(":status", "103"), ("link", &"x".repeat(60_000))]);
+    for _ in 0..100 {
+        server.machine.send_interim(1, &large);
+    }
+    assert!(server.machine.unwritten().len() < OUTPUT_HEADS_MAX + 2 * HEAD_BYTES_MAX);
+    server.machine.send_head(1, &list(OK), false, server.now);
+    server.machine.send_head(1, &list(&[("grpc-status", "0")]), true, server.now);
+    assert!(!server.machine.is_sending(1), "it has ended, and the client will know");
+}
+
+#[test]
 fn floods_are_bounded() {
     for (kind, payload) in [(kind::PING, &[0_u8; 8][..]), (kind::SETTINGS, b""), (kind::PRIORITY, &[0; 5]), (99, b"")] {
         let mut server = Scripted::new(Role::Server);
@@ -356,12 +370,12 @@ fn what_is_held_goes_on_and_makes_room() {
         server.machine.hold(1, &[1; 16_384]);
     }
     let passed = server.machine.pass(1, &mut client.machine, stream, server.now);
-    assert_eq!(passed, Passed { bytes: 32_768, ended: None });
+    assert_eq!(passed, Passed { bytes: 32_768, ..Passed::default() });
     assert_eq!(server.written(), [(kind::WINDOW_UPDATE, 0, 1, 4)]);
     assert_eq!(server.fields(flag::END_STREAM, 1, &[("grpc-status", "5")]).unwrap(), ["1 trailers"]);
     server.machine.hold_trailers(1, list(&[("grpc-status", "5")]));
     let passed = server.machine.pass(1, &mut client.machine, stream, server.now);
-    assert_eq!(passed, Passed { bytes: 0, ended: Some(Some(5)) });
+    assert_eq!(passed, Passed { bytes: 0, ended: Some(Some(5)), trailers: true });
     assert!(!client.machine.is_sending(stream));
     assert!(server.machine.has_passed(1));
 }

@@ -9,6 +9,9 @@ use crate::http::h2::fields::{Fields, Indexing};
 /// A number has no more bytes behind its prefix: that is more than any has use for.
 const NUMBER_BYTES_MAX: u32 = 4;
 
+/// A list that is so many times as long as it may be is nobody's mistake: it was made of very little (an HPACK bomb).
+const BOMB_FACTOR: usize = 4;
+
 /// What a peer has told of its fields.
 #[derive(Debug)]
 pub struct Decoder {
@@ -26,7 +29,8 @@ impl Decoder {
     /// 10.5.1 does; how many they are in all.
     ///
     /// # Errors
-    /// When the block is malformed. A list that is too long is none: the table is to know of what came.
+    /// When the block is malformed, or is so many times too long that reading on would be work for nothing. A list that is only too long
+    /// is none: the table is to know of what came.
     pub fn decode(&mut self, block: &[u8], fields: &mut Fields, size_max: usize) -> Result<usize, CompressionError> {
         let mut input = block;
         let (mut size, mut is_first) = (0, true);
@@ -57,6 +61,9 @@ impl Decoder {
                 fields.added(name, indexing);
             } else {
                 fields.bytes.truncate(before);
+            }
+            if size > size_max.saturating_mul(BOMB_FACTOR) {
+                return Err(CompressionError);
             }
         }
         Ok(size)
