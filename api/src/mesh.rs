@@ -168,12 +168,12 @@ impl Pod {
 
     /// Whether connections to `port` of it are to be carried as bytes.
     pub fn is_opaque(&self, port: u16) -> bool {
-        self.ports.opaque.iter().any(|range| range.contains(port))
+        PortRange::any_contains(&self.ports.opaque, port)
     }
 
     /// Whether a proxy takes connections to `port` of it.
     pub fn is_meshed_at(&self, port: u16) -> bool {
-        self.meshed && !self.ports.skip_inbound.iter().any(|range| range.contains(port))
+        self.meshed && !PortRange::any_contains(&self.ports.skip_inbound, port)
     }
 }
 

@@ -41,6 +41,11 @@ impl PortRange {
         (self.first..=self.last).contains(&port)
     }
 
+    /// Whether `port` is one of those in `ranges`.
+    pub fn any_contains(ranges: &[Self], port: u16) -> bool {
+        ranges.iter().any(|range| range.contains(port))
+    }
+
     /// Reads a list, as annotations have them: `25,3306,7000-7100`.
     ///
     /// # Errors

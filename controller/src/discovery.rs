@@ -210,22 +210,25 @@ fn resolve(target: &Target, state: &MeshState, trust_domain: &TrustDomain) -> Re
     }
 }
 
+/// `address` of `pod`, as those see it who connect to it directly.
+pub fn endpoint_of_pod(pod: &Pod, address: SocketAddr, trust_domain: &TrustDomain) -> Endpoint {
+    let identity = || SpiffeId::new(trust_domain, pod.name.namespace(), &pod.service_account).ok();
+    Endpoint {
+        address,
+        pod: Some(pod.name.clone()),
+        workload: pod.workload.clone(),
+        identity: pod.is_meshed_at(address.port()).then(identity).flatten(),
+        zone: pod.zone.clone(),
+    }
+}
+
 fn destination_of_pod(
     pod: &Pod,
     address: SocketAddr,
     state: &MeshState,
     trust_domain: &TrustDomain,
 ) -> discovery::Destination {
-    let endpoint = Endpoint {
-        address,
-        pod: Some(pod.name.clone()),
-        workload: pod.workload.clone(),
-        identity: pod
-            .is_meshed_at(address.port())
-            .then(|| SpiffeId::new(trust_domain, pod.name.namespace(), &pod.service_account).ok())
-            .flatten(),
-        zone: pod.zone.clone(),
-    };
+    let endpoint = endpoint_of_pod(pod, address, trust_domain);
     let headless = state.headless_services_of(address);
     let hint = hint_of_pod(pod, address.port(), &headless, state);
     let pod = discovery::Pod {

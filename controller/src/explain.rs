@@ -7,7 +7,7 @@ use std::{
 };
 
 use conduit_api::{
-    Balancing, Endpoint, Pod, PodName, ProtocolHint, Service, ServiceName, SpiffeId, Target, TrustDomain,
+    Balancing, Endpoint, Pod, PodName, PortRange, ProtocolHint, Service, ServiceName, SpiffeId, Target, TrustDomain,
     mesh::Strategy,
     proto::public::{ResourceSelection, explain_response::Step},
     route::{RouteBackend, RouteChoice},
@@ -15,7 +15,7 @@ use conduit_api::{
 use conduit_consensus::{Belief, MeshState};
 
 use crate::{
-    discovery::{Found, find, hint_of_pod},
+    discovery::{Found, endpoint_of_pod, find, hint_of_pod},
     tap::concerns,
 };
 
@@ -110,7 +110,7 @@ pub fn address_of_host(
 
 /// The cluster's address; of a headless service that of one of its instances, as DNS gives it.
 fn address_of_service(service: &Service, port: u16) -> Result<(SocketAddr, String), Unexplained> {
-    let authority = format!("{}.{}:{port}", service.name.name(), service.name.namespace());
+    let authority = authority_of(&service.name, port);
     let instance = |endpoint: &SocketAddr| SocketAddr::new(endpoint.ip(), port);
     let known = service.ports.get(&port).or_else(|| service.ports.values().next());
     let instances =
@@ -118,6 +118,11 @@ fn address_of_service(service: &Service, port: u16) -> Result<(SocketAddr, Strin
     let address = service.cluster_ips.first().map(|ip| SocketAddr::new(*ip, port)).or(instances);
     let address = address.ok_or_else(|| Unexplained::NoAddress(format!("service/{}", service.name)))?;
     Ok((address, authority))
+}
+
+/// What clients call it.
+fn authority_of(service: &ServiceName, port: u16) -> String {
+    format!("{}.{}:{port}", service.name(), service.namespace())
 }
 
 /// The decisions, in their order; the last one ends it.
@@ -159,7 +164,7 @@ impl<'a> Explained<'a> {
             Some(id) => self.say("client", id.to_string(), format!("the service account of pod/{}", from.name)),
             None => {}
         }
-        if from.ports.skip_outbound.iter().any(|range| range.contains(self.question.to.port())) {
+        if PortRange::any_contains(&from.ports.skip_outbound, self.question.to.port()) {
             let reason = "a skip-outbound-ports annotation says so: its proxy does not see it";
             return self.say("destination", format!("{}, by the kernel", self.question.to), reason);
         }
@@ -193,8 +198,7 @@ impl<'a> Explained<'a> {
         let (to, authority, state) = (self.question.to, self.question.authority, self.state);
         let headless = state.headless_services_of(to);
         let hint = hint_of_pod(pod, to.port(), &headless, state);
-        let named =
-            headless.iter().find(|(name, port)| authority == format!("{}.{}:{port}", name.name(), name.namespace()));
+        let named = headless.iter().find(|(name, port)| authority == authority_of(name, *port));
         // Only requests have a name that could be looked at.
         let service = named.filter(|_| hint != ProtocolHint::Opaque);
         if let Some((service, port)) = service.and_then(|(name, port)| Some((state.services().get(name)?, *port))) {
@@ -210,9 +214,7 @@ impl<'a> Explained<'a> {
         };
         self.say("destination", format!("pod/{}", pod.name), reason);
         self.detected(hint, headless.first().map(|(name, port)| (name, *port)));
-        let identity = self.identity(pod).filter(|_| pod.is_meshed_at(to.port()));
-        let endpoint = Endpoint { address: to, pod: Some(pod.name.clone()), workload: None, identity, zone: None };
-        self.secured(&[&endpoint]);
+        self.secured(&[&endpoint_of_pod(pod, to, self.trust_domain)]);
     }
 
     fn service(&mut self, service: &'a Service, port: u16) {

@@ -14,6 +14,8 @@ use std::time::Duration;
 use conduit_api::{ServiceName, Target, proto::discovery::observed::First};
 use conduit_consensus::{Belief, Command, Lesson, MeshState};
 
+use crate::propose::millis;
+
 /// A database stays one for longer than that; and one that is asked now and then is seen again before.
 const SERVER_FIRST_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A port on which both sides have spoken first was perhaps another program's before: it is given another chance.
@@ -71,10 +73,6 @@ fn ports(state: &MeshState, target: &Target) -> Vec<(ServiceName, u16)> {
             None => state.headless_services_of(*address),
         },
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Commands with who and when, as the log keeps them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use conduit_consensus::{Applied, Cluster, Command, Fence, Proposal, ProposeError};
 
@@ -20,5 +20,10 @@ pub async fn fenced(
 
 /// Milliseconds since the Unix epoch; 0 before it.
 pub fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    time.duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+/// As many as there is room for.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

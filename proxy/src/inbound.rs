@@ -4,6 +4,7 @@
 
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Duration};
 
+use conduit_api::PortRange;
 use conduit_ca::{AuthenticatedPeer, ClientAuth, Refusal};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
@@ -49,7 +50,7 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     let spoken = forward::spoken(&mut stream, &mut buffer, ANYBODY_FIRST, &connect).await;
     // An application that does not listen is not one that ends.
     let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
-    let is_opaque = worker.setup.opaque_ports.iter().any(|range| range.contains(original.port()));
+    let is_opaque = PortRange::any_contains(&worker.setup.opaque_ports, original.port());
     let (protocol, tls) = match spoken {
         Spoken::Http(_) if is_opaque => (Protocol::Opaque, Tls::NoIdentity),
         Spoken::Http(protocol) => (protocol, Tls::NoIdentity),

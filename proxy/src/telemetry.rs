@@ -56,13 +56,6 @@ pub enum Tls {
     Passthrough(Option<Arc<str>>),
 }
 
-impl Tls {
-    /// The application's own.
-    pub fn passthrough(server_name: Option<String>) -> Self {
-        Self::Passthrough(server_name.map(Into::into))
-    }
-}
-
 /// What is counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels {

@@ -66,6 +66,12 @@ async fn body(response: Response<Incoming>) -> String {
 }
 
 /// Echoes the headers that it got, one to a line.
+/// Until the client has sent all that it will.
+async fn echo_bytes(mut stream: TcpStream) {
+    let (mut read, mut write) = stream.split();
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+}
+
 async fn echo(request: Request<Incoming>) -> Response<Full<Bytes>> {
     let headers = request.headers().iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()));
     let mut response = text(&format!("{} {}\n{}", request.method(), request.uri(), headers.collect::<String>()));
@@ -240,12 +246,7 @@ const GREETING_AFTER: Duration = Duration::from_millis(300);
 async fn the_name_in_a_client_hello_is_counted_and_its_bytes_pass_unchanged() {
     let mut mesh = Mesh::start();
     let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
-    server
-        .app(|mut stream| async move {
-            let (mut read, mut write) = stream.split();
-            let _ = tokio::io::copy(&mut read, &mut write).await;
-        })
-        .await;
+    server.app(echo_bytes).await;
     mesh.service(0, &[(&server, identity("server"))]).await;
     let config = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
     let name = "shop.example.com".try_into().unwrap();
@@ -272,12 +273,7 @@ async fn the_name_in_a_client_hello_is_counted_and_its_bytes_pass_unchanged() {
 async fn what_is_said_to_be_opaque_is_carried_as_bytes_whatever_it_looks_like() {
     let mut mesh = Mesh::start();
     let (web, server) = (mesh.pod("web").await, mesh.pod("server").await);
-    server
-        .app(|mut stream| async move {
-            let (mut read, mut write) = stream.split();
-            let _ = tokio::io::copy(&mut read, &mut write).await;
-        })
-        .await;
+    server.app(echo_bytes).await;
     mesh.service(0, &[(&server, identity("server"))]).await;
     mesh.opaque(0).await;
     // As a request it would be refused, and what it says of the mesh would be taken out.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use conduit_api::{
-    Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef, mesh::Inventory,
+    Endpoint, Pod, PodName, PortRange, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef,
+    mesh::Inventory,
 };
 
 use super::manifest::{Deployment, Manifest, TargetPort};
@@ -64,12 +65,12 @@ pub fn inventory(
                 && service.selector.iter().all(|(key, value)| deployment.labels.get(key) == Some(value))
         });
         let ports = service.ports.iter().map(|(number, name, target)| {
-            let opaque = service.opaque_ports.iter().any(|range| range.contains(*number));
+            let opaque = PortRange::any_contains(&service.opaque_ports, *number);
             let mut described = ServicePort { name: name.clone(), opaque, ..ServicePort::default() };
             for (instance, deployment) in selected.clone() {
                 let Some(target) = port(target, deployment) else { continue };
                 let address = SocketAddr::new(instance.ip, target);
-                described.opaque |= deployment.pod_ports.opaque.iter().any(|range| range.contains(target));
+                described.opaque |= PortRange::any_contains(&deployment.pod_ports.opaque, target);
                 if instance.ready {
                     described.endpoints.insert(address, endpoint(instance, deployment, address, trust_domain));
                 } else {
@@ -100,7 +101,7 @@ pub fn inventory(
 }
 
 fn endpoint(instance: &Instance, deployment: &Deployment, address: SocketAddr, trust_domain: &TrustDomain) -> Endpoint {
-    let skipped = deployment.pod_ports.skip_inbound.iter().any(|range| range.contains(address.port()));
+    let skipped = PortRange::any_contains(&deployment.pod_ports.skip_inbound, address.port());
     let identity = || SpiffeId::new(trust_domain, instance.name.namespace(), &deployment.service_account).ok();
     Endpoint {
         address,

@@ -434,7 +434,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn digits(value: &[u8]) -> Option<u64> {
+/// A number as fields have it: digits, and nothing else.
+pub(super) fn digits(value: &[u8]) -> Option<u64> {
     let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     is_number.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
 }

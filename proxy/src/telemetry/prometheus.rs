@@ -278,7 +278,7 @@ mod tests {
         let telemetry = Telemetry::default();
         let (direction, side) = (Direction::Inbound, Side::Source);
         let labels =
-            ConnectionLabels { direction, side, tls: Tls::passthrough(Some("example.com".into())), destination: None };
+            ConnectionLabels { direction, side, tls: Tls::Passthrough(Some("example.com".into())), destination: None };
         telemetry.thread().connections(&labels);
         let text = render(&telemetry.requests(), &telemetry.connections(), &telemetry.refusals(), &[]);
         let common = "direction=\"inbound\",peer=\"src\",tls=\"opaque\",server_name=\"example.com\"";

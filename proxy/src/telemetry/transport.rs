@@ -41,7 +41,7 @@ pub struct ConnectionLabels {
 impl LabelSet for ConnectionLabels {
     fn past_the_budget(&self) -> Self {
         let tls = match &self.tls {
-            Tls::Passthrough(Some(_)) => Tls::passthrough(Some(OTHER.to_owned())),
+            Tls::Passthrough(Some(_)) => Tls::Passthrough(Some(OTHER.into())),
             tls => tls.clone(),
         };
         Self { tls, destination: None, ..self.clone() }

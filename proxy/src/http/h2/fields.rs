@@ -3,7 +3,7 @@
 use super::frame::Reason;
 use crate::http::{
     Failure, RESERVED, Refusal,
-    head::{FORBIDDEN_IN_TRAILERS, HEADERS_MAX},
+    head::{FORBIDDEN_IN_TRAILERS, HEADERS_MAX, digits},
 };
 
 /// What whoever sent a field wants of the next hop's table (RFC 7541 section 6.2).
@@ -192,11 +192,6 @@ fn check_value(value: &[u8]) -> Result<(), Refusal> {
     let has_control =
         value.iter().fold(false, |found, byte| found | (*byte < b' ' && *byte != b'\t') | (*byte == 0x7f));
     if has_control || is_space(value.first()) || is_space(value.last()) { Err(Refusal::BadField) } else { Ok(()) }
-}
-
-fn digits(value: &[u8]) -> Option<u64> {
-    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    is_number.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
 }
 
 /// Whether a name stands for a host, and nothing else: what follows it could be taken for a path.

@@ -207,12 +207,11 @@ impl<T: Clone> Connection<T> {
 
     /// Resets a stream whose peer does not keep to the rules.
     pub(super) fn malformed(&mut self, id: u32, reason: Reason, refusal: Refusal) -> Option<Event<'static, T>> {
-        let owner = self.streams.get_mut(&id)?.owner.take();
-        if self.streams.get(&id).is_some_and(|stream| !stream.is_sending && stream.remote != Remote::Open) {
-            self.write_reset(id, reason);
-        }
-        self.reset(id, reason);
-        owner.map(|owner| Event::Malformed { owner, refusal })
+        let stream = self.streams.remove(&id)?;
+        self.give_back(stream.held.len());
+        // Also if both sides have said all that they will: the peer is to know.
+        self.write_reset(id, reason);
+        stream.owner.map(|owner| Event::Malformed { owner, refusal })
     }
 
     fn frame(&mut self, head: Head, payload: &[u8], now: Instant) -> Result<Option<Event<'static, T>>, Broken> {

@@ -94,17 +94,16 @@ impl<T: Clone> Connection<T> {
         self.send_window -= count as i64;
         stream.wants = !is_all;
         stream.queue(id, &mut self.blocked);
-        let (mut left, is_end) = (&data[..count], is_all && ends);
-        while !left.is_empty() || (is_end && count == 0) {
-            let (part, rest) = left.split_at(left.len().min(PAYLOAD_BYTES_MAX));
-            let flags = if is_end && rest.is_empty() { flag::END_STREAM } else { 0 };
+        let is_end = is_all && ends;
+        let mut parts = data[..count].chunks(PAYLOAD_BYTES_MAX).peekable();
+        while let Some(part) = parts.next() {
+            let flags = if is_end && parts.peek().is_none() { flag::END_STREAM } else { 0 };
             frame::write(&mut self.out, kind::DATA, flags, id, part);
-            left = rest;
-            if left.is_empty() {
-                break;
-            }
         }
         if is_end {
+            if count == 0 {
+                frame::write(&mut self.out, kind::DATA, flag::END_STREAM, id, &[]);
+            }
             self.end_sending(id, now);
         }
         count
