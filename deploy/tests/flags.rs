@@ -1,0 +1,60 @@
+//! What is refused, and in which words.
+
+use std::{fs, io::Write as _};
+
+use clap::Parser;
+use conduit_deploy::{Install, InstallError};
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    install: Install,
+}
+
+fn install(flags: &[&str]) -> Result<String, InstallError> {
+    Line::try_parse_from(["install"].iter().chain(flags)).expect("the flags exist").install.print("conduit")
+}
+
+#[test]
+fn errors_say_what_would_do() {
+    for (flags, error) in [
+        (vec!["--ha=2"], "--ha must be one of: 3, 5"),
+        (vec!["--image-pull-policy", "x"], "--image-pull-policy must be one of: Always, IfNotPresent, Never"),
+        (
+            vec!["--controller-log-level", "trace"],
+            "--controller-log-level must be one of: panic, fatal, error, warn, info, debug",
+        ),
+        (vec!["--raft-storage", "disk"], "--raft-storage must be one of: pvc, emptydir"),
+        (vec!["--tls", "off"], "--tls must be blank or set to \"optional\""),
+        (vec!["--values", "/none"], "cannot read /none: No such file or directory (os error 2)"),
+        (vec!["--set", "proxy.uid"], "--set: `proxy.uid` has no value: write key=value"),
+        (vec!["--set", "proxi.uid=1"], "there is no value `proxi`: the chart's values.yaml says which there are"),
+        (vec!["--proxy-uid", "0"], "the value `proxy.uid` is not what it may be: must be >=1, but got 0"),
+        (
+            vec!["--identity-trust-anchors-file", "/none"],
+            "--identity-issuer-certificate-file is missing: an issuer of your own is its certificate, its key and what is to be \
+             trusted, all three",
+        ),
+    ] {
+        assert_eq!(install(&flags).unwrap_err().to_string(), error);
+    }
+}
+
+#[test]
+fn the_later_wins() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"registry: of.the/file\nproxy: {uid: 1111}\nconduitVersion: v1\n").unwrap();
+    let file = file.path().to_str().unwrap();
+    let text = install(&["--values", file, "-v", "v2", "--proxy-uid", "2222", "--set", "proxy.uid=3333"]).unwrap();
+    assert!(text.contains("image: \"of.the/file/controller:v2\""));
+    assert!(text.contains("proxyUid: 3333\n"));
+}
+
+#[test]
+fn a_file_that_is_not_of_values_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "- a list").unwrap();
+    let path = file.path().to_str().unwrap();
+    let error = install(&["--values", path]).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{path}: not the values of a chart: ")), "{error}");
+}

@@ -1,0 +1,286 @@
+//! What Kubernetes would only say when it is too late: that everything named is there, that selectors select, and that nothing is
+//! allowed more than it needs.
+
+use conduit_deploy::{Install, Manifest};
+use serde_json::{Value, json};
+
+fn manifests() -> Vec<Manifest> {
+    let ha = Install { ha: Some("3".to_owned()), ..Install::default() };
+    let small = Install { raft_storage: Some("emptydir".to_owned()), without_prometheus: true, ..Install::default() };
+    let issuer = |name| Some(format!("{}/tests/issuer/{name}", env!("CARGO_MANIFEST_DIR")).into());
+    let own = Install {
+        identity_issuer_certificate_file: issuer("issuer.crt"),
+        identity_issuer_key_file: issuer("issuer.key"),
+        identity_trust_anchors_file: issuer("anchors.crt"),
+        ..Install::default()
+    };
+    let manifests = [Install::default(), ha, small, own];
+    manifests.iter().map(|install| install.manifest("mesh").expect("the flags are right")).collect()
+}
+
+fn of_kind<'a>(manifest: &'a Manifest, kind: &str) -> Vec<&'a Value> {
+    manifest.objects().iter().filter(|object| object["kind"] == kind).collect()
+}
+
+fn exists(manifest: &Manifest, kind: &str, name: &Value) -> bool {
+    of_kind(manifest, kind).iter().any(|object| object["metadata"]["name"] == *name)
+}
+
+/// Templates of pods.
+fn pods(manifest: &Manifest) -> Vec<&Value> {
+    let owners = [of_kind(manifest, "StatefulSet"), of_kind(manifest, "Deployment")].concat();
+    owners.iter().map(|owner| &owner["spec"]["template"]).collect()
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn selects(labels: &Value, pod: &Value) -> bool {
+    labels
+        .as_object()
+        .expect("a selector has labels")
+        .iter()
+        .all(|(key, value)| pod["metadata"]["labels"][key] == *value)
+}
+
+fn container(pod: &Value) -> &Value {
+    let containers = items(&pod["spec"]["containers"]);
+    assert_eq!(containers.len(), 1);
+    &containers[0]
+}
+
+fn has_port(pod: &Value, name: &Value) -> bool {
+    items(&container(pod)["ports"]).iter().any(|port| port["name"] == *name)
+}
+
+#[test]
+fn kinds_come_in_the_order_in_which_they_are_needed() {
+    let kinds = |manifest: &Manifest| -> Vec<String> {
+        let name = |object: &Value| object["metadata"]["name"].as_str().unwrap().to_owned();
+        manifest.objects().iter().map(|o| format!("{} {}", o["kind"].as_str().unwrap(), name(o))).collect()
+    };
+    let default = [
+        "Namespace mesh",
+        "ServiceAccount conduit-controller",
+        "ClusterRole conduit-mesh-controller",
+        "ClusterRoleBinding conduit-mesh-controller",
+        "Role conduit-controller",
+        "RoleBinding conduit-controller",
+        "ServiceAccount conduit-prometheus",
+        "ClusterRole conduit-mesh-prometheus",
+        "ClusterRoleBinding conduit-mesh-prometheus",
+        "Service proxy-api",
+        "Service webhook",
+        "Service controller",
+        "ConfigMap conduit-config",
+        "StatefulSet controller",
+        "MutatingWebhookConfiguration conduit-proxy-injector-mesh",
+        "NetworkPolicy controller",
+        "NetworkPolicy prometheus",
+        "Service prometheus",
+        "Deployment prometheus",
+        "ConfigMap prometheus-config",
+    ];
+    assert_eq!(kinds(&manifests()[0]), default);
+    assert!(kinds(&manifests()[1]).contains(&"PodDisruptionBudget controller".to_owned()));
+    assert!(!manifests()[2].yaml().contains("kind: Deployment"));
+    assert!(kinds(&manifests()[3]).contains(&"Secret conduit-identity-issuer".to_owned()));
+}
+
+#[test]
+fn everything_says_what_it_belongs_to() {
+    const CLUSTER_SCOPED: [&str; 4] =
+        ["Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"];
+    for manifest in manifests() {
+        for object in manifest.objects() {
+            let metadata = &object["metadata"];
+            let name = metadata["name"].as_str().unwrap();
+            assert_eq!(metadata["labels"]["conduit.io/control-plane-ns"], "mesh", "{name}");
+            assert_eq!(
+                metadata["annotations"]["conduit.io/created-by"],
+                concat!("conduit/cli v", env!("CARGO_PKG_VERSION"))
+            );
+            if CLUSTER_SCOPED.contains(&object["kind"].as_str().unwrap()) {
+                assert!(name.contains("mesh") && metadata.get("namespace").is_none(), "{name}");
+            } else {
+                assert_eq!(metadata["namespace"], "mesh", "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_named_is_there() {
+    for manifest in manifests() {
+        for binding in [of_kind(&manifest, "RoleBinding"), of_kind(&manifest, "ClusterRoleBinding")].concat() {
+            assert!(exists(&manifest, binding["roleRef"]["kind"].as_str().unwrap(), &binding["roleRef"]["name"]));
+            for subject in items(&binding["subjects"]) {
+                assert!(exists(&manifest, "ServiceAccount", &subject["name"]) && subject["namespace"] == "mesh");
+            }
+        }
+        for pod in pods(&manifest) {
+            assert!(exists(&manifest, "ServiceAccount", &pod["spec"]["serviceAccountName"]));
+            for volume in items(&pod["spec"]["volumes"]) {
+                let named = [("ConfigMap", &volume["configMap"]["name"]), ("Secret", &volume["secret"]["secretName"])];
+                assert!(named.iter().all(|(kind, name)| name.is_null() || exists(&manifest, kind, name)), "{volume}");
+            }
+        }
+        let webhook = &of_kind(&manifest, "MutatingWebhookConfiguration")[0]["webhooks"][0];
+        assert!(exists(&manifest, "Service", &webhook["clientConfig"]["service"]["name"]));
+        assert_eq!(webhook["clientConfig"].get("caBundle"), None);
+    }
+}
+
+#[test]
+fn selectors_select_and_ports_are_there() {
+    for manifest in manifests() {
+        let pods = pods(&manifest);
+        for service in of_kind(&manifest, "Service") {
+            let pod = pods.iter().find(|pod| selects(&service["spec"]["selector"], pod)).expect("a service has pods");
+            assert!(
+                items(&service["spec"]["ports"]).iter().all(|port| has_port(pod, &port["targetPort"])),
+                "{service}"
+            );
+        }
+        for kind in ["StatefulSet", "Deployment", "PodDisruptionBudget"] {
+            for object in of_kind(&manifest, kind) {
+                let labels = &object["spec"]["selector"]["matchLabels"];
+                assert_eq!(pods.iter().filter(|pod| selects(labels, pod)).count(), 1);
+                assert!(object["spec"].get("serviceName").is_none_or(|name| exists(&manifest, "Service", name)));
+            }
+        }
+        for policy in of_kind(&manifest, "NetworkPolicy") {
+            let pod = pods.iter().find(|pod| selects(&policy["spec"]["podSelector"]["matchLabels"], pod)).unwrap();
+            let rules = items(&policy["spec"]["ingress"]).iter();
+            let ports = rules.flat_map(|rule| items(&rule["ports"])).collect::<Vec<_>>();
+            assert!(ports.iter().all(|port| has_port(pod, &port["port"])));
+            assert_eq!(ports.len(), items(&container(pod)["ports"]).len(), "every port is somebody's");
+        }
+        for pod in pods {
+            for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+                let port = &container(pod)[probe]["httpGet"]["port"];
+                assert!(port.is_null() || has_port(pod, port));
+            }
+        }
+    }
+}
+
+#[test]
+fn volumes_are_mounted_and_there() {
+    for manifest in manifests() {
+        let owners = [of_kind(&manifest, "StatefulSet"), of_kind(&manifest, "Deployment")].concat();
+        for owner in owners {
+            let pod = &owner["spec"]["template"];
+            let claims = items(&owner["spec"]["volumeClaimTemplates"]).iter().map(|claim| &claim["metadata"]["name"]);
+            let mut there =
+                items(&pod["spec"]["volumes"]).iter().map(|volume| &volume["name"]).chain(claims).collect::<Vec<_>>();
+            let mut mounted =
+                items(&container(pod)["volumeMounts"]).iter().map(|mount| &mount["name"]).collect::<Vec<_>>();
+            there.sort_by_key(|name| name.to_string());
+            mounted.sort_by_key(|name| name.to_string());
+            assert_eq!(there, mounted);
+        }
+    }
+}
+
+/// Pod security "restricted", <https://kubernetes.io/docs/concepts/security/pod-security-standards/>, and a root that is read only.
+#[test]
+fn pods_are_restricted() {
+    const VOLUMES: [&str; 3] = ["configMap", "secret", "emptyDir"];
+    for manifest in manifests() {
+        for pod in pods(&manifest) {
+            let (spec, container) = (&pod["spec"], container(pod));
+            assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+            assert_ne!(spec["securityContext"]["runAsUser"], 0);
+            assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+            let restricted = json!({
+                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}
+            });
+            assert_eq!(container["securityContext"], restricted);
+            assert!(["hostNetwork", "hostPID", "hostIPC"].iter().all(|host| spec.get(host).is_none()));
+            assert!(items(&container["ports"]).iter().all(|port| port.get("hostPort").is_none()));
+            for volume in items(&spec["volumes"]) {
+                assert!(volume.as_object().unwrap().keys().all(|key| key == "name" || VOLUMES.contains(&key.as_str())));
+            }
+            assert!(container["resources"]["requests"].is_object());
+            assert!(container["readinessProbe"].is_object() && container["livenessProbe"].is_object());
+        }
+    }
+}
+
+#[test]
+fn rights_are_the_least() {
+    for manifest in manifests() {
+        for role in [of_kind(&manifest, "Role"), of_kind(&manifest, "ClusterRole")].concat() {
+            for rule in items(&role["rules"]) {
+                assert!(!rule.to_string().contains('*'), "{rule}");
+                let writes =
+                    items(&rule["verbs"]).iter().any(|verb| ["update", "patch", "delete"].iter().any(|w| verb == w));
+                let status = rule["resources"] == json!(["httproutes/status"]);
+                assert!(!writes || status || rule.get("resourceNames").is_some(), "{rule} has no names");
+                let secrets = items(&rule["resources"]).contains(&json!("secrets"));
+                assert!(!secrets || role["kind"] == "Role", "Secrets of other namespaces are none of ours");
+            }
+        }
+        // Above each rule is a line that says why.
+        let yaml = manifest.yaml();
+        let (roles, _) = yaml.split_once("kind: Service\n").unwrap();
+        let mut commented = false;
+        for line in roles.lines().map(str::trim) {
+            if line.starts_with("- apiGroups") || line.starts_with("- nonResourceURLs") {
+                assert!(commented, "no reason above {line}");
+            }
+            commented = line.starts_with('#');
+        }
+    }
+}
+
+#[test]
+fn replicas_find_each_other_and_are_kept_apart() {
+    let manifests = manifests();
+    let controller = |manifest| -> Value { of_kind(manifest, "StatefulSet")[0].clone() };
+    let (one, three) = (controller(&manifests[0]), controller(&manifests[1]));
+    let peers = |controller: &Value| {
+        let arguments = items(&container(&controller["spec"]["template"])["args"]).iter().map(|a| a.as_str().unwrap());
+        arguments.filter_map(|argument| argument.strip_prefix("--peers=")).collect::<Vec<_>>().join("").to_owned()
+    };
+    assert_eq!(peers(&one), "controller-0=controller-0.controller.mesh.svc.cluster.local:8300");
+    assert_eq!(peers(&three).split(',').count(), 3);
+    assert!(peers(&three).ends_with(",controller-2=controller-2.controller.mesh.svc.cluster.local:8300"));
+    assert_eq!((&one["spec"]["replicas"], &three["spec"]["replicas"]), (&json!(1), &json!(3)));
+    assert!(one["spec"]["template"]["spec"].get("affinity").is_none());
+    let apart = &three["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"];
+    let required = &apart["requiredDuringSchedulingIgnoredDuringExecution"][0];
+    assert_eq!(required["topologyKey"], "kubernetes.io/hostname");
+    assert!(selects(&required["labelSelector"]["matchLabels"], &three["spec"]["template"]));
+    let preferred = &apart["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"];
+    assert_eq!(preferred["topologyKey"], "topology.kubernetes.io/zone");
+    assert_eq!(of_kind(&manifests[1], "PodDisruptionBudget")[0]["spec"]["maxUnavailable"], 1);
+}
+
+#[test]
+fn no_secret_is_printed() {
+    for manifest in &manifests()[..3] {
+        assert!(of_kind(manifest, "Secret").is_empty());
+    }
+}
+
+#[test]
+fn what_is_embedded_is_yaml_too() {
+    for manifest in manifests() {
+        for (config, key) in [("conduit-config", "injection.yaml"), ("prometheus-config", "prometheus.yml")] {
+            for map in of_kind(&manifest, "ConfigMap").iter().filter(|map| map["metadata"]["name"] == config) {
+                let text = map["data"][key].as_str().unwrap();
+                assert!(serde_yaml_ng::from_str::<Value>(text).unwrap().is_object());
+            }
+        }
+    }
+}
+
+#[test]
+fn json_is_the_same_objects() {
+    let manifest = &manifests()[1];
+    let list: Value = serde_json::from_str(&manifest.json()).unwrap();
+    assert_eq!((&list["kind"], items(&list["items"])), (&json!("List"), manifest.objects()));
+}
