@@ -74,9 +74,12 @@ pub(crate) fn authority(
     Ok(params)
 }
 
-/// A certificate for handshakes of both sides, whose only name is `uri`.
-pub(crate) fn leaf(uri: String, validity: Validity) -> Result<CertificateParams, CryptoError> {
+/// A certificate for handshakes of both sides, whose names are `uri` and, for servers, the DNS names `names`.
+pub(crate) fn leaf(uri: String, names: &[String], validity: Validity) -> Result<CertificateParams, CryptoError> {
     let mut params = common(uri, validity)?;
+    for name in names {
+        params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(&**name).map_err(CryptoError::Sign)?));
+    }
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -141,6 +141,22 @@ impl Issuer {
         now: SystemTime,
         lifetime: Duration,
     ) -> Result<Issued, IssueError> {
+        self.issue_named(csr_der, id, &[], now, lifetime)
+    }
+
+    /// The same, for a server that clients outside of the mesh know by the DNS names `names`: they are in the certificate beside `id`
+    /// (X.509-SVID section 2 allows them).
+    ///
+    /// # Errors
+    /// As for [`Issuer::issue`].
+    pub fn issue_named(
+        &self,
+        csr_der: &[u8],
+        id: &SpiffeId,
+        names: &[String],
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Issued, IssueError> {
         if id.trust_domain() != &self.trust_domain {
             return Err(IssueError::TrustDomain { id: id.clone(), trust_domain: self.trust_domain.clone() });
         }
@@ -149,7 +165,7 @@ impl Issuer {
         }
         let key = requested_key(csr_der)?;
         let validity = Validity::new(now, lifetime).until(self.not_after);
-        let leaf = certificate::sign(&certificate::leaf(id.to_string(), validity)?, &key, &self.issuer)?;
+        let leaf = certificate::sign(&certificate::leaf(id.to_string(), names, validity)?, &key, &self.issuer)?;
         let chain = std::iter::once(leaf).chain(self.chain.iter().cloned()).collect();
         Ok(Issued { chain, not_after: validity.not_after })
     }

@@ -234,7 +234,7 @@ fn mint(
     now: SystemTime,
 ) -> Result<Minted, CryptoError> {
     let validity = Validity::new(now, LIFETIME);
-    let leaf = certificate::sign(&certificate::leaf(id.to_string(), validity)?, key, issuer)?;
+    let leaf = certificate::sign(&certificate::leaf(id.to_string(), &[], validity)?, key, issuer)?;
     Ok(Minted { certified: Arc::new(CertifiedKey::new(vec![leaf], key.tls_key()?)), validity })
 }
 

@@ -160,6 +160,16 @@ impl Seed {
         parse(&text).ok_or_else(|| SeedError::Malformed(path.to_owned()))
     }
 
+    /// From what [`Seed::to_text`] has written, wherever that was kept.
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        parse(text)
+    }
+
+    /// As a file has it, for those who keep it elsewhere.
+    pub fn to_text(&self) -> Zeroizing<Vec<u8>> {
+        self.to_lines()
+    }
+
     /// Writes the seed in place of the one that a file holds. Readers see the old one or the new one, whole.
     ///
     /// # Errors

@@ -41,6 +41,11 @@ const FILE: &str = "raft.redb";
 /// Pages kept in memory. The log is read back only by followers that are behind; redb's own default is a gigabyte.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
+/// Whether `directory` has the data of a replica.
+pub fn exists(directory: &Path) -> bool {
+    directory.join(FILE).exists()
+}
+
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -6,11 +6,13 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    io::{self, Write as _},
+    fs, io,
     net::SocketAddr,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +27,7 @@ use conduit_api::proto::{
 use conduit_ca::{ClientAuth, ReplicaTls, Seed, WorkloadTls};
 use conduit_consensus::{Cluster, ClusterConfig, JoinError};
 use futures::FutureExt as _;
+use kube::Client;
 use parking_lot::Mutex;
 use tokio::{
     net::UnixListener,
@@ -44,7 +47,7 @@ use crate::{
         roots::Roots,
     },
     clock::{self, Clock},
-    config::{ADMIN_PORT, API_PORT, Config, PEER_PORT, PROXY_API_PORT},
+    config::{ADMIN_PORT, API_PORT, Config, PEER_PORT, PROXY_API_PORT, WEBHOOK_PORT},
     discovery::{registry::Registry, server::DiscoveryServer},
     identity::{
         attest::{Attestor, LaunchTokens},
@@ -56,11 +59,12 @@ use crate::{
     },
     learning::actor::{LearningActor, Observations},
     peer::server::Own,
-    platform::actor::PlatformActor,
+    platform::{Platform, actor::PlatformActor, kubernetes::client_config},
     seed,
     serve::{self, Connections, Refusals},
     tap::server::TapServer,
     telemetry::{Telemetry, server::TelemetryServer},
+    webhook::{self, server::Webhook},
 };
 
 /// Between attempts to join, while no peer answers yet or there is no leader.
@@ -90,7 +94,8 @@ impl App {
     /// # Errors
     /// When something that only a person can mend is in the way.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let (seed_sender, shared_seed) = watch::channel(Arc::new(Seed::load(&config.seed_file)?));
+        let platform = config.platform().await?;
+        let (seed_sender, shared_seed) = watch::channel(Arc::new(platform.seed().await?));
         let (cluster, replica_tls) = start_cluster(&config, &shared_seed.borrow().clone()).await?;
         let issuer = Arc::new(ArcSwapOption::empty());
         let telemetry = Arc::new(Mutex::new(Telemetry::new(Instant::now())));
@@ -107,37 +112,35 @@ impl App {
             identity_metrics: IdentityMetrics::default(),
         };
         serve_peers(&config, &replica_tls, &own).await?;
-        tokio::spawn(seed::follow(config.seed_file.clone(), seed_sender, replica_tls));
-        become_member(&config, &cluster).await?;
+        tokio::spawn(seed::follow(platform.clone(), seed_sender, replica_tls));
+        let (serving, served) = watch::channel(None);
+        let admin = config.listen(ADMIN_PORT);
+        let ready = ready(&config, &cluster, served.clone());
+        admin::serve(admin, own.clone(), ready).await.with_context(|| format!("cannot listen on {admin}"))?;
+        become_member(&config, &*platform, &cluster).await?;
 
         let roots = Arc::new(Roots {
             seed: shared_seed.clone(),
             trust_domain: config.trust_domain.clone(),
             lifetime: config.root_lifetime,
             own: config.own_issuer(),
-            backup: config.root_backup_file.clone(),
-            trust_bundle: config.trust_bundle_file.clone(),
+            platform: platform.clone(),
+            keeping: Default::default(),
         });
-        let (serving, served) = watch::channel(None);
         let setup = Setup {
             roots: roots.clone(),
             intermediate_lifetime: config.intermediate_lifetime,
             leaf_lifetime: config.leaf_lifetime,
+            dns_names: webhook::dns_names(&config),
             serving,
         };
         AuthorityActor::start(setup, own.clone());
         tokio::spawn(clock::keep_comparing(own.clone()));
         tokio::spawn(tokens::keep(own.clone(), config.intermediate_lifetime));
         tokio::spawn(seed::reseal(own.clone(), roots.clone()));
-        PlatformActor::start(config.platform_file.clone(), cluster.clone())?;
+        PlatformActor::start(platform, cluster.clone());
         let observations = LearningActor::start(cluster.clone(), own.clock.clone());
 
-        let ready = {
-            let served = served.clone();
-            move || served.borrow().is_some()
-        };
-        let admin = config.listen(ADMIN_PORT);
-        admin::serve(admin, own.clone(), ready).await.with_context(|| format!("cannot listen on {admin}"))?;
         let lifetimes = Lifetimes { intermediate: config.intermediate_lifetime, leaf: config.leaf_lifetime };
         let api = || ApiService::new(ApiServer { own: own.clone(), roots: roots.clone(), lifetimes });
         if let Some(socket) = &config.api_socket {
@@ -180,6 +183,22 @@ impl App {
     }
 }
 
+/// Whether this replica is of use: it has a certificate to serve with. In a cluster it has heard of a leader since it started as well, once: a
+/// new release that does not find the others must not take the place of one that does.
+fn ready(
+    config: &Config,
+    cluster: &Cluster,
+    served: watch::Receiver<Option<WorkloadTls>>,
+) -> impl Fn() -> bool + Send + Sync + 'static {
+    let (status, heard) = (cluster.status(), AtomicBool::new(!config.kubernetes));
+    move || {
+        if status.borrow().leader.is_some() {
+            heard.store(true, Ordering::Relaxed);
+        }
+        heard.load(Ordering::Relaxed) && served.borrow().is_some()
+    }
+}
+
 /// Who says who asks for a certificate: the platform.
 async fn attestor(config: &Config, own: &Own) -> anyhow::Result<Box<dyn Attestor>> {
     let Some(audience) = &config.service_account_audience else {
@@ -217,18 +236,21 @@ async fn serve_peers(config: &Config, replica_tls: &ReplicaTls, own: &Own) -> an
 }
 
 /// Starts the control plane if nobody ever has, joins it otherwise; nothing, if this replica is a member already.
-async fn become_member(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
+async fn become_member(config: &Config, platform: &dyn Platform, cluster: &Cluster) -> anyhow::Result<()> {
     if cluster.is_initialized().await {
         return Ok(());
     }
-    if pass_gate(&config.bootstrap_gate, &cluster.id().to_string())
-        .with_context(|| format!("cannot use the bootstrap gate {}", config.bootstrap_gate.display()))?
-    {
+    let peers = config.other_addresses();
+    // Whoever may have forgotten, these have not.
+    if config.kubernetes && cluster.join(&peers).await.is_ok() {
+        info!(node = %cluster.id(), "joined the control plane");
+        return Ok(());
+    }
+    if platform.pass_gate(&cluster.id().to_string(), peers.is_empty()).await? {
         cluster.initialize().await?;
         info!(node = %cluster.id(), "started a new control plane");
         return Ok(());
     }
-    let peers = config.other_addresses();
     let mut waiting = false;
     while let Err(error) = cluster.join(&peers).await {
         if matches!(error, JoinError::Retired) {
@@ -260,26 +282,6 @@ async fn stay_member(cluster: Cluster, peers: Vec<String>) -> JoinError {
             }
         }
         sleep(MEMBERSHIP_CHECK).await;
-    }
-}
-
-/// Whether this replica, by its id, is the one that starts the control plane. Exactly one id ever is, also when its replica
-/// died in between and comes back to finish.
-fn pass_gate(gate: &Path, node: &str) -> io::Result<bool> {
-    // The file appears with its content or not at all: an empty one would let nobody pass, ever.
-    let own = gate.with_extension(node);
-    let write = || {
-        let mut file = fs::File::create(&own)?;
-        file.write_all(node.as_bytes())?;
-        file.sync_all()?;
-        fs::hard_link(&own, gate)
-    };
-    let linked = write();
-    let _ = fs::remove_file(&own);
-    match linked {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(fs::read_to_string(gate)? == node),
-        Err(error) => Err(error),
     }
 }
 
@@ -325,8 +327,34 @@ async fn serve_workloads(
         (address, serve::listen(address, config, server, own.refusals.clone()))
     };
     let proxy_api = serve_tls(listen("proxy-api", PROXY_API_PORT, ClientAuth::Optional), proxies);
-    let public = serve_tls(listen("api", API_PORT, ClientAuth::Required), api);
-    tokio::join!(proxy_api, public);
+    let public = async {
+        // Everybody in a cluster has some certificate, and not everybody may change a mesh.
+        if !config.kubernetes {
+            serve_tls(listen("api", API_PORT, ClientAuth::Required), api).await;
+        }
+    };
+    tokio::join!(proxy_api, public, serve_webhook(&config, &own, tls.clone()));
+}
+
+/// In Kubernetes, and where proxies are to be added.
+async fn serve_webhook(config: &Config, own: &Own, tls: WorkloadTls) {
+    let Some(settings) = &config.injection_file else { return };
+    let client =
+        match client_config(config.kubeconfig.as_deref()).await.and_then(|config| Ok(Client::try_from(config)?)) {
+            Ok(client) => client,
+            Err(error) => return error!(error = %format_args!("{error:#}"), "no proxies are added to pods"),
+        };
+    let address = config.listen(WEBHOOK_PORT);
+    let tls = move || tls.server_config(&[b"http/1.1"], ClientAuth::Optional);
+    match serve::listen(address, tls, "webhook", own.refusals.clone()).await {
+        Ok(connections) => Webhook::new(client, settings).serve(connections).await,
+        Err(error) => cannot_listen(address, &error),
+    }
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) {
+    error!(%address, %error, "cannot listen");
+    std::process::exit(1);
 }
 
 async fn serve_tls(
@@ -335,10 +363,7 @@ async fn serve_tls(
 ) {
     match listening.await {
         Ok(connections) => ended("workloads")(services.serve_with_incoming(connections).await),
-        Err(error) => {
-            error!(%address, %error, "cannot listen");
-            std::process::exit(1);
-        }
+        Err(error) => cannot_listen(address, &error),
     }
 }
 
@@ -362,20 +387,5 @@ fn ended(what: &'static str) -> impl FnOnce(Result<(), tonic::transport::Error>)
     move |outcome| match outcome {
         Ok(()) => info!(server = what, "stopped serving"),
         Err(error) => warn!(server = what, %error, "stopped serving"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_id_passes_the_gate_and_passes_it_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let gate = directory.path().join("gate");
-        assert!(pass_gate(&gate, "00000000000000aa").unwrap());
-        assert!(!pass_gate(&gate, "00000000000000bb").unwrap());
-        assert!(pass_gate(&gate, "00000000000000aa").unwrap());
-        assert!(pass_gate(&directory.path().join("no/such/directory"), "x").is_err());
     }
 }

@@ -5,13 +5,18 @@ use std::{
     num::NonZeroU32,
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use clap::Parser;
 use conduit_api::TrustDomain;
 
-use crate::authority::roots::OwnFiles;
+use crate::{
+    authority::roots::OwnFiles,
+    platform::{Platform, kubernetes::Kubernetes, local::LocalFiles},
+};
 
 /// Raft, and what replicas ask of each other.
 pub const PEER_PORT: u16 = 8300;
@@ -19,6 +24,8 @@ pub const PEER_PORT: u16 = 8300;
 pub const PROXY_API_PORT: u16 = 8086;
 /// `api`: the public API.
 pub const API_PORT: u16 = 8085;
+/// What the Kubernetes API server asks of pods that are about to be made.
+pub const WEBHOOK_PORT: u16 = 8443;
 /// `/live`, `/ready` and `/metrics`.
 pub const ADMIN_PORT: u16 = 9990;
 
@@ -35,8 +42,8 @@ pub struct Config {
     pub data_dir: PathBuf,
 
     /// The 32-byte seed, in hexadecimal, that all replicas of this control plane share.
-    #[arg(long)]
-    pub seed_file: PathBuf,
+    #[arg(long, required_unless_present = "kubernetes")]
+    pub seed_file: Option<PathBuf>,
 
     /// The trust domain of every identity this control plane issues.
     #[arg(long, default_value = "cluster.local")]
@@ -54,13 +61,26 @@ pub struct Config {
     #[arg(long)]
     pub api_socket: Option<PathBuf>,
 
-    /// What runs in the local mesh, as its supervisor writes it.
+    /// The mesh is the cluster of Kubernetes that this runs in, or that --kubeconfig tells of: it says what runs, keeps seed and root, and has
+    /// the trust bundle in all its namespaces.
     #[arg(long)]
-    pub platform_file: PathBuf,
+    pub kubernetes: bool,
+
+    /// The namespace of this control plane, in Kubernetes.
+    #[arg(long, default_value = "conduit")]
+    pub namespace: String,
+
+    /// How proxies are made that are added to pods, YAML; without it, none are.
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub injection_file: Option<PathBuf>,
+
+    /// What runs in the local mesh, as its supervisor writes it.
+    #[arg(long, required_unless_present = "kubernetes")]
+    pub platform_file: Option<PathBuf>,
 
     /// Created by the one replica that starts the control plane, so that no second one ever does.
-    #[arg(long)]
-    pub bootstrap_gate: PathBuf,
+    #[arg(long, required_unless_present = "kubernetes")]
+    pub bootstrap_gate: Option<PathBuf>,
 
     /// Where to write the roots that proxies trust at their first start.
     #[arg(long)]
@@ -92,7 +112,7 @@ pub struct Config {
     pub service_account_audience: Option<String>,
 
     /// Where the Kubernetes API server is, outside of its cluster.
-    #[arg(long, value_name = "FILE", requires = "service_account_audience")]
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
     /// Certificates a second that are signed for one identity by this replica.
@@ -134,6 +154,24 @@ impl Config {
         let own = self.peers.iter().find(|peer| peer.name == self.name);
         own.map(|peer| peer.address.as_str())
             .ok_or_else(|| anyhow::anyhow!("--peers does not name this replica, `{}`: add {0}=host:port", self.name))
+    }
+
+    /// The platform that this replica's mesh is on.
+    ///
+    /// # Errors
+    /// When it is not said where that is.
+    pub async fn platform(&self) -> anyhow::Result<Arc<dyn Platform>> {
+        if self.kubernetes {
+            return Ok(Arc::new(Kubernetes::new(self).await?));
+        }
+        let required = |path: &Option<PathBuf>, flag| path.clone().with_context(|| format!("{flag} is missing"));
+        Ok(Arc::new(LocalFiles {
+            inventory: required(&self.platform_file, "--platform-file")?,
+            seed: required(&self.seed_file, "--seed-file")?,
+            gate: required(&self.bootstrap_gate, "--bootstrap-gate")?,
+            root: self.root_backup_file.clone(),
+            trust_bundle: self.trust_bundle_file.clone(),
+        }))
     }
 
     /// The user's own issuer, if there is one.

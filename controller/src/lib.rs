@@ -1,7 +1,7 @@
 //! The control-plane process: actors around one replicated state machine.
 //!
 //! ```text
-//!  platform file ─► platform (leader only) ─► consensus ─► applied state ─► discovery ─► proxies
+//!  Kubernetes/file ► platform (leader only) ─► consensus ─► applied state ─► discovery ─► proxies
 //!                                                 ▲            │                            │
 //!                                              learning ◄──────┼──── who speaks first ──────┘
 //!                                            authority ◄───────┴──► api ◄─► peer (the other replicas)
@@ -28,3 +28,4 @@ pub mod seed;
 pub mod serve;
 pub mod tap;
 pub mod telemetry;
+pub mod webhook;

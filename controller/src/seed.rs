@@ -1,38 +1,39 @@
-//! The seed as its file has it: one follows another while this replica runs.
+//! The seed as the platform has it: one follows another while this replica runs.
 //!
 //! What replicas, launch tokens and sealed roots are recognised by, both seeds are good for while one follows the other; so it does not matter
-//! who sees the file change first. Who changes it, and when it may be changed again, is the platform's affair (`conduit ca rotate-seed`).
+//! who sees it change first. Who changes it, and when it may be changed again, is the platform's affair (`conduit ca rotate-seed`).
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use conduit_ca::{ReplicaTls, Seed};
 use conduit_consensus::{CaState, Command, Fence, RootRecord};
-use tokio::{
-    sync::watch,
-    time::{interval, sleep},
-};
+use tokio::{sync::watch, time::sleep};
 use tracing::{error, info, warn};
 
-use crate::{authority::roots::Roots, peer::server::Own, propose};
+use crate::{authority::roots::Roots, peer::server::Own, platform::Platform, propose};
 
-/// Between two looks at the file, which is a hundred bytes.
-const POLL: Duration = Duration::from_secs(1);
 /// Before what was not committed is proposed again.
 const RESEAL_RETRY: Duration = Duration::from_secs(5);
 
 /// The seed now, and whenever it changes.
 pub type SharedSeed = watch::Receiver<Arc<Seed>>;
 
-/// Takes over what the file says, until the process ends. One that cannot be read changes nothing.
-pub async fn follow(path: PathBuf, seed: watch::Sender<Arc<Seed>>, tls: ReplicaTls) {
-    let (mut polls, mut complained) = (interval(POLL), false);
+/// Takes over what the platform has, until the process ends. One that cannot be read changes nothing.
+pub async fn follow(platform: Arc<dyn Platform>, seed: watch::Sender<Arc<Seed>>, tls: ReplicaTls) {
+    let mut complained = false;
     loop {
-        polls.tick().await;
-        let taken = Seed::load(&path).context("the seed stays what it was").and_then(|read| {
+        sleep(platform.seed_poll()).await;
+        let taken = platform.seed().await.context("the seed stays what it was").and_then(|read| {
             let known = seed.borrow().clone();
             if (read.id(), read.other()) == (known.id(), known.other()) {
                 return Ok(());
+            }
+            if !follows(&read, &known) {
+                bail!(
+                    "the seed that the platform has is another mesh's: what is sealed here opens under seed {}",
+                    known.id()
+                );
             }
             tls.replace_seed(&read)?;
             info!(current = read.id(), other = ?read.other(), "the seed was replaced");
@@ -45,6 +46,13 @@ pub async fn follow(path: PathBuf, seed: watch::Sender<Arc<Seed>>, tls: ReplicaT
             Err(_) => {}
         }
     }
+}
+
+/// Whether one can have come of the other by the steps of a replacement, of which some may have been missed.
+fn follows(read: &Seed, known: &Seed) -> bool {
+    let ids = |seed: &Seed| [Some(seed.id()), seed.other().map(|(_, id)| id)];
+    let known = ids(known);
+    ids(read).into_iter().flatten().any(|id| known.contains(&Some(id)))
 }
 
 /// Has all roots sealed under the current seed, as long as this replica leads; until the process ends.

@@ -37,6 +37,8 @@ pub struct Setup {
     pub intermediate_lifetime: Duration,
     /// Of workloads' certificates: a rotation waits for no proxy longer.
     pub leaf_lifetime: Duration,
+    /// By which clients outside of the mesh know this replica.
+    pub dns_names: Vec<String>,
     /// Filled with this replica's serving side.
     pub serving: ServingTls,
 }
@@ -116,14 +118,19 @@ impl AuthorityActor {
                 }
             }
             Effect::Keep(ca) => {
-                let input = match self.setup.roots.keep(&ca) {
-                    Ok(()) => Input::Kept(ca),
-                    Err(error) => {
-                        error!(error = %format_args!("{error:#}"), "the platform does not have the latest trust root yet");
-                        Input::NotKept
-                    }
+                let (roots, addr) = (self.setup.roots.clone(), ctx.address());
+                let keep = async move {
+                    let input = match roots.keep(&ca).await {
+                        Ok(()) => Input::Kept(ca),
+                        Err(error) => {
+                            error!(error = %format_args!("{error:#}"), "the platform does not have the latest trust root yet");
+                            Input::NotKept
+                        }
+                    };
+                    // Closed only when the process ends.
+                    let _ = addr.send(Answered(input)).await;
                 };
-                answer(input, ctx);
+                ctx.spawn(keep.into_actor(self));
             }
             Effect::Measure => self.measure(ctx),
             Effect::Rotate(step) => self.rotate(step, ctx),
@@ -138,8 +145,8 @@ impl AuthorityActor {
     }
 
     fn create_root(&self, ctx: &mut Context<Self>) {
-        let command = self.setup.roots.first(self.own.clock.now());
-        self.propose(command, ctx);
+        let (roots, now) = (self.setup.roots.clone(), self.own.clock.now());
+        self.propose(async move { roots.first(now).await }, ctx);
     }
 
     fn rotate(&self, step: Step, ctx: &mut Context<Self>) {
@@ -152,14 +159,14 @@ impl AuthorityActor {
             Step::Activate(root) => Ok(Command::ActivateRoot { root }),
             Step::Drop(root) => Ok(Command::DropRoot { root }),
         };
-        self.propose(command, ctx);
+        self.propose(std::future::ready(command), ctx);
     }
 
     /// On behalf of the present leadership.
-    fn propose(&self, command: anyhow::Result<Command>, ctx: &mut Context<Self>) {
+    fn propose(&self, command: impl Future<Output = anyhow::Result<Command>> + 'static, ctx: &mut Context<Self>) {
         let (cluster, fence, addr) = (self.own.cluster.clone(), self.fence.clone(), ctx.address());
         let proposal = async move {
-            let committed = match command {
+            let committed = match command.await {
                 Ok(command) => {
                     let what = command.to_string();
                     let outcome = propose::fenced(&cluster, "ca", command, fence).await;
@@ -214,7 +221,8 @@ impl AuthorityActor {
         let key = KeyPair::generate()?;
         let trust_domain = &self.setup.roots.trust_domain;
         let id = controller_id(trust_domain)?;
-        let issued = issuer.issue(&key.csr()?, &id, now, self.setup.intermediate_lifetime)?;
+        let lifetime = self.setup.intermediate_lifetime;
+        let issued = issuer.issue_named(&key.csr()?, &id, &self.setup.dns_names, now, lifetime)?;
         let tls = match &*self.setup.serving.borrow() {
             Some(tls) => tls.clone(),
             None => WorkloadTls::new(trust_domain.clone(), bundle(state)?),

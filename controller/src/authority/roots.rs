@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -14,9 +13,10 @@ use conduit_ca::{ImportError, OwnIssuer, Root, RootError, SealedRoot, Seed, Trus
 use conduit_consensus::{CaState, Command, Link, RootRecord};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 use tracing::info;
 
-use crate::seed::SharedSeed;
+use crate::{platform::Platform, seed::SharedSeed};
 
 /// A user's own issuer, as files in PEM.
 #[derive(Clone, Debug)]
@@ -39,10 +39,10 @@ pub struct Roots {
     pub lifetime: Duration,
     /// Instead of the first that would be made.
     pub own: Option<OwnFiles>,
-    /// Where the platform keeps them, sealed: with the seed, it brings them back when all disks are gone.
-    pub backup: Option<PathBuf>,
-    /// Where proxies find what to trust at their first start.
-    pub trust_bundle: Option<PathBuf>,
+    /// Keeps them, sealed: with the seed, it brings them back when all disks are gone. And tells proxies what to trust at their start.
+    pub platform: Arc<dyn Platform>,
+    /// What comes later is kept later.
+    pub keeping: Mutex<()>,
 }
 
 /// What is in the backup.
@@ -61,8 +61,8 @@ impl Roots {
     ///
     /// # Errors
     /// When it cannot be had. Another one is not made then: whoever holds certificates under it would be a stranger.
-    pub fn first(&self, now: SystemTime) -> anyhow::Result<Command> {
-        if let Some(Backup { root, revision, .. }) = self.kept()? {
+    pub async fn first(&self, now: SystemTime) -> anyhow::Result<Command> {
+        if let Some(Backup { root, revision, .. }) = self.kept().await? {
             info!(root = %root.id, "the trust root is the one that was kept");
             return Ok(Command::CaInit { root: Box::new(root), after: Some(revision) });
         }
@@ -105,25 +105,20 @@ impl Roots {
         record.root.open(&self.seed(), &self.trust_domain)
     }
 
-    /// Writes what the platform is to keep. Readers see the old content or the new one.
+    /// Gives the platform what it is to keep.
     ///
     /// A root is kept before proxies can learn to trust it: what nobody could bring back, nobody depends on.
     ///
     /// # Errors
-    /// When it cannot be written; what is written later is not written then.
-    pub fn keep(&self, ca: &CaState) -> anyhow::Result<()> {
-        if let (Some(path), Some(active)) = (&self.backup, ca.active()) {
+    /// When it is not kept; what comes later is not kept then.
+    pub async fn keep(&self, ca: &CaState) -> anyhow::Result<()> {
+        let _in_order = self.keeping.lock().await;
+        if let Some(active) = ca.active() {
             let (trust_domain, root) = (self.trust_domain.clone(), active.root.clone());
             let backup = Backup { trust_domain, root, revision: ca.revision };
-            replace_file(path, &serde_json::to_vec(&backup)?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            self.platform.keep_root(&serde_json::to_vec(&backup)?, ca.revision).await?;
         }
-        if let Some(path) = &self.trust_bundle {
-            let bundle = TrustBundle::new(anchors(ca))?;
-            replace_file(path, bundle.to_pem().as_bytes())
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        self.platform.publish_trust_bundle(&TrustBundle::new(anchors(ca))?.to_pem(), ca.revision).await
     }
 
     /// The current one.
@@ -131,21 +126,14 @@ impl Roots {
         self.seed.borrow().clone()
     }
 
-    fn kept(&self) -> anyhow::Result<Option<Backup>> {
-        let Some(path) = &self.backup else { return Ok(None) };
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
-        let because = || {
-            let path = path.display();
-            format!("the trust root kept in {path} cannot be used; if its mesh is gone for good, move the file away")
-        };
-        let backup: Backup = serde_json::from_slice(&text).with_context(because)?;
-        let root = backup.root.open(&self.seed(), &self.trust_domain).with_context(because)?;
+    async fn kept(&self) -> anyhow::Result<Option<Backup>> {
+        let Some(sealed) = self.platform.kept_root().await? else { return Ok(None) };
+        let because =
+            "the trust root that the platform keeps cannot be used; if its mesh is gone for good, move it away";
+        let backup: Backup = serde_json::from_slice(&sealed).context(because)?;
+        let root = backup.root.open(&self.seed(), &self.trust_domain).context(because)?;
         if root.not_after() < SystemTime::now() {
-            bail!("{}: it has expired", because());
+            bail!("{because}: it has expired");
         }
         Ok(Some(backup))
     }
@@ -185,30 +173,13 @@ pub fn anchors(ca: &CaState) -> Vec<CertificateDer<'static>> {
     anchors
 }
 
-/// Each replica writes through a name of its own.
-fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(content)?;
-        // Half a root would be in the way of every start.
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    let written = write();
-    if written.is_err() {
-        // On a full disk every byte counts.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
     use conduit_consensus::{MeshState, Proposal};
     use tokio::sync::watch;
 
     use super::*;
+    use crate::platform::local::LocalFiles;
 
     fn roots(directory: &Path, seed: &Arc<Seed>) -> Roots {
         Roots {
@@ -216,8 +187,14 @@ mod tests {
             trust_domain: "cluster.local".parse().unwrap(),
             lifetime: conduit_ca::ROOT_LIFETIME,
             own: None,
-            backup: Some(directory.join("root")),
-            trust_bundle: Some(directory.join("bundle.pem")),
+            platform: Arc::new(LocalFiles {
+                inventory: directory.join("platform.json"),
+                seed: directory.join("seed"),
+                gate: directory.join("gate"),
+                root: Some(directory.join("root")),
+                trust_bundle: Some(directory.join("bundle.pem")),
+            }),
+            keeping: Mutex::default(),
         }
     }
 
@@ -227,32 +204,32 @@ mod tests {
         state
     }
 
-    #[test]
-    fn the_seed_and_what_was_kept_bring_the_root_back() {
+    #[tokio::test]
+    async fn the_seed_and_what_was_kept_bring_the_root_back() {
         let (directory, seed) = (tempfile::tempdir().unwrap(), Arc::new(Seed::generate()));
         let roots = roots(directory.path(), &seed);
         let root = |command: Command| match command {
             Command::CaInit { root, after } => (*root, after),
             other => panic!("{other}"),
         };
-        let (first, after) = root(roots.first(SystemTime::now()).unwrap());
+        let (first, after) = root(roots.first(SystemTime::now()).await.unwrap());
         assert_eq!(after, None);
-        assert_ne!(root(roots.first(SystemTime::now()).unwrap()).0.id, first.id, "nothing was kept yet");
-        roots.keep(state(first.clone()).ca().unwrap()).unwrap();
-        assert_eq!(root(roots.first(SystemTime::now()).unwrap()), (first, Some(1.into())));
+        assert_ne!(root(roots.first(SystemTime::now()).await.unwrap()).0.id, first.id, "nothing was kept yet");
+        roots.keep(state(first.clone()).ca().unwrap()).await.unwrap();
+        assert_eq!(root(roots.first(SystemTime::now()).await.unwrap()), (first, Some(1.into())));
         let other = self::roots(directory.path(), &Arc::new(Seed::generate()));
-        let refused = format!("{:#}", other.first(SystemTime::now()).unwrap_err());
+        let refused = format!("{:#}", other.first(SystemTime::now()).await.unwrap_err());
         assert!(refused.contains("cannot be used") && refused.contains("does not open with this seed"), "{refused}");
         fs::write(directory.path().join("root"), "junk").unwrap();
-        assert!(roots.first(SystemTime::now()).is_err(), "and no other one is made");
+        assert!(roots.first(SystemTime::now()).await.is_err(), "and no other one is made");
     }
 
-    #[test]
-    fn the_next_one_is_linked_to_the_active_one() {
+    #[tokio::test]
+    async fn the_next_one_is_linked_to_the_active_one() {
         let (directory, seed) = (tempfile::tempdir().unwrap(), Arc::new(Seed::generate()));
         let roots = roots(directory.path(), &seed);
         let mut state = MeshState::default();
-        state.apply(1, Proposal::new("test", 0, roots.first(SystemTime::now()).unwrap()));
+        state.apply(1, Proposal::new("test", 0, roots.first(SystemTime::now()).await.unwrap()));
         let prepare = roots.prepare(state.ca().unwrap(), None, SystemTime::now()).unwrap();
         state.apply(2, Proposal::new("test", 0, prepare));
         let ca = state.ca().unwrap();

@@ -20,7 +20,9 @@ use super::{
     limits::{Limited, Limits},
     metrics::Signed,
 };
-use crate::{discovery::bundle_of, peer::server::Own, propose::unix_ms, serve::peer_in_force};
+use crate::{
+    authority::actor::controller_id, discovery::bundle_of, peer::server::Own, propose::unix_ms, serve::peer_in_force,
+};
 
 /// The service, over this replica's issuer.
 pub struct IdentityServer {
@@ -47,6 +49,8 @@ enum Refusal {
     Name(#[from] conduit_api::spiffe::ParseSpiffeError),
     #[error("`{0}` is denied; see `conduit ca status`")]
     Denied(SpiffeId),
+    #[error("`{0}` is the control plane's own identity, and nobody else's; use another service account")]
+    ControlPlane(SpiffeId),
     #[error(transparent)]
     Limited(#[from] Limited),
     #[error("this replica's clock is {}s off; ask another one", .0.as_secs())]
@@ -68,6 +72,7 @@ impl Refusal {
             Self::Attest(error) => error.kind(),
             Self::Name(_) => (Code::PermissionDenied, "name"),
             Self::Denied(_) => (Code::PermissionDenied, "denied"),
+            Self::ControlPlane(_) => (Code::PermissionDenied, "control_plane"),
             Self::Limited(Limited::Identity) => (Code::ResourceExhausted, "identity_rate"),
             Self::Limited(Limited::All) => (Code::ResourceExhausted, "rate"),
             Self::Clock(_) => (Code::Unavailable, "clock"),
@@ -138,6 +143,10 @@ impl IdentityServer {
     async fn certify(&self, request: &CertifyRequest, now: SystemTime) -> Result<CertifyResponse, Refusal> {
         let attested = self.attestor.attest(&request.token, now).await?;
         let id = SpiffeId::new(&self.trust_domain, &attested.namespace, &attested.service_account)?;
+        // Whoever may make a namespace of that name would be believed to be the control plane.
+        if controller_id(&self.trust_domain).is_ok_and(|controller| controller == id) {
+            return Err(Refusal::ControlPlane(id));
+        }
         let state = self.own.cluster.state().borrow().clone();
         self.admit(&id, &state)?;
         let issuer = self.own.issuer.load_full().ok_or(Refusal::NoIssuer)?;

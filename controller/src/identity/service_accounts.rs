@@ -18,11 +18,7 @@ use conduit_api::PodName;
 use conduit_ca::jwt::{self, JwtError, keys_of_set};
 use conduit_consensus::{Command, Fence, MeshState, Outcome, ServiceAccountKeys};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
-use kube::{
-    Api, Client, Config,
-    api::PostParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, Client, api::PostParams};
 use serde_json::{Map, Value};
 use tokio::{
     sync::Semaphore,
@@ -31,7 +27,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::attest::{AttestError, Attested, Attestor};
-use crate::{peer::server::Own, propose};
+use crate::{peer::server::Own, platform::kubernetes::client_config, propose};
 
 /// A review that has not come by then is not waited for: the proxy that asks waits five seconds.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(2);
@@ -72,15 +68,9 @@ impl ServiceAccountTokens {
     /// # Errors
     /// When neither says where that is.
     pub async fn new(audience: &str, kubeconfig: Option<&Path>, own: Own) -> anyhow::Result<Self> {
-        let mut config = match kubeconfig {
-            Some(path) => {
-                let read = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
-                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
-            }
-            None => Config::incluster()
-                .context("--service-account-audience needs the cluster's API server, or --kubeconfig")?,
-        };
+        let mut config = client_config(kubeconfig).await.context("--service-account-audience needs an API server")?;
         (config.connect_timeout, config.read_timeout) = (Some(REVIEW_TIMEOUT), Some(REVIEW_TIMEOUT));
+        config.reset_reader_on_write = true;
         // While it is tried again, a proxy waits for what the log could say at once.
         config.default_retry = false;
         let reviews = Semaphore::new(REVIEWS_MAX);

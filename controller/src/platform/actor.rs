@@ -1,19 +1,22 @@
 //! The shell of the [`Reconciler`]: watches the platform, proposes, keeps its timer.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use actix::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, SpawnHandle, WrapFuture as _};
+use actix::{
+    Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, SpawnHandle, StreamHandler, WrapFuture as _,
+};
+use conduit_api::mesh::Inventory;
 use conduit_consensus::{Cluster, Command, Fence, MeshState};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::{
-    Effect, Input, Reconciler,
-    file::{self, FileWatch},
+    Platform,
+    reconciler::{Effect, Input, Reconciler},
 };
 use crate::propose;
 
-/// Decisions wait for each other only: one file, one leadership, one proposal at a time.
+/// Decisions wait for each other only: one leadership, one proposal at a time.
 const MAILBOX: usize = 64;
 
 /// Between two looks whether all members have become of this release: then the platform is described to them as it is.
@@ -24,18 +27,16 @@ const LEVEL_OF_ALL: u32 = 5;
 /// Writes what the platform says into the replicated state, while this replica leads.
 pub struct PlatformActor {
     reconciler: Reconciler,
-    path: PathBuf,
+    platform: Arc<dyn Platform>,
+    /// What the platform says, as long as this replica leads.
+    described: Option<SpawnHandle>,
     cluster: Cluster,
     state: watch::Receiver<Arc<MeshState>>,
     fence: Option<Fence>,
     timer: Option<SpawnHandle>,
-    /// What was read last was told as far as all members understand it, and that was not all.
-    is_simplified: bool,
+    /// What was told last only as far as all members understand it.
+    untold: Option<Inventory>,
 }
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct FileChanged;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -46,12 +47,8 @@ struct Leadership(Option<Fence>);
 struct Proposed(bool);
 
 impl PlatformActor {
-    /// Starts it over the platform file at `path`.
-    ///
-    /// # Errors
-    /// When the file's directory cannot be watched.
-    pub fn start(path: PathBuf, cluster: Cluster) -> Result<(), file::FileError> {
-        let watch = FileWatch::new(&path)?;
+    /// Starts it.
+    pub fn start(platform: Arc<dyn Platform>, cluster: Cluster) {
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             let mut leadership = cluster.leadership();
@@ -62,23 +59,17 @@ impl PlatformActor {
                 Some((Leadership(fence), leadership))
             });
             ctx.add_message_stream(leadership);
-            let mut watch = watch;
-            watch.changed.mark_changed();
-            ctx.add_message_stream(futures::stream::unfold(watch, |mut watch| async move {
-                watch.changed.changed().await.ok()?;
-                watch.changed.mark_unchanged();
-                Some((FileChanged, watch))
-            }));
             let state = cluster.state();
             ctx.run_interval(LEVEL_CHECK, |actor, ctx| {
-                if actor.is_simplified && actor.cluster.feature_level() >= LEVEL_OF_ALL {
-                    ctx.notify(FileChanged);
+                if actor.cluster.feature_level() >= LEVEL_OF_ALL
+                    && let Some(inventory) = actor.untold.take()
+                {
+                    actor.step(Input::Inventory(inventory), ctx);
                 }
             });
             let reconciler = Reconciler::default();
-            Self { reconciler, path, cluster, state, fence: None, timer: None, is_simplified: false }
+            Self { reconciler, platform, described: None, cluster, state, fence: None, timer: None, untold: None }
         });
-        Ok(())
     }
 
     fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
@@ -119,26 +110,18 @@ impl Actor for PlatformActor {
     type Context = Context<Self>;
 }
 
-impl Handler<FileChanged> for PlatformActor {
-    type Result = ();
-
-    fn handle(&mut self, _: FileChanged, ctx: &mut Context<Self>) {
-        match file::read(&self.path) {
-            Ok(mut inventory) => {
-                self.is_simplified = self.cluster.feature_level() < LEVEL_OF_ALL;
-                if self.is_simplified {
-                    inventory.simplify();
-                }
-                self.step(Input::Inventory(inventory), ctx);
-            }
-            Err(error) => {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the platform cannot be read; its last state stays in force"
-                );
-            }
+impl StreamHandler<Inventory> for PlatformActor {
+    fn handle(&mut self, mut inventory: Inventory, ctx: &mut Context<Self>) {
+        self.untold = None;
+        if self.cluster.feature_level() < LEVEL_OF_ALL {
+            self.untold = Some(inventory.clone());
+            inventory.simplify();
         }
+        self.step(Input::Inventory(inventory), ctx);
     }
+
+    /// What it cannot tell any more stays as it was.
+    fn finished(&mut self, _: &mut Context<Self>) {}
 }
 
 impl Handler<Leadership> for PlatformActor {
@@ -147,7 +130,16 @@ impl Handler<Leadership> for PlatformActor {
     fn handle(&mut self, Leadership(fence): Leadership, ctx: &mut Context<Self>) {
         let leading = fence.is_some();
         self.fence = fence;
-        self.step(Input::Leading(leading), ctx);
+        if let Some(described) = self.described.take() {
+            ctx.cancel_future(described);
+        }
+        self.untold = None;
+        // Also from one leadership to the next: in between, another replica may have said what runs.
+        self.step(Input::Leading(false), ctx);
+        if leading {
+            self.described = Some(ctx.add_stream(self.platform.inventories()));
+            self.step(Input::Leading(true), ctx);
+        }
     }
 }
 

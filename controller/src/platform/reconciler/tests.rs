@@ -60,7 +60,10 @@ fn only_the_leader_proposes_and_one_thing_at_a_time() {
     let mut reconciler = Reconciler::default();
     let wanted = inventory(&[service("web", &[])], &[]);
     assert_eq!(reconciler.handle(now, &state, Input::Inventory(wanted.clone())), []);
-    assert_eq!(reconciler.handle(now, &state, Input::Leading(true)), [Effect::WakeAt(now + QUIET)]);
+    assert_eq!(reconciler.handle(now, &state, Input::Leading(false)), []);
+    assert_eq!(reconciler.handle(now, &state, Input::Leading(true)), [], "what it knew before is of no use");
+    let described = Input::Inventory(wanted.clone());
+    assert_eq!(reconciler.handle(now, &state, described), [Effect::WakeAt(now + QUIET)]);
     let proposed = reconciler.handle(now + QUIET, &state, Input::Timer);
     assert_eq!(proposed, [Effect::Propose(diff(&state, &wanted))]);
     assert_eq!(reconciler.handle(now + QUIET, &state, Input::Inventory(wanted.clone())), []);

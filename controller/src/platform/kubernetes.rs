@@ -1,0 +1,249 @@
+//! A cluster of Kubernetes. Its API server says what runs, and keeps what must outlive all replicas: the seed and the sealed root in
+//! Secrets, who has started this control plane in a ConfigMap, and the trust bundle in one of every namespace.
+
+mod objects;
+mod revisioned;
+mod trust_bundle;
+mod watch;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, bail};
+use conduit_api::{Revision, TrustDomain, mesh::Inventory};
+use conduit_ca::Seed;
+use conduit_consensus::store;
+use futures::stream::BoxStream;
+use k8s_openapi::{
+    ByteString,
+    api::{
+        admissionregistration::v1::MutatingWebhookConfiguration,
+        core::v1::{ConfigMap, Secret},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Config as ClientConfig,
+    api::PostParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::sync::OnceCell;
+use zeroize::Zeroizing;
+
+use self::{objects::Objects, revisioned::Version, trust_bundle::TrustBundles};
+use super::Platform;
+use crate::config::Config;
+
+/// The secret of all replicas.
+const SEED: &str = "conduit-seed";
+/// The sealed root.
+const ROOT: &str = "conduit-root";
+/// Who has started this control plane.
+const BOOTSTRAP: &str = "conduit-bootstrap";
+/// The webhook's configuration; the control plane's namespace follows.
+const INJECTOR: &str = "conduit-proxy-injector";
+/// Of each of these objects: where in it.
+const SEED_KEY: &str = "seed";
+const ROOT_KEY: &str = "root.json";
+const NODE_KEY: &str = "node";
+/// What all objects of a control plane are labelled with.
+pub(super) const CONTROL_PLANE_NS: &str = "conduit.io/control-plane-ns";
+/// A seed is replaced by hand, and nobody waits for it.
+const SEED_POLL: Duration = Duration::from_secs(10);
+/// A request that has not been answered by then is made again.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// An API server that does not accept a connection by then is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The cluster that a control plane is in.
+pub struct Kubernetes {
+    /// For single requests, which are answered soon or never.
+    client: Client,
+    /// For watches, which may be silent for minutes.
+    watching: Client,
+    namespace: String,
+    trust_domain: TrustDomain,
+    data_dir: PathBuf,
+    trust_bundles: TrustBundles,
+    /// Tells this control plane from one before it in the same cluster.
+    id: OnceCell<String>,
+}
+
+impl Kubernetes {
+    /// The one that this process is in, or that its `--kubeconfig` tells of.
+    ///
+    /// # Errors
+    /// When neither says where its API server is.
+    pub async fn new(config: &Config) -> anyhow::Result<Self> {
+        let mut client_config = client_config(config.kubeconfig.as_deref()).await?;
+        client_config.connect_timeout = Some(CONNECT_TIMEOUT);
+        // That a connection was idle is no sign of the next answer.
+        client_config.reset_reader_on_write = true;
+        let watching = Client::try_from(client_config.clone())?;
+        client_config.read_timeout = Some(REQUEST_TIMEOUT);
+        let client = Client::try_from(client_config)?;
+        Ok(Self {
+            trust_bundles: TrustBundles::new(&client, &config.namespace),
+            client,
+            watching,
+            namespace: config.namespace.clone(),
+            trust_domain: config.trust_domain.clone(),
+            data_dir: config.data_dir.clone(),
+            id: OnceCell::new(),
+        })
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn metadata(&self, name: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some([(CONTROL_PLANE_NS.to_owned(), self.namespace.clone())].into()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    /// It is as old as the object that says who has started it.
+    async fn id(&self) -> anyhow::Result<&str> {
+        let read = || async {
+            let gate = self.config_maps().get(BOOTSTRAP).await;
+            let gate = gate.with_context(|| format!("cannot read the ConfigMap {}/{BOOTSTRAP}", self.namespace))?;
+            gate.metadata.uid.context("an object without a uid")
+        };
+        Ok(self.id.get_or_try_init(read).await?)
+    }
+
+    /// What is under `key` of the Secret `name`.
+    async fn secret(&self, name: &str, key: &str) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
+        let secret = self.secrets().get_opt(name).await;
+        let secret = secret.with_context(|| format!("cannot read the Secret {}/{name}", self.namespace))?;
+        let Some(mut data) = secret.map(|secret| secret.data.unwrap_or_default()) else { return Ok(None) };
+        let value = data.remove(key).with_context(|| format!("the Secret {}/{name} has no `{key}`", self.namespace))?;
+        Ok(Some(Zeroizing::new(value.0)))
+    }
+
+    /// Tells the API server whom to expect behind the webhook. Who has installed none has none.
+    async fn certify_webhook(&self, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
+        let name = format!("{INJECTOR}-{}", self.namespace);
+        let bundle = ByteString(pem.as_bytes().to_vec());
+        let certify = |known: Option<MutatingWebhookConfiguration>| {
+            let mut known = known?;
+            for webhook in known.webhooks.iter_mut().flatten() {
+                webhook.client_config.ca_bundle = Some(bundle.clone());
+            }
+            Some(known)
+        };
+        let certified = version.write(&Api::all(self.client.clone()), &name, certify).await;
+        certified.with_context(|| format!("cannot write the trust bundle into MutatingWebhookConfiguration {name}"))
+    }
+
+    /// The first replica that asks makes it: that an object is created only once is the API server's promise.
+    async fn create_seed(&self) -> anyhow::Result<()> {
+        // A replica that knows of a mesh is a stranger to it under another seed.
+        if store::exists(&self.data_dir) {
+            bail!(
+                "the Secret {}/{SEED} is gone, but {} has the data of a control plane that it belongs to: restore the Secret, or, if that control \
+                 plane is gone for good, delete its data",
+                self.namespace,
+                self.data_dir.display()
+            );
+        }
+        let gate = self.config_maps().get_opt(BOOTSTRAP).await;
+        if gate.with_context(|| format!("cannot read the ConfigMap {}/{BOOTSTRAP}", self.namespace))?.is_some() {
+            bail!(
+                "the Secret {0}/{SEED} is gone, and without it nobody can open the trust root of the control plane that was started here: restore \
+                 it, or, if that control plane is gone for good, delete the ConfigMap {0}/{BOOTSTRAP} and the Secret {0}/{ROOT}",
+                self.namespace
+            );
+        }
+        let seed = Seed::generate().to_text();
+        let data = [(SEED_KEY.to_owned(), ByteString(seed.to_vec()))].into();
+        let secret = Secret { metadata: self.metadata(SEED), data: Some(data), ..Secret::default() };
+        match self.secrets().create(&PostParams::default(), &secret).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("cannot create the Secret {}/{SEED}", self.namespace)),
+        }
+    }
+}
+
+/// Where the API server is.
+pub(crate) async fn client_config(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<ClientConfig> {
+    match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(ClientConfig::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?)
+        }
+        None => ClientConfig::incluster().context("this is no pod of a cluster, and there is no --kubeconfig"),
+    }
+}
+
+#[tonic::async_trait]
+impl Platform for Kubernetes {
+    fn inventories(&self) -> BoxStream<'static, Inventory> {
+        let objects = Objects::new(&self.namespace, &self.trust_domain);
+        watch::inventories(&self.watching, objects, self.trust_bundles.follow(&self.watching))
+    }
+
+    async fn seed(&self) -> anyhow::Result<Seed> {
+        let seed = match self.secret(SEED, SEED_KEY).await? {
+            Some(seed) => seed,
+            None => {
+                self.create_seed().await?;
+                self.secret(SEED, SEED_KEY)
+                    .await?
+                    .with_context(|| format!("the Secret {}/{SEED} is gone", self.namespace))?
+            }
+        };
+        Seed::from_text(&seed).with_context(|| format!("the Secret {}/{SEED} does not hold a seed", self.namespace))
+    }
+
+    fn seed_poll(&self) -> Duration {
+        SEED_POLL
+    }
+
+    async fn pass_gate(&self, node: &str, alone: bool) -> anyhow::Result<bool> {
+        let data = [(NODE_KEY.to_owned(), node.to_owned())].into();
+        let gate = ConfigMap { metadata: self.metadata(BOOTSTRAP), data: Some(data), ..ConfigMap::default() };
+        let failed = || format!("cannot use the ConfigMap {}/{BOOTSTRAP}", self.namespace);
+        match self.config_maps().create(&PostParams::default(), &gate).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                let mut known = self.config_maps().get(BOOTSTRAP).await.with_context(failed)?;
+                let passed =
+                    known.data.as_ref().and_then(|data| data.get(NODE_KEY)).is_some_and(|passed| passed == node);
+                if passed || !alone {
+                    return Ok(passed);
+                }
+                // Its version is that of what was read: whoever else does this fails.
+                known.data = gate.data;
+                self.config_maps().replace(BOOTSTRAP, &PostParams::default(), &known).await.with_context(failed)?;
+                Ok(true)
+            }
+            Err(error) => Err(error).with_context(failed),
+        }
+    }
+
+    async fn kept_root(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        Ok(self.secret(ROOT, ROOT_KEY).await?.map(|root| root.to_vec()))
+    }
+
+    async fn keep_root(&self, sealed: &[u8], revision: Revision) -> anyhow::Result<()> {
+        let data = [(ROOT_KEY.to_owned(), ByteString(sealed.to_vec()))].into();
+        let secret = Secret { metadata: self.metadata(ROOT), data: Some(data), ..Secret::default() };
+        let version = Version { control_plane: self.id().await?, revision };
+        let kept = version.write(&self.secrets(), ROOT, |_| Some(secret.clone())).await;
+        kept.with_context(|| format!("cannot write the Secret {}/{ROOT}", self.namespace))
+    }
+
+    async fn publish_trust_bundle(&self, pem: &str, revision: Revision) -> anyhow::Result<()> {
+        let version = Version { control_plane: self.id().await?, revision };
+        self.certify_webhook(pem, version).await?;
+        self.trust_bundles.publish(pem, version).await
+    }
+}

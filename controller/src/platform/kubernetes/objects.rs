@@ -1,0 +1,427 @@
+//! From Kubernetes' objects to what the control plane is to know. Pure.
+//!
+//! Of each object only what matters is kept, as soon as it has come: ten thousand pods are some megabytes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use conduit_api::{
+    Endpoint, Pod, PodName, PodPorts, PortRange, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef,
+    mesh::{Balancing, Inventory},
+};
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{ResourceExt as _, core::PartialObjectMeta, runtime::watcher::Event};
+use tracing::warn;
+
+/// Of pods, services and namespaces: ports whose connections are carried as bytes.
+const OPAQUE_PORTS: &str = "config.conduit.io/opaque-ports";
+/// Of pods: ports that are not redirected to the proxy.
+const SKIP_INBOUND: &str = "config.conduit.io/skip-inbound-ports";
+const SKIP_OUTBOUND: &str = "config.conduit.io/skip-outbound-ports";
+/// Of services: how requests are shared out.
+const LOAD_BALANCER: &str = "config.conduit.io/load-balancer";
+/// Of pods that a proxy was added to: whose it is.
+const CONTROL_PLANE_NS: &str = "conduit.io/control-plane-ns";
+/// The proxy beside a pod's containers.
+const PROXY_CONTAINER: &str = "conduit-proxy";
+/// Of nodes.
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// Of slices: whose endpoints they have.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Of pods that a deployment has made: what their ReplicaSet's name ends with.
+const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// All objects of one kind that are known. No cluster is without any of these kinds: one that says so has failed to say which it has.
+struct Known<K, V> {
+    objects: BTreeMap<K, V>,
+    /// What a list has brought so far.
+    listing: Option<BTreeMap<K, V>>,
+    /// A list was complete, once.
+    is_listed: bool,
+}
+
+impl<K: Ord, V: PartialEq> Known<K, V> {
+    fn new() -> Self {
+        Self { objects: BTreeMap::new(), listing: None, is_listed: false }
+    }
+
+    /// Takes over what has happened to the object of which `read` tells the name, and what is known of it, unless it is none of ours;
+    /// whether anything is otherwise now.
+    fn observe<O>(&mut self, event: Event<O>, read: impl Fn(O) -> Option<(K, Option<V>)>) -> bool {
+        match event {
+            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::InitApply(object) => {
+                if let (Some((key, Some(value))), Some(listing)) = (read(object), &mut self.listing) {
+                    listing.insert(key, value);
+                }
+            }
+            Event::InitDone => {
+                let listed = self.listing.take().unwrap_or_default();
+                if listed.is_empty() {
+                    return false;
+                }
+                let first = !std::mem::replace(&mut self.is_listed, true);
+                let is_new = first || listed != self.objects;
+                self.objects = listed;
+                return is_new;
+            }
+            Event::Apply(object) => match read(object) {
+                Some((key, Some(value))) => {
+                    let is_new = self.objects.get(&key) != Some(&value);
+                    self.objects.insert(key, value);
+                    return is_new;
+                }
+                Some((key, None)) => return self.objects.remove(&key).is_some(),
+                None => {}
+            },
+            Event::Delete(object) => {
+                if let Some((key, _)) = read(object) {
+                    return self.objects.remove(&key).is_some();
+                }
+            }
+        }
+        false
+    }
+}
+
+/// What has happened to an object, by its kind.
+#[expect(clippy::large_enum_variant, reason = "each is read once, where it has come")]
+pub enum Observed {
+    /// Only what is said of its pods' ports.
+    Namespace(Event<PartialObjectMeta<core::Namespace>>),
+    /// Only its zone.
+    Node(Event<PartialObjectMeta<core::Node>>),
+    /// A name and its ports.
+    Service(Event<core::Service>),
+    /// Where a service's requests may go.
+    EndpointSlice(Event<EndpointSlice>),
+    /// An instance.
+    Pod(Event<core::Pod>),
+}
+
+/// What is known of the cluster.
+pub struct Objects {
+    /// Annotations that are defaults for what is in the namespace.
+    namespaces: Known<String, BTreeMap<String, String>>,
+    zones: Known<String, Option<String>>,
+    services: Known<ServiceName, ServiceFacts>,
+    slices: Known<(ServiceName, String), SliceFacts>,
+    pods: Known<PodName, PodFacts>,
+    /// The control plane's own namespace, which proxies of it are labelled with.
+    namespace: String,
+    trust_domain: TrustDomain,
+}
+
+#[derive(PartialEq)]
+struct ServiceFacts {
+    cluster_ips: BTreeSet<IpAddr>,
+    /// The first of its families: what it has of the other one are the same instances once more.
+    is_ipv6: bool,
+    /// By number: their names.
+    ports: BTreeMap<u16, String>,
+    opaque: Option<Vec<PortRange>>,
+    balancing: Balancing,
+    tells_unready: bool,
+}
+
+#[derive(PartialEq)]
+struct SliceFacts {
+    is_ipv6: bool,
+    /// By name: where the instances listen.
+    ports: BTreeMap<String, u16>,
+    endpoints: Vec<EndpointFacts>,
+}
+
+#[derive(PartialEq)]
+struct EndpointFacts {
+    ip: IpAddr,
+    pod: Option<PodName>,
+    zone: Option<String>,
+    ready: bool,
+}
+
+#[derive(PartialEq)]
+struct PodFacts {
+    ip: Option<IpAddr>,
+    workload: Option<WorkloadRef>,
+    service_account: String,
+    uid: Option<String>,
+    node: Option<String>,
+    /// As its own annotations say; what they do not, its namespace's do.
+    opaque: Option<Vec<PortRange>>,
+    skip_inbound: Option<Vec<PortRange>>,
+    skip_outbound: Option<Vec<PortRange>>,
+    meshed: bool,
+    ready: bool,
+    /// It was told to go, or has come to its end.
+    is_going: bool,
+}
+
+impl Objects {
+    /// Nothing yet, of the mesh whose control plane is in `namespace`.
+    pub fn new(namespace: &str, trust_domain: &TrustDomain) -> Self {
+        Self {
+            namespaces: Known::new(),
+            zones: Known::new(),
+            services: Known::new(),
+            slices: Known::new(),
+            pods: Known::new(),
+            namespace: namespace.to_owned(),
+            trust_domain: trust_domain.clone(),
+        }
+    }
+
+    /// Takes over what has happened; whether anything is otherwise now.
+    pub fn observe(&mut self, observed: Observed) -> bool {
+        match observed {
+            Observed::Namespace(event) => self.namespaces.observe(event, |object| {
+                let name = object.metadata.name?;
+                let mut annotations = object.metadata.annotations.unwrap_or_default();
+                annotations.retain(|key, _| key == OPAQUE_PORTS);
+                Some((name, Some(annotations)))
+            }),
+            Observed::Node(event) => self.zones.observe(event, |node| {
+                let zone = node.metadata.labels.and_then(|mut labels| labels.remove(ZONE));
+                Some((node.metadata.name?, Some(zone)))
+            }),
+            Observed::Service(event) => self.services.observe(event, service),
+            Observed::EndpointSlice(event) => self.slices.observe(event, slice),
+            Observed::Pod(event) => {
+                let namespace = self.namespace.clone();
+                self.pods.observe(event, |object| pod(object, &namespace))
+            }
+        }
+    }
+
+    /// Whether all of it was listed, so that what is missing is not there.
+    pub fn is_complete(&self) -> bool {
+        self.namespaces.is_listed
+            && self.zones.is_listed
+            && self.services.is_listed
+            && self.slices.is_listed
+            && self.pods.is_listed
+    }
+
+    /// What the control plane is to know.
+    pub fn inventory(&self) -> Inventory {
+        let services = self.services.objects.iter().map(|(name, facts)| self.service(name, facts));
+        Inventory { services: services.collect(), pods: self.pods() }
+    }
+
+    /// One pod to an address, and those of a node's are not theirs.
+    fn pods(&self) -> Vec<Pod> {
+        let living = self.pods.objects.values().filter(|facts| !facts.is_going).filter_map(|facts| facts.ip);
+        let taken: BTreeSet<IpAddr> = living.collect();
+        // Whose node does not answer any more may be going for long, and its address be another's.
+        let is_there = |facts: &PodFacts| !facts.is_going || facts.ip.is_some_and(|ip| !taken.contains(&ip));
+        let running = self.pods.objects.iter().filter(|(_, facts)| is_there(facts)).filter_map(|(name, facts)| {
+            Some(Pod {
+                name: name.clone(),
+                ip: facts.ip?,
+                workload: facts.workload.clone(),
+                service_account: facts.service_account.clone(),
+                uid: facts.uid.clone(),
+                ports: self.ports_of(name, facts),
+                zone: self.zone_of(facts),
+                meshed: facts.meshed,
+                ready: facts.ready && !facts.is_going,
+            })
+        });
+        running.collect()
+    }
+
+    fn ports_of(&self, name: &PodName, facts: &PodFacts) -> PodPorts {
+        let or_namespace = |own: &Option<Vec<PortRange>>, key| {
+            own.clone().unwrap_or_else(|| self.namespace_ports(name.namespace(), key))
+        };
+        // What is redirected was settled when the pod was made, and is written on it.
+        let (skip_inbound, skip_outbound) = (&facts.skip_inbound, &facts.skip_outbound);
+        PodPorts {
+            opaque: or_namespace(&facts.opaque, OPAQUE_PORTS),
+            skip_inbound: skip_inbound.clone().unwrap_or_default(),
+            skip_outbound: skip_outbound.clone().unwrap_or_default(),
+        }
+    }
+
+    fn namespace_ports(&self, namespace: &str, key: &str) -> Vec<PortRange> {
+        let annotations = self.namespaces.objects.get(namespace);
+        annotations.and_then(|annotations| ports(annotations, key, namespace)).unwrap_or_default()
+    }
+
+    fn zone_of(&self, facts: &PodFacts) -> Option<String> {
+        self.zones.objects.get(facts.node.as_ref()?)?.clone()
+    }
+
+    fn service(&self, name: &ServiceName, facts: &ServiceFacts) -> Service {
+        let opaque = facts.opaque.clone().unwrap_or_else(|| self.namespace_ports(name.namespace(), OPAQUE_PORTS));
+        let mut service = Service {
+            name: name.clone(),
+            cluster_ips: facts.cluster_ips.clone(),
+            ports: BTreeMap::new(),
+            balancing: facts.balancing,
+        };
+        for (number, port) in &facts.ports {
+            let opaque = PortRange::any_contains(&opaque, *number);
+            service.ports.insert(*number, ServicePort { name: port.clone(), opaque, ..ServicePort::default() });
+        }
+        let slices = self.slices.objects.range((name.clone(), String::new())..);
+        for (_, slice) in
+            slices.take_while(|((of, _), _)| of == name).filter(|(_, slice)| slice.is_ipv6 == facts.is_ipv6)
+        {
+            for port in service.ports.values_mut() {
+                let Some(target) = slice.ports.get(&port.name) else { continue };
+                for endpoint in &slice.endpoints {
+                    self.add(port, facts, endpoint, *target);
+                }
+            }
+        }
+        service
+    }
+
+    fn add(&self, port: &mut ServicePort, service: &ServiceFacts, endpoint: &EndpointFacts, target: u16) {
+        let address = SocketAddr::new(endpoint.ip, target);
+        let pod = endpoint.pod.as_ref().and_then(|name| Some((name, self.pods.objects.get(name)?)));
+        let ports = pod.map(|(name, facts)| self.ports_of(name, facts)).unwrap_or_default();
+        port.opaque |= PortRange::any_contains(&ports.opaque, target);
+        // What pods say themselves comes before slices have followed. One that is not known is gone, or not told of yet: nobody could say whether
+        // there is a proxy to meet.
+        let is_going = match pod {
+            Some((_, facts)) => facts.is_going || !facts.ready && !service.tells_unready,
+            None => endpoint.pod.is_some(),
+        };
+        if !endpoint.ready || is_going {
+            port.not_ready.insert(address);
+            return;
+        }
+        let identity = pod.and_then(|(name, facts)| {
+            // What is not redirected meets no proxy that could prove anything.
+            let is_meshed = facts.meshed && !PortRange::any_contains(&ports.skip_inbound, target);
+            let identity = || SpiffeId::new(&self.trust_domain, name.namespace(), &facts.service_account).ok();
+            is_meshed.then(identity).flatten()
+        });
+        let zone = endpoint.zone.clone().or_else(|| self.zone_of(pod?.1));
+        let workload = pod.and_then(|(_, facts)| facts.workload.clone());
+        let pod = pod.map(|(name, _)| name.clone());
+        port.endpoints.insert(address, Endpoint { address, pod, workload, identity, zone });
+    }
+}
+
+/// What `key` says of ports. One that says nonsense says nothing, as if it were not there.
+fn ports(annotations: &BTreeMap<String, String>, key: &str, of: &str) -> Option<Vec<PortRange>> {
+    let text = annotations.get(key)?;
+    PortRange::list(text).map_err(|error| warn!(of, annotation = key, %error, "an annotation is ignored")).ok()
+}
+
+fn service(object: core::Service) -> Option<(ServiceName, Option<ServiceFacts>)> {
+    let name = ServiceName::new(object.metadata.namespace.as_deref()?, object.metadata.name.as_deref()?).ok()?;
+    let annotations = object.annotations();
+    let mut facts = ServiceFacts {
+        cluster_ips: BTreeSet::new(),
+        is_ipv6: false,
+        ports: BTreeMap::new(),
+        opaque: ports(annotations, OPAQUE_PORTS, &name.to_string()),
+        balancing: Balancing::default(),
+        tells_unready: false,
+    };
+    if let Some(strategy) = annotations.get(LOAD_BALANCER) {
+        match strategy.parse() {
+            Ok(strategy) => facts.balancing.strategy = strategy,
+            Err(error) => warn!(service = %name, %error, "an annotation is ignored"),
+        }
+    }
+    let spec = object.spec.unwrap_or_default();
+    // Another name for something elsewhere; who resolves it meets that.
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Some((name, None));
+    }
+    let addresses = spec.cluster_ips.or_else(|| spec.cluster_ip.map(|ip| vec![ip])).unwrap_or_default();
+    // `None` of a headless one is no address.
+    facts.cluster_ips = addresses.iter().filter_map(|ip| ip.parse().ok()).collect();
+    facts.is_ipv6 = spec.ip_families.is_some_and(|families| families.first().is_some_and(|first| first == "IPv6"));
+    facts.tells_unready = spec.publish_not_ready_addresses.unwrap_or_default();
+    facts.balancing.prefer_own_zone = spec.traffic_distribution.is_some();
+    let tcp = spec.ports.unwrap_or_default().into_iter().filter(|port| is_tcp(port.protocol.as_deref()));
+    facts.ports = tcp.filter_map(|port| Some((port_number(port.port)?, port.name.unwrap_or_default()))).collect();
+    Some((name, Some(facts)))
+}
+
+fn slice(object: EndpointSlice) -> Option<((ServiceName, String), Option<SliceFacts>)> {
+    let namespace = object.metadata.namespace.as_deref()?;
+    let service = object.labels().get(SERVICE_NAME)?;
+    let key = (ServiceName::new(namespace, service).ok()?, object.metadata.name.clone()?);
+    let tcp = object.ports.unwrap_or_default().into_iter().filter(|port| is_tcp(port.protocol.as_deref()));
+    let ports = tcp.filter_map(|port| Some((port.name.unwrap_or_default(), port_number(port.port?)?)));
+    let endpoints = object.endpoints.into_iter().filter_map(|endpoint| {
+        let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
+        Some(EndpointFacts {
+            // One that has more has them for nobody: all are the same instance's.
+            ip: endpoint.addresses.first()?.parse().ok()?,
+            pod: pod.and_then(|pod| PodName::new(pod.namespace.as_deref().unwrap_or(namespace), &pod.name?).ok()),
+            zone: endpoint.zone,
+            // What is not said is to be taken for ready (discovery.k8s.io/v1).
+            ready: endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+        })
+    });
+    let is_ipv6 = object.address_type == "IPv6";
+    Some((key, Some(SliceFacts { is_ipv6, ports: ports.collect(), endpoints: endpoints.collect() })))
+}
+
+fn pod(object: core::Pod, control_plane: &str) -> Option<(PodName, Option<PodFacts>)> {
+    let metadata = object.metadata;
+    let name = PodName::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?).ok()?;
+    let (spec, status) = (object.spec.unwrap_or_default(), object.status.unwrap_or_default());
+    let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let is_ready = |condition: &core::PodCondition| condition.type_ == "Ready" && condition.status == "True";
+    let is_proxy = |container: &core::Container| container.name == PROXY_CONTAINER;
+    let no_annotations = BTreeMap::new();
+    let annotations = metadata.annotations.as_ref().unwrap_or(&no_annotations);
+    let said_of = |key| ports(annotations, key, &name.to_string());
+    let is_ours =
+        |labels: &BTreeMap<String, String>| labels.get(CONTROL_PLANE_NS).is_some_and(|ns| ns == control_plane);
+    let has_proxy = spec.containers.iter().any(is_proxy)
+        || spec.init_containers.as_deref().unwrap_or_default().iter().any(is_proxy);
+    let facts = PodFacts {
+        // Of a pod that is over, another one may have its address by now; one in the node's network has none of its own.
+        ip: status.pod_ip.filter(|_| !is_over && !spec.host_network.unwrap_or_default()).and_then(|ip| ip.parse().ok()),
+        workload: workload(&metadata),
+        service_account: spec.service_account_name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into()),
+        uid: metadata.uid.clone(),
+        node: spec.node_name,
+        opaque: said_of(OPAQUE_PORTS),
+        skip_inbound: said_of(SKIP_INBOUND),
+        skip_outbound: said_of(SKIP_OUTBOUND),
+        meshed: has_proxy && metadata.labels.as_ref().is_some_and(is_ours),
+        ready: status.conditions.unwrap_or_default().iter().any(is_ready),
+        is_going: is_over || metadata.deletion_timestamp.is_some(),
+    };
+    Some((name, Some(facts)))
+}
+
+/// What has made a pod, as people know it: of a ReplicaSet, the deployment that has made that.
+fn workload(metadata: &ObjectMeta) -> Option<WorkloadRef> {
+    let owners = metadata.owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner.controller.unwrap_or_default())?;
+    let hash = metadata.labels.as_ref().and_then(|labels| labels.get(POD_TEMPLATE_HASH));
+    let deployment =
+        hash.filter(|_| owner.kind == "ReplicaSet").and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+    Some(match deployment {
+        Some(name) => WorkloadRef { kind: "deployment".to_owned(), name: name.to_owned() },
+        None => WorkloadRef { kind: owner.kind.to_lowercase(), name: owner.name.clone() },
+    })
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+fn port_number(port: i32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn read<K: DeserializeOwned>(object: Value) -> K {
+    serde_json::from_value(object).unwrap()
+}
+
+fn metadata(name: &str) -> Value {
+    json!({"name": name, "namespace": "shop", "uid": format!("uid-{name}")})
+}
+
+/// Lists one object of each kind that a cluster always has.
+fn cluster() -> Objects {
+    let mut objects = Objects::new("conduit", &"cluster.local".parse().unwrap());
+    let node = json!({"metadata": {"name": "node-1", "labels": {ZONE: "west"}}});
+    let namespace = json!({"metadata": {"name": "shop", "annotations": {OPAQUE_PORTS: "25"}}});
+    let service =
+        json!({"metadata": metadata("kubernetes"), "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 443}]}});
+    list(&mut objects, Observed::Namespace, vec![read(namespace)]);
+    list(&mut objects, Observed::Node, vec![read(node)]);
+    list(&mut objects, Observed::Service, vec![read(service)]);
+    list(&mut objects, Observed::EndpointSlice, vec![slice_of("kubernetes", 443, &[("192.0.2.1", None, true)])]);
+    list(&mut objects, Observed::Pod, vec![pod_of("idle", "10.244.0.9", true)]);
+    objects
+}
+
+fn list<K>(objects: &mut Objects, kind: fn(Event<K>) -> Observed, listed: Vec<K>) -> bool {
+    objects.observe(kind(Event::Init));
+    for object in listed {
+        objects.observe(kind(Event::InitApply(object)));
+    }
+    objects.observe(kind(Event::InitDone))
+}
+
+fn slice_of(service: &str, port: u16, endpoints: &[(&str, Option<&str>, bool)]) -> EndpointSlice {
+    let mut metadata = metadata(&format!("{service}-1"));
+    metadata["labels"] = json!({SERVICE_NAME: service});
+    let endpoints = endpoints.iter().map(|(ip, pod, ready)| {
+        let target = pod.map(|pod| json!({"kind": "Pod", "name": pod, "namespace": "shop"}));
+        json!({"addresses": [ip], "conditions": {"ready": ready}, "targetRef": target})
+    });
+    let ports = [json!({"name": "", "port": port, "protocol": "TCP"})];
+    read(
+        json!({"metadata": metadata, "addressType": "IPv4", "ports": ports, "endpoints": endpoints.collect::<Vec<_>>()}),
+    )
+}
+
+fn pod_of(name: &str, ip: &str, ready: bool) -> core::Pod {
+    let mut metadata = metadata(name);
+    metadata["labels"] = json!({CONTROL_PLANE_NS: "conduit", POD_TEMPLATE_HASH: "abc12"});
+    metadata["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-abc12", "uid": "x", "controller": true}]);
+    let status = if ready { "True" } else { "False" };
+    read(json!({
+        "metadata": metadata,
+        "spec": {
+            "nodeName": "node-1",
+            "serviceAccountName": "web",
+            "containers": [{"name": "web"}, {"name": "conduit-proxy"}],
+        },
+        "status": {"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": status}]},
+    }))
+}
+
+fn web_service(extra: Value) -> core::Service {
+    let mut spec = json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}]});
+    spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    read(json!({"metadata": metadata("web"), "spec": spec}))
+}
+
+fn found<'a>(inventory: &'a Inventory, name: &str) -> &'a Service {
+    inventory.services.iter().find(|service| service.name.name() == name).unwrap()
+}
+
+/// The cluster, with two pods of a service, of which one is ready.
+fn with_web() -> Objects {
+    let mut objects = cluster();
+    objects.observe(Observed::Service(Event::Apply(web_service(json!({})))));
+    objects.observe(Observed::Pod(Event::Apply(pod_of("web-1", "10.244.0.1", true))));
+    objects.observe(Observed::Pod(Event::Apply(pod_of("web-2", "10.244.0.2", false))));
+    let endpoints = [("10.244.0.1", Some("web-1"), true), ("10.244.0.2", Some("web-2"), false)];
+    objects.observe(Observed::EndpointSlice(Event::Apply(slice_of("web", 8080, &endpoints))));
+    objects
+}
+
+#[test]
+fn a_service_leads_to_its_ready_instances_and_their_identities() {
+    let inventory = with_web().inventory();
+    let web = found(&inventory, "web");
+    assert_eq!(web.cluster_ips, ["10.96.0.7".parse().unwrap()].into());
+    assert_eq!(web.ports.keys().collect::<Vec<_>>(), [&80], "TCP only");
+    let port = &web.ports[&80];
+    assert_eq!(port.not_ready, ["10.244.0.2:8080".parse().unwrap()].into());
+    let endpoint = &port.endpoints[&"10.244.0.1:8080".parse().unwrap()];
+    assert_eq!(endpoint.pod.as_ref().unwrap().to_string(), "shop/web-1");
+    assert_eq!(endpoint.identity.as_ref().unwrap().to_string(), "spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(endpoint.workload.as_ref().unwrap().name, "web", "the deployment, not its ReplicaSet");
+    assert_eq!(endpoint.zone.as_deref(), Some("west"), "its node's");
+    let pod = inventory.pods.iter().find(|pod| pod.name.name() == "web-1").unwrap();
+    assert_eq!((pod.uid.as_deref(), pod.meshed, pod.ready), (Some("uid-web-1"), true, true));
+    assert_eq!(pod.ports.opaque, PortRange::list("25").unwrap(), "its namespace's");
+}
+
+#[test]
+fn a_pod_that_goes_is_no_endpoint_before_its_slice_says_so() {
+    for change in ["deleted", "unready", "over"] {
+        let mut objects = with_web();
+        let mut pod = pod_of("web-1", "10.244.0.1", change != "unready");
+        match change {
+            "deleted" => pod.metadata.deletion_timestamp = Some(read(json!("2026-01-01T00:00:00Z"))),
+            "over" => pod.status.as_mut().unwrap().phase = Some("Succeeded".to_owned()),
+            _ => {}
+        }
+        assert!(objects.observe(Observed::Pod(Event::Apply(pod))));
+        let inventory = objects.inventory();
+        let port = &found(&inventory, "web").ports[&80];
+        assert!(port.endpoints.is_empty() && port.not_ready.len() == 2, "{change}: {port:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_nobody_knows_is_no_endpoint() {
+    let mut objects = with_web();
+    objects.observe(Observed::Pod(Event::Delete(pod_of("web-1", "10.244.0.1", true))));
+    let inventory = objects.inventory();
+    assert!(found(&inventory, "web").ports[&80].endpoints.is_empty(), "it would be spoken to without TLS");
+}
+
+#[test]
+fn an_address_is_that_of_the_pod_that_stays() {
+    let mut objects = with_web();
+    let mut going = pod_of("a-going", "10.244.0.1", true);
+    going.metadata.deletion_timestamp = Some(read(json!("2026-01-01T00:00:00Z")));
+    objects.observe(Observed::Pod(Event::Apply(going)));
+    let inventory = objects.inventory();
+    let at = inventory.pods.iter().filter(|pod| pod.ip.to_string() == "10.244.0.1").collect::<Vec<_>>();
+    assert_eq!(at.iter().map(|pod| pod.name.name()).collect::<Vec<_>>(), ["web-1"]);
+}
+
+#[test]
+fn an_unready_pod_is_an_endpoint_where_its_service_wants_that() {
+    let mut objects = with_web();
+    objects.observe(Observed::Service(Event::Apply(web_service(json!({"publishNotReadyAddresses": true})))));
+    let endpoints = [("10.244.0.2", Some("web-2"), true)];
+    objects.observe(Observed::EndpointSlice(Event::Apply(slice_of("web", 8080, &endpoints))));
+    assert_eq!(found(&objects.inventory(), "web").ports[&80].endpoints.len(), 1);
+}
+
+#[test]
+fn what_has_no_proxy_of_ours_has_no_identity() {
+    let change: [fn(&mut core::Pod); 3] = [
+        |pod| pod.spec.as_mut().unwrap().containers.truncate(1),
+        |pod| _ = pod.metadata.labels.as_mut().unwrap().insert(CONTROL_PLANE_NS.to_owned(), "another".to_owned()),
+        |pod| pod.metadata.annotations = Some([(SKIP_INBOUND.to_owned(), "8000-8100".to_owned())].into()),
+    ];
+    for change in change {
+        let mut objects = with_web();
+        let mut pod = pod_of("web-1", "10.244.0.1", true);
+        change(&mut pod);
+        objects.observe(Observed::Pod(Event::Apply(pod)));
+        let inventory = objects.inventory();
+        let endpoint = found(&inventory, "web").ports[&80].endpoints.values().next().unwrap();
+        assert_eq!(endpoint.identity, None);
+    }
+}
+
+#[test]
+fn a_native_sidecar_is_a_proxy() {
+    let mut objects = with_web();
+    let mut pod = pod_of("web-1", "10.244.0.1", true);
+    let spec = pod.spec.as_mut().unwrap();
+    spec.init_containers = spec.containers.pop().map(|proxy| vec![proxy]);
+    assert!(!objects.observe(Observed::Pod(Event::Apply(pod))), "nothing is otherwise");
+}
+
+#[test]
+fn a_headless_service_has_no_address_and_an_external_name_is_none() {
+    let mut objects = with_web();
+    objects.observe(Observed::Service(Event::Apply(web_service(json!({"clusterIP": "None", "clusterIPs": ["None"]})))));
+    assert!(found(&objects.inventory(), "web").is_headless());
+    let external = web_service(json!({"type": "ExternalName", "externalName": "example.org"}));
+    assert!(objects.observe(Observed::Service(Event::Apply(external))), "it was one before");
+    assert!(objects.inventory().services.iter().all(|service| service.name.name() != "web"));
+}
+
+#[test]
+fn an_empty_list_removes_nothing_and_a_complete_one_all_that_it_has_not() {
+    let mut objects = with_web();
+    assert!(!list(&mut objects, Observed::Pod, vec![]));
+    assert_eq!(objects.inventory().pods.len(), 3);
+    objects.observe(Observed::Pod(Event::Init));
+    objects.observe(Observed::Pod(Event::InitApply(pod_of("web-1", "10.244.0.1", true))));
+    assert_eq!(objects.inventory().pods.len(), 3, "a list that has not come to its end");
+    assert!(objects.observe(Observed::Pod(Event::InitDone)));
+    assert_eq!(objects.inventory().pods.len(), 1);
+}
+
+#[test]
+fn nothing_is_said_before_everything_was_listed() {
+    let mut objects = Objects::new("conduit", &"cluster.local".parse().unwrap());
+    list(&mut objects, Observed::Pod, vec![pod_of("web-1", "10.244.0.1", true)]);
+    assert!(!objects.is_complete());
+    assert!(cluster().is_complete());
+}
+
+#[test]
+fn pods_in_the_network_of_their_node_are_none_of_ours() {
+    let mut objects = with_web();
+    let mut pod = pod_of("web-1", "10.244.0.1", true);
+    pod.spec.as_mut().unwrap().host_network = Some(true);
+    objects.observe(Observed::Pod(Event::Apply(pod)));
+    assert!(objects.inventory().pods.iter().all(|pod| pod.name.name() != "web-1"));
+}
+
+#[test]
+fn an_update_that_changes_nothing_of_interest_is_none() {
+    let mut objects = with_web();
+    let mut pod = pod_of("web-1", "10.244.0.1", true);
+    pod.metadata.resource_version = Some("4711".to_owned());
+    assert!(!objects.observe(Observed::Pod(Event::Apply(pod))));
+    assert!(objects.observe(Observed::Pod(Event::Delete(pod_of("web-1", "10.244.0.1", true)))));
+}
+
+#[test]
+fn only_the_first_family_counts() {
+    let mut objects = with_web();
+    let mut slice = slice_of("web", 8080, &[("fd00::1", Some("web-1"), true)]);
+    (slice.metadata.name, slice.address_type) = (Some("web-6".to_owned()), "IPv6".to_owned());
+    objects.observe(Observed::EndpointSlice(Event::Apply(slice)));
+    assert_eq!(found(&objects.inventory(), "web").ports[&80].endpoints.len(), 1);
+}

@@ -1,0 +1,166 @@
+//! What the Kubernetes API server is told of pods that are about to be made. Pure.
+//!
+//! It offers each of them to any replica; whether one gets a proxy, and which, is decided by `conduit-inject`, as for `conduit inject`.
+
+pub mod server;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use conduit_inject::{
+    Annotations, Decision, Settings, Skip,
+    webhook::{admit, patch},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::info;
+
+use crate::config::Config;
+
+/// What the API server posts, and is answered (`admission.k8s.io/v1`).
+#[derive(Deserialize)]
+pub struct Review {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    kind: String,
+    /// What is to be made.
+    pub request: Request,
+}
+
+/// A pod that is to be made.
+#[derive(Deserialize)]
+pub struct Request {
+    uid: String,
+    /// Where.
+    #[serde(default)]
+    pub namespace: String,
+    #[serde(default)]
+    object: Value,
+}
+
+/// The answer.
+#[derive(Serialize)]
+pub struct Answer {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    kind: String,
+    response: Response,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Response {
+    uid: String,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    /// Shown to whoever makes the pod; mostly that is a controller of the cluster, which does not look.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+impl Review {
+    /// What to say of it, in a namespace with these annotations.
+    ///
+    /// A pod that wants a proxy and cannot have one because of what an annotation says is refused: it would run outside of the mesh, and
+    /// nobody would know.
+    pub fn answer(self, namespace: &Annotations, settings: &Settings) -> Answer {
+        let Self { api_version, kind, request: Request { uid, namespace: name, object } } = self;
+        let mut response = Response { uid, allowed: true, ..Response::default() };
+        match admit(&object, namespace, settings) {
+            Ok(Some(Decision::Inject(injection))) => {
+                response.warnings =
+                    injection.warnings.iter().map(|warning| format!("conduit: the pod {warning}")).collect();
+                response.patch_type = Some("JSONPatch");
+                let operations = Value::from(patch(&injection.operations));
+                response.patch = Some(BASE64_STANDARD.encode(operations.to_string()));
+            }
+            Ok(Some(Decision::Skip(Skip::AlreadyInjected)) | None) => {}
+            Ok(Some(Decision::Skip(skip))) => {
+                response.warnings.push(format!("conduit: the pod gets no proxy: {skip}"));
+                info!(namespace = name, pod = name_of(&object), reason = %skip, "no proxy was added");
+            }
+            Err(error) => {
+                response.allowed = false;
+                let message = format!("conduit cannot add a proxy to the pod: {error}");
+                response.status = Some(serde_json::json!({"code": 422, "reason": "Invalid", "message": message}));
+            }
+        }
+        Answer { api_version, kind, response }
+    }
+}
+
+/// A pod that something else makes has only the beginning of a name yet.
+fn name_of(pod: &Value) -> &str {
+    let metadata = &pod["metadata"];
+    metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default()
+}
+
+/// What the API server knows replicas by.
+pub fn dns_names(config: &Config) -> Vec<String> {
+    match config.kubernetes {
+        true => vec![format!("webhook.{}.svc", config.namespace)],
+        false => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(pod: Value, namespace: &[(&str, &str)]) -> Value {
+        let request = json!({"uid": "42", "namespace": "shop", "object": pod});
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        let review: Review = serde_json::from_value(review).unwrap();
+        let annotations = namespace.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let answer = serde_json::to_value(review.answer(&annotations, &Settings::default())).unwrap();
+        assert_eq!((&answer["kind"], &answer["response"]["uid"]), (&json!("AdmissionReview"), &json!("42")));
+        answer["response"].clone()
+    }
+
+    fn pod(annotations: Value) -> Value {
+        json!({"metadata": {"generateName": "web-", "annotations": annotations}, "spec": {"containers": [{"name": "web"}]}})
+    }
+
+    #[test]
+    fn a_pod_of_a_namespace_that_wants_it_gets_a_proxy() {
+        let answer = answer(pod(json!({})), &[("conduit.io/inject", "enabled")]);
+        assert_eq!((&answer["allowed"], &answer["patchType"]), (&json!(true), &json!("JSONPatch")));
+        let patch = BASE64_STANDARD.decode(answer["patch"].as_str().unwrap()).unwrap();
+        let patch: Vec<Value> = serde_json::from_slice(&patch).unwrap();
+        let container = |operation: &&Value| operation["path"] == "/spec/containers/-";
+        assert_eq!(patch.iter().find(container).unwrap()["value"]["name"], "conduit-proxy");
+    }
+
+    #[test]
+    fn a_pod_that_nobody_wants_to_have_one_is_left_alone() {
+        for (own, namespace) in [("", ""), ("disabled", "enabled")] {
+            let annotations = if own.is_empty() { json!({}) } else { json!({"conduit.io/inject": own}) };
+            let namespace = [("conduit.io/inject", namespace)];
+            let answer = answer(pod(annotations), if namespace[0].1.is_empty() { &[] } else { &namespace });
+            assert_eq!(answer, json!({"uid": "42", "allowed": true}));
+        }
+    }
+
+    #[test]
+    fn a_pod_that_can_have_none_is_let_in_with_the_reason() {
+        let mut pod = pod(json!({"conduit.io/inject": "enabled"}));
+        pod["spec"]["hostNetwork"] = json!(true);
+        let answer = answer(pod, &[]);
+        assert_eq!(answer["allowed"], true);
+        assert!(answer["warnings"][0].as_str().unwrap().contains("hostNetwork"), "{answer}");
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_what_makes_no_sense_is_refused() {
+        let asked = json!({"conduit.io/inject": "enabled", "config.conduit.io/skip-inbound-ports": "http"});
+        let answer = answer(pod(asked), &[]);
+        assert_eq!(answer["allowed"], false);
+        let message = answer["status"]["message"].as_str().unwrap();
+        assert!(message.contains("config.conduit.io/skip-inbound-ports: http"), "{message}");
+    }
+}
