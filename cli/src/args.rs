@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     address::Address,
     ca, check, completion, explain, get, history, identity,
+    inject::{InjectArgs, UninjectArgs},
     local::LocalCommand,
     pods, raft,
     resource::{DEFAULT_NAMESPACE, ResourceError, Scope},
@@ -70,6 +71,10 @@ pub enum Command {
     History(history::Args),
     /// Show the certificates that proxies present
     Identity(identity::Args),
+    /// Add the proxy to manifests: conduit inject FILE | kubectl apply -f -
+    Inject(InjectArgs),
+    /// Print what makes up the control plane on Kubernetes: conduit install | kubectl apply -f -
+    Install(Box<conduit_deploy::Install>),
     /// Run a mesh on this machine
     Local {
         /// What to do with it.
@@ -88,6 +93,8 @@ pub enum Command {
     Stat(stat::Args),
     /// Watch requests as they pass
     Tap(tap::Args),
+    /// Take the proxy away from manifests
+    Uninject(UninjectArgs),
     /// Print the versions of this command and of the control plane
     Version(version::Args),
     /// Wait until a change is in force everywhere

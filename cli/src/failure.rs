@@ -55,7 +55,7 @@ mod tests {
             conduit --help
                 (help)
             conduit stta
-                error: unrecognized subcommand 'stta'; a similar subcommand exists: 'stat'
+                error: unrecognized subcommand 'stta'; some similar subcommands exist: 'install', 'stat'
             conduit stat
                 error: the following required arguments were not provided: <RESOURCE>...
             conduit tap --to

@@ -5,6 +5,7 @@
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
 //!   [`ca`], [`identity`], [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
 //!   [`completion`]. [`yaml`] and [`gateway`] read what people write.
+//! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
@@ -19,6 +20,8 @@ pub mod gateway;
 pub mod get;
 pub mod history;
 pub mod identity;
+pub mod inject;
+pub mod install;
 pub mod local;
 pub mod output;
 pub mod pods;

@@ -8,7 +8,7 @@ use conduit_cli::{
     args::{Cli, Command, Global},
     ca, check, completion,
     control_plane::ControlPlane,
-    explain, failure, get, history, identity,
+    explain, failure, get, history, identity, inject, install,
     local::directory::MeshDirectory,
     pods, raft, routes, stat,
     stdout::{self, Stdout},
@@ -21,8 +21,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// What `conduit check` ends with when something is not well.
-const CHECK_FAILED: u8 = 2;
+/// What a command ends with that was asked whether something is well, and it is not.
+const NOT_WELL: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -57,6 +57,18 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         command.run(cli.global.namespace.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
+    // These ask nobody.
+    match &cli.command {
+        Command::Install(args) => return install::run(args, &cli.global, &mut Stdout).map(|()| ExitCode::SUCCESS),
+        Command::Inject(args) => {
+            let is_well = inject::inject(args, &cli.global, &mut Stdout, &mut stderr())?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { NOT_WELL.into() });
+        }
+        Command::Uninject(args) => {
+            return inject::uninject(args, &mut Stdout, &mut stderr()).map(|()| ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
     let control_plane = ControlPlane::at(replicas(&cli.global));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(cli, &control_plane))
@@ -83,13 +95,13 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Identity(args) => identity::run(args, global, control_plane, out).await?,
         Command::Check(args) => {
             if !check::run(args, control_plane, out).await? {
-                return Ok(CHECK_FAILED.into());
+                return Ok(NOT_WELL.into());
             }
         }
         Command::Completion(args) => completion::run(args, out)?,
         Command::Explain(args) => explain::run(args, global, control_plane, out).await?,
         Command::Get(args) => get::run(args, global, control_plane, out, notes).await?,
-        Command::Local { .. } => {}
+        Command::Local { .. } | Command::Install(_) | Command::Inject(_) | Command::Uninject(_) => {}
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,

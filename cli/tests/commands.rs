@@ -122,7 +122,7 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
         ("get services", "invalid resource type services, only pods and httproutes are allowed"),
         ("completion tcsh", "unsupported shell type (must be bash, zsh or fish): tcsh"),
         ("stat deploy --api-addr here", "`here` is not an address"),
-        ("stta", "similar subcommand exists: 'stat'"),
+        ("stta", "some similar subcommands exist: 'install', 'stat'"),
     ] {
         let error = fails(args).await;
         assert!(error.contains(says), "{args}: {error}");
