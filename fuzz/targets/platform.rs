@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use conduit_api::{Revision, Target, mesh::Inventory};
 use conduit_consensus::{Command, MeshState, Proposal};
-use conduit_controller::{discovery::Subscriptions, platform::diff};
+use conduit_controller::{discovery::Subscriptions, platform::reconciler::diff};
 use conduit_proxy::discovery::Directory;
 use libfuzzer_sys::fuzz_target;
 

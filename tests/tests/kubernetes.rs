@@ -1,0 +1,241 @@
+//! Conduit in Kubernetes: a real API server with its controllers and scheduler, what `conduit install` prints, and controllers as
+//! processes that have the rights which that gives them. One cluster for all: what is asked of it is one story.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod kubernetes {
+    pub mod cluster;
+}
+mod programs;
+
+use kubernetes::cluster::{Cluster, eventually, is_possible};
+use serde_json::{Value, json};
+
+const REPLICAS: usize = 3;
+/// The trust bundle, as a pod of the namespace has it.
+const ANCHORS: &str = "trust-bundle.pem";
+
+fn deployment(name: &str, replicas: usize, annotations: Value) -> String {
+    let labels = json!({"app": name});
+    let template = json!({
+        "metadata": {"labels": labels, "annotations": annotations},
+        "spec": {"serviceAccountName": "default", "containers": [{"name": "main", "image": "played", "ports": [{"containerPort": 8080}]}]},
+    });
+    let spec = json!({"replicas": replicas, "selector": {"matchLabels": labels}, "template": template});
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "shop"}, "spec": spec}).to_string()
+}
+
+fn service(name: &str) -> String {
+    let spec = json!({"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]});
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
+        .to_string()
+}
+
+fn namespace(annotations: Value) -> String {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}})
+        .to_string()
+}
+
+/// The pods of a deployment that are not about to go.
+fn pods(cluster: &Cluster, app: &str) -> Vec<Value> {
+    let list = cluster.get(&format!("-n shop pods -l app={app}")).unwrap();
+    let items = list["items"].as_array().unwrap().clone();
+    items.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect()
+}
+
+/// In the order in which they start.
+fn containers(pod: &Value) -> Vec<&str> {
+    let lists = ["initContainers", "containers"].into_iter().filter_map(|list| pod["spec"][list].as_array());
+    lists.flatten().map(|container| container["name"].as_str().unwrap()).collect()
+}
+
+/// The ready endpoints of a service, as that controller would tell a proxy: how many, and what is said of them.
+fn endpoints(cluster: &Cluster, controller: &str, service: &str) -> Option<(usize, String)> {
+    let found = cluster.ask(controller, &format!("explain deploy/client svc/{service}:80 -n shop -o json"))?;
+    let found: Value = serde_json::from_str(&found).ok()?;
+    let step = found["steps"].as_array()?.iter().find(|step| step["about"] == "endpoint")?;
+    let (decision, reason) = (step["decision"].as_str()?, step["reason"].as_str()?);
+    if reason.starts_with("the only ready endpoint") {
+        return Some((1, decision.to_owned()));
+    }
+    let (count, names) = reason.split_once(" ready endpoints")?;
+    Some((count.parse().ok()?, names.to_owned()))
+}
+
+#[test]
+fn a_control_plane_lives_in_a_cluster() {
+    if !is_possible() {
+        return;
+    }
+    let mut cluster = Cluster::start();
+    install(&mut cluster);
+    everything_is_kept(&cluster);
+    pods_get_proxies(&cluster);
+    endpoints_follow(&cluster);
+    workloads_get_identities(&mut cluster);
+    // An API server that has just started knows of nobody's rights for a moment: so this comes first.
+    nothing_was_forbidden(&cluster);
+    an_api_server_that_is_away_changes_nothing(&mut cluster);
+    a_leader_that_dies_is_followed_by_one_that_watches(&mut cluster);
+}
+
+/// From the README's line to three replicas that agree.
+fn install(cluster: &mut Cluster) {
+    let (manifests, notes) = cluster.conduit("install --ha --raft-storage=emptydir --without-prometheus", "");
+    assert_eq!(notes, "");
+    cluster.apply(&manifests);
+    for number in 0..REPLICAS {
+        cluster.start_controller(&format!("controller-{number}"), REPLICAS);
+    }
+    eventually("all replicas are voters", || {
+        let status = cluster.ask("controller-0", "raft status -o json")?;
+        (status.matches("\"voter\": true").count() == REPLICAS || status.matches("\"voter\":true").count() == REPLICAS)
+            .then_some(())
+    });
+    let (again, _) = cluster.conduit("install --ha --raft-storage=emptydir --without-prometheus", "");
+    let (same, difference) = cluster.try_kubectl("diff -f -", &again);
+    assert!(same, "installed again, something would change: {difference}");
+}
+
+fn everything_is_kept(cluster: &Cluster) {
+    eventually("the seed and the sealed root are in Secrets", || {
+        cluster.get("-n conduit secret conduit-seed")?;
+        cluster.get("-n conduit secret conduit-root")
+    });
+    let bundle = |namespace: &str| cluster.get(&format!("-n {namespace} configmap conduit-trust-bundle"));
+    let first = eventually("the trust bundle is in a namespace", || bundle("default"));
+    cluster.apply(&namespace(json!({})));
+    let new = eventually("the trust bundle comes to a new namespace", || bundle("shop"));
+    assert_eq!(new["data"], first["data"]);
+    let webhook = "mutatingwebhookconfiguration conduit-proxy-injector-conduit";
+    eventually("the API server is told whom to expect behind the webhook", || {
+        cluster.get(webhook)?["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(ToOwned::to_owned)
+    });
+}
+
+/// The webhook adds what the command adds.
+fn pods_get_proxies(cluster: &Cluster) {
+    cluster.apply(&deployment("plain", 1, json!({})));
+    eventually("a pod that nobody wants a proxy for has none", || {
+        pods(cluster, "plain").first().map(|pod| assert_eq!(containers(pod), ["main"]))
+    });
+    cluster.apply(&namespace(json!({"conduit.io/inject": "enabled"})));
+    cluster.apply(&deployment("web", 2, json!({})));
+    cluster.apply(&deployment("client", 1, json!({})));
+    let by_webhook = eventually("pods of the namespace have proxies", || {
+        let pods = pods(cluster, "web");
+        (pods.len() == 2).then(|| pods[0].clone())
+    });
+    assert_eq!(containers(&by_webhook), ["conduit-init", "conduit-proxy", "main"]);
+    let wrong = deployment("wrong", 1, json!({"config.conduit.io/skip-inbound-ports": "http"}));
+    cluster.apply(&wrong);
+    eventually("who has made a mistake in an annotation is told so", || {
+        let sets = cluster.get("-n shop replicasets -l app=wrong")?;
+        let condition = sets["items"][0]["status"]["conditions"][0]["message"].as_str()?.to_owned();
+        condition.contains("config.conduit.io/skip-inbound-ports").then_some(())
+    });
+    let (injected, notes) =
+        cluster.conduit("inject -", &deployment("by-hand", 1, json!({"conduit.io/inject": "disabled"})));
+    assert!(notes.contains("\"by-hand\" skipped"), "{notes}");
+    assert!(!injected.contains("conduit-proxy"), "{injected}");
+    let (injected, _) = cluster.conduit("inject -", &deployment("by-hand", 1, json!({})));
+    cluster.apply(&injected);
+    let by_hand = eventually("what was injected by hand runs", || pods(cluster, "by-hand").first().cloned());
+    let added = |pod: &Value| {
+        let spec = &pod["spec"];
+        let by_name = |list: &Value, name: &str| {
+            list.as_array().unwrap().iter().find(|entry| entry["name"] == name).cloned().unwrap_or_default()
+        };
+        let mut proxy = by_name(&spec["initContainers"], "conduit-proxy");
+        // Each pod has a name of its own for what it mounts by itself.
+        proxy.as_object_mut().unwrap().remove("volumeMounts");
+        (proxy, by_name(&spec["volumes"], "conduit-identity-token"), spec["initContainers"][0]["args"].clone())
+    };
+    assert_eq!(added(&by_hand), added(&by_webhook));
+}
+
+/// What the cluster says of pods and services comes to every replica.
+fn endpoints_follow(cluster: &Cluster) {
+    cluster.apply(&service("web"));
+    for replicas in [2, 4, 1] {
+        cluster.kubectl(&format!("-n shop scale deployment web --replicas {replicas}"));
+        for number in 0..REPLICAS {
+            let controller = format!("controller-{number}");
+            eventually(&format!("{controller} knows of {replicas} endpoints"), || {
+                let (count, named) = endpoints(cluster, &controller, "web")?;
+                let pods = pods(cluster, "web");
+                let is_named = |pod: &Value| named.contains(pod["metadata"]["name"].as_str().unwrap());
+                // Of more than three, three are named.
+                let is_right = pods.iter().filter(|pod| is_named(pod)).count() == replicas.min(3);
+                (count == replicas && pods.len() == replicas && is_right).then_some(())
+            });
+        }
+    }
+}
+
+/// Who a pod is, its token says, and the API server.
+fn workloads_get_identities(cluster: &mut Cluster) {
+    let bundle = cluster.get("-n shop configmap conduit-trust-bundle").unwrap();
+    std::fs::write(cluster.path(ANCHORS), bundle["data"]["trust-bundle.pem"].as_str().unwrap()).unwrap();
+    let (pod, proxy) = proxy_of(cluster, "web");
+    cluster.spawn(&pod, proxy);
+    has_identity(cluster, &pod);
+}
+
+/// What starts the proxy of the first of a deployment's pods, and which one that is.
+fn proxy_of(cluster: &Cluster, app: &str) -> (String, std::process::Command) {
+    let controllers =
+        (0..REPLICAS).map(|number| format!("{}:8086", cluster.pod_ip("conduit", &format!("controller-{number}"))));
+    let pod = pods(cluster, app)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    let proxy = cluster.proxy("shop", &pod, &controllers.collect::<Vec<_>>(), &cluster.path(ANCHORS));
+    (pod, proxy)
+}
+
+fn has_identity(cluster: &Cluster, pod: &str) {
+    eventually(&format!("{pod} has an identity"), || {
+        let identity = cluster.ask("controller-0", &format!("identity -n shop {pod}"))?;
+        identity.contains("spiffe://cluster.local/ns/shop/sa/default").then_some(())
+    });
+}
+
+fn an_api_server_that_is_away_changes_nothing(cluster: &mut Cluster) {
+    let before = endpoints(cluster, "controller-1", "web").unwrap();
+    let (pod, proxy) = proxy_of(cluster, "client");
+    cluster.order("stop kube-apiserver");
+    eventually("the leader notices", || {
+        let mut logs = (0..REPLICAS).map(|number| cluster.log(&format!("controller-{number}")));
+        logs.any(|log| log.contains("the API server does not tell")).then_some(())
+    });
+    assert_eq!(endpoints(cluster, "controller-1", "web").unwrap(), before);
+    // The keys that its token is signed by are in the log, and so is its pod.
+    cluster.spawn(&pod, proxy);
+    has_identity(cluster, &pod);
+    cluster.order("start kube-apiserver");
+    cluster.kubectl("-n shop scale deployment web --replicas 3");
+    eventually("what has changed since comes to all replicas", || {
+        (endpoints(cluster, "controller-2", "web")?.0 == 3).then_some(())
+    });
+}
+
+fn a_leader_that_dies_is_followed_by_one_that_watches(cluster: &mut Cluster) {
+    let status: Value = serde_json::from_str(&cluster.ask("controller-0", "raft status -o json").unwrap()).unwrap();
+    let leader = status["leader_id"].as_str().unwrap().to_owned();
+    let members = status["members"].as_array().unwrap();
+    let name =
+        members.iter().find(|member| member["id"] == leader.as_str()).unwrap()["name"].as_str().unwrap().to_owned();
+    cluster.kill(&name);
+    let other = (0..REPLICAS).map(|number| format!("controller-{number}")).find(|other| *other != name).unwrap();
+    cluster.kubectl("-n shop scale deployment web --replicas 2");
+    eventually("the next leader watches", || (endpoints(cluster, &other, "web")?.0 == 2).then_some(()));
+    cluster.start_controller(&name, REPLICAS);
+    eventually("the one that was killed knows it as well", || (endpoints(cluster, &name, "web")?.0 == 2).then_some(()));
+}
+
+/// The rights that the installation gives are enough, and no less.
+fn nothing_was_forbidden(cluster: &Cluster) {
+    for number in 0..REPLICAS {
+        let log = cluster.log(&format!("controller-{number}"));
+        let forbidden: Vec<_> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
+        assert!(forbidden.is_empty(), "{forbidden:#?}");
+    }
+}
