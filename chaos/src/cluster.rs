@@ -458,15 +458,21 @@ impl Cluster {
         None
     }
 
-    /// Until every replica votes, and there is a leader.
+    /// Until every replica votes, knows it, and knows a leader: one that was just admitted may not have heard of it yet.
     ///
     /// # Errors
     /// When that takes too long.
     pub async fn all_vote(&self) -> anyhow::Result<()> {
         let all = self.len();
         self.wait("all replicas vote", async || {
-            let Ok(status) = self.status(0).await else { return false };
-            status.members.len() == all && status.members.iter().all(|m| m.voter && m.role != "unreachable")
+            for replica in 0..all {
+                let Ok(status) = self.status(replica).await else { return false };
+                let vote = status.members.iter().all(|m| m.voter && m.role != "unreachable");
+                if !vote || status.members.len() != all || leader_in(&status).is_none() {
+                    return false;
+                }
+            }
+            true
         })
         .await
     }
