@@ -54,6 +54,6 @@ pub trait Platform: Send + Sync {
     /// Puts the trust bundle of `revision`, in PEM, where every proxy finds it at its start.
     ///
     /// # Errors
-    /// When somebody would not find it there.
+    /// When nobody knows whether they would. A place that does not take it is tried again later.
     async fn publish_trust_bundle(&self, pem: &str, revision: Revision) -> anyhow::Result<()>;
 }

@@ -107,6 +107,8 @@ fn everything_is_kept(cluster: &Cluster) {
     cluster.apply(&namespace(json!({})));
     let new = eventually("the trust bundle comes to a new namespace", || bundle("shop"));
     assert_eq!(new["data"], first["data"]);
+    cluster.kubectl("-n shop delete configmap conduit-trust-bundle");
+    eventually("a trust bundle that somebody has deleted comes back", || bundle("shop"));
     let webhook = "mutatingwebhookconfiguration conduit-proxy-injector-conduit";
     eventually("the API server is told whom to expect behind the webhook", || {
         cluster.get(webhook)?["webhooks"][0]["clientConfig"]["caBundle"].as_str().map(ToOwned::to_owned)

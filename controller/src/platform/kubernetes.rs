@@ -155,6 +155,10 @@ impl Kubernetes {
         }
         let gate = self.config_maps().get_opt(BOOTSTRAP).await;
         if gate.with_context(|| format!("cannot read the ConfigMap {}/{BOOTSTRAP}", self.namespace))?.is_some() {
+            // Another replica may have made both since.
+            if self.secret(SEED, SEED_KEY).await?.is_some() {
+                return Ok(());
+            }
             bail!(
                 "the Secret {0}/{SEED} is gone, and without it nobody can open the trust root of the control plane that was started here: restore \
                  it, or, if that control plane is gone for good, delete the ConfigMap {0}/{BOOTSTRAP} and the Secret {0}/{ROOT}",

@@ -1,6 +1,6 @@
 //! The trust bundle in every namespace: a ConfigMap that pods mount, since they cannot mount another namespace's.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use conduit_api::Revision;
@@ -49,6 +49,11 @@ struct Published {
 impl Published {
     fn version(&self) -> Version<'_> {
         Version { control_plane: &self.control_plane, revision: self.revision }
+    }
+
+    fn is_in(&self, known: &ConfigMap) -> bool {
+        let pem = known.data.as_ref().and_then(|data| data.get(KEY));
+        self.version().is_of(known) && pem == Some(&self.pem)
     }
 }
 
@@ -109,28 +114,25 @@ impl TrustBundles {
     }
 }
 
+/// To all namespaces that have it not: two questions tell which, however many there are.
 async fn spread(client: &Client, own: &str, published: &Arc<Published>) -> anyhow::Result<()> {
+    let named = ListParams::default().fields(&format!("metadata.name={NAME}"));
+    let known = Api::<ConfigMap>::all(client.clone()).list(&named).await.context("cannot list trust bundles")?;
+    let have: BTreeSet<_> =
+        known.iter().filter(|known| published.is_in(known)).filter_map(|known| known.namespace()).collect();
     let namespaces = Api::<Namespace>::all(client.clone());
     let listed = namespaces.list_metadata(&ListParams::default()).await.context("cannot list namespaces")?;
     let living = listed.items.into_iter().filter(|namespace| namespace.metadata.deletion_timestamp.is_none());
-    let each = living.map(|namespace| {
+    let without = living.map(|namespace| namespace.name_any()).filter(|namespace| !have.contains(namespace));
+    let each = without.map(|namespace| {
         let (client, own, published) = (client.clone(), own.to_owned(), published.clone());
-        async move { give(&client, &namespace.name_any(), &own, &published).await }
+        async move { give(&client, &namespace, &own, &published).await }
     });
     stream::iter(each).buffer_unordered(AT_ONCE).collect::<()>().await;
     Ok(())
 }
 
-/// Most have it already.
 async fn give(client: &Client, namespace: &str, own: &str, published: &Published) {
-    let known = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(NAME).await;
-    let has = |known: &ConfigMap| {
-        let pem = known.data.as_ref().and_then(|data| data.get(KEY));
-        published.version().is_of(known) && pem == Some(&published.pem)
-    };
-    if known.is_ok_and(|known| known.as_ref().is_some_and(has)) {
-        return;
-    }
     if let Err(error) = write(client, namespace, own, published).await {
         warn!(error = %format_args!("{error:#}"), "a namespace has no trust bundle; it is tried again");
     }
@@ -147,6 +149,12 @@ async fn write(client: &Client, namespace: &str, own: &str, published: &Publishe
         ..ConfigMap::default()
     };
     let config_maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
-    let written = published.version().write(&config_maps, NAME, |_| Some(config_map.clone())).await;
+    let written = published
+        .version()
+        .write(&config_maps, NAME, |known| match known {
+            Some(known) if published.is_in(&known) => None,
+            _ => Some(config_map.clone()),
+        })
+        .await;
     written.with_context(|| format!("cannot write the ConfigMap {namespace}/{NAME}"))
 }
