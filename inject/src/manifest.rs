@@ -235,7 +235,12 @@ impl<'a> Manifest<'a> {
 
     fn replacement(&self, document: &Document<'_>, mut text: String, line_end: &str) -> Splice {
         let line = self.text[..document.start].rfind('\n').map_or(0, |newline| newline + 1);
-        let Range { mut start, end } = document.start..document.node(document.root()).end;
+        let Range { mut start, mut end } = document.start..document.node(document.root()).end;
+        if !self.text[..end].ends_with('\n') {
+            // The colon of a key that nothing follows is behind it.
+            let rest = self.text[end..].lines().next().unwrap_or_default();
+            end += rest.len();
+        }
         if self.text[line..start].trim_matches(['\u{feff}', ' ']).is_empty() {
             start -= self.text[line..start].len() - self.text[line..start].trim_end_matches(' ').len();
         } else {
