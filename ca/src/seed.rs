@@ -167,7 +167,13 @@ impl Seed {
 
     /// As a file has it, for those who keep it elsewhere.
     pub fn to_text(&self) -> Zeroizing<Vec<u8>> {
-        self.to_lines()
+        let mut lines = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize));
+        write_hex(&mut lines, &self.current);
+        if let Some((turn, secret)) = &self.other {
+            lines.extend(turn.word().bytes());
+            write_hex(&mut lines, secret);
+        }
+        lines
     }
 
     /// Writes the seed in place of the one that a file holds. Readers see the old one or the new one, whole.
@@ -194,7 +200,7 @@ impl Seed {
                 _ => SeedError::Write { path: path.to_owned(), source },
             }
         })?;
-        let written = file.write_all(&self.to_lines()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(path));
+        let written = file.write_all(&self.to_text()).and_then(|()| file.sync_all()).and_then(|()| sync_parent(path));
         written.map_err(|source| {
             // Half a seed would be refused as malformed for ever; the error at hand is the one to report.
             let _ = fs::remove_file(path);
@@ -211,16 +217,6 @@ impl Seed {
     pub(crate) fn derive_all(&self, purpose: Purpose) -> impl Iterator<Item = Secret> {
         let other = self.other.as_ref().map(|(_, secret)| secret);
         [&self.current].into_iter().chain(other).map(move |secret| derive(secret.as_ref(), purpose.info()))
-    }
-
-    fn to_lines(&self) -> Zeroizing<Vec<u8>> {
-        let mut lines = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize));
-        write_hex(&mut lines, &self.current);
-        if let Some((turn, secret)) = &self.other {
-            lines.extend(turn.word().bytes());
-            write_hex(&mut lines, secret);
-        }
-        lines
     }
 }
 

@@ -14,7 +14,6 @@ use conduit_inject::{
     Manifest, Namespaces, Outcome, Output, Report, Settings, Skip, report,
     settings::{ImagePullPolicy, Quantity},
 };
-
 use ureq::{
     Agent,
     tls::{RootCerts, TlsConfig},

@@ -13,8 +13,9 @@ const AUDIENCE: &str = "conduit.io/identity";
 /// After this the kubelet has replaced it.
 const TOKEN_SECONDS: u32 = 3600;
 /// What the control plane keeps in every namespace.
-const TRUST_BUNDLE: &str = "conduit-trust-bundle";
-const TRUST_BUNDLE_FILE: &str = "trust-bundle.pem";
+pub const TRUST_BUNDLE: &str = "conduit-trust-bundle";
+/// Where in it the certificates are, PEM.
+pub const TRUST_BUNDLE_FILE: &str = "trust-bundle.pem";
 /// As much as the proxy ever reads back, and its next version beside it while it is written.
 const CACHE_SIZE_LIMIT: &str = "128Mi";
 /// One socket.

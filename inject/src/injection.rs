@@ -21,7 +21,7 @@ pub(crate) const CREATED_BY: &str = "conduit.io/created-by";
 /// Which release.
 pub(crate) const PROXY_VERSION: &str = "conduit.io/proxy-version";
 /// Whose mesh the pod is in.
-pub(crate) const CONTROL_PLANE_NAMESPACE: &str = "conduit.io/control-plane-ns";
+pub const CONTROL_PLANE_NAMESPACE: &str = "conduit.io/control-plane-ns";
 /// Which `config.conduit.io/*` annotations were not the user's own, so that they can be taken away again.
 pub(crate) const ADDED_ANNOTATIONS: &str = "conduit.io/added-annotations";
 /// Containers of other meshes: two proxies that redirect the same traffic leave none of it working.

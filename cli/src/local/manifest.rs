@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::{Balancing, PodName, PodPorts, PortRange, ServiceName};
+use conduit_inject::settings::annotations::{INJECT, OPAQUE_PORTS, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment as KubeDeployment,
@@ -15,13 +16,6 @@ use serde::Deserialize;
 
 use crate::yaml::{self, Document};
 
-/// On a pod template: no proxy beside these pods.
-const INJECT_ANNOTATION: &str = "conduit.io/inject";
-/// On a pod template, or a Service: ports whose connections are carried as bytes.
-const OPAQUE_PORTS_ANNOTATION: &str = "config.conduit.io/opaque-ports";
-/// On a pod template: ports of it, and elsewhere, that the proxy has nothing to do with.
-const SKIP_INBOUND_ANNOTATION: &str = "config.conduit.io/skip-inbound-ports";
-const SKIP_OUTBOUND_ANNOTATION: &str = "config.conduit.io/skip-outbound-ports";
 /// On a Service: how its requests are shared out.
 const BALANCER_ANNOTATION: &str = "config.conduit.io/load-balancer";
 /// On a pod template: where its pods are said to run. In a cluster their nodes say so.
@@ -176,7 +170,7 @@ impl Manifest {
         };
         self.services.push(Service {
             balancing,
-            opaque_ports: annotated_ports(object.metadata.annotations.as_ref(), OPAQUE_PORTS_ANNOTATION)?,
+            opaque_ports: annotated_ports(object.metadata.annotations.as_ref(), OPAQUE_PORTS)?,
             name: ServiceName::new(&namespace, &name)?,
             headless: spec.cluster_ip.as_deref() == Some("None"),
             load_balancer: spec.type_.as_deref() == Some("LoadBalancer"),
@@ -194,7 +188,7 @@ fn template(template: PodTemplateSpec) -> anyhow::Result<Deployment> {
         bail!("has {} containers; a local mesh runs one beside each proxy", spec.containers.len());
     };
     let annotations = metadata.annotations.as_ref();
-    let inject = annotations.and_then(|annotations| annotations.get(INJECT_ANNOTATION));
+    let inject = annotations.and_then(|annotations| annotations.get(INJECT));
     let env = environment(container)?;
     let words = container.command.iter().chain(&container.args).flatten();
     let command: Vec<_> = words.map(|word| expand(word, &env)).collect();
@@ -215,9 +209,9 @@ fn template(template: PodTemplateSpec) -> anyhow::Result<Deployment> {
         env,
         ports,
         pod_ports: PodPorts {
-            opaque: annotated_ports(annotations, OPAQUE_PORTS_ANNOTATION)?,
-            skip_inbound: annotated_ports(annotations, SKIP_INBOUND_ANNOTATION)?,
-            skip_outbound: annotated_ports(annotations, SKIP_OUTBOUND_ANNOTATION)?,
+            opaque: annotated_ports(annotations, OPAQUE_PORTS)?,
+            skip_inbound: annotated_ports(annotations, SKIP_INBOUND_PORTS)?,
+            skip_outbound: annotated_ports(annotations, SKIP_OUTBOUND_PORTS)?,
         },
     })
 }

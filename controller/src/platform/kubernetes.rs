@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use conduit_api::{Revision, TrustDomain, mesh::Inventory};
 use conduit_ca::Seed;
 use conduit_consensus::store;
+use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
 use futures::stream::BoxStream;
 use k8s_openapi::{
     ByteString,
@@ -45,8 +46,6 @@ const INJECTOR: &str = "conduit-proxy-injector";
 const SEED_KEY: &str = "seed";
 const ROOT_KEY: &str = "root.json";
 const NODE_KEY: &str = "node";
-/// What all objects of a control plane are labelled with.
-pub(super) const CONTROL_PLANE_NS: &str = "conduit.io/control-plane-ns";
 /// A seed is replaced by hand, and nobody waits for it.
 const SEED_POLL: Duration = Duration::from_secs(10);
 /// A request that has not been answered by then is made again.
@@ -103,7 +102,7 @@ impl Kubernetes {
     fn metadata(&self, name: &str) -> ObjectMeta {
         ObjectMeta {
             name: Some(name.to_owned()),
-            labels: Some([(CONTROL_PLANE_NS.to_owned(), self.namespace.clone())].into()),
+            labels: Some([(CONTROL_PLANE_NAMESPACE.to_owned(), self.namespace.clone())].into()),
             ..ObjectMeta::default()
         }
     }

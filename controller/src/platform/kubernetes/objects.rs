@@ -11,6 +11,11 @@ use conduit_api::{
     Endpoint, Pod, PodName, PodPorts, PortRange, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef,
     mesh::{Balancing, Inventory},
 };
+use conduit_inject::{
+    containers::PROXY,
+    injection::CONTROL_PLANE_NAMESPACE,
+    settings::annotations::{OPAQUE_PORTS, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS},
+};
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1::EndpointSlice},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -18,17 +23,8 @@ use k8s_openapi::{
 use kube::{ResourceExt as _, core::PartialObjectMeta, runtime::watcher::Event};
 use tracing::warn;
 
-/// Of pods, services and namespaces: ports whose connections are carried as bytes.
-const OPAQUE_PORTS: &str = "config.conduit.io/opaque-ports";
-/// Of pods: ports that are not redirected to the proxy.
-const SKIP_INBOUND: &str = "config.conduit.io/skip-inbound-ports";
-const SKIP_OUTBOUND: &str = "config.conduit.io/skip-outbound-ports";
 /// Of services: how requests are shared out.
 const LOAD_BALANCER: &str = "config.conduit.io/load-balancer";
-/// Of pods that a proxy was added to: whose it is.
-const CONTROL_PLANE_NS: &str = "conduit.io/control-plane-ns";
-/// The proxy beside a pod's containers.
-const PROXY_CONTAINER: &str = "conduit-proxy";
 /// Of nodes.
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Of slices: whose endpoints they have.
@@ -377,12 +373,12 @@ fn pod(object: core::Pod, control_plane: &str) -> Option<(PodName, Option<PodFac
     let (spec, status) = (object.spec.unwrap_or_default(), object.status.unwrap_or_default());
     let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let is_ready = |condition: &core::PodCondition| condition.type_ == "Ready" && condition.status == "True";
-    let is_proxy = |container: &core::Container| container.name == PROXY_CONTAINER;
+    let is_proxy = |container: &core::Container| container.name == PROXY;
     let no_annotations = BTreeMap::new();
     let annotations = metadata.annotations.as_ref().unwrap_or(&no_annotations);
     let said_of = |key| ports(annotations, key, &name.to_string());
     let is_ours =
-        |labels: &BTreeMap<String, String>| labels.get(CONTROL_PLANE_NS).is_some_and(|ns| ns == control_plane);
+        |labels: &BTreeMap<String, String>| labels.get(CONTROL_PLANE_NAMESPACE).is_some_and(|ns| ns == control_plane);
     let has_proxy = spec.containers.iter().any(is_proxy)
         || spec.init_containers.as_deref().unwrap_or_default().iter().any(is_proxy);
     let facts = PodFacts {
@@ -393,8 +389,8 @@ fn pod(object: core::Pod, control_plane: &str) -> Option<(PodName, Option<PodFac
         uid: metadata.uid.clone(),
         node: spec.node_name,
         opaque: said_of(OPAQUE_PORTS),
-        skip_inbound: said_of(SKIP_INBOUND),
-        skip_outbound: said_of(SKIP_OUTBOUND),
+        skip_inbound: said_of(SKIP_INBOUND_PORTS),
+        skip_outbound: said_of(SKIP_OUTBOUND_PORTS),
         meshed: has_proxy && metadata.labels.as_ref().is_some_and(is_ours),
         ready: status.conditions.unwrap_or_default().iter().any(is_ready),
         is_going: is_over || metadata.deletion_timestamp.is_some(),

@@ -4,6 +4,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use conduit_api::Revision;
+use conduit_inject::{
+    containers::{TRUST_BUNDLE, TRUST_BUNDLE_FILE},
+    injection::CONTROL_PLANE_NAMESPACE,
+};
 use futures::{StreamExt as _, stream};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace},
@@ -21,11 +25,8 @@ use kube::{
 use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
-use super::{CONTROL_PLANE_NS, revisioned::Version};
+use super::revisioned::Version;
 
-/// The ConfigMap, and where in it.
-const NAME: &str = "conduit-trust-bundle";
-const KEY: &str = "trust-bundle.pem";
 /// Namespaces that are written to at once.
 const AT_ONCE: usize = 16;
 /// Between two looks whether somebody has lost it, or could not be given it: new pods of a namespace without it wait as long.
@@ -52,7 +53,7 @@ impl Published {
     }
 
     fn is_in(&self, known: &ConfigMap) -> bool {
-        let pem = known.data.as_ref().and_then(|data| data.get(KEY));
+        let pem = known.data.as_ref().and_then(|data| data.get(TRUST_BUNDLE_FILE));
         self.version().is_of(known) && pem == Some(&self.pem)
     }
 }
@@ -116,7 +117,7 @@ impl TrustBundles {
 
 /// To all namespaces that have it not: two questions tell which, however many there are.
 async fn spread(client: &Client, own: &str, published: &Arc<Published>) -> anyhow::Result<()> {
-    let named = ListParams::default().fields(&format!("metadata.name={NAME}"));
+    let named = ListParams::default().fields(&format!("metadata.name={TRUST_BUNDLE}"));
     let known = Api::<ConfigMap>::all(client.clone()).list(&named).await.context("cannot list trust bundles")?;
     let have: BTreeSet<_> =
         known.iter().filter(|known| published.is_in(known)).filter_map(|known| known.namespace()).collect();
@@ -141,20 +142,20 @@ async fn give(client: &Client, namespace: &str, own: &str, published: &Published
 async fn write(client: &Client, namespace: &str, own: &str, published: &Published) -> anyhow::Result<()> {
     let config_map = ConfigMap {
         metadata: ObjectMeta {
-            name: Some(NAME.to_owned()),
-            labels: Some([(CONTROL_PLANE_NS.to_owned(), own.to_owned())].into()),
+            name: Some(TRUST_BUNDLE.to_owned()),
+            labels: Some([(CONTROL_PLANE_NAMESPACE.to_owned(), own.to_owned())].into()),
             ..ObjectMeta::default()
         },
-        data: Some([(KEY.to_owned(), published.pem.clone())].into()),
+        data: Some([(TRUST_BUNDLE_FILE.to_owned(), published.pem.clone())].into()),
         ..ConfigMap::default()
     };
     let config_maps = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let written = published
         .version()
-        .write(&config_maps, NAME, |known| match known {
+        .write(&config_maps, TRUST_BUNDLE, |known| match known {
             Some(known) if published.is_in(&known) => None,
             _ => Some(config_map.clone()),
         })
         .await;
-    written.with_context(|| format!("cannot write the ConfigMap {namespace}/{NAME}"))
+    written.with_context(|| format!("cannot write the ConfigMap {namespace}/{TRUST_BUNDLE}"))
 }

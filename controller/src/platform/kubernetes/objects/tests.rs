@@ -49,7 +49,7 @@ fn slice_of(service: &str, port: u16, endpoints: &[(&str, Option<&str>, bool)]) 
 
 fn pod_of(name: &str, ip: &str, ready: bool) -> core::Pod {
     let mut metadata = metadata(name);
-    metadata["labels"] = json!({CONTROL_PLANE_NS: "conduit", POD_TEMPLATE_HASH: "abc12"});
+    metadata["labels"] = json!({CONTROL_PLANE_NAMESPACE: "conduit", POD_TEMPLATE_HASH: "abc12"});
     metadata["ownerReferences"] =
         json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-abc12", "uid": "x", "controller": true}]);
     let status = if ready { "True" } else { "False" };
@@ -152,8 +152,10 @@ fn an_unready_pod_is_an_endpoint_where_its_service_wants_that() {
 fn what_has_no_proxy_of_ours_has_no_identity() {
     let change: [fn(&mut core::Pod); 3] = [
         |pod| pod.spec.as_mut().unwrap().containers.truncate(1),
-        |pod| _ = pod.metadata.labels.as_mut().unwrap().insert(CONTROL_PLANE_NS.to_owned(), "another".to_owned()),
-        |pod| pod.metadata.annotations = Some([(SKIP_INBOUND.to_owned(), "8000-8100".to_owned())].into()),
+        |pod| {
+            _ = pod.metadata.labels.as_mut().unwrap().insert(CONTROL_PLANE_NAMESPACE.to_owned(), "another".to_owned())
+        },
+        |pod| pod.metadata.annotations = Some([(SKIP_INBOUND_PORTS.to_owned(), "8000-8100".to_owned())].into()),
     ];
     for change in change {
         let mut objects = with_web();
