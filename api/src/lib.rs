@@ -4,9 +4,11 @@
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
+//! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
+pub mod access;
 pub mod codec;
 pub mod latency;
 pub mod mesh;

@@ -15,6 +15,7 @@
 //! - [`bundle`], [`workload`]: what a workload trusts and presents, exchanged under live configurations.
 //! - [`jwt`]: the same identities where there is no TLS to carry them. [`federation`]: what other trust domains are believed by.
 //! - [`cache`]: what a workload keeps for the day when there is nobody to ask.
+//! - [`front_proxy`]: who may speak for people, in Kubernetes.
 //! - [`refusal`]: why a handshake was refused, for logs and counters.
 //!
 //! Everything is TLS 1.3 on aws-lc-rs. Identities are X.509-SVIDs, of whose names only the one URI counts:
@@ -25,6 +26,7 @@ pub mod bundle;
 pub mod cache;
 mod certificate;
 pub mod federation;
+pub mod front_proxy;
 pub mod import;
 pub mod issuer;
 pub mod jwt;
@@ -46,6 +48,7 @@ pub mod workload;
 pub use attest::{AttestError, LaunchToken};
 pub use bundle::{Authorities, BundleError, TrustBundle, TrustPolicy};
 pub use certificate::lifetime;
+pub use front_proxy::{FrontProxies, FrontProxyError};
 pub use import::{ImportError, OwnIssuer};
 pub use issuer::{IssueError, Issued, Issuer, IssuerError};
 pub use jwt::{JwtError, JwtIssuer, JwtKeys, JwtSvid};

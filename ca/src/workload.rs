@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     bundle::TrustBundle,
+    front_proxy::FrontProxies,
     key::{CryptoError, KeyPair},
     key_id::KeyId,
     sessions::{Epoch, Sessions, Tickets},
@@ -262,6 +263,11 @@ impl WorkloadTls {
             tls::server(ClientVerifier { peer, auth: client }, self.resolver(), alpn, Tickets::new(&self.epoch));
         made.servers.push((protocols, client, config.clone()));
         config
+    }
+
+    /// For accepting a connection from whoever may speak for people. Sessions are not resumed: of these connections there are few.
+    pub fn server_config_for_front_proxies(&self, alpn: &[&[u8]], clients: &FrontProxies) -> Arc<ServerConfig> {
+        tls::server(clients.clone(), self.resolver(), alpn, None)
     }
 
     /// For connecting to `expected` and nobody else. We present our certificate if we have one by then. To be asked for with each

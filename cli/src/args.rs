@@ -6,10 +6,11 @@ use crate::{
     address::Address,
     ca, check, completion, explain, get, history, identity,
     inject::{InjectArgs, UninjectArgs},
+    kubernetes,
     local::LocalCommand,
     pods, raft,
     resource::{DEFAULT_NAMESPACE, ResourceError, Scope},
-    routes, stat, tap, version, wait,
+    routes, stat, tap, uninstall, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -34,9 +35,12 @@ pub struct Global {
     /// Namespace that the control plane runs in, on Kubernetes
     #[arg(short, long, global = true, env = "CONDUIT_NAMESPACE", default_value = "conduit")]
     pub conduit_namespace: String,
-    /// Where the control plane is: host:port or unix:/path, several with commas between [default: the mesh on this machine]
+    /// Where the control plane is: host:port or unix:/path, several with commas between [default: the mesh on this machine, or else in the cluster]
     #[arg(long, global = true, value_name = "ADDRESS", value_delimiter = ',')]
     pub api_addr: Vec<Address>,
+    /// Which cluster of Kubernetes.
+    #[command(flatten)]
+    pub kubernetes: kubernetes::Options,
     /// Tell on standard error what happens
     #[arg(long, global = true)]
     pub verbose: bool,
@@ -95,6 +99,8 @@ pub enum Command {
     Tap(tap::Args),
     /// Take the proxy away from manifests
     Uninject(UninjectArgs),
+    /// Print what makes up the control plane in a cluster: conduit uninstall | kubectl delete -f -
+    Uninstall(uninstall::Args),
     /// Print the versions of this command and of the control plane
     Version(version::Args),
     /// Wait until a change is in force everywhere

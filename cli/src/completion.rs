@@ -11,7 +11,7 @@ use crate::args::Cli;
 /// Of which shell.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// bash, zsh or fish
+    /// bash, zsh, fish or powershell
     shell: String,
 }
 
@@ -24,10 +24,11 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         "bash" => Some(Shell::Bash),
         "zsh" => Some(Shell::Zsh),
         "fish" => Some(Shell::Fish),
+        "powershell" => Some(Shell::PowerShell),
         _ => None,
     };
-    let shell =
-        supported.with_context(|| format!("unsupported shell type (must be bash, zsh or fish): {}", args.shell))?;
+    let shell = supported
+        .with_context(|| format!("unsupported shell type (must be bash, zsh, fish or powershell): {}", args.shell))?;
     let mut script = Vec::new();
     generate(shell, &mut Cli::command(), "conduit", &mut script);
     out.write_all(&script)?;

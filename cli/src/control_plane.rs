@@ -1,17 +1,14 @@
-//! The control plane as the command line sees it: replicas, any of which will do.
+//! The control plane as the command line sees it: replicas, any of which will do, or a cluster that has some.
 
 use std::{error::Error as _, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::proto::public::{VersionRequest, api_client::ApiClient};
 use tokio::time::timeout;
-use tonic::{
-    Code, Response, Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Response, Status, transport::Endpoint};
 use tracing::debug;
 
-use crate::address::Address;
+use crate::{address::Address, kubernetes, transport::Transport};
 
 /// A replica that has not accepted by then is skipped.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,18 +20,26 @@ const ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The client of one replica.
-pub type Client = ApiClient<Channel>;
+pub type Client = ApiClient<Transport>;
 
-/// The replicas' addresses, in the order in which they are asked.
+/// Where it is.
 #[derive(Clone, Debug)]
-pub struct ControlPlane {
-    replicas: Vec<Address>,
+pub enum ControlPlane {
+    /// Replicas' addresses, in the order in which they are asked; without any, every question is answered with how to start one.
+    Replicas(Vec<Address>),
+    /// In a cluster, whose API server hands on what is asked.
+    Cluster {
+        /// Which one.
+        options: kubernetes::Options,
+        /// The control plane's.
+        namespace: String,
+    },
 }
 
 impl ControlPlane {
-    /// Replicas at these addresses; without any, every question is answered with how to start one.
+    /// Replicas at these addresses.
     pub fn at(replicas: Vec<Address>) -> Self {
-        Self { replicas }
+        Self::Replicas(replicas)
     }
 
     /// The answer of the first replica that gives one. `ask` is called once for each replica that can be connected to,
@@ -43,14 +48,18 @@ impl ControlPlane {
     /// # Errors
     /// When there is no replica, none of them answers, or one refuses.
     pub async fn ask<T>(&self, ask: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>) -> anyhow::Result<T> {
-        if self.replicas.is_empty() {
+        let replicas = match self {
+            Self::Replicas(replicas) => replicas,
+            Self::Cluster { options, namespace } => return ask_cluster(options, namespace, ask).await,
+        };
+        if replicas.is_empty() {
             bail!(
-                "no Conduit control plane found: start one on this machine with `conduit local up --demo`, or give its \
-                 address with --api-addr"
+                "no Conduit control plane found: start one on this machine with `conduit local up --demo`, install it in a cluster with \
+                 `conduit install | kubectl apply -f -`, or give its address with --api-addr"
             );
         }
         let (mut failure, mut refusal) = (None, None);
-        for replica in &self.replicas {
+        for replica in replicas {
             match ask_one(replica, &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err(Refusal::Final(status)) => return Err(refused(&status)),
@@ -68,7 +77,7 @@ impl ControlPlane {
             return Err(refusal);
         }
         let failure = failure.expect("there is a replica, and it did not answer");
-        Err(failure.context(match self.replicas.as_slice() {
+        Err(failure.context(match replicas.as_slice() {
             [replica] => format!("the control plane at {replica} does not answer"),
             replicas => format!("none of {} replicas of the control plane answers", replicas.len()),
         }))
@@ -82,6 +91,20 @@ enum Refusal {
     ForNow(Status),
     /// All would say this.
     Final(Status),
+}
+
+/// The API server finds a replica that is ready.
+async fn ask_cluster<T>(
+    options: &kubernetes::Options,
+    namespace: &str,
+    ask: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
+) -> anyhow::Result<T> {
+    let mut client = ApiClient::new(Transport::through(options.client().await?, namespace));
+    let answer = timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, ask(&mut client)).await;
+    match answer.context("the cluster does not answer in time; is its API server the one that you mean?")? {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) => Err(refused(&status)),
+    }
 }
 
 async fn ask_one<T>(
@@ -106,7 +129,7 @@ async fn connect(replica: &Address) -> anyhow::Result<Client> {
     let endpoint = Endpoint::from_shared(replica.to_uri()).with_context(|| format!("`{replica}` is not an address"))?;
     let connected = timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
     let channel = connected.map_err(|_| anyhow!("no connection within {CONNECT_TIMEOUT:?}"))?.map_err(innermost)?;
-    Ok(ApiClient::new(channel))
+    Ok(ApiClient::new(Transport::Replica(channel)))
 }
 
 /// Whether an error says something about one replica or its connection rather than about what was asked.

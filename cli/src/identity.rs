@@ -3,7 +3,10 @@
 use std::io::Write;
 
 use anyhow::bail;
-use conduit_api::proto::public::{IdentityRequest, PodsRequest};
+use conduit_api::{
+    access::about,
+    proto::public::{IdentityRequest, PodsRequest},
+};
 use conduit_ca::{bundle::to_pem, describe};
 
 use crate::{args::Global, control_plane::ControlPlane, printable::printable};
@@ -31,7 +34,7 @@ pub async fn run(
         false => args.pods.clone(),
         true => {
             let request = PodsRequest { namespace: namespace.clone(), skip_connected: true };
-            let pods = control_plane.ask(async |client| client.pods(request.clone()).await).await?.pods;
+            let pods = control_plane.ask(async |client| client.pods(about(request.clone())).await).await?.pods;
             pods.into_iter().filter(|pod| pod.meshed).map(|pod| pod.name).collect()
         }
     };
@@ -42,7 +45,7 @@ pub async fn run(
     for (number, pod) in pods.iter().enumerate() {
         let request = IdentityRequest { namespace: namespace.clone(), pod: pod.clone() };
         let header = format!("POD {} ({} of {})", printable(pod), number + 1, pods.len());
-        match control_plane.ask(async |client| client.identity(request.clone()).await).await {
+        match control_plane.ask(async |client| client.identity(about(request.clone())).await).await {
             Ok(identity) => {
                 writeln!(out, "{header}")?;
                 for certificate in identity.chain {

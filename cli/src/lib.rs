@@ -1,11 +1,13 @@
 //! The `conduit` command.
 //!
 //! - [`args`]: what can be typed. [`resource`]: how workloads are named. [`failure`]: how everything that goes wrong is said.
-//! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are.
+//! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are. [`kubernetes`]: which cluster they are in.
+//!   [`transport`]: how calls get there.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
 //!   [`ca`], [`identity`], [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
 //!   [`completion`]. [`yaml`] and [`gateway`] read what people write.
-//! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody.
+//! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`uninstall`]: what is to be deleted there.
+//! - [`plugin`]: commands of others.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
@@ -22,8 +24,10 @@ pub mod history;
 pub mod identity;
 pub mod inject;
 pub mod install;
+pub mod kubernetes;
 pub mod local;
 pub mod output;
+pub mod plugin;
 pub mod pods;
 pub mod printable;
 pub mod raft;
@@ -34,6 +38,8 @@ pub mod stdout;
 pub mod table;
 pub mod tap;
 pub mod time;
+pub mod transport;
+pub mod uninstall;
 pub mod version;
 pub mod wait;
 pub mod yaml;

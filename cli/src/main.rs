@@ -2,7 +2,7 @@
 
 use std::{io::stderr, path::PathBuf, process::ExitCode};
 
-use clap::Parser as _;
+use clap::{Parser as _, error::ErrorKind};
 use conduit_cli::{
     address::Address,
     args::{Cli, Command, Global},
@@ -10,9 +10,9 @@ use conduit_cli::{
     control_plane::ControlPlane,
     explain, failure, get, history, identity, inject, install,
     local::directory::MeshDirectory,
-    pods, raft, routes, stat,
+    plugin, pods, raft, routes, stat,
     stdout::{self, Stdout},
-    tap, version, wait,
+    tap, uninstall, version, wait,
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -27,6 +27,13 @@ const NOT_WELL: u8 = 2;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(error) if error.kind() == ErrorKind::InvalidSubcommand => match plugin::run() {
+            None => return wrong_usage(&error),
+            Some(error) => {
+                eprintln!("{}", failure::line(&anyhow::Error::from(error).context("cannot start the plug-in")));
+                return ExitCode::FAILURE;
+            }
+        },
         Err(error) => return wrong_usage(&error),
     };
     match run(&cli) {
@@ -69,19 +76,23 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         _ => {}
     }
-    let control_plane = ControlPlane::at(replicas(&cli.global));
+    let control_plane = control_plane(&cli.global);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(cli, &control_plane))
 }
 
-/// Where the control plane is: what the command line says, or else the mesh on this machine.
-fn replicas(global: &Global) -> Vec<Address> {
+/// Where the control plane is: what the command line says, or else the mesh on this machine, or else that of the cluster.
+fn control_plane(global: &Global) -> ControlPlane {
     if !global.api_addr.is_empty() {
-        return global.api_addr.clone();
+        return ControlPlane::at(global.api_addr.clone());
     }
     let given = std::env::var_os("CONDUIT_LOCAL_DIR").map(PathBuf::from);
-    let local = MeshDirectory::resolve(given.as_deref()).map(|directory| directory.api_sockets());
-    local.unwrap_or_default().into_iter().map(Address::Unix).collect()
+    let local = MeshDirectory::resolve(given.as_deref()).map(|directory| directory.api_sockets()).unwrap_or_default();
+    if global.kubernetes.is_given() || (local.is_empty() && given.is_none() && global.kubernetes.is_there()) {
+        let (options, namespace) = (global.kubernetes.clone(), global.conduit_namespace.clone());
+        return ControlPlane::Cluster { options, namespace };
+    }
+    ControlPlane::at(local.into_iter().map(Address::Unix).collect())
 }
 
 async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode> {
@@ -94,7 +105,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Ca { command } => ca::run(command, global, control_plane, out).await?,
         Command::Identity(args) => identity::run(args, global, control_plane, out).await?,
         Command::Check(args) => {
-            if !check::run(args, control_plane, out).await? {
+            if !check::run(args, global, control_plane, out).await? {
                 return Ok(NOT_WELL.into());
             }
         }
@@ -107,8 +118,9 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
         Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,
         Command::History(args) => history::run(args, control_plane, out).await?,
+        Command::Uninstall(args) => uninstall::run(args, global, out).await?,
         Command::Wait(args) => wait::run(args, control_plane, out).await?,
-        Command::Version(args) => version::run(args, control_plane, out).await?,
+        Command::Version(args) => version::run(args, global, control_plane, out).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

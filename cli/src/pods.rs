@@ -2,7 +2,10 @@
 
 use std::io::Write;
 
-use conduit_api::proto::public::{Pod, PodsRequest, PodsResponse};
+use conduit_api::{
+    access::about,
+    proto::public::{Pod, PodsRequest, PodsResponse},
+};
 use serde::Serialize;
 
 use crate::{
@@ -37,7 +40,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let scope = global.scope(args.all_namespaces)?;
     let request = PodsRequest { namespace: scope.namespace().unwrap_or_default().to_owned(), skip_connected: false };
-    let answer = control_plane.ask(async |client| client.pods(request.clone()).await).await?;
+    let answer = control_plane.ask(async |client| client.pods(about(request.clone())).await).await?;
     match args.output {
         Output::Json => write_json(out, &json(&answer))?,
         _ if answer.pods.is_empty() => writeln!(notes, "No resources found.")?,

@@ -6,7 +6,10 @@ mod view;
 use std::{io::Write, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use conduit_api::proto::public::{StatRequest, StatResponse, stat_request::Other};
+use conduit_api::{
+    access::about,
+    proto::public::{StatRequest, StatResponse, stat_request::Other},
+};
 
 use self::view::Columns;
 use crate::{
@@ -95,7 +98,7 @@ pub async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let request = args.request(global)?;
-    let answer = control_plane.ask(async |client| client.stat(request.clone()).await).await?;
+    let answer = control_plane.ask(async |client| client.stat(about(request.clone())).await).await?;
     if args.output == Output::Json {
         write_json(out, &view::json(&answer))?;
     } else if answer.rows.is_empty() {

@@ -10,9 +10,12 @@ use std::io::Write;
 
 use anyhow::{anyhow, bail, ensure};
 use clap::ValueEnum;
-use conduit_api::proto::{
-    public::TapRequest,
-    tap::{Match, TapEvent},
+use conduit_api::{
+    access::about,
+    proto::{
+        public::TapRequest,
+        tap::{Match, TapEvent},
+    },
 };
 use tonic::Streaming;
 use tracing::debug;
@@ -120,7 +123,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let request = args.request(global)?;
     loop {
-        let mut events = control_plane.ask(async |client| client.tap(request.clone()).await).await?;
+        let mut events = control_plane.ask(async |client| client.tap(about(request.clone())).await).await?;
         let broken = write_events(args.output, &mut events, out).await?;
         if broken.seen == 0 {
             return Err(broken.error.context("the control plane broke the tap off"));

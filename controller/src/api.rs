@@ -1,5 +1,6 @@
 //! The public API: what people and their tools ask, answered by any replica for all of them.
 
+pub mod aggregated;
 pub mod ca;
 pub mod check;
 pub mod explain;
@@ -148,18 +149,22 @@ impl api_server::Api for ApiServer {
     }
 
     async fn identity(&self, request: Request<IdentityRequest>) -> Result<Response<IdentityResponse>, Status> {
+        aggregated::admit(&request)?;
         identity::identity(&self.own, request.into_inner()).await.map(Response::new)
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        aggregated::admit(&request)?;
         explain::explain(&self.own, &self.roots.trust_domain, request.into_inner()).await.map(Response::new)
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
+        aggregated::admit(&request)?;
         stat::stat(&self.own, request.into_inner()).await.map(Response::new)
     }
 
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {
+        aggregated::admit(&request)?;
         let PodsRequest { namespace, skip_connected } = request.into_inner();
         let connected = match skip_connected {
             true => BTreeMap::new(),
@@ -182,6 +187,7 @@ impl api_server::Api for ApiServer {
     }
 
     async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {
+        aggregated::admit(&request)?;
         Ok(Response::new(tap::tap(&self.own, request.into_inner()).await?))
     }
 }

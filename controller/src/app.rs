@@ -24,7 +24,7 @@ use conduit_api::proto::{
     public::api_server::ApiServer as ApiService, tap::tap_server::TapServer as TapService,
     telemetry::telemetry_server::TelemetryServer as TelemetryService,
 };
-use conduit_ca::{ClientAuth, ReplicaTls, Seed, WorkloadTls};
+use conduit_ca::{ClientAuth, FrontProxies, ReplicaTls, Seed, WorkloadTls};
 use conduit_consensus::{Cluster, ClusterConfig, JoinError};
 use futures::FutureExt as _;
 use kube::Client;
@@ -41,7 +41,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     admin,
-    api::{ApiServer, check::Lifetimes},
+    api::{
+        ApiServer,
+        aggregated::{self, Aggregation},
+        check::Lifetimes,
+    },
     authority::{
         actor::{AuthorityActor, Setup},
         roots::Roots,
@@ -144,7 +148,7 @@ impl App {
         let lifetimes = Lifetimes { intermediate: config.intermediate_lifetime, leaf: config.leaf_lifetime };
         let api = || ApiService::new(ApiServer { own: own.clone(), roots: roots.clone(), lifetimes });
         if let Some(socket) = &config.api_socket {
-            serve_socket(socket, reflected(api())?)?;
+            serve_socket(socket, reflected(api()))?;
         }
         let identity = IdentityServer {
             attestor: attestor(&config, &own).await?,
@@ -157,8 +161,7 @@ impl App {
                 per_core: config.certify_rate_per_core,
             }),
         };
-        let served_api = reflected(api())?;
-        tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, served_api, observations, served));
+        tokio::spawn(serve_workloads(config.clone(), own.clone(), identity, api(), observations, served));
         let membership = tokio::spawn(stay_member(cluster.clone(), config.other_addresses()));
         Ok(Self { cluster, registry: own.registry, membership, api_socket: config.api_socket })
     }
@@ -304,7 +307,7 @@ async fn serve_workloads(
     config: Config,
     own: Own,
     identity: IdentityServer,
-    api: Router,
+    api: ApiService<ApiServer>,
     observations: Observations,
     mut served: watch::Receiver<Option<WorkloadTls>>,
 ) {
@@ -328,12 +331,32 @@ async fn serve_workloads(
     };
     let proxy_api = serve_tls(listen("proxy-api", PROXY_API_PORT, ClientAuth::Optional), proxies);
     let public = async {
-        // Everybody in a cluster has some certificate, and not everybody may change a mesh.
-        if !config.kubernetes {
-            serve_tls(listen("api", API_PORT, ClientAuth::Required), api).await;
+        match config.kubernetes {
+            // Everybody in a cluster has some certificate, and not everybody may change a mesh.
+            true => serve_aggregated(&config, &own, tls.clone(), api).await,
+            false => serve_tls(listen("api", API_PORT, ClientAuth::Required), reflected(api)).await,
         }
     };
     tokio::join!(proxy_api, public, serve_webhook(&config, &own, tls.clone()));
+}
+
+/// What people ask in Kubernetes, who come by way of the API server, and by no other.
+async fn serve_aggregated(config: &Config, own: &Own, tls: WorkloadTls, api: ApiService<ApiServer>) {
+    let (proxies, kubeconfig) = (FrontProxies::default(), config.kubeconfig.clone());
+    let followed = proxies.clone();
+    tokio::spawn(async move {
+        if let Err(error) = aggregated::follow(kubeconfig.as_deref(), followed).await {
+            error!(error = %format_args!("{error:#}"), "nobody can ask this control plane through the API server");
+        }
+    });
+    let tls = move || tls.server_config_for_front_proxies(&[b"h2", b"http/1.1"], &proxies);
+    let aggregation = Aggregation { namespace: config.namespace.as_str().into() };
+    let services = server().accept_http1(true).layer(aggregation).add_service(api);
+    let address = config.listen(API_PORT);
+    match serve::listen(address, tls, "api", own.refusals.clone()).await {
+        Ok(connections) => ended("api")(services.serve_with_incoming(connections).await),
+        Err(error) => cannot_listen(address, &error),
+    }
 }
 
 /// In Kubernetes, and where proxies are to be added.
@@ -376,11 +399,12 @@ fn server() -> Server {
 }
 
 /// The public API with gRPC reflection, so that any gRPC tool can be pointed at it.
-fn reflected(api: ApiService<ApiServer>) -> anyhow::Result<Router> {
+fn reflected(api: ApiService<ApiServer>) -> Router {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .build_v1()?;
-    Ok(server().add_service(api).add_service(reflection))
+        .build_v1()
+        .expect("they are our own, and whole");
+    server().add_service(api).add_service(reflection)
 }
 
 fn ended(what: &'static str) -> impl FnOnce(Result<(), tonic::transport::Error>) {

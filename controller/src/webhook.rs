@@ -101,7 +101,7 @@ fn name_of(pod: &Value) -> &str {
 /// What the API server knows replicas by.
 pub fn dns_names(config: &Config) -> Vec<String> {
     match config.kubernetes {
-        true => vec![format!("webhook.{}.svc", config.namespace)],
+        true => ["webhook", "api"].map(|service| format!("{service}.{}.svc", config.namespace)).to_vec(),
         false => Vec::new(),
     }
 }

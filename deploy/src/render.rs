@@ -8,14 +8,16 @@ use thiserror::Error;
 use crate::{Values, functions::FUNCTIONS};
 
 /// The templates in the order in which what they make is applied: nothing waits for what comes behind it.
-const TEMPLATES: [(&str, &str); 9] = [
+const TEMPLATES: [(&str, &str); 11] = [
     ("namespace.yaml", include_str!("../chart/templates/namespace.yaml")),
     ("controller-rbac.yaml", include_str!("../chart/templates/controller-rbac.yaml")),
+    ("people-rbac.yaml", include_str!("../chart/templates/people-rbac.yaml")),
     ("prometheus-rbac.yaml", include_str!("../chart/templates/prometheus-rbac.yaml")),
     ("services.yaml", include_str!("../chart/templates/services.yaml")),
     ("config.yaml", include_str!("../chart/templates/config.yaml")),
     ("controller.yaml", include_str!("../chart/templates/controller.yaml")),
     ("webhook.yaml", include_str!("../chart/templates/webhook.yaml")),
+    ("api.yaml", include_str!("../chart/templates/api.yaml")),
     ("network-policies.yaml", include_str!("../chart/templates/network-policies.yaml")),
     ("prometheus.yaml", include_str!("../chart/templates/prometheus.yaml")),
 ];

@@ -76,6 +76,7 @@ fn another_namespace_is_all_that_changes_with_it() {
             ours.replace("kube-system, conduit]", "kube-system, mesh-2]"),
             ours.replace("[\"conduit\"]", "[\"mesh-2\"]"),
             ours.replace("control-plane-ns=conduit", "control-plane-ns=mesh-2"),
+            ours.replace("conduit.api.conduit.io", "mesh-2.api.conduit.io"),
         ];
         assert!(ours == other || renamed.iter().any(|line| line == other), "{ours} became {other}");
     }

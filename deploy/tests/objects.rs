@@ -1,6 +1,7 @@
 //! What Kubernetes would only say when it is too late: that everything named is there, that selectors select, and that nothing is
 //! allowed more than it needs.
 
+use conduit_api::access::METHODS;
 use conduit_deploy::{Install, Manifest};
 use serde_json::{Value, json};
 
@@ -67,15 +68,21 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "ClusterRoleBinding conduit-mesh-controller",
         "Role conduit-controller",
         "RoleBinding conduit-controller",
+        "RoleBinding conduit-mesh-controller",
+        "ClusterRole conduit-mesh-view",
+        "ClusterRole conduit-mesh-tap",
+        "ClusterRole conduit-mesh-admin",
         "ServiceAccount conduit-prometheus",
         "ClusterRole conduit-mesh-prometheus",
         "ClusterRoleBinding conduit-mesh-prometheus",
         "Service proxy-api",
+        "Service api",
         "Service webhook",
         "Service controller",
         "ConfigMap conduit-config",
         "StatefulSet controller",
         "MutatingWebhookConfiguration conduit-proxy-injector-mesh",
+        "APIService v1alpha1.mesh.api.conduit.io",
         "NetworkPolicy controller",
         "NetworkPolicy prometheus",
         "Service prometheus",
@@ -90,8 +97,8 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
 
 #[test]
 fn everything_says_what_it_belongs_to() {
-    const CLUSTER_SCOPED: [&str; 4] =
-        ["Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"];
+    const CLUSTER_SCOPED: [&str; 5] =
+        ["Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "APIService"];
     for manifest in manifests() {
         for object in manifest.objects() {
             let metadata = &object["metadata"];
@@ -103,8 +110,9 @@ fn everything_says_what_it_belongs_to() {
             );
             if CLUSTER_SCOPED.contains(&object["kind"].as_str().unwrap()) {
                 assert!(name.contains("mesh") && metadata.get("namespace").is_none(), "{name}");
-            } else {
-                assert_eq!(metadata["namespace"], "mesh", "{name}");
+            } else if metadata["namespace"] != "mesh" {
+                // What the API server publishes of itself is there, and so is who may read it.
+                assert_eq!((name, &metadata["namespace"]), ("conduit-mesh-controller", &json!("kube-system")));
             }
         }
     }
@@ -114,7 +122,10 @@ fn everything_says_what_it_belongs_to() {
 fn what_is_named_is_there() {
     for manifest in manifests() {
         for binding in [of_kind(&manifest, "RoleBinding"), of_kind(&manifest, "ClusterRoleBinding")].concat() {
-            assert!(exists(&manifest, binding["roleRef"]["kind"].as_str().unwrap(), &binding["roleRef"]["name"]));
+            let role = &binding["roleRef"];
+            // Every cluster has it, in kube-system.
+            let is_kubernetes_own = role["name"] == "extension-apiserver-authentication-reader";
+            assert!(is_kubernetes_own || exists(&manifest, role["kind"].as_str().unwrap(), &role["name"]));
             for subject in items(&binding["subjects"]) {
                 assert!(exists(&manifest, "ServiceAccount", &subject["name"]) && subject["namespace"] == "mesh");
             }
@@ -129,6 +140,9 @@ fn what_is_named_is_there() {
         let webhook = &of_kind(&manifest, "MutatingWebhookConfiguration")[0]["webhooks"][0];
         assert!(exists(&manifest, "Service", &webhook["clientConfig"]["service"]["name"]));
         assert_eq!(webhook["clientConfig"].get("caBundle"), None);
+        let api = &of_kind(&manifest, "APIService")[0]["spec"];
+        assert!(exists(&manifest, "Service", &api["service"]["name"]));
+        assert_eq!(api.get("caBundle"), None);
     }
 }
 
@@ -234,6 +248,28 @@ fn rights_are_the_least() {
             commented = line.starts_with('#');
         }
     }
+}
+
+/// No call is in two roles, and none in none.
+#[test]
+fn people_are_given_every_call_by_one_role() {
+    let manifest = &manifests()[0];
+    let mut given = Vec::new();
+    for name in ["view", "tap", "admin"] {
+        let roles = of_kind(manifest, "ClusterRole");
+        let role = roles.iter().find(|role| role["metadata"]["name"] == format!("conduit-mesh-{name}")).unwrap();
+        for rule in items(&role["rules"]) {
+            assert_eq!(rule["apiGroups"], json!([conduit_api::access::group("mesh")]));
+            let call = |resource: &Value| {
+                (resource.as_str().unwrap().to_owned(), rule["verbs"][0].as_str().unwrap().to_owned())
+            };
+            given.extend(items(&rule["resources"]).iter().map(call));
+        }
+    }
+    given.sort();
+    let mut all: Vec<_> = METHODS.iter().map(|method| (method.resource(), method.verb().to_owned())).collect();
+    all.sort();
+    assert_eq!(given, all);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::{
 /// Who added the proxy.
 pub(crate) const CREATED_BY: &str = "conduit.io/created-by";
 /// Which release.
-pub(crate) const PROXY_VERSION: &str = "conduit.io/proxy-version";
+pub const PROXY_VERSION: &str = "conduit.io/proxy-version";
 /// Whose mesh the pod is in.
 pub const CONTROL_PLANE_NAMESPACE: &str = "conduit.io/control-plane-ns";
 /// Which `config.conduit.io/*` annotations were not the user's own, so that they can be taken away again.

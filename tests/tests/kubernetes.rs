@@ -8,6 +8,8 @@ mod kubernetes {
 }
 mod programs;
 
+use std::path::Path;
+
 use kubernetes::cluster::{Cluster, eventually, is_possible};
 use serde_json::{Value, json};
 
@@ -73,10 +75,12 @@ fn a_control_plane_lives_in_a_cluster() {
     pods_get_proxies(&cluster);
     endpoints_follow(&cluster);
     workloads_get_identities(&mut cluster);
+    people_ask_by_their_rights(&cluster);
     // An API server that has just started knows of nobody's rights for a moment: so this comes first.
     nothing_was_forbidden(&cluster);
     an_api_server_that_is_away_changes_nothing(&mut cluster);
     a_leader_that_dies_is_followed_by_one_that_watches(&mut cluster);
+    nothing_is_left(&mut cluster);
 }
 
 /// From the README's line to three replicas that agree.
@@ -184,6 +188,58 @@ fn workloads_get_identities(cluster: &mut Cluster) {
     has_identity(cluster, &pod);
 }
 
+/// By way of the API server, which knows who asks, and whether they may.
+fn people_ask_by_their_rights(cluster: &Cluster) {
+    let admin = cluster.admin();
+    let asks = |who: &Path, what: &str, expected: &str| {
+        eventually(&format!("`conduit {what}` says {expected:?}"), || {
+            let (success, output) = cluster.through_api_server(who, what);
+            (success && output.contains(expected)).then_some(())
+        });
+    };
+    let refused = |who: &Path, what: &str, says: &str| {
+        let (success, output) = cluster.through_api_server(who, what);
+        assert!(!success && output.contains(says), "conduit {what}: {output}");
+    };
+    let pod = pods(cluster, "web")[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    asks(&admin, "raft status", "controller-2");
+    asks(&admin, "stat deploy -n shop", "web");
+    asks(&admin, &format!("identity -n shop {pod}"), "spiffe://cluster.local/ns/shop/sa/default");
+    asks(&admin, "version --proxy", "Proxy version: v");
+    asks(&admin, "check --pre", "can create StatefulSets");
+    for says in
+        ["control plane pods are ready", "the API server reaches the Conduit API", "a quorum of replicas is reachable"]
+    {
+        asks(&admin, "check -o grouped", &format!("√ {says}"));
+    }
+    let deny = "ca deny spiffe://cluster.local/ns/shop/sa/nobody";
+    asks(&admin, deny, "nobody");
+    asks(&admin, "history", "kubernetes:kubernetes-admin");
+    refused(&admin, "-c elsewhere raft status", "conduit install --conduit-namespace elsewhere");
+
+    // Who may look at one namespace may look at its figures, and at nothing else.
+    let viewer = cluster.person("shop", "viewer");
+    refused(&viewer, "stat deploy -n shop", "shop:viewer");
+    cluster.kubectl("-n shop create rolebinding viewer --clusterrole view --serviceaccount shop:viewer");
+    asks(&viewer, "stat deploy -n shop", "web");
+    asks(&viewer, "pods -n shop", &pod);
+    for (what, resource) in [
+        ("stat deploy -n default", "stat"),
+        ("stat deploy -A", "stat"),
+        ("tap deploy/web -n shop", "tap"),
+        ("raft status", "raftstatus"),
+        (deny, "cadeny"),
+    ] {
+        refused(&viewer, what, &format!("\"{resource}\""));
+    }
+    asks(&admin, "--as system:serviceaccount:shop:viewer stat deploy -n shop", "web");
+    refused(&admin, "--as system:serviceaccount:shop:viewer raft status", "raftstatus");
+
+    // What is in the path is not believed of the question: a pod of the cluster's network, and no API server, is nobody.
+    let listed = cluster.kubectl("api-resources --api-group conduit.api.conduit.io -o name");
+    assert!(listed.contains("stat.conduit.api.conduit.io"), "{listed}");
+}
+
 /// What starts the proxy of the first of a deployment's pods, and which one that is.
 fn proxy_of(cluster: &Cluster, app: &str) -> (String, std::process::Command) {
     let controllers =
@@ -240,4 +296,29 @@ fn nothing_was_forbidden(cluster: &Cluster) {
         let forbidden: Vec<_> = log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
         assert!(forbidden.is_empty(), "{forbidden:#?}");
     }
+}
+
+/// What `conduit uninstall` prints is all that there is.
+fn nothing_is_left(cluster: &mut Cluster) {
+    let admin = cluster.admin();
+    let (success, output) = cluster.through_api_server(&admin, "uninstall");
+    assert!(!success && output.contains("would be cut off: shop/"), "{output}");
+    cluster.kubectl("-n shop delete deployment --all");
+    let printed = eventually("nobody is in the mesh any more", || {
+        let (success, output) = cluster.through_api_server(&admin, "uninstall");
+        success.then_some(output)
+    });
+    for number in 0..REPLICAS {
+        cluster.kill(&format!("controller-{number}"));
+    }
+    let (success, output) = cluster.try_kubectl("delete --wait=false -f -", &printed);
+    assert!(success, "{output}");
+    eventually("nothing is left of it", || {
+        let kinds = "apiservices,mutatingwebhookconfigurations,clusterroles,clusterrolebindings,roles,rolebindings,configmaps,secrets,\
+                     services,statefulsets,networkpolicies,poddisruptionbudgets,serviceaccounts,namespaces";
+        let left = cluster.kubectl(&format!("get {kinds} -A -l conduit.io/control-plane-ns=conduit -o name"));
+        left.trim().is_empty().then_some(())
+    });
+    let (success, output) = cluster.through_api_server(&admin, "uninstall");
+    assert!(!success && output.contains("is not installed"), "{output}");
 }

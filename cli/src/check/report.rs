@@ -11,6 +11,8 @@ const WIDTH: usize = 79;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
     Ok,
+    /// It works, and will not for ever: what is wrong, and what to do.
+    Warning(String),
     /// It was checked, and is not well: what is wrong, and what to do.
     Fail(String),
     /// It could not be checked, and why.
@@ -53,15 +55,24 @@ impl Outcome {
     fn word(&self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Warning(_) => "WARN",
             Self::Fail(_) => "FAIL",
             Self::Error(_) => "ERROR",
+        }
+    }
+
+    fn mark(&self) -> char {
+        match self {
+            Self::Ok => '√',
+            Self::Warning(_) => '‼',
+            Self::Fail(_) | Self::Error(_) => '×',
         }
     }
 
     fn message(&self) -> Option<&str> {
         match self {
             Self::Ok => None,
-            Self::Fail(message) | Self::Error(message) => Some(message),
+            Self::Warning(message) | Self::Fail(message) | Self::Error(message) => Some(message),
         }
     }
 }
@@ -71,12 +82,19 @@ impl Check {
         Self { subsystem: subsystem.to_owned(), description: description.to_owned(), outcome }
     }
 
+    /// With what to do below it.
+    fn marked(&self) -> String {
+        let message = self.outcome.message().map_or(String::new(), |message| format!("    {}\n", printable(message)));
+        format!("{} {}\n{message}", self.outcome.mark(), printable(&self.description))
+    }
+
     fn line(&self) -> String {
         let label = format!("{}: {}", self.subsystem, self.description);
         let dots = (WIDTH - "[ok]".len()).saturating_sub(label.chars().count());
         let result = match &self.outcome {
             Outcome::Ok => "[ok]".to_owned(),
             // The messages of both stand in the same column.
+            Outcome::Warning(message) => format!("[WARN]  -- {message}"),
             Outcome::Fail(message) => format!("[FAIL]  -- {message}"),
             Outcome::Error(message) => format!("[ERROR] -- {message}"),
         };
@@ -108,6 +126,7 @@ impl Report {
                 error: check.outcome.message(),
                 result: match check.outcome {
                     Outcome::Ok => "success",
+                    Outcome::Warning(_) => "warning",
                     Outcome::Fail(_) => "fail",
                     Outcome::Error(_) => "error",
                 },
@@ -117,7 +136,43 @@ impl Report {
                 None => categories.push(JsonCategory { category_name: &check.subsystem, checks: vec![entry] }),
             }
         }
-        Json { success: self.outcome() == &Outcome::Ok, categories }
+        Json { success: self.is_well(), categories }
+    }
+
+    /// Nothing failed; warnings do not count.
+    pub(super) fn is_well(&self) -> bool {
+        matches!(self.outcome(), Outcome::Ok | Outcome::Warning(_))
+    }
+
+    /// By subsystem, as users of Linkerd know it.
+    pub(super) fn grouped(&self) -> String {
+        let mut text = String::new();
+        for subsystem in self.subsystems() {
+            text += &format!("{subsystem}\n{}\n", "-".repeat(subsystem.chars().count()));
+            for check in self.0.iter().filter(|check| check.subsystem == subsystem) {
+                text += &check.marked();
+            }
+            text += "\n";
+        }
+        format!("{text}Status check results are {}\n", self.outcome().mark())
+    }
+
+    /// Only what is not well.
+    pub(super) fn short(&self) -> String {
+        let unwell = self.0.iter().filter(|check| check.outcome != Outcome::Ok);
+        let lines: String = unwell.map(Check::marked).collect();
+        format!("{lines}Status check results are {}\n", self.outcome().mark())
+    }
+
+    /// In the order in which they come first.
+    fn subsystems(&self) -> Vec<&str> {
+        let mut subsystems: Vec<&str> = Vec::new();
+        for check in &self.0 {
+            if !subsystems.contains(&check.subsystem.as_str()) {
+                subsystems.push(&check.subsystem);
+            }
+        }
+        subsystems
     }
 }
 
@@ -165,6 +220,39 @@ mod tests {
             Status check results are [ERROR]
         "#]].assert_eq(&broken().text());
         assert_eq!(Report::new(vec![]).outcome(), &Outcome::Ok);
+    }
+
+    #[test]
+    fn by_subsystem_and_in_short() {
+        let mut report = broken();
+        report
+            .0
+            .insert(1, Check::new("conduit-version", "proxies are up-to-date", Outcome::Warning("one is old".into())));
+        expect![[r"
+            conduit-api
+            -----------
+            × can query the Conduit API
+                connection\nrefused
+            × xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+                not known
+
+            conduit-version
+            ---------------
+            ‼ proxies are up-to-date
+                one is old
+            √ cli is up-to-date
+
+            Status check results are ×
+        "]]
+        .assert_eq(&report.grouped());
+        report.0.retain(|check| matches!(check.outcome, Outcome::Ok | Outcome::Warning(_)));
+        assert!(report.is_well());
+        expect![[r"
+            ‼ proxies are up-to-date
+                one is old
+            Status check results are ‼
+        "]]
+        .assert_eq(&report.short());
     }
 
     #[test]

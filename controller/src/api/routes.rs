@@ -13,7 +13,7 @@ use conduit_consensus::{Applied, Change, Command, Outcome};
 use tokio::time::timeout;
 use tonic::{Request, Status, transport::server::UdsConnectInfo};
 
-use super::members::refused;
+use super::{aggregated::Caller, members::refused};
 use crate::{peer::server::Own, propose};
 
 /// Routes in one request, set or removed: one entry of the log carries them.
@@ -23,6 +23,9 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// For the audit: who makes a call. A unix socket proves the user, as this replica numbers them.
 pub fn who<T>(request: &Request<T>) -> String {
+    if let Some(caller) = request.extensions().get::<Caller>() {
+        return format!("kubernetes:{}", caller.user);
+    }
     let local = request.extensions().get::<UdsConnectInfo>().and_then(|peer| peer.peer_cred);
     local.map_or_else(|| "api".to_owned(), |peer| format!("api:uid={}", peer.uid()))
 }

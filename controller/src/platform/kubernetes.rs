@@ -9,7 +9,7 @@ mod watch;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use conduit_api::{Revision, TrustDomain, mesh::Inventory};
+use conduit_api::{Revision, TrustDomain, access, mesh::Inventory};
 use conduit_ca::Seed;
 use conduit_consensus::store;
 use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
@@ -21,6 +21,7 @@ use k8s_openapi::{
         core::v1::{ConfigMap, Secret},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{
     Api, Client, Config as ClientConfig,
@@ -141,6 +142,18 @@ impl Kubernetes {
         certified.with_context(|| format!("cannot write the trust bundle into MutatingWebhookConfiguration {name}"))
     }
 
+    /// The same for what people ask.
+    async fn certify_api(&self, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
+        let name = format!("{}.{}", access::API_VERSION, access::group(&self.namespace));
+        let certify = |known: Option<APIService>| {
+            let mut known = known?;
+            known.spec.as_mut()?.ca_bundle = Some(ByteString(pem.as_bytes().to_vec()));
+            Some(known)
+        };
+        let certified = version.write(&Api::all(self.client.clone()), &name, certify).await;
+        certified.with_context(|| format!("cannot write the trust bundle into APIService {name}"))
+    }
+
     /// The first replica that asks makes it: that an object is created only once is the API server's promise.
     async fn create_seed(&self) -> anyhow::Result<()> {
         // A replica that knows of a mesh is a stranger to it under another seed.
@@ -247,6 +260,7 @@ impl Platform for Kubernetes {
     async fn publish_trust_bundle(&self, pem: &str, revision: Revision) -> anyhow::Result<()> {
         let version = Version { control_plane: self.id().await?, revision };
         self.certify_webhook(pem, version).await?;
+        self.certify_api(pem, version).await?;
         self.trust_bundles.publish(pem, version).await
     }
 }

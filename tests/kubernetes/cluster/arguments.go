@@ -12,9 +12,13 @@ const (
 	serverKeyFile         = "server.key"
 	tokenPrivateFile      = "service-account.key"
 	tokenPublicFile       = "service-account.pub"
-	adminFile             = "kubeconfig"
-	controllerFile        = controllerName + ".kubeconfig"
-	schedulerFile         = schedulerName + ".kubeconfig"
+	// By what the API server proves itself to those who extend it: an authority of its own, as kubeadm makes one.
+	frontProxyAuthorityFile   = "front-proxy-ca.crt"
+	frontProxyCertificateFile = "front-proxy-client.crt"
+	frontProxyKeyFile         = "front-proxy-client.key"
+	adminFile                 = "kubeconfig"
+	controllerFile            = controllerName + ".kubeconfig"
+	schedulerFile             = schedulerName + ".kubeconfig"
 	// Sockets need no ports, and nobody else reaches them: the directory is its owner's. etcd wants names like a host's with a port, and
 	// to the second one nobody connects.
 	etcdSocket    = "etcd.sock:1"
@@ -60,6 +64,13 @@ func apiServerArguments(port int) []string {
 		"--allow-privileged=true",
 		// Nothing forwards what is sent to Services: webhooks are called at their endpoints.
 		"--enable-aggregator-routing=true",
+		"--requestheader-client-ca-file="+frontProxyAuthorityFile,
+		"--requestheader-allowed-names="+frontProxyUser,
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file="+frontProxyCertificateFile,
+		"--proxy-client-key-file="+frontProxyKeyFile,
 	)
 }
 

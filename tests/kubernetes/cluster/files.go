@@ -13,6 +13,9 @@ const (
 	adminGroup = "system:masters"
 )
 
+// The API server, when it hands on what others ask.
+const frontProxyUser = "front-proxy-client"
+
 // writeFiles makes all keys and certificates of a cluster whose API server is at this URL, in the working directory.
 func writeFiles(server string) error {
 	authority, err := newAuthority()
@@ -27,12 +30,24 @@ func writeFiles(server string) error {
 	if err != nil {
 		return err
 	}
+	frontProxyAuthority, err := newAuthority()
+	if err != nil {
+		return err
+	}
+	frontProxy, err := frontProxyAuthority.client(frontProxyUser)
+	if err != nil {
+		return err
+	}
 	for name, content := range map[string][]byte{
 		authorityFile:         authority.pem(),
 		serverCertificateFile: served.certificate,
 		serverKeyFile:         served.key,
 		tokenPrivateFile:      private,
 		tokenPublicFile:       public,
+
+		frontProxyAuthorityFile:   frontProxyAuthority.pem(),
+		frontProxyCertificateFile: frontProxy.certificate,
+		frontProxyKeyFile:         frontProxy.key,
 	} {
 		if err := os.WriteFile(name, content, 0o600); err != nil {
 			return err

@@ -136,7 +136,7 @@ impl Cluster {
     /// Runs kubectl, given `stdin`; whether it succeeded, and all that it printed.
     pub fn try_kubectl(&self, args: &str, stdin: &str) -> (bool, String) {
         let mut command = self.command(&built().join("kubectl"));
-        command.arg("--kubeconfig").arg(self.path("cluster/kubeconfig")).args(args.split_whitespace());
+        command.arg("--kubeconfig").arg(self.admin()).args(args.split_whitespace());
         run(command, stdin)
     }
 
@@ -170,6 +170,29 @@ impl Cluster {
         let (out, error) = (text(output.stdout), text(output.stderr));
         assert!(output.status.success(), "conduit {args}: {error}");
         (out, error)
+    }
+
+    /// The same, asked by way of the API server by who has `kubeconfig`: whether it succeeded, and all that was printed.
+    pub fn through_api_server(&self, kubeconfig: &Path, args: &str) -> (bool, String) {
+        let mut command = self.command(&programs::built().join("conduit"));
+        command.arg("--kubeconfig").arg(kubeconfig).args(args.split_whitespace());
+        let (success, output) = run(command, "");
+        self.last_answer.replace(output.clone());
+        (success, output)
+    }
+
+    /// The kubeconfig of who may do everything.
+    pub fn admin(&self) -> PathBuf {
+        self.path("cluster/kubeconfig")
+    }
+
+    /// That of a ServiceAccount, which is made now.
+    pub fn person(&self, namespace: &str, name: &str) -> PathBuf {
+        self.kubectl(&format!("-n {namespace} create serviceaccount {name}"));
+        let token = self.kubectl(&format!("-n {namespace} create token {name} --duration 2h"));
+        let kubeconfig = self.path(&format!("{name}.kubeconfig"));
+        self.write_kubeconfig(&kubeconfig, token.trim());
+        kubeconfig
     }
 
     /// The same, asked of the controller called `name`, if it answers.

@@ -1,0 +1,279 @@
+//! How people are let into a control plane that is in Kubernetes: by Kubernetes.
+//!
+//! The public API is an extension of the cluster's API server, in a group of its own. Each method is a resource there, so that who may call it
+//! is for the cluster's own rules to say, and who calls is known however people sign in:
+//!
+//! ```text
+//!   POST /apis/conduit.api.conduit.io/v1alpha1/watch/namespaces/emojivoto/stat     verb `watch`: looks, at one namespace
+//!   POST /apis/conduit.api.conduit.io/v1alpha1/watch/raftstatus                    verb `watch`: looks
+//!   POST /apis/conduit.api.conduit.io/v1alpha1/carotate                            verb `create`: changes something
+//! ```
+//!
+//! What is posted, and answered, is gRPC-Web, which needs nothing of HTTP that a proxy on the way may take away.
+//! <https://kubernetes.io/docs/concepts/extend-kubernetes/api-extension/apiserver-aggregation/>
+
+use tonic::{Extensions, Request};
+
+use crate::proto::public::{
+    ExplainRequest, IdentityRequest, PodsRequest, ResourceSelection, StatRequest, TapRequest, api_server,
+};
+
+/// Of the group.
+pub const API_VERSION: &str = "v1alpha1";
+
+/// A method of the public API, as Kubernetes sees it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Method {
+    /// As in the service's definition. The resource is called the same, in small letters.
+    pub name: &'static str,
+    /// Nothing is different afterwards.
+    pub looks: bool,
+    /// It may be asked about one namespace, with rights in that one alone.
+    pub namespaced: bool,
+}
+
+const fn looks(name: &'static str) -> Method {
+    Method { name, looks: true, namespaced: false }
+}
+
+const fn looks_at_namespace(name: &'static str) -> Method {
+    Method { name, looks: true, namespaced: true }
+}
+
+const fn changes(name: &'static str) -> Method {
+    Method { name, looks: false, namespaced: false }
+}
+
+/// All of them.
+pub const METHODS: &[Method] = &[
+    looks("Version"),
+    looks("SelfCheck"),
+    looks("RaftStatus"),
+    changes("RemoveMember"),
+    // It has the sealed root, and everything that the mesh knows of itself.
+    changes("SaveSnapshot"),
+    changes("RestoreSnapshot"),
+    changes("TransferLeader"),
+    changes("Recover"),
+    looks("Wait"),
+    looks("History"),
+    changes("Apply"),
+    looks("Routes"),
+    changes("Rollback"),
+    looks("CaStatus"),
+    changes("CaRotate"),
+    changes("CaDeny"),
+    changes("CaRevoke"),
+    changes("CaFederate"),
+    looks("CaExport"),
+    looks_at_namespace("Identity"),
+    looks_at_namespace("Explain"),
+    looks_at_namespace("Stat"),
+    looks_at_namespace("Pods"),
+    looks_at_namespace("Tap"),
+];
+
+/// The API group of the control plane in `namespace`: there may be several in a cluster.
+pub fn group(namespace: &str) -> String {
+    format!("{namespace}.api.conduit.io")
+}
+
+impl Method {
+    /// As rules name it.
+    pub fn resource(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    /// As rules name what it does.
+    pub fn verb(&self) -> &'static str {
+        if self.looks { "watch" } else { "create" }
+    }
+
+    /// By its path in gRPC.
+    pub fn of_grpc(path: &str) -> Option<&'static Self> {
+        let (service, name) = path.strip_prefix('/')?.split_once('/')?;
+        METHODS.iter().find(|method| service == api_server::SERVICE_NAME && method.name == name)
+    }
+
+    /// Its path in gRPC.
+    pub fn to_grpc(&self) -> String {
+        format!("/{}/{}", api_server::SERVICE_NAME, self.name)
+    }
+}
+
+/// A call as Kubernetes has let it in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Which one.
+    pub method: &'static Method,
+    /// About which namespace; `None` about all.
+    pub namespace: Option<String>,
+}
+
+impl Access {
+    /// Where it is posted to, for the control plane in `control_plane`.
+    pub fn to_path(&self, control_plane: &str) -> String {
+        // Kubernetes takes what is so called for a watch, which may last for hours.
+        let watch = if self.method.looks { "watch/" } else { "" };
+        let namespace = self.namespace.as_ref().map_or(String::new(), |namespace| format!("namespaces/{namespace}/"));
+        format!("/apis/{}/{API_VERSION}/{watch}{namespace}{}", group(control_plane), self.method.resource())
+    }
+
+    /// What was posted there. A path is let in by other rules than the one that it is like: only what [`Access::to_path`] makes is read.
+    pub fn of_path(path: &str, control_plane: &str) -> Option<Self> {
+        let parts: Vec<_> = path.split('/').collect();
+        let (namespace, resource) = match parts.as_slice() {
+            [.., "namespaces", namespace, resource] => (Some((*namespace).to_owned()), *resource),
+            [.., resource] => (None, *resource),
+            [] => return None,
+        };
+        let method = METHODS.iter().find(|method| method.resource() == resource)?;
+        let access = Self { method, namespace };
+        let in_one = access.namespace.as_ref().is_none_or(|namespace| method.namespaced && !namespace.is_empty());
+        (in_one && access.to_path(control_plane) == path).then_some(access)
+    }
+}
+
+/// The one namespace that a question is about; of all, if it is empty.
+pub trait AboutNamespace {
+    /// Its name.
+    fn namespace(&self) -> &str;
+}
+
+impl AboutNamespace for ResourceSelection {
+    fn namespace(&self) -> &str {
+        // Namespaces are in none.
+        if self.kind == "namespace" { &self.name } else { &self.namespace }
+    }
+}
+
+impl<T: AboutNamespace> AboutNamespace for Option<T> {
+    fn namespace(&self) -> &str {
+        self.as_ref().map_or("", T::namespace)
+    }
+}
+
+macro_rules! about_namespace {
+    ($($request:ty: $($field:ident).+;)*) => {
+        $(impl AboutNamespace for $request {
+            fn namespace(&self) -> &str {
+                self.$($field).+()
+            }
+        })*
+    };
+}
+
+about_namespace! {
+    StatRequest: selector.namespace;
+    TapRequest: target.namespace;
+    ExplainRequest: from.namespace;
+}
+
+impl AboutNamespace for PodsRequest {
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
+impl AboutNamespace for IdentityRequest {
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
+/// What goes with a call until it has a path.
+#[derive(Clone, Debug)]
+struct About(String);
+
+/// A call that may be let in by rights in the namespace that `message` is about.
+pub fn about<T: AboutNamespace>(message: T) -> Request<T> {
+    let namespace = message.namespace().to_owned();
+    let mut request = Request::new(message);
+    if !namespace.is_empty() {
+        request.extensions_mut().insert(About(namespace));
+    }
+    request
+}
+
+/// The namespace that [`about`] has said.
+pub fn said_namespace(extensions: &Extensions) -> Option<String> {
+    extensions.get::<About>().map(|About(namespace)| namespace.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::proto::DESCRIPTORS;
+
+    #[test]
+    fn every_method_is_a_resource() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
+        let public = files.iter().find(|file| file.package() == "conduit.public.v1").unwrap();
+        let defined: BTreeSet<_> = public.service[0].method.iter().map(|method| method.name()).collect();
+        let known: BTreeSet<_> = METHODS.iter().map(|method| method.name).collect();
+        assert_eq!(known, defined);
+        assert_eq!(known.len(), METHODS.len());
+    }
+
+    #[test]
+    fn what_a_call_is_posted_to_is_read_again() {
+        for method in METHODS {
+            let namespaces = [None, Some("emojivoto".to_owned())];
+            for namespace in namespaces.into_iter().filter(|namespace| namespace.is_none() || method.namespaced) {
+                let access = Access { method, namespace };
+                let path = access.to_path("conduit");
+                assert_eq!(Access::of_path(&path, "conduit"), Some(access), "{path}");
+                assert_eq!(Access::of_path(&path, "another"), None, "{path}");
+            }
+            assert_eq!(Method::of_grpc(&method.to_grpc()), Some(method));
+        }
+    }
+
+    #[test]
+    fn only_what_the_rules_were_asked_about_is_let_in() {
+        let base = "/apis/conduit.api.conduit.io/v1alpha1";
+        for path in [
+            "",
+            "/",
+            "stat",
+            // The rules were asked whether it may be created, not watched.
+            "/stat",
+            "/watch/carotate",
+            // Of a namespace, and about the whole mesh.
+            "/namespaces/shop/carotate",
+            "/watch/namespaces/shop/raftstatus",
+            // Kubernetes would take what follows for a name.
+            "/watch/stat/x",
+            "/watch/namespaces/shop/stat/",
+            "/watch/namespaces//stat",
+            "/watch/namespaces/shop/namespaces/other/stat",
+            "/watch//stat",
+            "/watch/Stat",
+        ] {
+            assert_eq!(Access::of_path(&format!("{base}{path}"), "conduit"), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_a_question_is_about_goes_with_it() {
+        let selection = |kind: &str, namespace: &str, name: &str| ResourceSelection {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        for (selector, namespace) in [
+            (selection("deployment", "emojivoto", "web"), Some("emojivoto")),
+            (selection("deployment", "", "web"), None),
+            (selection("namespace", "", "emojivoto"), Some("emojivoto")),
+            (selection("namespace", "", ""), None),
+        ] {
+            let request = about(StatRequest { selector: Some(selector), ..StatRequest::default() });
+            assert_eq!(said_namespace(request.extensions()).as_deref(), namespace);
+        }
+    }
+}

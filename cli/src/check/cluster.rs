@@ -1,0 +1,233 @@
+//! What only the API server of a cluster can say of a control plane and of the proxies there.
+
+use std::collections::BTreeSet;
+
+use conduit_api::access::{API_VERSION, group};
+use conduit_deploy::Install;
+use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
+        authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+        core::v1::Pod,
+    },
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ListParams, PostParams},
+};
+use serde_json::Value;
+
+use super::{
+    pods,
+    report::{Check, Outcome},
+};
+use crate::kubernetes::{self, plural};
+
+/// Of Kubernetes 1: the first release whose pods can have native sidecars, as proxies are unless told otherwise.
+const MINOR_MIN: u32 = 29;
+/// What pods of the control plane are labelled with.
+const COMPONENT: &str = "conduit.io/control-plane-component";
+
+/// The cluster, and where Conduit is in it.
+pub(super) struct Cluster<'a> {
+    pub(super) client: Client,
+    /// Of the control plane.
+    pub(super) namespace: &'a str,
+}
+
+/// Whether there is a cluster to ask; without one, nothing else is worth asking.
+pub(super) async fn find<'a>(
+    options: &kubernetes::Options,
+    namespace: &'a str,
+    checks: &mut Vec<Check>,
+) -> Option<Cluster<'a>> {
+    let mut check = |description: &str, outcome| checks.push(Check::new("kubernetes-api", description, outcome));
+    let client = match options.client().await {
+        Ok(client) => client,
+        Err(error) => {
+            check("can initialize the client", Outcome::Fail(format!("{error:#}")));
+            return None;
+        }
+    };
+    check("can initialize the client", Outcome::Ok);
+    match client.apiserver_version().await {
+        Ok(version) => {
+            check("can query the Kubernetes API", Outcome::Ok);
+            check(
+                "is running the minimum Kubernetes API version",
+                recent_enough(&version.major, &version.minor, &version.git_version),
+            );
+            Some(Cluster { client, namespace })
+        }
+        Err(error) => {
+            check("can query the Kubernetes API", Outcome::Fail(said(&error)));
+            None
+        }
+    }
+}
+
+fn recent_enough(major: &str, minor: &str, version: &str) -> Outcome {
+    // Some providers write `33+`.
+    let digits = minor.trim_end_matches(|c: char| !c.is_ascii_digit());
+    match (major, digits.parse::<u32>()) {
+        ("1", Ok(minor)) if minor < MINOR_MIN => Outcome::Fail(format!(
+            "Kubernetes is {version}, and 1.{MINOR_MIN} is needed; before that, install with --set proxy.nativeSidecar=false"
+        )),
+        _ => Outcome::Ok,
+    }
+}
+
+/// An error as a person reads it: the API server's own words, if there are any.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        error => anyhow::anyhow!("{error}").root_cause().to_string(),
+    }
+}
+
+impl Cluster<'_> {
+    /// Before an installation: whether whoever asks may make everything that it consists of.
+    pub(super) async fn before(&self) -> Vec<Check> {
+        let subsystem = "pre-kubernetes-setup";
+        let manifest = match Install::default().manifest(self.namespace) {
+            Ok(manifest) => manifest,
+            Err(error) => return vec![Check::new(subsystem, "can render", Outcome::Error(error.to_string()))],
+        };
+        let mut seen = BTreeSet::new();
+        let mut checks = Vec::new();
+        for object in manifest.objects() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let kind = text(&object["kind"]);
+            if seen.insert(kind.clone()) {
+                let namespace = object["metadata"]["namespace"].as_str();
+                let outcome = self.may_create(&text(&object["apiVersion"]), &kind, namespace).await;
+                checks.push(Check::new(subsystem, &format!("can create {}", plural(&kind)), outcome));
+            }
+        }
+        checks
+    }
+
+    async fn may_create(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Outcome {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let attributes = ResourceAttributes {
+            group: Some(group.to_owned()),
+            resource: Some(plural(kind).to_lowercase()),
+            verb: Some("create".to_owned()),
+            namespace: namespace.map(ToOwned::to_owned),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        match Api::all(self.client.clone()).create(&PostParams::default(), &review).await {
+            Ok(review) if review.status.as_ref().is_some_and(|status| status.allowed) => Outcome::Ok,
+            Ok(_) => Outcome::Fail(format!("you may not create {}; install as somebody who may", plural(kind))),
+            Err(error) => Outcome::Error(said(&error)),
+        }
+    }
+
+    /// Whether what was installed is there and runs, as the cluster sees it.
+    pub(super) async fn existence(&self) -> Vec<Check> {
+        let (pods, webhook, api) = tokio::join!(self.control_plane_pods(), self.webhook(), self.api_service());
+        vec![
+            Check::new("conduit-existence", "control plane pods are ready", pods),
+            Check::new("conduit-existence", "the API server trusts the webhook", webhook),
+            Check::new("conduit-existence", "the API server reaches the Conduit API", api),
+        ]
+    }
+
+    async fn control_plane_pods(&self) -> Outcome {
+        let labelled = ListParams::default().labels(&format!("{COMPONENT}=controller"));
+        match Api::<Pod>::namespaced(self.client.clone(), self.namespace).list(&labelled).await {
+            Ok(found) if found.items.is_empty() => Outcome::Fail(format!(
+                "there are none in the \"{0}\" namespace; install with: conduit install --conduit-namespace {0} | kubectl apply -f -",
+                self.namespace
+            )),
+            Ok(found) => pods::ready(&found.items),
+            Err(error) => Outcome::Error(said(&error)),
+        }
+    }
+
+    async fn webhook(&self) -> Outcome {
+        let name = format!("conduit-proxy-injector-{}", self.namespace);
+        match Api::<MutatingWebhookConfiguration>::all(self.client.clone()).get_opt(&name).await {
+            Ok(None) => Outcome::Warning(format!("there is no {name}: no pod is given a proxy by itself")),
+            Ok(Some(found)) => {
+                let is_trusted = |webhook: &MutatingWebhook| {
+                    webhook.client_config.ca_bundle.as_ref().is_some_and(|bundle| !bundle.0.is_empty())
+                };
+                match found.webhooks.iter().flatten().all(is_trusted) {
+                    true => Outcome::Ok,
+                    false => Outcome::Fail(format!(
+                        "{name} has no caBundle; the leading controller writes it when it has a certificate"
+                    )),
+                }
+            }
+            Err(error) => Outcome::Error(said(&error)),
+        }
+    }
+
+    async fn api_service(&self) -> Outcome {
+        let name = format!("{API_VERSION}.{}", group(self.namespace));
+        match Api::<APIService>::all(self.client.clone()).get_opt(&name).await {
+            Ok(None) => {
+                Outcome::Fail(format!("there is no APIService {name}; apply what `conduit install` prints again"))
+            }
+            Ok(Some(found)) => {
+                let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
+                match conditions.into_iter().find(|condition| condition.type_ == "Available") {
+                    Some(condition) if condition.status == "True" => Outcome::Ok,
+                    Some(condition) => {
+                        Outcome::Fail(condition.message.unwrap_or_else(|| "it does not say why not".to_owned()))
+                    }
+                    None => Outcome::Fail("it has not tried yet".to_owned()),
+                }
+            }
+            Err(error) => Outcome::Error(said(&error)),
+        }
+    }
+
+    /// Of the proxies in `namespace`, or in all.
+    pub(super) async fn proxies(&self, namespace: Option<&str>, latest: &str) -> Vec<Check> {
+        let found = meshed(&self.client, self.namespace, namespace).await;
+        let outcome = |decide: &dyn Fn(&[Pod]) -> Outcome| match &found {
+            Ok(found) => decide(found),
+            Err(error) => Outcome::Error(said(error)),
+        };
+        vec![
+            Check::new("conduit-data-plane", "data plane pods are ready", outcome(&pods::ready)),
+            Check::new(
+                "conduit-data-plane",
+                "data plane is up-to-date",
+                outcome(&|found| pods::up_to_date(found, latest)),
+            ),
+        ]
+    }
+}
+
+/// Pods with a proxy of the control plane in `control_plane`, without its own.
+pub(super) async fn meshed(client: &Client, control_plane: &str, namespace: Option<&str>) -> kube::Result<Vec<Pod>> {
+    let labels = format!("{CONTROL_PLANE_NAMESPACE}={control_plane},!{COMPONENT}");
+    let api = match namespace {
+        Some(namespace) => Api::<Pod>::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let mut found = api.list(&ListParams::default().labels(&labels)).await?.items;
+    found.sort_by_key(|pod| (pod.namespace(), pod.name_any()));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        for (minor, is_enough) in [("28", false), ("28+", false), ("29", true), ("33+", true), ("", true), ("x", true)]
+        {
+            assert_eq!(recent_enough("1", minor, "v1") == Outcome::Ok, is_enough, "{minor}");
+        }
+        assert_eq!(recent_enough("2", "0", "v2.0.0"), Outcome::Ok);
+    }
+}

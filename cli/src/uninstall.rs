@@ -1,0 +1,127 @@
+//! `conduit uninstall`: everything of a control plane that is in a cluster, to be given to `kubectl delete -f -`.
+
+use std::{collections::BTreeSet, io::Write};
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use conduit_deploy::Install;
+use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
+};
+use serde_json::{Value, json};
+
+use crate::{args::Global, check::meshed_pods, kubernetes::plural};
+
+/// So many pods are named.
+const EXAMPLES_MAX: usize = 5;
+/// As long as they are there, the API server asks what goes away, for each pod and for each that lists what there is. So they go first, and
+/// last what the rest is in.
+const FIRST: [&str; 2] = ["MutatingWebhookConfiguration", "APIService"];
+const LAST: &str = "Namespace";
+
+/// Whether to do it all the same, and how it is written.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also while there are pods with a proxy, which are cut off from the mesh then
+    #[arg(short, long)]
+    force: bool,
+    /// How to write it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    #[default]
+    Yaml,
+    Json,
+}
+
+/// Prints what is there; nothing is deleted.
+///
+/// # Errors
+/// When the cluster cannot be asked, there is nothing, or pods still need it.
+pub async fn run(args: &Args, global: &Global, out: &mut impl Write) -> anyhow::Result<()> {
+    let (client, namespace) = (global.kubernetes.client().await?, &global.conduit_namespace);
+    if !args.force {
+        let meshed = meshed_pods(&client, namespace).await.context("cannot list the pods of the cluster")?;
+        if !meshed.is_empty() {
+            let some = meshed.iter().take(EXAMPLES_MAX).cloned().collect::<Vec<_>>().join(", ");
+            bail!(
+                "{} pods have a proxy of this control plane, and would be cut off: {some}{}; take it away first (conduit uninject), or \
+                 say --force",
+                meshed.len(),
+                if meshed.len() > EXAMPLES_MAX { ", ..." } else { "" }
+            );
+        }
+    }
+    let found = objects(&client, namespace).await?;
+    if found.is_empty() {
+        bail!("Conduit is not installed in the \"{namespace}\" namespace of this cluster");
+    }
+    let text = match args.output {
+        Output::Json => {
+            serde_json::to_string_pretty(&json!({"apiVersion": "v1", "kind": "List", "items": found}))? + "\n"
+        }
+        Output::Yaml => {
+            let documents: Result<Vec<_>, _> = found.iter().map(serde_yaml_ng::to_string).collect();
+            format!("---\n{}", documents?.join("---\n"))
+        }
+    };
+    out.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// Those with the label that everything of a control plane has, by name alone, in the order in which they are to go.
+async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Value>> {
+    let labelled = ListParams::default().labels(&format!("{CONTROL_PLANE_NAMESPACE}={namespace}"));
+    let mut found = Vec::new();
+    for (api_version, kind) in kinds(namespace)? {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        let resource = ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk(group, version, &kind),
+            &plural(&kind).to_lowercase(),
+        );
+        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
+        let listed = api.list_metadata(&labelled).await;
+        for object in listed.with_context(|| format!("cannot list {}", plural(&kind)))? {
+            let mut metadata = json!({"name": object.name_any()});
+            if let Some(namespace) = object.namespace() {
+                metadata["namespace"] = namespace.into();
+            }
+            found.push(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata}));
+        }
+    }
+    Ok(found)
+}
+
+/// Of what is installed, and of what controllers make: `apiVersion` and `kind`.
+fn kinds(namespace: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let install = Install { ha: Some("3".to_owned()), ..Install::default() };
+    let manifest = install.manifest(namespace)?;
+    let installed = manifest.objects().iter().map(|object| (text(&object["apiVersion"]), text(&object["kind"])));
+    // Pods and volumes go with what they belong to, or with their namespace.
+    let made = [("v1".to_owned(), "Secret".to_owned())];
+    let kinds: BTreeSet<_> = installed.chain(made).collect();
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, kind)| (!FIRST.contains(&kind.as_str()), kind == LAST));
+    Ok(kinds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_by_the_api_server_goes_first_and_the_namespace_last() {
+        let kinds: Vec<_> = kinds("conduit").unwrap().into_iter().map(|(_, kind)| kind).collect();
+        assert!(FIRST.iter().all(|kind| kinds[..2].contains(&(*kind).to_owned())), "{kinds:?}");
+        assert_eq!(kinds.last().unwrap(), LAST);
+        for kind in ["StatefulSet", "PodDisruptionBudget", "Secret", "ConfigMap"] {
+            assert!(kinds.contains(&kind.to_owned()), "{kind}");
+        }
+    }
+}
