@@ -28,12 +28,17 @@ const RETRY: Duration = Duration::from_secs(2);
 /// When nobody says where the API server is.
 pub async fn follow(kubeconfig: Option<&Path>, proxies: FrontProxies) -> anyhow::Result<()> {
     let client = Client::try_from(client_config(kubeconfig).await?)?;
-    let mut is_published = false;
+    let (mut is_published, mut reported) = (false, None);
     loop {
         match publish(&client, &proxies).await {
-            Ok(()) => is_published = true,
+            Ok(()) => (is_published, reported) = (true, None),
             Err(error) => {
-                warn!(error = %format_args!("{error:#}"), "not known now: who speaks for people who ask this control plane");
+                // Until it is mended, which may take a person, it is the same each time.
+                let error = format!("{error:#}");
+                if reported.as_ref() != Some(&error) {
+                    warn!(error, "not known now: who speaks for people who ask this control plane");
+                    reported = Some(error);
+                }
             }
         }
         sleep(if is_published { POLL } else { RETRY }).await;
