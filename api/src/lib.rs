@@ -5,7 +5,7 @@
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`access`]: which of its methods people may call in Kubernetes.
-//! - [`codec`]: how much memory a call takes.
+//! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;
@@ -14,6 +14,7 @@ pub mod latency;
 pub mod mesh;
 pub mod node;
 pub mod port;
+pub mod process;
 pub mod proto;
 pub mod revision;
 pub mod route;

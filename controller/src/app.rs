@@ -63,7 +63,7 @@ use crate::{
     },
     learning::actor::{LearningActor, Observations},
     peer::server::Own,
-    platform::{Platform, actor::PlatformActor, kubernetes::client_config},
+    platform::{Platform, actor::PlatformActor, kubernetes::client_config, metrics::PlatformMetrics},
     seed,
     serve::{self, Connections, Refusals},
     tap::server::TapServer,
@@ -114,6 +114,7 @@ impl App {
             clock: Clock::shifted(config.clock_shift_seconds),
             refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
+            platform_metrics: PlatformMetrics::default(),
         };
         serve_peers(&config, &replica_tls, &own).await?;
         tokio::spawn(seed::follow(platform.clone(), seed_sender, replica_tls));
@@ -142,7 +143,7 @@ impl App {
         tokio::spawn(clock::keep_comparing(own.clone()));
         tokio::spawn(tokens::keep(own.clone(), config.intermediate_lifetime));
         tokio::spawn(seed::reseal(own.clone(), roots.clone()));
-        PlatformActor::start(platform, cluster.clone());
+        PlatformActor::start(platform, cluster.clone(), own.platform_metrics.clone());
         let observations = LearningActor::start(cluster.clone(), own.clock.clone());
 
         let lifetimes = Lifetimes { intermediate: config.intermediate_lifetime, leaf: config.leaf_lifetime };

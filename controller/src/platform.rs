@@ -8,6 +8,7 @@
 pub mod actor;
 pub mod kubernetes;
 pub mod local;
+pub mod metrics;
 pub mod reconciler;
 
 use std::time::Duration;

@@ -76,12 +76,13 @@ pub struct Telemetry {
     /// The last report of each proxy: its incarnation and sequence.
     last: BTreeMap<PodName, (u64, u64)>,
     dropped_rows: u64,
+    reports: u64,
 }
 
 impl Telemetry {
     /// Empty, from `now` on.
     pub fn new(now: Instant) -> Self {
-        Self { started: now, slots: VecDeque::new(), last: BTreeMap::new(), dropped_rows: 0 }
+        Self { started: now, slots: VecDeque::new(), last: BTreeMap::new(), dropped_rows: 0, reports: 0 }
     }
 
     /// Adds a proxy's report; one that was added before is ignored.
@@ -91,6 +92,7 @@ impl Telemetry {
             return;
         }
         self.last.insert(pod.clone(), sent);
+        self.reports += 1;
         let slot = self.slot(now);
         let mut dropped = 0;
         for counts in report.requests {
@@ -113,6 +115,11 @@ impl Telemetry {
     /// Rows lost to [`ROWS_PER_SLOT_MAX`] since the start.
     pub fn dropped_rows(&self) -> u64 {
         self.dropped_rows
+    }
+
+    /// Reports that were added since the start.
+    pub fn reports(&self) -> u64 {
+        self.reports
     }
 
     /// The time that a query for `window` is answered over: whole slots, and not before this replica started.

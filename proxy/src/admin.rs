@@ -11,8 +11,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use conduit_api::process::{Account, Measure};
 use conduit_ca::{WorkloadTls, bundle::to_pem};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -46,6 +47,8 @@ pub struct Admin {
     pub drain: watch::Receiver<bool>,
     /// Told when the application says that it has ended.
     pub stop: Rc<Notify>,
+    /// When this process was started.
+    pub started: SystemTime,
 }
 
 impl Admin {
@@ -103,52 +106,61 @@ impl Admin {
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             "/metrics" => {
                 let (requests, connections) = (self.telemetry.requests(), self.telemetry.connections());
-                text(
-                    StatusCode::OK,
-                    prometheus::render(&requests, &connections, &self.telemetry.refusals(), &self.gauges()),
-                )
+                let metrics = prometheus::render(&requests, &connections, &self.telemetry.refusals(), &self.own());
+                let mut response = text(StatusCode::OK, metrics);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::CONTENT_TYPE));
+                response
             }
             "/identity" => text(StatusCode::OK, to_pem(&self.tls.chain())),
             _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready, /metrics, /identity and /shutdown\n"),
         }
     }
 
-    fn gauges(&self) -> Vec<prometheus::Gauge> {
+    /// What the proxy says of itself.
+    fn own(&self) -> Vec<Measure> {
         let discovery = **self.discovery.load();
         let expiry = self.tls.identity().and_then(|i| i.not_after.duration_since(SystemTime::UNIX_EPOCH).ok());
-        vec![
-            ("conduit_proxy_ready", "Whether traffic may be sent here.", f64::from(u8::from(self.is_ready()))),
-            (
+        let gauge = |name, help, value| Measure { name, is_counter: false, help, value };
+        let flag = |name, help, value| gauge(name, help, f64::from(u8::from(value)));
+        let mut own = vec![
+            flag("conduit_proxy_ready", "Whether traffic may be sent here.", self.is_ready()),
+            flag(
                 "conduit_proxy_discovery_connected",
                 "Whether a replica of the control plane is connected; if not, the last state is in force.",
-                f64::from(u8::from(discovery.connected)),
+                discovery.connected,
             ),
-            (
+            flag(
                 "conduit_proxy_discovery_stale",
                 "Whether what is in force was known before this proxy started, and no replica has confirmed it since.",
-                f64::from(u8::from(discovery.stale)),
+                discovery.stale,
             ),
-            (
+            gauge(
                 "conduit_proxy_discovery_revision",
                 "Revision of the discovery state in force.",
                 discovery.revision.as_u64() as f64,
             ),
-            (
+            gauge(
                 "identity_cert_expiration_timestamp_seconds",
                 "When this proxy's certificate expires, since the Unix epoch.",
                 expiry.map_or(0.0, |expiry| expiry.as_secs_f64()),
             ),
-            ("process_resident_memory_bytes", "Resident memory of this process.", resident_bytes()),
-        ]
+        ];
+        own.extend(process(self.started));
+        own
     }
 }
 
-/// From the kernel's own account (proc(5)); 0 where there is none.
-fn resident_bytes() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    kilobytes.unwrap_or(0.0) * 1024.0
+/// What this process uses.
+fn process(started: SystemTime) -> Vec<Measure> {
+    let read = |name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let account = Account {
+        stat: &read("stat"),
+        status: &read("status"),
+        limits: &read("limits"),
+        open_fds: fs::read_dir("/proc/self/fd").ok().map(Iterator::count),
+        started_seconds: started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+    };
+    account.measures()
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

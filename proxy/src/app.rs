@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::AtomicU32},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -52,6 +52,7 @@ const ANCHORS_POLL: Duration = Duration::from_millis(50);
 /// # Errors
 /// When it cannot listen, or is told what makes no sense.
 pub async fn run(config: Config, original: OriginalDestination, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let started = SystemTime::now();
     conduit_ca::warm()?;
     let listeners = (0..config.cores)
         .map(|_| Ok((listen(config.outbound)?, listen(config.inbound)?)))
@@ -114,7 +115,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
     let threads = listeners.into_iter().map(|listeners| data_thread(setup.clone(), listeners));
     let threads = try_join_all(threads).await.context("cannot start a data thread")?;
     let ended = Rc::new(Notify::new());
-    let admin = Admin { tls, discovery: discovery_status, telemetry, drain, stop: ended.clone() };
+    let admin = Admin { tls, discovery: discovery_status, telemetry, drain, stop: ended.clone(), started };
     admin.serve(config.metrics).await.with_context(|| format!("cannot listen on {} for metrics", config.metrics))?;
     info!(pod = %config.pod, "carrying traffic");
     tokio::select! {

@@ -20,6 +20,7 @@ use crate::{
     clock::Clock,
     discovery::registry::{Connected, Registry},
     identity::{metrics::IdentityMetrics, tokens::SharedJwtIssuer},
+    platform::metrics::PlatformMetrics,
     propose::unix_ms,
     seed::SharedSeed,
     serve::Refusals,
@@ -50,6 +51,8 @@ pub struct Own {
     pub refusals: Refusals,
     /// What it has signed.
     pub identity_metrics: IdentityMetrics,
+    /// What it has heard of the platform, and written of it.
+    pub platform_metrics: PlatformMetrics,
 }
 
 impl Own {

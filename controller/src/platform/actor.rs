@@ -1,6 +1,9 @@
 //! The shell of the [`Reconciler`]: watches the platform, proposes, keeps its timer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use actix::{
     Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, SpawnHandle, StreamHandler, WrapFuture as _,
@@ -12,6 +15,7 @@ use tracing::{info, warn};
 
 use super::{
     Platform,
+    metrics::PlatformMetrics,
     reconciler::{Effect, Input, Reconciler},
 };
 use crate::propose;
@@ -36,6 +40,7 @@ pub struct PlatformActor {
     timer: Option<SpawnHandle>,
     /// What was told last only as far as all members understand it.
     untold: Option<Inventory>,
+    metrics: PlatformMetrics,
 }
 
 #[derive(Message)]
@@ -48,7 +53,7 @@ struct Proposed(bool);
 
 impl PlatformActor {
     /// Starts it.
-    pub fn start(platform: Arc<dyn Platform>, cluster: Cluster) {
+    pub fn start(platform: Arc<dyn Platform>, cluster: Cluster, metrics: PlatformMetrics) {
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
             let mut leadership = cluster.leadership();
@@ -67,8 +72,17 @@ impl PlatformActor {
                     actor.step(Input::Inventory(inventory), ctx);
                 }
             });
-            let reconciler = Reconciler::default();
-            Self { reconciler, platform, described: None, cluster, state, fence: None, timer: None, untold: None }
+            Self {
+                reconciler: Reconciler::default(),
+                platform,
+                described: None,
+                cluster,
+                state,
+                fence: None,
+                timer: None,
+                untold: None,
+                metrics,
+            }
         });
     }
 
@@ -112,6 +126,7 @@ impl Actor for PlatformActor {
 
 impl StreamHandler<Inventory> for PlatformActor {
     fn handle(&mut self, mut inventory: Inventory, ctx: &mut Context<Self>) {
+        self.metrics.described(SystemTime::now());
         self.untold = None;
         if self.cluster.feature_level() < LEVEL_OF_ALL {
             self.untold = Some(inventory.clone());
@@ -147,6 +162,7 @@ impl Handler<Proposed> for PlatformActor {
     type Result = ();
 
     fn handle(&mut self, Proposed(committed): Proposed, ctx: &mut Context<Self>) {
+        self.metrics.proposed(committed);
         self.step(Input::Proposed(committed), ctx);
         if self.state.has_changed().is_err() {
             ctx.stop();

@@ -99,6 +99,16 @@ fn no_count_is_too_large() {
 }
 
 #[test]
+fn reports_that_are_sent_again_are_one() {
+    let now = Instant::now();
+    let mut telemetry = Telemetry::new(now);
+    for sequence in [1, 1, 2, 1] {
+        add(&mut telemetry, now, "web-0", sequence, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
+    }
+    assert_eq!((telemetry.reports(), query(&telemetry, now, "pod", None)), (2, vec![("web-0".into(), 2, 0)]));
+}
+
+#[test]
 fn what_is_older_than_the_window_does_not_count() {
     let start = Instant::now();
     let mut telemetry = Telemetry::new(start);

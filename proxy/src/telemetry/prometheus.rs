@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use conduit_api::latency;
+use conduit_api::{latency, process::Measure};
 
 use super::{
     Direction, End, HistogramTotals, Labels, Layer, Peer, Refused, Tls, Totals,
@@ -42,18 +42,18 @@ const BOUNDS_MS: [u64; 26] = [
     u64::MAX,
 ];
 
-/// A value of the proxy itself: name, help, and the value.
-pub type Gauge = (&'static str, &'static str, f64);
+/// What a scraper is told that the text is. Prometheus 3 takes nothing that does not say so.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Name, type and help of a family, and where its values are.
 type Column = (&'static str, &'static str, &'static str, fn(&ConnectionTotals) -> u64);
 
-/// All of it.
+/// All of it; `own` is of the proxy itself.
 pub fn render(
     requests: &BTreeMap<Labels, Totals>,
     connections: &BTreeMap<ConnectionLabels, ConnectionTotals>,
     refusals: &BTreeMap<Refused, u64>,
-    gauges: &[Gauge],
+    own: &[Measure],
 ) -> String {
     let mut text = String::new();
     let rows: Vec<_> = requests.iter().map(|(labels, totals)| (request_pairs(labels), totals)).collect();
@@ -107,8 +107,8 @@ pub fn render(
         }
     }
 
-    for (name, help, value) in gauges {
-        family(&mut text, name, "gauge", help);
+    for Measure { name, is_counter, help, value } in own {
+        family(&mut text, name, if *is_counter { "counter" } else { "gauge" }, help);
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name} {value}");
     }
@@ -246,7 +246,10 @@ mod tests {
             &telemetry.requests(),
             &telemetry.connections(),
             &telemetry.refusals(),
-            &[("conduit_proxy_ready", "Whether it is.", 1.0)],
+            &[
+                Measure { name: "conduit_proxy_ready", is_counter: false, help: "Whether it is.", value: 1.0 },
+                Measure { name: "process_cpu_seconds_total", is_counter: true, help: "Time.", value: 0.25 },
+            ],
         );
         let common = concat!(
             "direction=\"outbound\",authority=\"web-svc.\\\"emojivoto\\\"\",tls=\"true\",",
@@ -266,7 +269,10 @@ mod tests {
             format!("response_latency_ms_bucket{{{common},le=\"+Inf\"}} 2"),
             format!("response_latency_ms_count{{{common}}} 2"),
             format!("response_latency_ms_sum{{{common}}} 7.9"),
+            "# TYPE conduit_proxy_ready gauge".to_owned(),
             "conduit_proxy_ready 1".to_owned(),
+            "# TYPE process_cpu_seconds_total counter".to_owned(),
+            "process_cpu_seconds_total 0.25".to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
         }
