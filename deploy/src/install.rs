@@ -64,10 +64,10 @@ pub struct Install {
     /// Memory that a proxy gets at most
     #[arg(long, value_name = "QUANTITY")]
     pub proxy_memory_limit: Option<String>,
-    /// Without Prometheus: yours scrapes the mesh, or nobody does
+    /// Without Prometheus, and with it Grafana: yours scrapes the mesh, or nobody does
     #[arg(long)]
     pub without_prometheus: bool,
-    /// Without Grafana; no installation has it yet
+    /// Without Grafana and its dashboards
     #[arg(long)]
     pub without_grafana: bool,
     /// Your own issuer instead of a root that is made: its certificate, PEM
@@ -237,6 +237,9 @@ impl Install {
         }
         if self.without_prometheus {
             values.put("prometheus.enabled", false);
+        }
+        if self.without_grafana {
+            values.put("grafana.enabled", false);
         }
     }
 

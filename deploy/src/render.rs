@@ -1,5 +1,7 @@
 //! Templates and values become objects.
 
+use std::collections::BTreeMap;
+
 use gtmpl_ng::{Context, Template, TemplateError, Value};
 use serde::Deserialize as _;
 use serde_json::json;
@@ -8,7 +10,7 @@ use thiserror::Error;
 use crate::{Values, functions::FUNCTIONS};
 
 /// The templates in the order in which what they make is applied: nothing waits for what comes behind it.
-const TEMPLATES: [(&str, &str); 11] = [
+const TEMPLATES: [(&str, &str); 12] = [
     ("namespace.yaml", include_str!("../chart/templates/namespace.yaml")),
     ("controller-rbac.yaml", include_str!("../chart/templates/controller-rbac.yaml")),
     ("people-rbac.yaml", include_str!("../chart/templates/people-rbac.yaml")),
@@ -20,6 +22,21 @@ const TEMPLATES: [(&str, &str); 11] = [
     ("api.yaml", include_str!("../chart/templates/api.yaml")),
     ("network-policies.yaml", include_str!("../chart/templates/network-policies.yaml")),
     ("prometheus.yaml", include_str!("../chart/templates/prometheus.yaml")),
+    ("grafana.yaml", include_str!("../chart/templates/grafana.yaml")),
+];
+
+/// What is in the chart for others than its own engine: it may have templates of theirs in it, and is taken as it is. The names are helm's.
+const FILES: [(&str, &str); 10] = [
+    ("files/rules.yml", include_str!("../chart/files/rules.yml")),
+    ("files/dashboards/top-line.json", include_str!("../chart/files/dashboards/top-line.json")),
+    ("files/dashboards/namespace.json", include_str!("../chart/files/dashboards/namespace.json")),
+    ("files/dashboards/deployment.json", include_str!("../chart/files/dashboards/deployment.json")),
+    ("files/dashboards/pod.json", include_str!("../chart/files/dashboards/pod.json")),
+    ("files/dashboards/service.json", include_str!("../chart/files/dashboards/service.json")),
+    ("files/dashboards/authority.json", include_str!("../chart/files/dashboards/authority.json")),
+    ("files/dashboards/health.json", include_str!("../chart/files/dashboards/health.json")),
+    ("files/dashboards/proxy.json", include_str!("../chart/files/dashboards/proxy.json")),
+    ("files/dashboards/prometheus.json", include_str!("../chart/files/dashboards/prometheus.json")),
 ];
 
 /// What the templates share.
@@ -83,7 +100,8 @@ pub fn render(values: &Values, namespace: &str) -> Result<Manifest, RenderError>
     if !is_namespace(namespace) {
         return Err(RenderError::Namespace(namespace.to_owned()));
     }
-    let data = json!({"Values": values.as_json(), "Release": {"Namespace": namespace}});
+    let files = BTreeMap::from(FILES);
+    let data = json!({"Values": values.as_json(), "Release": {"Namespace": namespace}, "Files": files});
     let context = Context::from(serde_json::from_value::<Value>(data)?);
     let mut files = Vec::with_capacity(TEMPLATES.len());
     for (template, text) in TEMPLATES {
@@ -127,6 +145,18 @@ mod tests {
         let there = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let known = TEMPLATES.iter().map(|(name, _)| (*name).to_owned()).chain([SHARED.0.to_owned()]);
         assert_eq!(there.collect::<BTreeSet<_>>(), known.collect::<BTreeSet<_>>());
+    }
+
+    #[test]
+    fn no_file_of_the_chart_is_left_out() {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/chart");
+        let mut there = BTreeSet::new();
+        for directory in ["files", "files/dashboards"] {
+            let entries = fs::read_dir(format!("{chart}/{directory}")).unwrap().map(Result::unwrap);
+            let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+            there.extend(files.map(|entry| format!("{directory}/{}", entry.file_name().into_string().unwrap())));
+        }
+        assert_eq!(there, FILES.iter().map(|(name, _)| (*name).to_owned()).collect());
     }
 
     #[test]

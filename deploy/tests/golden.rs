@@ -24,13 +24,17 @@ fn printed(flags: &str, namespace: &str) -> String {
 fn what_is_printed_is_what_was_reviewed() {
     for (name, flags, namespace) in [
         ("default.yaml", "", "conduit"),
-        ("ha.yaml", "--ha", "conduit"),
-        ("ha-5.json", "--ha=5 -o json", "conduit"),
-        ("namespace.yaml", "--cluster-domain cluster.example --identity-trust-domain example.org", "mesh"),
-        ("emptydir.yaml", "--raft-storage emptydir --without-prometheus --without-grafana", "conduit"),
+        ("ha.yaml", "--ha --without-grafana", "conduit"),
+        ("ha-5.json", "--ha=5 --without-grafana -o json", "conduit"),
+        (
+            "namespace.yaml",
+            "--without-grafana --cluster-domain cluster.example --identity-trust-domain example.org",
+            "mesh",
+        ),
+        ("emptydir.yaml", "--raft-storage emptydir --without-prometheus", "conduit"),
         (
             "flags.yaml",
-            "-v v9.8.7 --registry localhost:5000/conduit --image-pull-policy Always --controller-log-level fatal \
+            "--without-grafana -v v9.8.7 --registry localhost:5000/conduit --image-pull-policy Always --controller-log-level fatal \
              --proxy-log-level debug --proxy-uid 3000 --proxy-image example.org/proxy:1 --proxy-cpu-request 10m \
              --proxy-cpu-limit 1 --proxy-memory-request 10Mi --proxy-memory-limit 64Mi --tls optional \
              --set proxy.cni=true,controller.tolerations[0].operator=Exists --set-string proxy.opaquePorts=3306",
@@ -38,7 +42,7 @@ fn what_is_printed_is_what_was_reviewed() {
         ),
         (
             "issuer.yaml",
-            "--identity-issuer-certificate-file ISSUER/issuer.crt --identity-issuer-key-file ISSUER/issuer.key \
+            "--without-grafana --identity-issuer-certificate-file ISSUER/issuer.crt --identity-issuer-key-file ISSUER/issuer.key \
              --identity-trust-anchors-file ISSUER/anchors.crt",
             "conduit",
         ),
@@ -77,6 +81,8 @@ fn another_namespace_is_all_that_changes_with_it() {
             ours.replace("[\"conduit\"]", "[\"mesh-2\"]"),
             ours.replace("control-plane-ns=conduit", "control-plane-ns=mesh-2"),
             ours.replace("conduit.api.conduit.io", "mesh-2.api.conduit.io"),
+            ours.replace("|.+;conduit", "|.+;mesh-2"),
+            ours.replace("/namespaces/conduit/", "/namespaces/mesh-2/"),
         ];
         assert!(ours == other || renamed.iter().any(|line| line == other), "{ours} became {other}");
     }

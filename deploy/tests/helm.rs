@@ -14,7 +14,7 @@ use serde_json::Value;
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/chart");
 
 /// Values as files, and as assignments, in pairs of a flag and what follows it.
-const CASES: [&[(&str, &str)]; 10] = [
+const CASES: [&[(&str, &str)]; 11] = [
     &[],
     &[("--values", "ha")],
     &[("--values", "ha"), ("--set", "controller.replicas=5,createNamespace=true")],
@@ -22,8 +22,12 @@ const CASES: [&[(&str, &str)]; 10] = [
     &[("--set", "controller.storageClass=fast,clusterDomain=cluster.example,identity.trustDomain=example.org")],
     &[("--set", "prometheus.enabled=false,imagePullPolicy=Always,registry=localhost:5000/conduit,conduitVersion=v9")],
     &[("--set", r"controller.nodeSelector.kubernetes\.io/os=linux,controller.resources.limits=null")],
-    &[("--set", "controller.tolerations[0].key=node,controller.tolerations[0].operator=Exists")],
+    &[(
+        "--set",
+        "controller.tolerations[0].key=node,controller.tolerations[0].operator=Exists,grafana.allowFrom[0].ipBlock.cidr=10.0.0.1/32",
+    )],
     &[("--set", "proxy.uid=3000,proxy.resources.cpuLimit=1,proxy.skipInboundPorts=25\\,8000-8010,proxy.cni=true")],
+    &[("--set", "grafana.enabled=false")],
     &[("--set-string", "proxy.resources.cpuLimit=1,proxy.logLevel=a\"b\\\\c")],
 ];
 

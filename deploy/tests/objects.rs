@@ -85,9 +85,15 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "APIService v1alpha1.mesh.api.conduit.io",
         "NetworkPolicy controller",
         "NetworkPolicy prometheus",
+        "NetworkPolicy grafana",
         "Service prometheus",
         "Deployment prometheus",
         "ConfigMap prometheus-config",
+        "ServiceAccount conduit-grafana",
+        "Service grafana",
+        "Deployment grafana",
+        "ConfigMap grafana-config",
+        "ConfigMap grafana-dashboards",
     ];
     assert_eq!(kinds(&manifests()[0]), default);
     assert!(kinds(&manifests()[1]).contains(&"PodDisruptionBudget controller".to_owned()));
@@ -295,6 +301,18 @@ fn replicas_find_each_other_and_are_kept_apart() {
     assert_eq!(of_kind(&manifests[1], "PodDisruptionBudget")[0]["spec"]["maxUnavailable"], 1);
 }
 
+/// `kubectl apply` keeps what it has applied in an annotation, and no object may have more of them.
+#[test]
+fn everything_can_be_applied() {
+    const ANNOTATIONS_MAX: usize = 256 * 1024;
+    for manifest in manifests() {
+        for object in manifest.objects() {
+            let length = object.to_string().len();
+            assert!(length < ANNOTATIONS_MAX * 3 / 4, "{} has {length} bytes", object["metadata"]["name"]);
+        }
+    }
+}
+
 #[test]
 fn no_secret_is_printed() {
     for manifest in &manifests()[..3] {
@@ -305,7 +323,13 @@ fn no_secret_is_printed() {
 #[test]
 fn what_is_embedded_is_yaml_too() {
     for manifest in manifests() {
-        for (config, key) in [("conduit-config", "injection.yaml"), ("prometheus-config", "prometheus.yml")] {
+        for (config, key) in [
+            ("conduit-config", "injection.yaml"),
+            ("prometheus-config", "prometheus.yml"),
+            ("prometheus-config", "rules.yml"),
+            ("grafana-config", "datasources.yaml"),
+            ("grafana-config", "dashboards.yaml"),
+        ] {
             for map in of_kind(&manifest, "ConfigMap").iter().filter(|map| map["metadata"]["name"] == config) {
                 let text = map["data"][key].as_str().unwrap();
                 assert!(serde_yaml_ng::from_str::<Value>(text).unwrap().is_object());

@@ -13,3 +13,10 @@
   annotations:
     conduit.io/created-by: conduit/cli {{ .Values.conduitVersion }}
 {{- end }}
+{{- define "conduit.grafana" }}
+  labels:
+    conduit.io/control-plane-component: grafana
+    conduit.io/control-plane-ns: {{ .Release.Namespace }}
+  annotations:
+    conduit.io/created-by: conduit/cli {{ .Values.conduitVersion }}
+{{- end }}
