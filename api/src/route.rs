@@ -103,10 +103,10 @@ pub struct RouteBackend {
     pub weight: u32,
 }
 
-/// A route that breaks a limit of the Gateway API.
+/// A route that breaks a limit of the Gateway API, or says what is not carried out; by the field.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
-pub struct RouteError(String);
+pub struct RouteError(pub(crate) String);
 
 impl HttpRoute {
     /// Checks the limits of the Gateway API, and makes one way of writing of several: a rule without matches gets the one that accepts

@@ -1,0 +1,190 @@
+//! Routes as people write them: Gateway API's `HTTPRoute`, whatever it was written in.
+//!
+//! A field that is not carried out is refused by its name, never ignored.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    HttpRoute, RouteName, ServiceName,
+    route::{ParentRef, PathMatch, RouteBackend, RouteError, RouteMatch, RouteRule},
+};
+
+/// What its objects are of: this kind, this group, and this version of it.
+pub const KIND: &str = "HTTPRoute";
+/// See [`KIND`].
+pub const GROUP: &str = "gateway.networking.k8s.io";
+/// See [`KIND`].
+pub const VERSION: &str = "v1";
+
+/// What is said of one route; reading it refuses all fields that are not known.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Spec {
+    parent_refs: Vec<Reference>,
+    #[serde(default)]
+    rules: Vec<Rule>,
+}
+
+/// A parent, or a backend.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Reference {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    group: String,
+    #[serde(default = "service_kind")]
+    kind: String,
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rule {
+    #[serde(default)]
+    matches: Vec<Match>,
+    #[serde(default)]
+    backend_refs: Vec<Reference>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Match {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<Value>,
+}
+
+/// A path, or a header.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Value {
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    value: String,
+}
+
+fn service_kind() -> String {
+    "Service".to_owned()
+}
+
+/// Whether a reference to this kind of this group is one to a Service.
+pub fn is_service(group: &str, kind: &str) -> bool {
+    kind == "Service" && ["", "core"].contains(&group)
+}
+
+impl Spec {
+    /// The route called `name` that is described.
+    ///
+    /// # Errors
+    /// Names the field that is not carried out, or breaks a limit.
+    pub fn route(self, name: RouteName) -> Result<HttpRoute, RouteError> {
+        let parents = self.parent_refs.iter().map(|parent| {
+            if parent.weight.is_some() {
+                return Err(RouteError("spec.parentRefs: a parent has no weight".to_owned()));
+            }
+            let service = service("spec.parentRefs", parent, name.namespace())?;
+            Ok(ParentRef { service, port: parent.port })
+        });
+        let parents: BTreeSet<_> = parents.collect::<Result<_, _>>()?;
+        let rules = self.rules(name.namespace())?;
+        HttpRoute::new(name, parents, rules)
+    }
+
+    /// Its rules alone, for who reads its parents otherwise; the route is in `namespace`.
+    ///
+    /// # Errors
+    /// Names the field that is not carried out. Limits are for [`HttpRoute::new`] to check.
+    pub fn rules(self, namespace: &str) -> Result<Vec<RouteRule>, RouteError> {
+        let rules = self.rules.into_iter().enumerate();
+        rules.map(|(i, written)| rule(&format!("spec.rules[{i}]"), written, namespace)).collect()
+    }
+}
+
+fn service(field: &str, reference: &Reference, namespace: &str) -> Result<ServiceName, RouteError> {
+    if !is_service(&reference.group, &reference.kind) {
+        return Err(RouteError(format!("{field}: only Services can be referred to, not `{}`", reference.kind)));
+    }
+    let name = ServiceName::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name);
+    name.map_err(|error| RouteError(error.to_string()))
+}
+
+fn rule(at: &str, written: Rule, namespace: &str) -> Result<RouteRule, RouteError> {
+    let matches = written.matches.into_iter().enumerate();
+    let matches = matches.map(|(i, written)| accepted(&format!("{at}.matches[{i}]"), written));
+    let backends = written.backend_refs.iter().map(|backend| {
+        let without_port = || RouteError(format!("{at}.backendRefs: `{}` needs a port", backend.name));
+        let port = backend.port.ok_or_else(without_port)?;
+        let service = service(&format!("{at}.backendRefs"), backend, namespace)?;
+        Ok(RouteBackend { service, port, weight: backend.weight.unwrap_or(1) })
+    });
+    Ok(RouteRule { matches: matches.collect::<Result<_, _>>()?, backends: backends.collect::<Result<_, _>>()? })
+}
+
+fn accepted(at: &str, written: Match) -> Result<RouteMatch, RouteError> {
+    let path = written.path.map(|path| match path.kind.as_deref().unwrap_or("PathPrefix") {
+        "PathPrefix" => Ok(PathMatch::Prefix(path.value)),
+        "Exact" => Ok(PathMatch::Exact(path.value)),
+        other => Err(RouteError(format!("{at}.path: a path can be compared by Exact or PathPrefix, not by {other}"))),
+    });
+    let headers = written.headers.into_iter().map(|header| match header.kind.as_deref().unwrap_or("Exact") {
+        "Exact" => {
+            let nameless = || RouteError(format!("{at}.headers: a header has a name"));
+            Ok((header.name.ok_or_else(nameless)?, header.value))
+        }
+        other => Err(RouteError(format!("{at}.headers: a header can be compared by Exact, not by {other}"))),
+    });
+    let headers = headers.collect::<Result<Vec<_>, _>>()?;
+    let (count, headers) = (headers.len(), headers.into_iter().collect::<BTreeMap<_, _>>());
+    if headers.len() < count {
+        return Err(RouteError(format!("{at}.headers: a header is there twice")));
+    }
+    Ok(RouteMatch { path: path.transpose()?.unwrap_or_default(), method: written.method, headers })
+}
+
+/// As it could have been written.
+impl From<&HttpRoute> for Spec {
+    fn from(route: &HttpRoute) -> Self {
+        let reference = |service: &ServiceName, port, weight| Reference {
+            group: String::new(),
+            kind: service_kind(),
+            name: service.name().to_owned(),
+            namespace: None,
+            port,
+            weight,
+        };
+        let value = |kind: &str, name: Option<&String>, value: &str| Value {
+            kind: Some(kind.to_owned()),
+            name: name.cloned(),
+            value: value.to_owned(),
+        };
+        let accepted = |accepted: &RouteMatch| Match {
+            path: Some(match &accepted.path {
+                PathMatch::Exact(path) => value("Exact", None, path),
+                PathMatch::Prefix(path) if path.is_empty() => value("PathPrefix", None, "/"),
+                PathMatch::Prefix(path) => value("PathPrefix", None, path),
+            }),
+            method: accepted.method.clone(),
+            headers: accepted.headers.iter().map(|(name, text)| value("Exact", Some(name), text)).collect(),
+        };
+        let rule = |rule: &RouteRule| Rule {
+            matches: rule.matches.iter().map(accepted).collect(),
+            backend_refs: rule.backends.iter().map(|b| reference(&b.service, Some(b.port), Some(b.weight))).collect(),
+        };
+        Self {
+            parent_refs: route.parents.iter().map(|parent| reference(&parent.service, parent.port, None)).collect(),
+            rules: route.rules.iter().map(rule).collect(),
+        }
+    }
+}
