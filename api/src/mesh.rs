@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PortRange, SpiffeId};
+use crate::{HttpRoute, PortRange, SpiffeId};
 
 /// Not `<name>.<namespace>` or `<namespace>/<name>`.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -286,11 +286,16 @@ pub struct Inventory {
     pub services: Vec<Service>,
     /// All pods that are running.
     pub pods: Vec<Pod>,
+    /// All routes, where it is the platform that people tell them, and it could say which there are.
+    #[serde(skip)]
+    pub routes: Option<Vec<HttpRoute>>,
 }
 
 impl Inventory {
-    /// As far as members of feature level 4 know it: what they do not, they would not keep, and so be of another opinion later.
+    /// As far as members of feature level 4 know it: what they do not, they would not keep, and so be of another opinion later. Of routes
+    /// nothing is said before, because older ones know none.
     pub fn simplify(&mut self) {
+        self.routes = None;
         for pod in &mut self.pods {
             (pod.ports, pod.zone) = (PodPorts::default(), None);
         }

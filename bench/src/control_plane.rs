@@ -59,7 +59,7 @@ pub(crate) fn inventory(services: u16, endpoints: u16, flip: bool) -> Inventory 
             balancing: Default::default(),
         }
     };
-    Inventory { services: (0..services).map(service).collect(), pods: Vec::new() }
+    Inventory { services: (0..services).map(service).collect(), ..Inventory::default() }
 }
 
 /// Where clients of a service connect to.

@@ -44,6 +44,8 @@ pub struct ApiServer {
     pub roots: Arc<Roots>,
     /// What certificates are meant to last.
     pub lifetimes: Lifetimes,
+    /// People tell them the platform, and not this API.
+    pub platform_keeps_routes: bool,
 }
 
 #[tonic::async_trait]
@@ -77,6 +79,7 @@ impl api_server::Api for ApiServer {
     }
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        routes::may_change(self.platform_keeps_routes)?;
         let who = routes::who(&request);
         routes::apply(&self.own, &who, request.into_inner()).await.map(Response::new)
     }
@@ -86,6 +89,7 @@ impl api_server::Api for ApiServer {
     }
 
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<RollbackResponse>, Status> {
+        routes::may_change(self.platform_keeps_routes)?;
         let who = routes::who(&request);
         routes::rollback(&self.own, &who, request.into_inner()).await.map(Response::new)
     }

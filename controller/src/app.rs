@@ -143,11 +143,13 @@ impl App {
         tokio::spawn(clock::keep_comparing(own.clone()));
         tokio::spawn(tokens::keep(own.clone(), config.intermediate_lifetime));
         tokio::spawn(seed::reseal(own.clone(), roots.clone()));
+        let platform_keeps_routes = platform.keeps_routes();
         PlatformActor::start(platform, cluster.clone(), own.platform_metrics.clone());
         let observations = LearningActor::start(cluster.clone(), own.clock.clone());
 
         let lifetimes = Lifetimes { intermediate: config.intermediate_lifetime, leaf: config.leaf_lifetime };
-        let api = || ApiService::new(ApiServer { own: own.clone(), roots: roots.clone(), lifetimes });
+        let api =
+            || ApiService::new(ApiServer { own: own.clone(), roots: roots.clone(), lifetimes, platform_keeps_routes });
         if let Some(socket) = &config.api_socket {
             serve_socket(socket, reflected(api()))?;
         }

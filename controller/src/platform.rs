@@ -24,6 +24,9 @@ pub trait Platform: Send + Sync {
     /// stream says nothing.
     fn inventories(&self) -> BoxStream<'static, Inventory>;
 
+    /// Whether it is the platform that people tell their routes, and not this control plane: what is said here it would undo.
+    fn keeps_routes(&self) -> bool;
+
     /// The secret that all replicas of this control plane share.
     ///
     /// # Errors

@@ -76,6 +76,7 @@ fn a_control_plane_lives_in_a_cluster() {
     endpoints_follow(&cluster);
     workloads_get_identities(&mut cluster);
     people_ask_by_their_rights(&cluster);
+    routes_are_followed(&cluster);
     // An API server that has just started knows of nobody's rights for a moment: so this comes first.
     nothing_was_forbidden(&cluster);
     an_api_server_that_is_away_changes_nothing(&mut cluster);
@@ -179,6 +180,115 @@ fn endpoints_follow(cluster: &Cluster) {
     }
 }
 
+/// A route of these requests to `backend`; `more` is what its rule says else.
+fn route(name: &str, backend: &str, more: Value) -> String {
+    let mut rule = json!({"backendRefs": [{"name": backend, "port": 80}]});
+    rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let parents = [json!({"group": "", "kind": "Service", "name": "web", "port": 80})];
+    let metadata = json!({"name": name, "namespace": "shop"});
+    let spec = json!({"parentRefs": parents, "rules": [rule]});
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": metadata, "spec": spec})
+        .to_string()
+}
+
+/// The names of the routes that a controller has.
+fn routes(cluster: &Cluster, controller: &str) -> Option<Vec<String>> {
+    let listed: Value = serde_json::from_str(&cluster.ask(controller, "get httproutes -n shop -o json")?).ok()?;
+    listed.as_array()?.iter().map(|route| Some(route["metadata"]["name"].as_str()?.to_owned())).collect()
+}
+
+fn all_have_routes(cluster: &Cluster, names: &[&str]) {
+    for number in 0..REPLICAS {
+        let controller = format!("controller-{number}");
+        eventually(&format!("{controller} has the routes {names:?}"), || {
+            (routes(cluster, &controller)? == names).then_some(())
+        });
+    }
+}
+
+/// What we say of the route's one parent: the conditions that are not true, each with its message.
+fn complaints(cluster: &Cluster, name: &str) -> Option<Vec<(String, String)>> {
+    let route = cluster.get(&format!("-n shop httproute {name}"))?;
+    let entries = route["status"]["parents"].as_array()?;
+    let entry = entries.iter().find(|entry| entry["controllerName"] == "conduit.io/controller")?;
+    assert_eq!(entry["parentRef"], route["spec"]["parentRefs"][0]);
+    let conditions = entry["conditions"].as_array()?.iter();
+    if !conditions.clone().all(|condition| condition["observedGeneration"] == route["metadata"]["generation"]) {
+        return None;
+    }
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let is_false = |condition: &&Value| condition["status"] != "True";
+    Some(conditions.filter(is_false).map(|c| (text(&c["reason"]), text(&c["message"]))).collect())
+}
+
+/// What the cluster says of routes comes to every replica, and what becomes of them is said there.
+fn routes_are_followed(cluster: &Cluster) {
+    let log = |number| cluster.log(&format!("controller-{number}"));
+    let missed = |number| log(number).lines().filter(|line| line.contains("the cluster has no HTTPRoutes")).count();
+    let most = (0..REPLICAS).map(missed).max();
+    assert_eq!(most, Some(1), "that there is no such kind is said once");
+    cluster.install_gateway_api();
+    // The next leader looks at once.
+    let status: Value = serde_json::from_str(&cluster.ask("controller-0", "raft status -o json").unwrap()).unwrap();
+    let other =
+        status["members"].as_array().unwrap().iter().find(|member| member["id"] != status["leader_id"]).unwrap();
+    let other = other["name"].as_str().unwrap();
+    eventually("another replica leads", || cluster.ask("controller-0", &format!("raft transfer {other}")));
+
+    cluster.apply(&route("kept", "web", json!({})));
+    all_have_routes(cluster, &["kept"]);
+    eventually("it is accepted", || complaints(cluster, "kept")?.is_empty().then_some(()));
+    a_route_says_what_it_lacks(cluster);
+    others_are_left_alone(cluster);
+    let refused = cluster.refused("controller-0", "delete httproute kept -n shop");
+    assert!(refused.contains("kubectl"), "{refused}");
+}
+
+fn a_route_says_what_it_lacks(cluster: &Cluster) {
+    let unsupported = json!({"timeouts": {"request": "1s"}});
+    cluster.apply(&route("wrong", "web", unsupported));
+    eventually("what is not carried out is named", || {
+        let (reason, message) = complaints(cluster, "wrong")?.first()?.clone();
+        (reason == "UnsupportedValue" && message.starts_with("spec.rules[0].timeouts")).then_some(())
+    });
+    assert_eq!(routes(cluster, "controller-0").unwrap(), ["kept"], "half a route is none");
+    cluster.apply(&route("wrong", "late", json!({})));
+    eventually("a backend that is missing is named", || {
+        let (reason, message) = complaints(cluster, "wrong")?.first()?.clone();
+        (reason == "BackendNotFound" && message.contains("shop/late")).then_some(())
+    });
+    all_have_routes(cluster, &["kept", "wrong"]);
+    cluster.apply(&service("late"));
+    eventually("a backend that has come is seen", || complaints(cluster, "wrong")?.is_empty().then_some(()));
+    cluster.kubectl("-n shop delete service late");
+    eventually("and one that has gone", || (!complaints(cluster, "wrong")?.is_empty()).then_some(()));
+    cluster.kubectl("-n shop delete httproute wrong");
+    all_have_routes(cluster, &["kept"]);
+}
+
+/// Others' entries stay, and ours goes with its parent.
+fn others_are_left_alone(cluster: &Cluster) {
+    let theirs = json!({
+        "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"},
+        "controllerName": "example.org/gateway",
+        "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    });
+    cluster.apply(&route("shared", "web", json!({})));
+    eventually("it is accepted", || complaints(cluster, "shared")?.is_empty().then_some(()));
+    let mut entries = cluster.get("-n shop httproute shared").unwrap()["status"]["parents"].clone();
+    entries.as_array_mut().unwrap().insert(0, theirs.clone());
+    let patch = |patch: Value, more: &str| {
+        cluster.kubectl(&format!("-n shop patch httproute shared --type merge {more} -p {patch}"));
+    };
+    patch(json!({"status": {"parents": entries}}), "--subresource status");
+    patch(json!({"spec": {"parentRefs": [theirs["parentRef"]]}}), "");
+    eventually("what we have said of it is taken away", || {
+        let entries = cluster.get("-n shop httproute shared")?["status"]["parents"].clone();
+        (entries == json!([theirs])).then_some(())
+    });
+    all_have_routes(cluster, &["kept"]);
+}
+
 /// Who a pod is, its token says, and the API server.
 fn workloads_get_identities(cluster: &mut Cluster) {
     let bundle = cluster.get("-n shop configmap conduit-trust-bundle").unwrap();
@@ -268,11 +378,18 @@ fn an_api_server_that_is_away_changes_nothing(cluster: &mut Cluster) {
     // The keys that its token is signed by are in the log, and so is its pod.
     cluster.spawn(&pod, proxy);
     has_identity(cluster, &pod);
+    all_have_routes(cluster, &["kept"]);
+    let version = |cluster: &Cluster| cluster.get("-n shop httproute kept").map(|route| route["metadata"].clone());
     cluster.order("start kube-apiserver");
+    let before_it_is_watched = eventually("the API server has the route", || version(cluster));
     cluster.kubectl("-n shop scale deployment web --replicas 3");
     eventually("what has changed since comes to all replicas", || {
         (endpoints(cluster, "controller-2", "web")?.0 == 3).then_some(())
     });
+    all_have_routes(cluster, &["kept"]);
+    assert_eq!(version(cluster), Some(before_it_is_watched), "what is said is not said again");
+    let history = cluster.ask("controller-2", "history").unwrap();
+    assert!(!history.contains("httproute/shop/kept removed"), "{history}");
 }
 
 fn a_leader_that_dies_is_followed_by_one_that_watches(cluster: &mut Cluster) {
@@ -287,6 +404,7 @@ fn a_leader_that_dies_is_followed_by_one_that_watches(cluster: &mut Cluster) {
     eventually("the next leader watches", || (endpoints(cluster, &other, "web")?.0 == 2).then_some(()));
     cluster.start_controller(&name, REPLICAS);
     eventually("the one that was killed knows it as well", || (endpoints(cluster, &name, "web")?.0 == 2).then_some(()));
+    all_have_routes(cluster, &["kept"]);
 }
 
 /// The rights that the installation gives are enough, and no less.

@@ -86,7 +86,7 @@ impl Mesh {
             service(Meant::Many, many)?,
         ];
         let pods = [Part::Hop, Part::Out, Part::In].map(pod).into_iter().collect::<anyhow::Result<_>>()?;
-        Ok(self.cluster.describe(&Inventory { services, pods })?)
+        Ok(self.cluster.describe(&Inventory { services, pods, routes: None })?)
     }
 
     /// Tells `command`, which is to run `conduit-bench` on the proxies' core, to be this proxy.

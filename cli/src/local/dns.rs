@@ -153,7 +153,7 @@ mod tests {
             service("voting-svc", None, 2),
             service("many", None, 100),
         ];
-        Inventory { services, pods: Vec::new() }
+        Inventory { services, ..Inventory::default() }
     }
 
     fn ask(name: &str, kind: TYPE) -> (RCODE, usize, bool) {

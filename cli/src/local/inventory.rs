@@ -97,7 +97,7 @@ pub fn inventory(
         meshed: deployment.meshed,
         ready: instance.ready,
     });
-    Inventory { services: services.collect(), pods: pods.collect() }
+    Inventory { services: services.collect(), pods: pods.collect(), routes: None }
 }
 
 fn endpoint(instance: &Instance, deployment: &Deployment, address: SocketAddr, trust_domain: &TrustDomain) -> Endpoint {

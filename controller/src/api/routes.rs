@@ -30,6 +30,20 @@ pub fn who<T>(request: &Request<T>) -> String {
     local.map_or_else(|| "api".to_owned(), |peer| format!("api:uid={}", peer.uid()))
 }
 
+/// Whether routes are changed here at all.
+///
+/// # Errors
+/// When it is the platform that keeps them: it would undo it.
+pub fn may_change(platform_keeps_routes: bool) -> Result<(), Status> {
+    if !platform_keeps_routes {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(
+        "in a cluster the Kubernetes API server keeps the routes: change them by `kubectl apply` and `kubectl delete httproute`; \
+         `conduit get httproutes -o yaml` writes those that are in force, and `conduit diff` what has changed since a revision",
+    ))
+}
+
 /// Sets and removes routes, all at one revision.
 ///
 /// # Errors

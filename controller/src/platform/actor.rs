@@ -8,7 +8,7 @@ use std::{
 use actix::{
     Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, SpawnHandle, StreamHandler, WrapFuture as _,
 };
-use conduit_api::mesh::Inventory;
+use conduit_api::{Revision, mesh::Inventory};
 use conduit_consensus::{Cluster, Command, Fence, MeshState};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
@@ -23,9 +23,10 @@ use crate::propose;
 /// Decisions wait for each other only: one leadership, one proposal at a time.
 const MAILBOX: usize = 64;
 
-/// Between two looks whether all members have become of this release: then the platform is described to them as it is.
-const LEVEL_CHECK: Duration = Duration::from_secs(5);
-/// From which on they keep all that is said of ports, zones and balancing.
+/// Between two looks whether the state has become another one without the platform, and whether all members have become of this release:
+/// then the platform is described to them as it is.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// From which on they keep all that is said of ports, zones, balancing and routes.
 const LEVEL_OF_ALL: u32 = 5;
 
 /// Writes what the platform says into the replicated state, while this replica leads.
@@ -65,7 +66,13 @@ impl PlatformActor {
             });
             ctx.add_message_stream(leadership);
             let state = cluster.state();
-            ctx.run_interval(LEVEL_CHECK, |actor, ctx| {
+            let mut seen = Revision::default();
+            ctx.run_interval(LOOK_AGAIN, move |actor, ctx| {
+                let revision = actor.state.borrow().revision();
+                if std::mem::replace(&mut seen, revision) != revision {
+                    // What a snapshot has brought back is not what runs.
+                    actor.step(Input::Timer, ctx);
+                }
                 if actor.cluster.feature_level() >= LEVEL_OF_ALL
                     && let Some(inventory) = actor.untold.take()
                 {

@@ -1,8 +1,11 @@
 //! A cluster of Kubernetes. Its API server says what runs, and keeps what must outlive all replicas: the seed and the sealed root in
 //! Secrets, who has started this control plane in a ConfigMap, and the trust bundle in one of every namespace.
 
+mod httproutes;
 mod objects;
 mod revisioned;
+mod routes;
+mod status;
 mod trust_bundle;
 mod watch;
 
@@ -203,7 +206,14 @@ pub(crate) async fn client_config(kubeconfig: Option<&std::path::Path>) -> anyho
 impl Platform for Kubernetes {
     fn inventories(&self) -> BoxStream<'static, Inventory> {
         let objects = Objects::new(&self.namespace, &self.trust_domain);
-        watch::inventories(&self.watching, objects, self.trust_bundles.follow(&self.watching))
+        let (statements, said) = tokio::sync::watch::channel(Vec::new());
+        let (follow, say) = (self.trust_bundles.follow(&self.watching), httproutes::say(self.client.clone(), said));
+        let meanwhile = async { ((), ()) = tokio::join!(follow, say) };
+        watch::inventories(&self.watching, objects, statements, meanwhile)
+    }
+
+    fn keeps_routes(&self) -> bool {
+        true
     }
 
     async fn seed(&self) -> anyhow::Result<Seed> {

@@ -59,6 +59,10 @@ impl Platform for LocalFiles {
         read.filter_map(std::future::ready).boxed()
     }
 
+    fn keeps_routes(&self) -> bool {
+        false
+    }
+
     async fn seed(&self) -> anyhow::Result<Seed> {
         Ok(Seed::load(&self.seed)?)
     }

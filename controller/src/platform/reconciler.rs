@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use conduit_api::mesh::Inventory;
+use conduit_api::{HttpRoute, mesh::Inventory};
 use conduit_consensus::{Change, MeshState};
 use tokio::time::Instant;
 
@@ -16,6 +16,8 @@ const QUIET: Duration = Duration::from_millis(25);
 const GATHER_MAX: Duration = Duration::from_millis(500);
 /// In one proposal: a few hundred kilobytes, so that no entry of the log holds up those behind it for long.
 const CHANGES_MAX: usize = 1_000;
+/// See [`CHANGES_MAX`]: routes among them, which have some seventy kilobytes at most.
+const ROUTES_MAX: usize = 256;
 /// Pause after a refused proposal, so that a cluster in trouble is not hammered.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -41,6 +43,31 @@ pub fn diff(state: &MeshState, inventory: &Inventory) -> Vec<Change> {
             changes.push(Change::UpsertPod(pod.clone()));
         }
     }
+    changes.extend(inventory.routes.iter().flat_map(|routes| diff_routes(state, routes)));
+    changes
+}
+
+fn diff_routes(state: &MeshState, routes: &[HttpRoute]) -> Vec<Change> {
+    let known = state.routes();
+    let routes: BTreeMap<_, _> = routes.iter().map(|route| (&route.name, route)).collect();
+    let gone = known.keys().filter(|name| !routes.contains_key(name)).cloned().map(Change::RemoveRoute);
+    let is_new = |route: &HttpRoute| known.get(&route.name).is_none_or(|known| known.value != *route);
+    let new = routes.values().filter(|route| is_new(route)).map(|route| Change::UpsertRoute((*route).clone()));
+    gone.chain(new).collect()
+}
+
+/// As many as one proposal takes; if that is not all, what is gone first.
+fn first(mut changes: Vec<Change>, state: &MeshState) -> Vec<Change> {
+    let is_route = |change: &Change| matches!(change, Change::UpsertRoute(_));
+    if changes.len() > CHANGES_MAX {
+        changes.sort_by_key(|change| !removes(change, state));
+        changes.truncate(CHANGES_MAX);
+    }
+    let mut routes = 0;
+    changes.retain(|change| {
+        routes += usize::from(is_route(change));
+        !is_route(change) || routes <= ROUTES_MAX
+    });
     changes
 }
 
@@ -48,7 +75,7 @@ pub fn diff(state: &MeshState, inventory: &Inventory) -> Vec<Change> {
 fn removes(change: &Change, state: &MeshState) -> bool {
     match change {
         Change::RemoveService(_) | Change::RemovePod(_) => true,
-        // Not the platform's to say.
+        // Requests arrive either way.
         Change::UpsertRoute(_) | Change::RemoveRoute(_) => false,
         Change::UpsertPod(pod) => state.pods().get(&pod.name).is_some_and(|known| known.value.ready && !pod.ready),
         Change::UpsertService(service) => state.services().get(&service.name).is_some_and(|known| {
@@ -99,7 +126,7 @@ impl Reconciler {
         match input {
             // A platform that has nothing at all has rather failed to say what it has. Whether the state is empty as well does
             // not matter: this replica may have lost its disk, and lead before long.
-            Input::Inventory(Inventory { services, pods }) if services.is_empty() && pods.is_empty() => {}
+            Input::Inventory(Inventory { services, pods, .. }) if services.is_empty() && pods.is_empty() => {}
             Input::Inventory(inventory) => self.inventory = Some(inventory),
             Input::Leading(leading) => {
                 self.leading = leading;
@@ -125,7 +152,7 @@ impl Reconciler {
         let Some(inventory) = self.inventory.as_ref().filter(|_| self.leading && !self.proposing) else {
             return Vec::new();
         };
-        let mut changes = diff(state, inventory);
+        let changes = diff(state, inventory);
         if changes.is_empty() {
             (self.due, self.since) = (None, None);
             return Vec::new();
@@ -137,10 +164,10 @@ impl Reconciler {
             return vec![Effect::WakeAt(due)];
         }
         (self.due, self.since) = (None, None);
-        if changes.len() > CHANGES_MAX {
-            // What is gone first; the rest as soon as this is committed.
-            changes.sort_by_key(|change| !removes(change, state));
-            changes.truncate(CHANGES_MAX);
+        let count = changes.len();
+        let changes = first(changes, state);
+        if changes.len() < count {
+            // The rest as soon as this is committed.
             (self.due, self.since) = (Some(now), Some(now));
         }
         self.proposing = true;

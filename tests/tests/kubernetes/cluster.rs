@@ -153,6 +153,13 @@ impl Cluster {
         assert!(success, "{output}");
     }
 
+    /// Brings the Gateway API's kinds into the cluster.
+    pub fn install_gateway_api(&self) {
+        self.kubectl(&format!("apply --server-side -f {}", built().join("gateway-api.yaml").display()));
+        self.kubectl("wait --for=condition=Established crd/httproutes.gateway.networking.k8s.io --timeout=60s");
+        eventually("routes are served", || self.get("httproutes --all-namespaces"));
+    }
+
     /// An object, if it is there.
     pub fn get(&self, what: &str) -> Option<Value> {
         let (success, output) = self.try_kubectl(&format!("get -o json {what}"), "");
@@ -203,6 +210,12 @@ impl Cluster {
         let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         self.last_answer.replace(format!("{out}{error}"));
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// What the controller called `name` says why it does not do that.
+    pub fn refused(&self, name: &str, args: &str) -> String {
+        assert!(self.ask(name, args).is_none(), "{args}: {}", self.last_answer.borrow());
+        self.last_answer.borrow().clone()
     }
 
     /// The address that a pod was given.

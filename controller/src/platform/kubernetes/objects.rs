@@ -8,7 +8,8 @@ use std::{
 };
 
 use conduit_api::{
-    Endpoint, Pod, PodName, PodPorts, PortRange, Service, ServiceName, ServicePort, SpiffeId, TrustDomain, WorkloadRef,
+    Endpoint, HttpRoute, Pod, PodName, PodPorts, PortRange, Service, ServiceName, ServicePort, SpiffeId, TrustDomain,
+    WorkloadRef,
     mesh::{Balancing, Inventory},
 };
 use conduit_inject::{
@@ -20,8 +21,17 @@ use k8s_openapi::{
     api::{core::v1 as core, discovery::v1::EndpointSlice},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{ResourceExt as _, core::PartialObjectMeta, runtime::watcher::Event};
+use kube::{
+    ResourceExt as _,
+    core::{DynamicObject, PartialObjectMeta},
+    runtime::watcher::Event,
+};
 use tracing::warn;
+
+use super::{
+    routes::{self, RouteFacts},
+    status::Statement,
+};
 
 /// Of services: how requests are shared out.
 const LOAD_BALANCER: &str = "config.conduit.io/load-balancer";
@@ -31,19 +41,29 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Of pods that a deployment has made: what their ReplicaSet's name ends with.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// Looks in a row, a minute from one to the next, after which it is believed that there are no routes because there is no such kind.
+const ROUTES_MISSED_BELIEVED: usize = 2;
 
-/// All objects of one kind that are known. No cluster is without any of these kinds: one that says so has failed to say which it has.
+/// All objects of one kind that are known.
 struct Known<K, V> {
     objects: BTreeMap<K, V>,
     /// What a list has brought so far.
     listing: Option<BTreeMap<K, V>>,
     /// A list was complete, once.
     is_listed: bool,
+    /// There may be none. A cluster that says so of other kinds has failed to say which it has.
+    may_be_none: bool,
+    /// The last list had none.
+    has_none: bool,
 }
 
 impl<K: Ord, V: PartialEq> Known<K, V> {
     fn new() -> Self {
-        Self { objects: BTreeMap::new(), listing: None, is_listed: false }
+        Self { objects: BTreeMap::new(), listing: None, is_listed: false, may_be_none: false, has_none: false }
+    }
+
+    fn perhaps_none() -> Self {
+        Self { may_be_none: true, ..Self::new() }
     }
 
     /// Takes over what has happened to the object of which `read` tells the name, and what is known of it, unless it is none of ours;
@@ -58,17 +78,19 @@ impl<K: Ord, V: PartialEq> Known<K, V> {
             }
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
-                if listed.is_empty() {
+                let had_none = std::mem::replace(&mut self.has_none, listed.is_empty());
+                if listed.is_empty() && !self.may_be_none {
                     return false;
                 }
                 let first = !std::mem::replace(&mut self.is_listed, true);
-                let is_new = first || listed != self.objects;
+                let is_new = first || had_none || listed != self.objects;
                 self.objects = listed;
                 return is_new;
             }
             Event::Apply(object) => match read(object) {
                 Some((key, Some(value))) => {
-                    let is_new = self.objects.get(&key) != Some(&value);
+                    let is_new = self.objects.get(&key) != Some(&value) || self.has_none;
+                    self.has_none = false;
                     self.objects.insert(key, value);
                     return is_new;
                 }
@@ -98,6 +120,10 @@ pub enum Observed {
     EndpointSlice(Event<EndpointSlice>),
     /// An instance.
     Pod(Event<core::Pod>),
+    /// Which requests go where.
+    Route(Event<DynamicObject>),
+    /// The cluster does not know what a route is.
+    NoRouteKind,
 }
 
 /// What is known of the cluster.
@@ -108,6 +134,9 @@ pub struct Objects {
     services: Known<ServiceName, ServiceFacts>,
     slices: Known<(ServiceName, String), SliceFacts>,
     pods: Known<PodName, PodFacts>,
+    routes: Known<routes::Key, RouteFacts>,
+    /// How often in a row it was said that there is no such kind.
+    routes_missed: usize,
     /// The control plane's own namespace, which proxies of it are labelled with.
     namespace: String,
     trust_domain: TrustDomain,
@@ -167,6 +196,8 @@ impl Objects {
             services: Known::new(),
             slices: Known::new(),
             pods: Known::new(),
+            routes: Known::perhaps_none(),
+            routes_missed: 0,
             namespace: namespace.to_owned(),
             trust_domain: trust_domain.clone(),
         }
@@ -191,10 +222,26 @@ impl Objects {
                 let namespace = self.namespace.clone();
                 self.pods.observe(event, |object| pod(object, &namespace))
             }
+            Observed::Route(event) => {
+                // That a list is asked for is no answer.
+                if !matches!(event, Event::Init) {
+                    self.routes_missed = 0;
+                }
+                self.routes.observe(event, routes::read)
+            }
+            Observed::NoRouteKind => {
+                self.routes_missed = self.routes_missed.saturating_add(1);
+                let is_new = self.routes_missed == ROUTES_MISSED_BELIEVED;
+                if is_new {
+                    self.routes = Known { is_listed: true, ..Known::perhaps_none() };
+                }
+                is_new
+            }
         }
     }
 
-    /// Whether all of it was listed, so that what is missing is not there.
+    /// Whether all that runs was listed, so that what is missing is not there. Nobody has to wait for routes: nothing is told of them until they
+    /// are listed.
     pub fn is_complete(&self) -> bool {
         self.namespaces.is_listed
             && self.zones.is_listed
@@ -206,7 +253,28 @@ impl Objects {
     /// What the control plane is to know.
     pub fn inventory(&self) -> Inventory {
         let services = self.services.objects.iter().map(|(name, facts)| self.service(name, facts));
-        Inventory { services: services.collect(), pods: self.pods() }
+        let routes = self.routes_are_sure().then(|| self.decisions().filter_map(|(route, _)| route).collect());
+        Inventory { services: services.collect(), pods: self.pods(), routes }
+    }
+
+    /// What is to be said in the status of routes.
+    pub fn statements(&self) -> Vec<Statement> {
+        self.decisions().filter_map(|(_, statement)| statement).collect()
+    }
+
+    fn decisions(&self) -> impl Iterator<Item = (Option<HttpRoute>, Option<Statement>)> {
+        let services = |name: &ServiceName| self.services.objects.get(name).map(|facts| &facts.ports);
+        self.routes.objects.iter().map(move |(key, facts)| facts.decide(key, services))
+    }
+
+    /// Whether there are just those that are known: not while an API server says of other kinds that there are none, which cannot be.
+    fn routes_are_sure(&self) -> bool {
+        let is_doubtful = self.namespaces.has_none
+            || self.zones.has_none
+            || self.services.has_none
+            || self.slices.has_none
+            || self.pods.has_none;
+        self.routes.is_listed && !is_doubtful
     }
 
     /// One pod to an address, and those of a node's are not theirs.

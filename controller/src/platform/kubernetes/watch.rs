@@ -20,7 +20,11 @@ use tokio::{sync::watch, time::sleep};
 use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
 
-use super::objects::{Objects, Observed};
+use super::{
+    httproutes,
+    objects::{Objects, Observed},
+    status::Statement,
+};
 
 /// Objects in one answer to a list: their JSON is some megabytes.
 const PAGE: u32 = 500;
@@ -29,10 +33,15 @@ const WATCH_SECONDS: u32 = 45;
 /// Between two descriptions: while everything changes at once, one is enough for many changes. What is gone waits no longer than this.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What runs in the cluster, all of it at first, and whenever it has changed; `meanwhile` is done as long as somebody wants to know.
+/// What is told of a watch that fails.
+pub const NOT_TOLD: &str = "the API server does not tell; what it told last stays in force";
+
+/// What runs in the cluster, all of it at first, and whenever it has changed; `statements` gets what is to be said of it, and `meanwhile`
+/// is done, as long as somebody wants to know.
 pub fn inventories(
     client: &Client,
     mut objects: Objects,
+    statements: watch::Sender<Vec<Statement>>,
     meanwhile: impl Future<Output = ()> + Send + 'static,
 ) -> BoxStream<'static, Inventory> {
     let mut observed = observe(client);
@@ -50,6 +59,13 @@ pub fn inventories(
                 if is_new && objects.is_complete() {
                     is_new = false;
                     sender.send_replace(objects.inventory());
+                    let said = objects.statements();
+                    statements.send_if_modified(|known| {
+                        *known != said && {
+                            *known = said;
+                            true
+                        }
+                    });
                     sleep(PAUSE).await;
                 }
             }
@@ -74,11 +90,13 @@ fn observe(client: &Client) -> BoxStream<'static, Observed> {
         events("services", services).map(Observed::Service).boxed(),
         events("endpointslices", slices).map(Observed::EndpointSlice).boxed(),
         events("pods", pods).map(Observed::Pod).boxed(),
+        httproutes::observe(client).boxed(),
     ];
     stream::select_all(all).boxed()
 }
 
-fn config() -> Config {
+/// How each kind is watched.
+pub fn config() -> Config {
     Config::default().page_size(PAGE).timeout(WATCH_SECONDS)
 }
 
@@ -88,8 +106,7 @@ fn events<K: Send + 'static>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
 ) -> impl Stream<Item = Event<K>> + Send + 'static {
     events.default_backoff().filter_map(move |event| {
-        let event = event
-            .map_err(|error| warn!(what, %error, "the API server does not tell; what it told last stays in force"));
+        let event = event.map_err(|error| warn!(what, %error, "{NOT_TOLD}"));
         std::future::ready(event.ok())
     })
 }

@@ -1,4 +1,7 @@
-use conduit_api::{Endpoint, Pod, PodName, Service, ServiceName, ServicePort};
+use conduit_api::{
+    Endpoint, Pod, PodName, RouteName, Service, ServiceName, ServicePort,
+    route::{ParentRef, RouteBackend, RouteRule},
+};
 use conduit_consensus::{Command, Proposal};
 
 use super::*;
@@ -32,7 +35,7 @@ fn pod(name: &str, ready: bool) -> Pod {
 }
 
 fn inventory(services: &[Service], pods: &[Pod]) -> Inventory {
-    Inventory { services: services.to_vec(), pods: pods.to_vec() }
+    Inventory { services: services.to_vec(), pods: pods.to_vec(), routes: None }
 }
 
 fn state_of(inventory: &Inventory) -> MeshState {
@@ -161,4 +164,48 @@ fn a_great_difference_is_proposed_in_parts_without_a_pause() {
     }
     assert_eq!(parts, [CHANGES_MAX, CHANGES_MAX, 10]);
     assert_eq!(diff(&state, &inventory(&[], &new)), []);
+}
+
+fn route(name: &str, backend: &str) -> HttpRoute {
+    let service = |name| ServiceName::new("ns", name).unwrap();
+    let backends = vec![RouteBackend { service: service(backend), port: 80, weight: 1 }];
+    let parents = [ParentRef { service: service("web"), port: None }].into();
+    let rules = vec![RouteRule { matches: vec![], backends }];
+    HttpRoute::new(RouteName::new("ns", name).unwrap(), parents, rules).unwrap()
+}
+
+#[test]
+fn routes_are_the_platforms_where_it_tells_of_them() {
+    let mut wanted = inventory(&[service("web", &[])], &[]);
+    wanted.routes = Some(vec![route("gone", "a"), route("changed", "a"), route("same", "a")]);
+    let mut state = state_of(&wanted);
+    wanted.routes = None;
+    assert_eq!(diff(&state, &wanted), [], "it does not say that there are none");
+    wanted.routes = Some(vec![route("changed", "b"), route("new", "b"), route("same", "a")]);
+    let changes = diff(&state, &wanted);
+    assert_eq!(changes.len(), 3, "{changes:?}");
+    state.apply(2, Proposal::new("test", 0, Command::Batch(changes)));
+    assert_eq!(diff(&state, &wanted), []);
+    wanted.routes = Some(vec![]);
+    state.apply(3, Proposal::new("test", 0, Command::Batch(diff(&state, &wanted))));
+    assert!(state.routes().is_empty());
+}
+
+#[test]
+fn many_routes_take_several_proposals() {
+    let now = Instant::now();
+    let mut wanted = inventory(&[service("web", &[])], &[]);
+    wanted.routes = Some((0..ROUTES_MAX + 1).map(|n| route(&format!("route-{n}"), "a")).collect());
+    let mut state = MeshState::default();
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(now, &state, Input::Leading(true));
+    reconciler.handle(now, &state, Input::Inventory(wanted));
+    let mut proposed = Vec::new();
+    let mut effects = reconciler.handle(now + QUIET, &state, Input::Timer);
+    while let Some(Effect::Propose(changes)) = effects.pop() {
+        proposed.push(changes.len());
+        state.apply(proposed.len() as u64, Proposal::new("test", 0, Command::Batch(changes)));
+        effects = reconciler.handle(now + QUIET, &state, Input::Proposed(true));
+    }
+    assert_eq!(proposed, [1 + ROUTES_MAX, 1]);
 }

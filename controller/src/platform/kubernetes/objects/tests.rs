@@ -23,7 +23,21 @@ fn cluster() -> Objects {
     list(&mut objects, Observed::Service, vec![read(service)]);
     list(&mut objects, Observed::EndpointSlice, vec![slice_of("kubernetes", 443, &[("192.0.2.1", None, true)])]);
     list(&mut objects, Observed::Pod, vec![pod_of("idle", "10.244.0.9", true)]);
+    list(&mut objects, Observed::Route, vec![]);
     objects
+}
+
+fn route_of(name: &str, backend: &str) -> DynamicObject {
+    let mut metadata = metadata(name);
+    metadata["resourceVersion"] = json!("1");
+    let parents = [json!({"group": "", "kind": "Service", "name": "web"})];
+    let rules = [json!({"backendRefs": [{"group": "", "kind": "Service", "name": backend, "port": 80}]})];
+    read(json!({"metadata": metadata, "spec": {"parentRefs": parents, "rules": rules}}))
+}
+
+/// The names of the routes that are told of; nothing, if none are told of, which is something else than that there are none.
+fn routes(objects: &Objects) -> Option<Vec<String>> {
+    Some(objects.inventory().routes?.iter().map(|route| route.name.name().to_owned()).collect())
 }
 
 fn list<K>(objects: &mut Objects, kind: fn(Event<K>) -> Observed, listed: Vec<K>) -> bool {
@@ -232,4 +246,65 @@ fn only_the_first_family_counts() {
     (slice.metadata.name, slice.address_type) = (Some("web-6".to_owned()), "IPv6".to_owned());
     objects.observe(Observed::EndpointSlice(Event::Apply(slice)));
     assert_eq!(found(&objects.inventory(), "web").ports[&80].endpoints.len(), 1);
+}
+
+#[test]
+fn routes_come_and_go_with_their_services() {
+    let mut objects = with_web();
+    assert_eq!(routes(&objects), Some(vec![]));
+    assert!(objects.observe(Observed::Route(Event::Apply(route_of("canary", "web")))));
+    assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
+    assert_eq!(objects.statements().len(), 1);
+    let web = || web_service(json!({}));
+    objects.observe(Observed::Service(Event::Delete(web())));
+    assert_eq!(routes(&objects), Some(vec![]), "there is nobody whose requests it could route");
+    objects.observe(Observed::Service(Event::Apply(web())));
+    assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
+    assert!(objects.observe(Observed::Route(Event::Delete(route_of("canary", "web")))));
+    assert_eq!((routes(&objects), objects.statements()), (Some(vec![]), vec![]));
+}
+
+#[test]
+fn an_empty_list_of_routes_is_believed_unless_the_cluster_seems_to_be_empty() {
+    let mut objects = with_web();
+    assert!(list(&mut objects, Observed::Route, vec![route_of("canary", "web")]));
+    objects.observe(Observed::Route(Event::Init));
+    assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]), "a list that has not come to its end");
+    list(&mut objects, Observed::Pod, vec![]);
+    assert_eq!(routes(&objects), None, "what says that there are no pods is not to be believed of routes either");
+    assert!(objects.observe(Observed::Route(Event::InitDone)));
+    assert_eq!(routes(&objects), None);
+    assert!(objects.observe(Observed::Pod(Event::Apply(pod_of("web-1", "10.244.0.1", true)))));
+    assert_eq!(routes(&objects), Some(vec![]));
+}
+
+/// As a watch meets it: it asks for a list.
+fn miss_routes(objects: &mut Objects) -> bool {
+    objects.observe(Observed::Route(Event::Init));
+    objects.observe(Observed::NoRouteKind)
+}
+
+#[test]
+fn a_kind_that_is_missing_removes_nothing_until_it_is_missing_again() {
+    let mut objects = with_web();
+    list(&mut objects, Observed::Route, vec![route_of("canary", "web")]);
+    assert!(!miss_routes(&mut objects));
+    assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
+    // It was only away for a moment.
+    list(&mut objects, Observed::Route, vec![route_of("canary", "web")]);
+    assert!(!miss_routes(&mut objects));
+    assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
+    assert!(miss_routes(&mut objects));
+    assert_eq!(routes(&objects), Some(vec![]));
+    assert!(!miss_routes(&mut objects), "that is nothing new");
+}
+
+#[test]
+fn who_cannot_tell_of_routes_holds_up_nothing_else() {
+    let mut objects = with_web();
+    objects.routes = Known::perhaps_none();
+    assert!(objects.is_complete());
+    assert_eq!(routes(&objects), None);
+    miss_routes(&mut objects);
+    assert_eq!(routes(&objects), None);
 }
