@@ -2,6 +2,7 @@
 //! Secrets, who has started this control plane in a ConfigMap, and the trust bundle in one of every namespace.
 
 mod httproutes;
+mod known;
 mod objects;
 mod revisioned;
 mod routes;

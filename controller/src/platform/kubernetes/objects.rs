@@ -29,6 +29,7 @@ use kube::{
 use tracing::warn;
 
 use super::{
+    known::Known,
     routes::{self, RouteFacts},
     status::Statement,
 };
@@ -43,69 +44,6 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Looks in a row, a minute from one to the next, after which it is believed that there are no routes because there is no such kind.
 const ROUTES_MISSED_BELIEVED: usize = 2;
-
-/// All objects of one kind that are known.
-struct Known<K, V> {
-    objects: BTreeMap<K, V>,
-    /// What a list has brought so far.
-    listing: Option<BTreeMap<K, V>>,
-    /// A list was complete, once.
-    is_listed: bool,
-    /// There may be none. A cluster that says so of other kinds has failed to say which it has.
-    may_be_none: bool,
-    /// The last list had none.
-    has_none: bool,
-}
-
-impl<K: Ord, V: PartialEq> Known<K, V> {
-    fn new() -> Self {
-        Self { objects: BTreeMap::new(), listing: None, is_listed: false, may_be_none: false, has_none: false }
-    }
-
-    fn perhaps_none() -> Self {
-        Self { may_be_none: true, ..Self::new() }
-    }
-
-    /// Takes over what has happened to the object of which `read` tells the name, and what is known of it, unless it is none of ours;
-    /// whether anything is otherwise now.
-    fn observe<O>(&mut self, event: Event<O>, read: impl Fn(O) -> Option<(K, Option<V>)>) -> bool {
-        match event {
-            Event::Init => self.listing = Some(BTreeMap::new()),
-            Event::InitApply(object) => {
-                if let (Some((key, Some(value))), Some(listing)) = (read(object), &mut self.listing) {
-                    listing.insert(key, value);
-                }
-            }
-            Event::InitDone => {
-                let listed = self.listing.take().unwrap_or_default();
-                let had_none = std::mem::replace(&mut self.has_none, listed.is_empty());
-                if listed.is_empty() && !self.may_be_none {
-                    return false;
-                }
-                let first = !std::mem::replace(&mut self.is_listed, true);
-                let is_new = first || had_none || listed != self.objects;
-                self.objects = listed;
-                return is_new;
-            }
-            Event::Apply(object) => match read(object) {
-                Some((key, Some(value))) => {
-                    let is_new = self.objects.get(&key) != Some(&value) || self.has_none;
-                    self.has_none = false;
-                    self.objects.insert(key, value);
-                    return is_new;
-                }
-                Some((key, None)) => return self.objects.remove(&key).is_some(),
-                None => {}
-            },
-            Event::Delete(object) => {
-                if let Some((key, _)) = read(object) {
-                    return self.objects.remove(&key).is_some();
-                }
-            }
-        }
-        false
-    }
-}
 
 /// What has happened to an object, by its kind.
 #[expect(clippy::large_enum_variant, reason = "each is read once, where it has come")]
@@ -233,7 +171,7 @@ impl Objects {
                 self.routes_missed = self.routes_missed.saturating_add(1);
                 let is_new = self.routes_missed == ROUTES_MISSED_BELIEVED;
                 if is_new {
-                    self.routes = Known { is_listed: true, ..Known::perhaps_none() };
+                    self.routes = Known::none();
                 }
                 is_new
             }
