@@ -6,11 +6,13 @@
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
+//! - [`grpc`]: the names of its status codes.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;
 pub mod codec;
 pub mod gateway;
+pub mod grpc;
 pub mod latency;
 pub mod mesh;
 pub mod node;

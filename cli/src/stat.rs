@@ -66,7 +66,12 @@ impl Args {
         let from = self.from.as_ref().map(|from| other(from, &self.from_namespace).map(Other::From));
         let window = window(&self.time_window)?;
         let window_ms = u32::try_from(window.as_millis()).context("the time window is bounded")?;
-        Ok(StatRequest { selector: Some(selector.to_wire()), window_ms, other: to.or(from).transpose()? })
+        Ok(StatRequest {
+            selector: Some(selector.to_wire()),
+            window_ms,
+            other: to.or(from).transpose()?,
+            by: Vec::new(),
+        })
     }
 
     fn columns(&self, request: &StatRequest) -> Columns {

@@ -1,6 +1,5 @@
 //! `conduit tap`: requests as they pass.
 
-mod grpc_code;
 mod json;
 mod line;
 #[cfg(test)]

@@ -67,7 +67,7 @@ async fn fails(args: &str) -> String {
 
 fn row(namespace: &str, name: &str, stats: Option<BasicStats>) -> StatRow {
     let resource = ResourceRef { kind: "deployment".into(), namespace: namespace.into(), name: name.into() };
-    StatRow { resource: Some(resource), meshed_pods: 1, running_pods: 1, stats }
+    StatRow { resource: Some(resource), meshed_pods: 1, running_pods: 1, stats, ..StatRow::default() }
 }
 
 fn emojivoto() -> StatResponse {

@@ -3,12 +3,14 @@
 pub mod aggregated;
 pub mod ca;
 pub mod check;
+pub mod edges;
 pub mod explain;
 pub mod federation;
 pub mod identity;
 pub mod members;
 pub mod recover;
 pub mod routes;
+pub mod series;
 pub mod snapshot;
 pub mod stat;
 pub mod tap;
@@ -20,12 +22,13 @@ use conduit_api::{
     proto::{
         public::{
             ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
-            CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, ExplainRequest,
-            ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, MemberRequest,
-            MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse, RecoverRequest,
-            RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
-            SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest, StatResponse,
-            TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
+            CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, EdgesRequest,
+            EdgesResponse, ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest,
+            IdentityResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest,
+            RaftStatusResponse, RecoverRequest, RecoverResponse, RestoreSnapshotResponse, RollbackRequest,
+            RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse,
+            SeriesRequest, SeriesResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest,
+            VersionResponse, WaitRequest, WaitResponse, api_server,
         },
         tap::TapEvent,
     },
@@ -165,6 +168,14 @@ impl api_server::Api for ApiServer {
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
         aggregated::admit(&request)?;
         stat::stat(&self.own, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn edges(&self, request: Request<EdgesRequest>) -> Result<Response<EdgesResponse>, Status> {
+        edges::edges(&self.own, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {
+        series::series(&self.own, request.into_inner()).await.map(Response::new)
     }
 
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {

@@ -29,12 +29,7 @@ use conduit_consensus::{Cluster, ClusterConfig, JoinError};
 use futures::FutureExt as _;
 use kube::Client;
 use parking_lot::Mutex;
-use tokio::{
-    net::UnixListener,
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::{net::UnixListener, sync::watch, task::JoinHandle, time::sleep};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Server, server::Router};
 use tracing::{debug, error, info, warn};
@@ -67,7 +62,7 @@ use crate::{
     seed,
     serve::{self, Connections, Refusals},
     tap::server::TapServer,
-    telemetry::{Telemetry, server::TelemetryServer},
+    telemetry::{self, Telemetry, server::TelemetryServer},
     webhook::{self, server::Webhook},
 };
 
@@ -102,7 +97,8 @@ impl App {
         let (seed_sender, shared_seed) = watch::channel(Arc::new(platform.seed().await?));
         let (cluster, replica_tls) = start_cluster(&config, &shared_seed.borrow().clone()).await?;
         let issuer = Arc::new(ArcSwapOption::empty());
-        let telemetry = Arc::new(Mutex::new(Telemetry::new(Instant::now())));
+        let clock = Clock::shifted(config.clock_shift_seconds);
+        let telemetry = Arc::new(Mutex::new(Telemetry::new(telemetry::server::now(&clock))));
         let own = Own {
             cluster: cluster.clone(),
             registry: Registry::default(),
@@ -111,7 +107,7 @@ impl App {
             issuer,
             jwt_issuer: Arc::default(),
             seed: shared_seed.clone(),
-            clock: Clock::shifted(config.clock_shift_seconds),
+            clock,
             refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
             platform_metrics: PlatformMetrics::default(),
@@ -318,7 +314,8 @@ async fn serve_workloads(
         Ok(tls) => tls.clone().expect("waited for"),
         Err(_) => return,
     };
-    let telemetry = TelemetryServer { telemetry: own.telemetry.clone(), state: own.cluster.state() };
+    let (counts, clock) = (own.telemetry.clone(), own.clock.clone());
+    let telemetry = TelemetryServer { telemetry: counts, state: own.cluster.state(), clock };
     let (state, registry) = (own.cluster.state(), own.registry.clone());
     let discovery = DiscoveryServer::new(config.trust_domain.clone(), state, registry, observations);
     let proxies = server()

@@ -18,7 +18,7 @@ use conduit_api::{
 };
 use conduit_consensus::MeshState;
 
-use crate::telemetry::matches;
+use crate::telemetry::select::matches;
 
 /// Taps that run at once on one replica; each costs every tapped proxy a match per request.
 pub const TAPS_MAX: usize = 64;

@@ -2,77 +2,101 @@
 //!
 //! Each replica keeps what the proxies attached to it reported; a query asks all replicas and merges ([`crate::api`]). None
 //! of it is replicated: it is high in rate, and losing a replica's part is told to the person who asks, never hidden.
+//!
+//! - [`slots`]: time. [`counts`]: what is added up. [`select`]: which rows a question is about.
+//! - [`edges`]: who speaks with whom. [`paths`]: what is asked for, and how that ends. [`series`]: how it was as time passed.
 
+pub mod counts;
+pub mod edges;
+pub mod paths;
+pub mod select;
+pub mod series;
 pub mod server;
+pub mod slots;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
 use conduit_api::{
     PodName, WorkloadRef,
-    latency::Latencies,
     proto::{
-        common::{Direction, tls},
-        public::{ResourceSelection, StatRequest, stat_request},
-        telemetry::{ReportRequest, RequestCounts},
+        common::{Direction, Tls},
+        public::{EdgesRequest, ResourceSelection, StatRequest},
+        telemetry::{ReportRequest, RequestCounts, TcpCounts},
     },
 };
-use tokio::time::Instant;
 
-/// Counts are kept by slots of this length; a window is a whole number of them.
-pub const SLOT: Duration = Duration::from_secs(5);
-/// An hour of slots, the longest window that can be asked for.
-pub const SLOTS_MAX: usize = 720;
-/// Different rows in one slot. Past it, rows are dropped and counted, so that no number of names exhausts memory: at
-/// about 500 bytes a row this is 5 MB in the slot being filled.
+use self::{
+    counts::{Counts, Tcp, Traffic},
+    edges::Ends,
+    paths::Path,
+    select::Peer,
+    series::Steps,
+    slots::{Now, Slots},
+};
+
+/// Different rows of one kind in one slot. Past it, rows are dropped and counted, so that no number of names exhausts memory.
 pub const ROWS_PER_SLOT_MAX: usize = 10_000;
+/// Rows in all slots. Past it the oldest slots are forgotten, and answers say what they cover: at about 500 bytes a row this
+/// is 150 MB, which a mesh of some hundred workloads is far below.
+pub const ROWS_MAX: usize = 300_000;
+/// How many connections are open is told at least every ten seconds: what was said earlier, in so many slots, is of a proxy that has gone.
+const OPEN_SLOTS: u32 = 3;
 
-/// Whose traffic a row counts, and with whom.
+/// Whose proxy counted it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    pod: PodName,
-    workload: Option<WorkloadRef>,
+pub struct Reporter {
+    /// The pod beside it.
+    pub pod: PodName,
+    /// What owns that.
+    pub workload: Option<WorkloadRef>,
+    /// Its SPIFFE id.
+    pub identity: String,
+}
+
+/// What requests are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Requests {
+    reporter: Arc<Reporter>,
     inbound: bool,
     authority: String,
-    /// (kind, namespace, name) of the other end; empty where it is not known.
-    peer: (String, String, String),
+    /// Without its pod: clients use all pods of a service, which would be as many rows.
+    peer: Peer,
 }
 
-/// Requests and what became of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Answered well.
-    pub success: u64,
-    /// Not answered, or badly.
-    pub failure: u64,
-    /// Those over mutual TLS.
-    pub tls: u64,
-    /// Times to the first byte of the response.
-    pub latencies: Latencies,
+/// What connections are counted by, and requests between two pods.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    reporter: Arc<Reporter>,
+    inbound: bool,
+    peer: Peer,
+    /// `Tls` of the wire: its state, and the peer's id.
+    tls: (i32, String),
 }
 
-impl Counts {
-    /// Adds `other`, which may be whatever a proxy says.
-    pub fn merge(&mut self, other: &Self) {
-        self.success = self.success.saturating_add(other.success);
-        self.failure = self.failure.saturating_add(other.failure);
-        self.tls = self.tls.saturating_add(other.tls);
-        self.latencies.merge(&other.latencies);
-    }
-}
-
+#[derive(Default)]
 struct Slot {
-    start: Instant,
-    rows: BTreeMap<Arc<Key>, Counts>,
+    requests: BTreeMap<Requests, Counts>,
+    links: BTreeMap<Link, Linked>,
+    paths: BTreeMap<Path, Counts>,
+}
+
+/// Namespace and name of a resource, and what the request for rows asked to tell them apart by.
+pub type Row = (String, String, Vec<String>);
+
+#[derive(Default)]
+struct Linked {
+    traffic: Traffic,
+    /// A report said how many connections are open.
+    says_open: bool,
 }
 
 /// The counts of this replica.
 pub struct Telemetry {
-    started: Instant,
-    slots: VecDeque<Slot>,
+    slots: Slots<Slot>,
     /// The last report of each proxy: its incarnation and sequence.
     last: BTreeMap<PodName, (u64, u64)>,
     dropped_rows: u64,
@@ -81,35 +105,44 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Empty, from `now` on.
-    pub fn new(now: Instant) -> Self {
-        Self { started: now, slots: VecDeque::new(), last: BTreeMap::new(), dropped_rows: 0, reports: 0 }
+    pub fn new(now: Now) -> Self {
+        Self { slots: Slots::new(now.monotonic), last: BTreeMap::new(), dropped_rows: 0, reports: 0 }
     }
 
     /// Adds a proxy's report; one that was added before is ignored.
-    pub fn report(&mut self, now: Instant, pod: PodName, workload: Option<WorkloadRef>, report: ReportRequest) {
+    pub fn report(&mut self, now: Now, reporter: Reporter, report: ReportRequest) {
         let sent = (report.incarnation, report.sequence);
-        if self.last.get(&pod).is_some_and(|last| last.0 == sent.0 && sent.1 <= last.1) {
+        if self.last.get(&reporter.pod).is_some_and(|last| last.0 == sent.0 && sent.1 <= last.1) {
             return;
         }
-        self.last.insert(pod.clone(), sent);
+        self.last.insert(reporter.pod.clone(), sent);
         self.reports += 1;
-        let slot = self.slot(now);
+        if self.slots.advance(now) {
+            self.make_room();
+        }
+        let Some(slot) = self.slots.newest() else { return };
+        let reporter = Arc::new(reporter);
         let mut dropped = 0;
         for counts in report.requests {
-            let key = Key {
-                pod: pod.clone(),
-                workload: workload.clone(),
-                inbound: counts.direction() == Direction::Inbound,
-                authority: counts.authority.clone(),
-                peer: counts.peer.clone().map(|p| (p.kind, p.namespace, p.name)).unwrap_or_default(),
-            };
-            if slot.rows.len() >= ROWS_PER_SLOT_MAX && !slot.rows.contains_key(&key) {
-                dropped += 1;
-                continue;
-            }
-            slot.rows.entry(Arc::new(key)).or_default().merge(&parse(&counts));
+            dropped += slot.add_requests(&reporter, counts);
+        }
+        for counts in report.tcp {
+            dropped += slot.add_connections(&reporter, counts);
+        }
+        for (path, counts) in report.paths.into_iter().flat_map(|counts| Path::rows(&reporter, counts)) {
+            let added = row(&mut slot.paths, path).map(|sum| sum.merge(&counts));
+            dropped += u64::from(added.is_none());
         }
         self.dropped_rows += dropped;
+    }
+
+    /// Leaves room for another slot.
+    fn make_room(&mut self) {
+        let mut rows: usize = self.slots.iter().map(Slot::rows).sum();
+        while rows > ROWS_MAX - 3 * ROWS_PER_SLOT_MAX {
+            rows -= self.slots.iter().next().map_or(0, Slot::rows);
+            self.slots.forget_oldest();
+        }
     }
 
     /// Rows lost to [`ROWS_PER_SLOT_MAX`] since the start.
@@ -122,92 +155,145 @@ impl Telemetry {
         self.reports
     }
 
-    /// The time that a query for `window` is answered over: whole slots, and not before this replica started.
-    pub fn covered(&self, now: Instant, window: Duration) -> Duration {
-        now.duration_since(self.begin(now, window))
-    }
-
-    /// Where the first slot begins that is no older than `window`.
-    fn begin(&self, now: Instant, window: Duration) -> Instant {
-        let before = now.duration_since(self.started).saturating_sub(window);
-        self.started + SLOT * before.as_nanos().div_ceil(SLOT.as_nanos()) as u32
-    }
-
-    /// The counts per resource (namespace, name) that `request` selects, of `window` before `now`.
-    pub fn query(&self, now: Instant, window: Duration, request: &StatRequest) -> BTreeMap<(String, String), Counts> {
-        let mut found: BTreeMap<(String, String), Counts> = BTreeMap::new();
+    /// The traffic of each resource that `request` selects, in `window` before `now`.
+    pub fn query(&self, now: Now, window: Duration, request: &StatRequest) -> BTreeMap<Row, Traffic> {
+        let mut found: BTreeMap<Row, Traffic> = BTreeMap::new();
         let Some(selector) = &request.selector else { return found };
-        let begin = self.begin(now, window);
-        for slot in self.slots.iter().rev().take_while(|slot| slot.start >= begin) {
-            for (key, counts) in &slot.rows {
-                if let Some(resource) = select(key, selector, request.other.as_ref()) {
-                    found.entry(resource).or_default().merge(counts);
+        if request.by.is_empty() {
+            self.add_resources(&mut found, now, window, request, selector);
+        } else {
+            self.add_paths(&mut found, now, window, request, selector);
+        }
+        self.stamp(found, now, window)
+    }
+
+    fn add_resources(
+        &self,
+        found: &mut BTreeMap<Row, Traffic>,
+        now: Now,
+        window: Duration,
+        request: &StatRequest,
+        selector: &ResourceSelection,
+    ) {
+        let whole = |(namespace, name)| (namespace, name, Vec::new());
+        for (key, counts) in self.slots.within(now, window).flat_map(|(_, slot)| &slot.requests) {
+            if let Some(resource) = select::requests(key, selector, request.other.as_ref()) {
+                found.entry(whole(resource)).or_default().requests.merge(counts);
+            }
+        }
+        for (link, traffic) in self.links(now, window) {
+            if let Some(resource) = select::connections(link, selector, request.other.as_ref()) {
+                found.entry(whole(resource)).or_default().tcp.merge(&traffic.tcp);
+            }
+        }
+    }
+
+    fn add_paths(
+        &self,
+        found: &mut BTreeMap<Row, Traffic>,
+        now: Now,
+        window: Duration,
+        request: &StatRequest,
+        selector: &ResourceSelection,
+    ) {
+        let by: Vec<_> = request.by().collect();
+        for (path, counts) in self.slots.within(now, window).flat_map(|(_, slot)| &slot.paths) {
+            if let Some((namespace, name)) = select::paths(path, selector) {
+                let row = (namespace, name, path.values(counts, &by));
+                found.entry(row).or_default().requests.merge(counts);
+            }
+        }
+    }
+
+    /// The requests of everything that `selector` takes in, step by step.
+    pub fn series(&self, now: Now, selector: &ResourceSelection, steps: &Steps) -> Vec<Counts> {
+        let mut found = vec![Counts::default(); steps.count.min(series::STEPS_MAX) as usize];
+        for (start_ms, slot) in self.slots.dated(now) {
+            let Some(step) = steps.index(start_ms).and_then(|index| found.get_mut(index)) else { continue };
+            for (key, counts) in &slot.requests {
+                if select::requests(key, selector, None).is_some() {
+                    step.merge(counts);
                 }
             }
         }
         found
     }
 
-    fn slot(&mut self, now: Instant) -> &mut Slot {
-        if self.slots.back().is_none_or(|slot| now >= slot.start + SLOT) {
-            // Starts are multiples of the slot since this replica started, so that idle time leaves no odd slots.
-            let slots = (now.duration_since(self.started).as_nanos() / SLOT.as_nanos()) as u32;
-            if self.slots.len() == SLOTS_MAX {
-                self.slots.pop_front();
+    /// Who spoke with whom in `window` before `now`.
+    pub fn edges(&self, now: Now, window: Duration, request: &EdgesRequest) -> BTreeMap<Ends, Traffic> {
+        let mut found: BTreeMap<Ends, Traffic> = BTreeMap::new();
+        for (link, traffic) in self.links(now, window) {
+            if let Some(ends) = Ends::of(link, request) {
+                found.entry(ends).or_default().merge(&traffic);
             }
-            self.slots.push_back(Slot { start: self.started + SLOT * slots, rows: BTreeMap::new() });
         }
-        self.slots.back_mut().expect("a slot was pushed if there was none")
+        self.stamp(found, now, window)
+    }
+
+    /// All of `window`, the newest first, with the connections that are open where that was said last.
+    fn links(&self, now: Now, window: Duration) -> impl Iterator<Item = (&Link, Traffic)> {
+        let mut known = BTreeSet::new();
+        self.slots.within(now, window).flat_map(|(age, slot)| slot.links.iter().map(move |row| (age, row))).map(
+            move |(age, (link, linked))| {
+                let mut traffic = linked.traffic.clone();
+                let is_latest = linked.says_open && age <= OPEN_SLOTS && known.insert(link);
+                if !is_latest {
+                    traffic.tcp.open = 0;
+                }
+                (link, traffic)
+            },
+        )
+    }
+
+    fn stamp<K: Ord>(&self, mut found: BTreeMap<K, Traffic>, now: Now, window: Duration) -> BTreeMap<K, Traffic> {
+        let covered_ms = u32::try_from(self.slots.covered(now, window).as_millis()).unwrap_or(u32::MAX);
+        found.values_mut().for_each(|traffic| traffic.covered_ms = covered_ms);
+        found
     }
 }
 
-/// The resource, of the kind selected, that a row counts for.
-///
-/// Without `other` these are requests that the selected resources received, as their own proxies saw them. With it they are
-/// what the sender's proxy saw, since only that knows both ends.
-fn select(key: &Key, selector: &ResourceSelection, other: Option<&stat_request::Other>) -> Option<(String, String)> {
-    let own = own_resource(key, &selector.kind);
-    let peer = (key.peer.0 == selector.kind).then(|| (key.peer.1.clone(), key.peer.2.clone()));
-    let resource = match other {
-        None if selector.kind == "authority" => (!key.inbound && !key.authority.is_empty())
-            .then(|| (key.pod.namespace().to_owned(), key.authority.clone()))?,
-        None => own.filter(|_| key.inbound)?,
-        Some(stat_request::Other::To(to)) => {
-            let sent_there = matches(to, &key.peer.0, &key.peer.1, &key.peer.2);
-            own.filter(|_| !key.inbound && sent_there)?
-        }
-        Some(stat_request::Other::From(from)) => {
-            let (namespace, name) = own_resource(key, &from.kind)?;
-            peer.filter(|_| !key.inbound && matches(from, &from.kind, &namespace, &name))?
-        }
-    };
-    matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource)
-}
+impl Slot {
+    fn rows(&self) -> usize {
+        self.requests.len() + self.links.len() + self.paths.len()
+    }
 
-fn own_resource(key: &Key, kind: &str) -> Option<(String, String)> {
-    let namespace = key.pod.namespace().to_owned();
-    match (kind, &key.workload) {
-        ("pod", _) => Some((namespace, key.pod.name().to_owned())),
-        ("namespace", _) => Some((String::new(), namespace)),
-        (kind, Some(workload)) if workload.kind == kind => Some((namespace, workload.name.clone())),
-        _ => None,
+    /// How many rows there was no room for.
+    fn add_requests(&mut self, reporter: &Arc<Reporter>, counts: RequestCounts) -> u64 {
+        let inbound = counts.direction() == Direction::Inbound;
+        let parsed = Counts::of(&counts);
+        let peer = Peer::of(counts.peer, counts.peer_pod);
+        let of_all_pods = Peer { pod: String::new(), ..peer.clone() };
+        let key = Requests { reporter: reporter.clone(), inbound, authority: counts.authority, peer: of_all_pods };
+        let added = row(&mut self.requests, key).map(|sum| sum.merge(&parsed));
+        let mut dropped = u64::from(added.is_none());
+        // Of an inbound request only the identity of who sent it is known, which its connection says as well.
+        if !inbound && !peer.kind.is_empty() {
+            let link = Link { reporter: reporter.clone(), inbound, peer, tls: tls(counts.tls) };
+            let added = row(&mut self.links, link).map(|linked| linked.traffic.requests.merge(&parsed));
+            dropped += u64::from(added.is_none());
+        }
+        dropped
+    }
+
+    fn add_connections(&mut self, reporter: &Arc<Reporter>, counts: TcpCounts) -> u64 {
+        let inbound = counts.direction() == Direction::Inbound;
+        let peer = Peer::of(counts.peer, counts.peer_pod);
+        let link = Link { reporter: reporter.clone(), inbound, peer, tls: tls(counts.tls) };
+        let Some(Linked { traffic, says_open }) = row(&mut self.links, link) else { return 1 };
+        traffic.tcp.merge(&Tcp { open: 0, read_bytes: counts.read_bytes, write_bytes: counts.write_bytes });
+        (traffic.tcp.open, *says_open) = (counts.open, true);
+        0
     }
 }
 
-/// Whether a selection takes in the resource of `kind`, `namespace`, `name`. Namespaces are in no namespace.
-pub fn matches(selection: &ResourceSelection, kind: &str, namespace: &str, name: &str) -> bool {
-    let in_namespace = kind == "namespace" || selection.namespace.is_empty() || selection.namespace == namespace;
-    selection.kind == kind && in_namespace && (selection.name.is_empty() || selection.name == name)
+fn tls(tls: Option<Tls>) -> (i32, String) {
+    tls.map(|tls| (tls.state, tls.peer_id)).unwrap_or_default()
 }
 
-fn parse(counts: &RequestCounts) -> Counts {
-    let mut latencies = Latencies::default();
-    for bucket in &counts.latency {
-        latencies.add(bucket.index, bucket.count);
-    }
-    let mutual = counts.tls.as_ref().is_some_and(|tls| tls.state() == tls::State::Mutual);
-    let tls = if mutual { counts.success.saturating_add(counts.failure) } else { 0 };
-    Counts { success: counts.success, failure: counts.failure, tls, latencies }
+/// The row of `key`, unless there are too many.
+fn row<K: Ord, V: Default>(rows: &mut BTreeMap<K, V>, key: K) -> Option<&mut V> {
+    let is_full = rows.len() >= ROWS_PER_SLOT_MAX && !rows.contains_key(&key);
+    (!is_full).then(|| rows.entry(key).or_default())
 }
 
 #[cfg(test)]

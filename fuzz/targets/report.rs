@@ -7,31 +7,54 @@ use std::time::Duration;
 use conduit_api::{
     PodName, WorkloadRef,
     proto::{
-        public::{ResourceSelection, StatRequest, stat_request::Other},
+        public::{
+            EdgesRequest, ResourceSelection, StatRequest,
+            stat_request::{By, Other},
+        },
         telemetry::ReportRequest,
     },
 };
-use conduit_controller::telemetry::Telemetry;
+use conduit_controller::telemetry::{
+    Reporter, Telemetry,
+    edges::{Ends, edges as told},
+    series::Steps,
+    slots::Now,
+};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use tokio::time::Instant;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(report) = ReportRequest::decode(bytes) else { return };
-    let now = Instant::now();
+    let now = Now { monotonic: Instant::now(), unix_ms: 1_000_000_000 };
     let mut telemetry = Telemetry::new(now);
     for pod in ["web-0", "web-1"] {
-        let workload = WorkloadRef { kind: "deployment".to_owned(), name: "web".to_owned() };
-        telemetry.report(now, PodName::new("ns", pod).expect("a name"), Some(workload), report.clone());
+        let workload = Some(WorkloadRef { kind: "deployment".to_owned(), name: "web".to_owned() });
+        let pod = PodName::new("ns", pod).expect("a name");
+        let reporter = Reporter { pod, workload, identity: "spiffe://mesh/ns/ns/sa/web".to_owned() };
+        telemetry.report(now, reporter, report.clone());
     }
     for kind in ["pod", "deployment", "namespace", "authority"] {
         let all = ResourceSelection { kind: kind.to_owned(), ..ResourceSelection::default() };
         for other in [None, Some(Other::To(all.clone())), Some(Other::From(all.clone()))] {
             let request = StatRequest { selector: Some(all.clone()), other, ..StatRequest::default() };
-            for counts in telemetry.query(now, Duration::from_secs(60), &request).values() {
-                let quantiles = [0.5, 0.95, 0.99].map(|quantile| counts.latencies.quantile(quantile));
+            for traffic in telemetry.query(now, Duration::from_secs(60), &request).values() {
+                let quantiles = [0.5, 0.95, 0.99].map(|quantile| traffic.requests.latencies.quantile(quantile));
                 assert!(quantiles.is_sorted(), "{quantiles:?}");
             }
         }
+        let by = [By::Path, By::Method, By::Status, By::Class].map(i32::from).to_vec();
+        let request = StatRequest { selector: Some(all.clone()), by, ..StatRequest::default() };
+        for row in telemetry.query(now, Duration::from_secs(60), &request).into_keys() {
+            assert!(row.2.iter().all(|value| value.len() <= 256), "{row:?}");
+        }
+        let steps = Steps { first_ms: 999_990_000, length: Duration::from_secs(10), count: 2 };
+        assert_eq!(telemetry.series(now, &all, &steps).len(), 2);
+        let request = EdgesRequest { kind: kind.to_owned(), ..EdgesRequest::default() };
+        let edges = telemetry.edges(now, Duration::from_secs(60), &request);
+        for (ends, traffic) in &edges {
+            assert_eq!(Ends::from_wire(ends.to_wire(traffic)), (ends.clone(), traffic.clone()));
+        }
+        assert_eq!(told(edges.clone()).len(), edges.len());
     }
 });

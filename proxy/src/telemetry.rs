@@ -146,6 +146,15 @@ pub struct HistogramTotals {
     pub sum_us: u64,
 }
 
+impl HistogramTotals {
+    fn merge(&mut self, other: &Self) {
+        self.sum_us += other.sum_us;
+        for (bucket, count) in &other.buckets {
+            *self.buckets.entry(*bucket).or_default() += count;
+        }
+    }
+}
+
 impl Histogram {
     /// Counts.
     pub fn observe(&self, duration: Duration) {

@@ -151,6 +151,7 @@ mod tests {
                     latency_p99_us: p99,
                     tls_count,
                 }),
+                ..StatRow::default()
             };
         StatResponse { rows: samples.iter().map(row).collect(), replicas_answered: 3, replicas_total: 3 }
     }

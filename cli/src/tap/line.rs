@@ -10,7 +10,6 @@ use conduit_api::proto::{
     },
 };
 
-use super::grpc_code;
 use crate::printable::printable;
 
 /// How much a line tells.
@@ -46,7 +45,7 @@ pub(super) fn line(event: &TapEvent, detail: Detail) -> Option<String> {
 
 fn end_of(end: &ResponseEnd) -> String {
     let how = match end.end {
-        Some(response_end::End::GrpcStatus(code)) => format!("grpc-status={} ", grpc_code::name(code)),
+        Some(response_end::End::GrpcStatus(code)) => format!("grpc-status={} ", conduit_api::grpc::status_name(code)),
         Some(response_end::End::ResetError(code)) => format!("reset-error={code} "),
         None => String::new(),
     };

@@ -8,14 +8,16 @@ use std::{
 };
 
 use conduit_api::proto::{
+    common::ResourceRef,
     public::{
         ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
-        CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, Change,
-        ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse,
-        MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
-        RecoverRequest, RecoverResponse, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest,
-        RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SnapshotChunk, StatRequest,
-        StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
+        CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, Change, EdgesRequest,
+        EdgesResponse, ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest,
+        IdentityResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest,
+        RaftStatusResponse, RecoverRequest, RecoverResponse, ResourceSelection, RestoreSnapshotResponse,
+        RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest,
+        SelfCheckResponse, SeriesRequest, SeriesResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest,
+        VersionRequest, VersionResponse, WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
         apply_response::Outcome,
         explain_response,
@@ -40,6 +42,7 @@ pub struct Answers {
     pub raft: RaftStatusResponse,
     pub ca: CaStatusResponse,
     pub stat: StatResponse,
+    pub edges: EdgesResponse,
     pub pods: Vec<Pod>,
     pub history: Vec<Change>,
     /// Those that were applied.
@@ -227,12 +230,29 @@ impl Api for Answers {
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
         let selector = request.into_inner().selector.unwrap_or_default();
-        if selector.kind != "deployment" {
+        if selector.kind == "service" {
             return Err(Status::invalid_argument(format!("there are no stats by `{}`", selector.kind)));
         }
         let mut stat = self.stat.clone();
-        stat.rows.retain(|row| row.resource.as_ref().is_some_and(|resource| resource.namespace == selector.namespace));
+        let ResourceSelection { kind, namespace, name } = selector;
+        stat.rows.retain(|row| {
+            let resource = row.resource.clone().unwrap_or_default();
+            resource.kind == kind && resource.namespace == namespace && (name.is_empty() || resource.name == name)
+        });
         Ok(Response::new(stat))
+    }
+
+    async fn edges(&self, request: Request<EdgesRequest>) -> Result<Response<EdgesResponse>, Status> {
+        let EdgesRequest { kind, namespace, .. } = request.into_inner();
+        let is_of =
+            |end: &Option<ResourceRef>| end.as_ref().is_some_and(|end| end.kind == kind && end.namespace == namespace);
+        let mut edges = self.edges.clone();
+        edges.edges.retain(|edge| namespace.is_empty() || is_of(&edge.source) || is_of(&edge.destination));
+        Ok(Response::new(edges))
+    }
+
+    async fn series(&self, _: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {
+        Err(Status::unimplemented("no command asks for it"))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use conduit_api::proto::{
     peer::{
-        CollectStatRequest, CollectStatResponse, ConnectedProxy, Counts, PeerTapRequest, StatusRequest, StatusResponse,
+        CollectEdgesRequest, CollectEdgesResponse, CollectSeriesRequest, CollectSeriesResponse, CollectStatRequest,
+        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, PeerTapRequest, StatusRequest, StatusResponse,
         peer_server,
     },
     tap::TapEvent,
@@ -12,7 +13,6 @@ use conduit_api::proto::{
 use conduit_ca::KeyId;
 use conduit_consensus::Cluster;
 use futures::Stream;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     seed::SharedSeed,
     serve::Refusals,
     tap::server::TapServer,
-    telemetry::server::SharedTelemetry,
+    telemetry::{self, Row, counts::Traffic, paths, series::Steps, server::SharedTelemetry},
 };
 
 /// What this replica knows by itself. Cloned handles share it.
@@ -92,19 +92,33 @@ impl Own {
     /// What the proxies connected to it counted.
     pub fn collect(&self, request: &CollectStatRequest) -> Vec<Counts> {
         let Some(stat) = &request.stat else { return Vec::new() };
-        let (now, window) = (Instant::now(), Duration::from_millis(stat.window_ms.into()));
-        let telemetry = self.telemetry.lock();
-        let covered_ms = u32::try_from(telemetry.covered(now, window).as_millis()).unwrap_or(u32::MAX);
-        let counts = telemetry.query(now, window, stat).into_iter().map(|((namespace, name), counts)| Counts {
-            namespace,
-            name,
-            success: counts.success,
-            failure: counts.failure,
-            tls: counts.tls,
-            covered_ms,
-            latency: counts.latencies.iter().collect(),
-        });
-        counts.collect()
+        let (now, window) = (telemetry::server::now(&self.clock), Duration::from_millis(stat.window_ms.into()));
+        let found = self.telemetry.lock().query(now, window, stat);
+        let by: Vec<_> = stat.by().collect();
+        let counts = |((namespace, name, values), traffic): (Row, Traffic)| {
+            let group = paths::group(&by, values);
+            Counts { namespace, name, group, ..traffic.to_wire() }
+        };
+        found.into_iter().map(counts).collect()
+    }
+
+    /// What they counted step by step.
+    pub fn collect_series(&self, request: &CollectSeriesRequest) -> Vec<Counts> {
+        let CollectSeriesRequest { selector: Some(selector), first_ms, step_ms, steps } = request else {
+            return Vec::new();
+        };
+        let steps = Steps { first_ms: *first_ms, length: Duration::from_millis((*step_ms).into()), count: *steps };
+        let now = telemetry::server::now(&self.clock);
+        let found = self.telemetry.lock().series(now, selector, &steps);
+        found.into_iter().map(|requests| Traffic { requests, ..Traffic::default() }.to_wire()).collect()
+    }
+
+    /// With whom the proxies connected to it spoke.
+    pub fn collect_edges(&self, request: &CollectEdgesRequest) -> Vec<EdgeCounts> {
+        let Some(edges) = &request.edges else { return Vec::new() };
+        let (now, window) = (telemetry::server::now(&self.clock), Duration::from_millis(edges.window_ms.into()));
+        let found = self.telemetry.lock().edges(now, window, edges);
+        found.iter().map(|(ends, traffic)| ends.to_wire(traffic)).collect()
     }
 }
 
@@ -121,6 +135,20 @@ impl peer_server::Peer for Own {
         request: Request<CollectStatRequest>,
     ) -> Result<Response<CollectStatResponse>, Status> {
         Ok(Response::new(CollectStatResponse { counts: self.collect(request.get_ref()) }))
+    }
+
+    async fn collect_edges(
+        &self,
+        request: Request<CollectEdgesRequest>,
+    ) -> Result<Response<CollectEdgesResponse>, Status> {
+        Ok(Response::new(CollectEdgesResponse { edges: Own::collect_edges(self, request.get_ref()) }))
+    }
+
+    async fn collect_series(
+        &self,
+        request: Request<CollectSeriesRequest>,
+    ) -> Result<Response<CollectSeriesResponse>, Status> {
+        Ok(Response::new(CollectSeriesResponse { steps: Own::collect_series(self, request.get_ref()) }))
     }
 
     async fn tap(&self, request: Request<PeerTapRequest>) -> Result<Response<Self::TapStream>, Status> {

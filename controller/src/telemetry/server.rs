@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tonic::{Request, Response, Status};
 
-use super::Telemetry;
-use crate::serve::peer_of;
+use super::{Reporter, Telemetry, slots::Now};
+use crate::{clock::Clock, propose::unix_ms, serve::peer_of};
 
 /// The counts, between reports coming in and queries. Held for microseconds, never across an await.
 pub type SharedTelemetry = Arc<Mutex<Telemetry>>;
@@ -23,6 +23,13 @@ pub struct TelemetryServer {
     pub telemetry: SharedTelemetry,
     /// Says which workload owns the reporting pod.
     pub state: watch::Receiver<Arc<MeshState>>,
+    /// Says where slots begin.
+    pub clock: Clock,
+}
+
+/// What time it is for counts.
+pub fn now(clock: &Clock) -> Now {
+    Now { monotonic: Instant::now(), unix_ms: unix_ms(clock.now()) }
 }
 
 #[tonic::async_trait]
@@ -36,7 +43,8 @@ impl telemetry_server::Telemetry for TelemetryServer {
         }
         let pod = PodName::new(&report.namespace, &report.pod).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let workload = self.state.borrow().pods().get(&pod).and_then(|pod| pod.value.workload.clone());
-        self.telemetry.lock().report(Instant::now(), pod, workload, report);
+        let reporter = Reporter { pod, workload, identity: peer.id().to_string() };
+        self.telemetry.lock().report(now(&self.clock), reporter, report);
         Ok(Response::new(ReportResponse {}))
     }
 }

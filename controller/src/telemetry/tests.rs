@@ -1,12 +1,24 @@
 use conduit_api::{
     latency,
     proto::{
-        common::{ResourceRef, Tls},
-        telemetry::LatencyBucket,
+        common::{ResourceRef, Tls, tls},
+        public::stat_request::{self, By},
+        telemetry::{EndCounts, LatencyBucket, PathCounts, end_counts::End},
     },
 };
+use expect_test::{Expect, expect};
+use tokio::time::Instant;
 
 use super::*;
+
+/// So much after `start`, at which a slot begins.
+fn at(start: Instant, seconds: u64) -> Now {
+    Now { monotonic: start + Duration::from_secs(seconds), unix_ms: 1_000_000_000 + seconds * 1000 }
+}
+
+fn now() -> Now {
+    at(Instant::now(), 0)
+}
 
 fn counts(direction: Direction, peer: Option<&str>, success: u64, failure: u64, latency_us: u64) -> RequestCounts {
     let reference = |name: &str| ResourceRef { kind: "deployment".into(), namespace: "ns".into(), name: name.into() };
@@ -18,6 +30,7 @@ fn counts(direction: Direction, peer: Option<&str>, success: u64, failure: u64, 
         success,
         failure,
         latency: vec![LatencyBucket { index: latency::bucket(latency_us) as u32, count: success + failure }],
+        peer_pod: String::new(),
     }
 }
 
@@ -25,10 +38,18 @@ fn report(sequence: u64, requests: Vec<RequestCounts>) -> ReportRequest {
     ReportRequest { incarnation: 1, sequence, requests, ..ReportRequest::default() }
 }
 
-fn add(telemetry: &mut Telemetry, now: Instant, pod: &str, sequence: u64, requests: Vec<RequestCounts>) {
+fn add(telemetry: &mut Telemetry, now: Now, pod: &str, sequence: u64, requests: Vec<RequestCounts>) {
+    telemetry.report(now, reporter(pod), report(sequence, requests));
+}
+
+fn reporter(pod: &str) -> Reporter {
     let deployment = pod.rsplit_once('-').unwrap().0;
-    let workload = WorkloadRef { kind: "deployment".into(), name: deployment.into() };
-    telemetry.report(now, PodName::new("ns", pod).unwrap(), Some(workload), report(sequence, requests));
+    let workload = Some(WorkloadRef { kind: "deployment".into(), name: deployment.into() });
+    Reporter {
+        pod: PodName::new("ns", pod).unwrap(),
+        workload,
+        identity: format!("spiffe://mesh/ns/ns/sa/{deployment}"),
+    }
 }
 
 fn selection(kind: &str, name: &str) -> ResourceSelection {
@@ -39,20 +60,15 @@ fn selection(kind: &str, name: &str) -> ResourceSelection {
     }
 }
 
-fn query(
-    telemetry: &Telemetry,
-    now: Instant,
-    kind: &str,
-    other: Option<stat_request::Other>,
-) -> Vec<(String, u64, u64)> {
-    let request = StatRequest { selector: Some(selection(kind, "")), window_ms: 60_000, other };
+fn query(telemetry: &Telemetry, now: Now, kind: &str, other: Option<stat_request::Other>) -> Vec<(String, u64, u64)> {
+    let request = StatRequest { selector: Some(selection(kind, "")), window_ms: 60_000, other, by: Vec::new() };
     let rows = telemetry.query(now, Duration::from_secs(60), &request);
-    rows.into_iter().map(|((_, name), counts)| (name, counts.success, counts.failure)).collect()
+    rows.into_iter().map(|((_, name, _), traffic)| (name, traffic.requests.success, traffic.requests.failure)).collect()
 }
 
 #[test]
 fn adds_up_what_was_received_by_workload_pod_and_namespace() {
-    let now = Instant::now();
+    let now = now();
     let mut telemetry = Telemetry::new(now);
     add(&mut telemetry, now, "web-0", 1, vec![counts(Direction::Inbound, None, 8, 2, 1_000)]);
     add(&mut telemetry, now, "web-1", 1, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
@@ -65,7 +81,7 @@ fn adds_up_what_was_received_by_workload_pod_and_namespace() {
 
 #[test]
 fn from_and_to_are_what_the_sender_saw() {
-    let now = Instant::now();
+    let now = now();
     let mut telemetry = Telemetry::new(now);
     add(&mut telemetry, now, "bot-0", 1, vec![counts(Direction::Outbound, Some("web"), 9, 2, 1_500)]);
     add(&mut telemetry, now, "bot-0", 2, vec![counts(Direction::Outbound, Some("other"), 5, 0, 1_500)]);
@@ -79,7 +95,7 @@ fn from_and_to_are_what_the_sender_saw() {
 
 #[test]
 fn a_report_counts_once() {
-    let now = Instant::now();
+    let now = now();
     let mut telemetry = Telemetry::new(now);
     let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
     add(&mut telemetry, now, "web-0", 1, requests.clone());
@@ -90,7 +106,7 @@ fn a_report_counts_once() {
 
 #[test]
 fn no_count_is_too_large() {
-    let now = Instant::now();
+    let now = now();
     let mut telemetry = Telemetry::new(now);
     for sequence in 1..3 {
         add(&mut telemetry, now, "web-0", sequence, vec![counts(Direction::Inbound, None, u64::MAX, 0, 1_000)]);
@@ -111,36 +127,299 @@ fn reports_that_are_sent_again_are_one() {
 #[test]
 fn what_is_older_than_the_window_does_not_count() {
     let start = Instant::now();
-    let mut telemetry = Telemetry::new(start);
-    add(&mut telemetry, start, "web-0", 1, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
-    let later = start + Duration::from_secs(70);
-    add(&mut telemetry, later, "web-0", 2, vec![counts(Direction::Inbound, None, 2, 0, 1_000)]);
-    assert_eq!(query(&telemetry, later, "deployment", None), [("web".into(), 2, 0)]);
+    let mut telemetry = Telemetry::new(at(start, 0));
+    add(&mut telemetry, at(start, 0), "web-0", 1, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
+    add(&mut telemetry, at(start, 70), "web-0", 2, vec![counts(Direction::Inbound, None, 2, 0, 1_000)]);
+    assert_eq!(query(&telemetry, at(start, 70), "deployment", None), [("web".into(), 2, 0)]);
 }
 
 #[test]
 fn covers_whole_slots_but_not_the_time_before_the_start() {
     let start = Instant::now();
-    let window = Duration::from_secs(60);
-    let mut telemetry = Telemetry::new(start);
-    let at = |seconds: u64| start + Duration::from_secs(seconds);
-    assert_eq!(telemetry.covered(at(7), window), Duration::from_secs(7));
-    assert_eq!(telemetry.covered(at(60), window), Duration::from_secs(60));
-    // The slots that began at 65, 70, ... count; the one at 60 began before the window.
-    assert_eq!(telemetry.covered(at(123), window), Duration::from_secs(58));
+    let mut telemetry = Telemetry::new(at(start, 0));
+    let covered = |telemetry: &Telemetry, seconds| {
+        let request = StatRequest { selector: Some(selection("deployment", "")), ..StatRequest::default() };
+        let found = telemetry.query(at(start, seconds), Duration::from_secs(60), &request);
+        found.values().map(|traffic| traffic.covered_ms).collect::<Vec<_>>()
+    };
     for (sequence, seconds) in (1..).zip(0..123) {
-        add(&mut telemetry, at(seconds), "web-0", sequence, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
+        let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
+        add(&mut telemetry, at(start, seconds), "web-0", sequence, requests);
+        if seconds == 7 || seconds == 60 {
+            assert_eq!(covered(&telemetry, seconds), [seconds as u32 * 1000]);
+        }
     }
-    assert_eq!(query(&telemetry, at(123), "deployment", None), [("web".into(), 58, 0)]);
+    // The slots that began at 65, 70, ... count; the one at 60 began before the window.
+    assert_eq!(covered(&telemetry, 123), [58_000]);
+    assert_eq!(query(&telemetry, at(start, 123), "deployment", None), [("web".into(), 58, 0)]);
 }
 
 #[test]
 fn rows_are_bounded() {
-    let now = Instant::now();
+    let now = now();
     let mut telemetry = Telemetry::new(now);
     let rows = (0..=ROWS_PER_SLOT_MAX)
         .map(|i| RequestCounts { authority: format!("attack-{i}"), ..counts(Direction::Outbound, None, 1, 0, 1_000) });
     add(&mut telemetry, now, "web-0", 1, rows.collect());
     assert_eq!(telemetry.dropped_rows(), 1);
-    assert_eq!(telemetry.slots.iter().map(|slot| slot.rows.len()).sum::<usize>(), ROWS_PER_SLOT_MAX);
+    assert_eq!(telemetry.slots.iter().map(Slot::rows).sum::<usize>(), ROWS_PER_SLOT_MAX);
+}
+
+#[test]
+fn so_is_an_hour_of_them_and_answers_say_what_is_left() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0));
+    let rows: Vec<_> = (0..ROWS_PER_SLOT_MAX)
+        .map(|i| RequestCounts { authority: format!("attack-{i}"), ..counts(Direction::Inbound, None, 1, 0, 1_000) })
+        .collect();
+    for slot in 0..40 {
+        add(&mut telemetry, at(start, slot * 5), "web-0", slot + 1, rows.clone());
+    }
+    assert!(telemetry.slots.iter().map(Slot::rows).sum::<usize>() <= ROWS_MAX);
+    let request = StatRequest { selector: Some(selection("pod", "")), ..StatRequest::default() };
+    let found = telemetry.query(at(start, 195), Duration::from_secs(3600), &request);
+    let traffic = found.values().next().unwrap();
+    assert_eq!(traffic.requests.success, 28 * ROWS_PER_SLOT_MAX as u64);
+    assert_eq!(traffic.covered_ms, 27 * 5_000);
+}
+
+fn tcp(direction: Direction, peer: Option<(&str, &str)>, state: tls::State, bytes: u64, open: u64) -> TcpCounts {
+    let reference = |name: &str| ResourceRef { kind: "deployment".into(), namespace: "ns".into(), name: name.into() };
+    let peer_id = match (state, peer) {
+        (tls::State::Mutual, Some((name, _))) => format!("spiffe://mesh/ns/ns/sa/{name}"),
+        _ => String::new(),
+    };
+    TcpCounts {
+        direction: direction.into(),
+        peer: peer.map(|(name, _)| reference(name)),
+        peer_pod: peer.map(|(_, pod)| pod.to_owned()).unwrap_or_default(),
+        tls: Some(Tls { state: state.into(), peer_id }),
+        read_bytes: bytes,
+        write_bytes: 2 * bytes,
+        open,
+        ..TcpCounts::default()
+    }
+}
+
+fn connections(telemetry: &mut Telemetry, now: Now, pod: &str, sequence: u64, tcp: Vec<TcpCounts>) {
+    let report = ReportRequest { incarnation: 1, sequence, tcp, ..ReportRequest::default() };
+    telemetry.report(now, reporter(pod), report);
+}
+
+#[test]
+fn open_connections_are_those_that_were_told_of_last_and_bytes_are_added_up() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0));
+    let inbound = |bytes, open| vec![tcp(Direction::Inbound, None, tls::State::Mutual, bytes, open)];
+    connections(&mut telemetry, at(start, 0), "db-0", 1, inbound(100, 7));
+    connections(&mut telemetry, at(start, 9), "db-0", 2, inbound(10, 3));
+    connections(&mut telemetry, at(start, 9), "db-1", 1, inbound(1, 2));
+    let seen = |seconds| {
+        let request = StatRequest { selector: Some(selection("deployment", "")), ..StatRequest::default() };
+        let found = telemetry.query(at(start, seconds), Duration::from_secs(60), &request);
+        let tcp = found.into_values().next().unwrap().tcp;
+        (tcp.open, tcp.read_bytes, tcp.write_bytes)
+    };
+    assert_eq!(seen(9), (5, 111, 222));
+    // Nothing was heard of them any more.
+    assert_eq!(seen(40), (0, 111, 222));
+}
+
+fn assert_edges(telemetry: &Telemetry, now: Now, kind: &str, namespace: &str, expected: Expect) {
+    let request = EdgesRequest { kind: kind.into(), namespace: namespace.into(), window_ms: 60_000 };
+    let found = telemetry.edges(now, Duration::from_secs(60), &request);
+    // As it comes from another replica.
+    let found = found.iter().map(|(ends, traffic)| Ends::from_wire(ends.to_wire(traffic))).collect();
+    let line = |edge: conduit_api::proto::public::Edge| {
+        let name = |end: Option<ResourceRef>| end.map(|r| format!("{}/{}/{}", r.kind, r.namespace, r.name)).unwrap();
+        let requests = edge.stats.map(|stats| stats.success_count + stats.failure_count);
+        format!(
+            "{} -> {} [{} {}] {:?} requests={requests:?} bytes={}/{} open={}\n",
+            name(edge.source),
+            name(edge.destination),
+            edge.client_id,
+            edge.server_id,
+            if edge.secured { "secured" } else { &edge.no_tls_reason },
+            edge.read_bytes,
+            edge.write_bytes,
+            edge.tcp_open
+        )
+    };
+    expected.assert_eq(&edges::edges(found).into_iter().map(line).collect::<String>());
+}
+
+#[test]
+fn edges_are_what_the_source_saw() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now);
+    let outbound = |peer, pod, state, bytes, open| tcp(Direction::Outbound, Some((peer, pod)), state, bytes, open);
+    let mut requests = counts(Direction::Outbound, Some("voting"), 3, 1, 500);
+    requests.tls.as_mut().unwrap().peer_id = "spiffe://mesh/ns/ns/sa/voting".into();
+    requests.peer_pod = "voting-0".into();
+    let report = ReportRequest {
+        incarnation: 1,
+        sequence: 1,
+        requests: vec![requests, counts(Direction::Inbound, None, 9, 0, 500)],
+        tcp: vec![
+            outbound("voting", "voting-0", tls::State::Mutual, 10, 1),
+            outbound("voting", "voting-1", tls::State::Mutual, 5, 2),
+            outbound("legacy", "legacy-0", tls::State::NoIdentity, 1, 0),
+            outbound("web", "web-0", tls::State::Loopback, 1, 0),
+            outbound("vault", "vault-0", tls::State::Passthrough, 1, 0),
+            tcp(Direction::Inbound, None, tls::State::Mutual, 1, 1),
+            TcpCounts { peer: None, ..outbound("?", "?", tls::State::NoIdentity, 1, 1) },
+        ],
+        ..ReportRequest::default()
+    };
+    telemetry.report(now, reporter("web-0"), report);
+    let of_deployments = expect![[r#"
+        deployment/ns/web -> deployment/ns/legacy [ ] "no identity provided by remote" requests=None bytes=1/2 open=0
+        deployment/ns/web -> deployment/ns/vault [ ] "opaque TLS of the application" requests=None bytes=1/2 open=0
+        deployment/ns/web -> deployment/ns/voting [spiffe://mesh/ns/ns/sa/web spiffe://mesh/ns/ns/sa/voting] "secured" requests=Some(4) bytes=15/30 open=3
+        deployment/ns/web -> deployment/ns/web [ ] "loopback" requests=None bytes=1/2 open=0
+    "#]];
+    assert_edges(&telemetry, now, "deployment", "ns", of_deployments);
+    assert_edges(
+        &telemetry,
+        now,
+        "pod",
+        "",
+        expect![[r#"
+        pod/ns/web-0 -> pod/ns/legacy-0 [ ] "no identity provided by remote" requests=None bytes=1/2 open=0
+        pod/ns/web-0 -> pod/ns/vault-0 [ ] "opaque TLS of the application" requests=None bytes=1/2 open=0
+        pod/ns/web-0 -> pod/ns/voting-0 [spiffe://mesh/ns/ns/sa/web spiffe://mesh/ns/ns/sa/voting] "secured" requests=Some(4) bytes=10/20 open=1
+        pod/ns/web-0 -> pod/ns/voting-1 [spiffe://mesh/ns/ns/sa/web spiffe://mesh/ns/ns/sa/voting] "secured" requests=None bytes=5/10 open=2
+        pod/ns/web-0 -> pod/ns/web-0 [ ] "loopback" requests=None bytes=1/2 open=0
+    "#]],
+    );
+    assert_edges(
+        &telemetry,
+        now,
+        "namespace",
+        "",
+        expect![[r#"
+        namespace//ns -> namespace//ns [ ] "no identity provided by remote" requests=None bytes=1/2 open=0
+        namespace//ns -> namespace//ns [ ] "loopback" requests=None bytes=1/2 open=0
+        namespace//ns -> namespace//ns [ ] "opaque TLS of the application" requests=None bytes=1/2 open=0
+        namespace//ns -> namespace//ns [spiffe://mesh/ns/ns/sa/web spiffe://mesh/ns/ns/sa/voting] "secured" requests=Some(4) bytes=15/30 open=3
+    "#]],
+    );
+    assert_edges(&telemetry, now, "deployment", "elsewhere", expect![""]);
+    assert_edges(&telemetry, now, "job", "", expect![""]);
+}
+
+#[test]
+fn the_other_end_of_an_edge_may_be_of_another_kind() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now);
+    let mut to_db = tcp(Direction::Outbound, Some(("db", "db-0")), tls::State::Mutual, 1, 1);
+    to_db.peer.as_mut().unwrap().kind = "statefulset".into();
+    connections(&mut telemetry, now, "web-0", 1, vec![to_db]);
+    assert_edges(
+        &telemetry,
+        now,
+        "deployment",
+        "",
+        expect![[r#"
+        deployment/ns/web -> statefulset/ns/db [spiffe://mesh/ns/ns/sa/web spiffe://mesh/ns/ns/sa/db] "secured" requests=None bytes=1/2 open=1
+    "#]],
+    );
+    assert_edges(
+        &telemetry,
+        now,
+        "statefulset",
+        "",
+        expect![[r#"
+        deployment/ns/web -> statefulset/ns/db [spiffe://mesh/ns/ns/sa/web spiffe://mesh/ns/ns/sa/db] "secured" requests=None bytes=1/2 open=1
+    "#]],
+    );
+}
+
+#[test]
+fn points_of_replicas_that_started_at_other_times_add_up() {
+    let start = Instant::now();
+    let steps = Steps { first_ms: 1_000_000_000, length: Duration::from_secs(10), count: 3 };
+    // The second one is 3 s younger.
+    let (mut first, mut second) = (Telemetry::new(at(start, 0)), Telemetry::new(at(start, 3)));
+    for seconds in 3..25 {
+        let requests = vec![counts(Direction::Inbound, None, 1, 1, 1_000)];
+        add(&mut first, at(start, seconds), "web-0", seconds, requests.clone());
+        add(&mut second, at(start, seconds), "web-1", seconds, requests);
+    }
+    let seen = |telemetry: &Telemetry, selection: &ResourceSelection| {
+        let found = telemetry.series(at(start, 24), selection, &steps);
+        found.iter().map(|counts| (counts.success, counts.failure)).collect::<Vec<_>>()
+    };
+    let deployment = selection("deployment", "web");
+    assert_eq!(seen(&first, &deployment), [(7, 7), (10, 10), (5, 5)]);
+    assert_eq!(seen(&second, &deployment), [(7, 7), (10, 10), (5, 5)]);
+    assert_eq!(seen(&first, &selection("deployment", "other")), [(0, 0); 3]);
+    let points = steps.points(first.series(at(start, 24), &deployment, &steps).into_iter());
+    let starts = points.iter().map(|point| (point.start_ms, point.success_count, point.tls_count));
+    assert!(starts.eq([(1_000_000_000, 7, 14), (1_000_010_000, 10, 20), (1_000_020_000, 5, 10)]));
+    assert!(points.iter().all(|point| (900..1_100).contains(&point.latency_p50_us)));
+}
+
+#[test]
+fn rows_by_path_and_status() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now);
+    let ended = |end, success, count| EndCounts {
+        end: Some(end),
+        success,
+        count,
+        latency: vec![LatencyBucket { index: latency::bucket(1_000) as u32, count }],
+    };
+    let path =
+        |method: &str, path: &str, mutual, ends| PathCounts { method: method.into(), path: path.into(), mutual, ends };
+    let paths = vec![
+        path("GET", "/a", true, vec![ended(End::HttpStatus(200), true, 5), ended(End::HttpStatus(503), false, 2)]),
+        path("GET", "/a", false, vec![ended(End::HttpStatus(200), true, 1)]),
+        path("POST", "/s/M", true, vec![ended(End::GrpcStatus(2), false, 3), ended(End::Reset(true), false, 1)]),
+    ];
+    for pod in ["web-0", "web-1"] {
+        let report = ReportRequest { incarnation: 1, sequence: 1, paths: paths.clone(), ..ReportRequest::default() };
+        telemetry.report(now, reporter(pod), report);
+    }
+    let seen = |kind: &str, by: &[By]| {
+        let by = by.iter().map(|by| i32::from(*by)).collect();
+        let request = StatRequest { selector: Some(selection(kind, "")), by, ..StatRequest::default() };
+        let found = telemetry.query(now, Duration::from_secs(60), &request);
+        let row = |((_, name, values), traffic): (Row, Traffic)| {
+            let Counts { success, failure, tls, .. } = traffic.requests;
+            format!("{name} {} {success} {failure} {tls}", values.join(" "))
+        };
+        found.into_iter().map(row).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        seen("deployment", &[By::Path, By::Status]),
+        ["web /a 200 12 0 10", "web /a 503 0 4 4", "web /s/M Unknown 0 6 6", "web /s/M reset 0 2 2"]
+    );
+    assert_eq!(
+        seen("pod", &[By::Class, By::Method]),
+        [
+            "web-0 failure GET 0 2 2",
+            "web-0 failure POST 0 4 4",
+            "web-0 success GET 6 0 5",
+            "web-1 failure GET 0 2 2",
+            "web-1 failure POST 0 4 4",
+            "web-1 success GET 6 0 5"
+        ]
+    );
+}
+
+#[test]
+fn names_are_cut_and_rows_by_path_are_bounded() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now);
+    let ends = vec![EndCounts { end: Some(End::HttpStatus(200)), success: true, count: 1, latency: Vec::new() }];
+    let path = |path: String| PathCounts { method: "GET".into(), path, mutual: true, ends: ends.clone() };
+    let mut paths: Vec<_> = (0..=ROWS_PER_SLOT_MAX).map(|i| path(format!("/{i}"))).collect();
+    paths[0] = path("\u{fc}".repeat(10_000));
+    telemetry.report(now, reporter("web-0"), ReportRequest { paths, sequence: 1, ..ReportRequest::default() });
+    assert_eq!(telemetry.dropped_rows(), 1);
+    let by = vec![By::Path.into()];
+    let request = StatRequest { selector: Some(selection("pod", "")), by, ..StatRequest::default() };
+    let longest = telemetry.query(now, Duration::from_secs(60), &request).into_keys().map(|row| row.2[0].len()).max();
+    assert_eq!(longest, Some(256));
 }

@@ -1,6 +1,6 @@
 //! Tells the control plane what was counted, a little at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use conduit_api::proto::{
     common::{self, ResourceRef, tls},
@@ -10,13 +10,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::{
-    Direction, Labels, Peer, Telemetry, Tls, Totals,
+    Direction, HistogramTotals, Labels, Peer, Telemetry, Tls, Totals,
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
 use crate::control::Controllers;
 
 /// Between two reports: what a person who watches `stat` waits for.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Open connections on which nothing happens are told again that often: what was said earlier is not believed for much longer.
+const REFRESH: Duration = Duration::from_secs(10);
 /// A replica that has not taken a report by then is not waited for.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,8 @@ struct Reports {
     sequence: u64,
     told: Sums,
     told_at: Instant,
+    /// When all open connections were told.
+    refreshed_at: Option<Instant>,
     /// The report that is not known to have been taken, and the sums that it leads to.
     untold: Option<(ReportRequest, Sums)>,
 }
@@ -47,42 +51,66 @@ struct Reports {
 #[derive(Default)]
 struct Sums {
     requests: BTreeMap<Labels, Totals>,
+    /// By what is told of them.
     connections: BTreeMap<ConnectionLabels, ConnectionTotals>,
 }
 
 impl Sums {
     fn of(telemetry: &Telemetry) -> Self {
-        Self { requests: telemetry.requests(), connections: telemetry.connections() }
+        let mut connections: BTreeMap<ConnectionLabels, ConnectionTotals> = BTreeMap::new();
+        for (labels, totals) in telemetry.connections() {
+            // One side of each connection's path tells enough: the peer's.
+            let side = match labels.direction {
+                Direction::Inbound => Side::Source,
+                Direction::Outbound => Side::Destination,
+            };
+            if labels.side == side {
+                connections.entry(told_labels(labels)).or_default().merge(&totals);
+            }
+        }
+        Self { requests: telemetry.requests(), connections }
     }
 
-    /// What was counted since `before`.
-    fn since(&self, before: &Self) -> (Vec<RequestCounts>, Vec<TcpCounts>) {
+    /// What was counted since `before`; with `all`, all connections that are open too.
+    fn since(&self, before: &Self, all: bool) -> (Vec<RequestCounts>, Vec<TcpCounts>) {
         let (no_requests, no_connections) = (Totals::default(), ConnectionTotals::default());
         let requests = self.requests.iter().filter_map(|(labels, after)| {
             request_counts(labels, before.requests.get(labels).unwrap_or(&no_requests), after)
         });
-        // One side of each connection's path tells enough: the peer's.
-        let side = |labels: &ConnectionLabels| match labels.direction {
-            Direction::Inbound => labels.side == Side::Source,
-            Direction::Outbound => labels.side == Side::Destination,
-        };
-        let tcp = self.connections.iter().filter(|(labels, _)| side(labels)).filter_map(|(labels, after)| {
-            tcp_counts(labels, before.connections.get(labels).unwrap_or(&no_connections), after)
+        let tcp = self.connections.iter().filter_map(|(labels, after)| {
+            tcp_counts(labels, before.connections.get(labels).unwrap_or(&no_connections), after, all)
         });
         (requests.collect(), tcp.collect())
     }
 }
 
+/// What connections are told by: not by the name that a client asks for.
+fn told_labels(labels: ConnectionLabels) -> ConnectionLabels {
+    let tls = match labels.tls {
+        Tls::Passthrough(_) => Tls::Passthrough(None),
+        tls => tls,
+    };
+    let destination = labels.destination.map(|peer| match &peer.service {
+        Some(_) => Arc::new(Peer { service: None, ..Peer::clone(&peer) }),
+        None => peer,
+    });
+    ConnectionLabels { tls, destination, ..labels }
+}
+
 impl Reports {
     fn new(now: Instant, incarnation: u64) -> Self {
-        Self { incarnation, sequence: 0, told: Sums::default(), told_at: now, untold: None }
+        Self { incarnation, sequence: 0, told: Sums::default(), told_at: now, refreshed_at: None, untold: None }
     }
 
     /// The report to send: the last one, if it was not taken, or what was counted since.
     fn next(&mut self, now: Instant, sums: impl FnOnce() -> Sums) -> Option<ReportRequest> {
         if self.untold.is_none() {
             let sums = sums();
-            let (requests, tcp) = sums.since(&self.told);
+            let refresh = self.refreshed_at.is_none_or(|at| now.saturating_duration_since(at) >= REFRESH);
+            if refresh {
+                self.refreshed_at = Some(now);
+            }
+            let (requests, tcp) = sums.since(&self.told, refresh);
             if requests.is_empty() && tcp.is_empty() {
                 self.told_at = now;
                 return None;
@@ -153,14 +181,7 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
     };
     let success = by_success(after, true) - by_success(before, true);
     let failure = by_success(after, false) - by_success(before, false);
-    let latency: Vec<_> = after
-        .latency
-        .buckets
-        .iter()
-        .map(|(index, count)| (*index, count - before.latency.buckets.get(index).unwrap_or(&0)))
-        .filter(|(_, count)| *count > 0)
-        .map(|(index, count)| LatencyBucket { index, count })
-        .collect();
+    let latency = latency_since(&before.latency, &after.latency);
     (success + failure > 0 || !latency.is_empty()).then(|| RequestCounts {
         direction: direction(labels.direction).into(),
         authority: labels.authority.clone(),
@@ -169,10 +190,21 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
         success,
         failure,
         latency,
+        peer_pod: peer_pod(labels.destination.as_deref()),
     })
 }
 
-fn tcp_counts(labels: &ConnectionLabels, before: &ConnectionTotals, after: &ConnectionTotals) -> Option<TcpCounts> {
+fn latency_since(before: &HistogramTotals, after: &HistogramTotals) -> Vec<LatencyBucket> {
+    let counts = after.buckets.iter().map(|(index, count)| (*index, count - before.buckets.get(index).unwrap_or(&0)));
+    counts.filter(|(_, count)| *count > 0).map(|(index, count)| LatencyBucket { index, count }).collect()
+}
+
+fn tcp_counts(
+    labels: &ConnectionLabels,
+    before: &ConnectionTotals,
+    after: &ConnectionTotals,
+    even_if_idle: bool,
+) -> Option<TcpCounts> {
     let counts = TcpCounts {
         direction: direction(labels.direction).into(),
         peer: peer(labels.destination.as_deref()),
@@ -181,8 +213,11 @@ fn tcp_counts(labels: &ConnectionLabels, before: &ConnectionTotals, after: &Conn
         closed: after.closed - before.closed,
         read_bytes: after.read_bytes - before.read_bytes,
         write_bytes: after.write_bytes - before.write_bytes,
+        peer_pod: peer_pod(labels.destination.as_deref()),
+        open: after.opened.saturating_sub(after.closed),
     };
-    (counts.opened + counts.closed + counts.read_bytes + counts.write_bytes > 0).then_some(counts)
+    let is_news = counts.opened + counts.closed + counts.read_bytes + counts.write_bytes > 0;
+    (is_news || even_if_idle && counts.open > 0).then_some(counts)
 }
 
 fn direction(direction: Direction) -> common::Direction {
@@ -197,6 +232,10 @@ fn peer(peer: Option<&Peer>) -> Option<ResourceRef> {
     let peer = peer?;
     let (kind, name) = peer.workload.clone().unwrap_or_else(|| ("pod".to_owned(), peer.pod.clone()));
     Some(ResourceRef { kind, namespace: peer.namespace.clone(), name })
+}
+
+fn peer_pod(peer: Option<&Peer>) -> String {
+    peer.map(|peer| peer.pod.clone()).unwrap_or_default()
 }
 
 /// How a connection is secured, as the wire says it.
@@ -214,7 +253,7 @@ pub fn tls(tls: &Tls) -> common::Tls {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::End;
+    use crate::telemetry::{End, ThreadTelemetry};
 
     #[test]
     fn a_report_that_was_not_taken_is_sent_again_as_it_was() {
@@ -246,12 +285,47 @@ mod tests {
         counters.end(End::Http(200));
         counters.latency(Duration::from_millis(1));
         let first = Sums::of(&telemetry);
-        assert_eq!(first.since(&first), (vec![], vec![]));
+        assert_eq!(first.since(&first, true), (vec![], vec![]));
         counters.end(End::Grpc(2));
         counters.latency(Duration::from_millis(1));
-        let (requests, tcp) = Sums::of(&telemetry).since(&first);
+        let (requests, tcp) = Sums::of(&telemetry).since(&first, false);
         assert!(tcp.is_empty());
         assert_eq!((requests.len(), requests[0].success, requests[0].failure), (1, 0, 1));
         assert_eq!(requests[0].latency.iter().map(|bucket| bucket.count).collect::<Vec<_>>(), [1]);
+    }
+
+    fn opened(thread: &ThreadTelemetry, service: Option<&str>) {
+        let peer = Peer {
+            namespace: "ns".into(),
+            pod: "db-0".into(),
+            workload: Some(("statefulset".into(), "db".into())),
+            service: service.map(ToOwned::to_owned),
+        };
+        let labels = ConnectionLabels {
+            direction: Direction::Outbound,
+            side: Side::Destination,
+            tls: Tls::Passthrough(service.map(Into::into)),
+            destination: Some(Arc::new(peer)),
+        };
+        thread.connections(&labels).open_for_test();
+    }
+
+    #[test]
+    fn open_connections_are_told_by_who_is_there_and_again_while_nothing_happens() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        let now = Instant::now();
+        let mut reports = Reports::new(now, 7);
+        for service in [None, Some("db"), Some("db-headless")] {
+            opened(&thread, service);
+        }
+        let open = |report: Option<ReportRequest>| {
+            report.map(|report| report.tcp.iter().map(|tcp| (tcp.peer_pod.clone(), tcp.open)).collect::<Vec<_>>())
+        };
+        let three = Some(vec![("db-0".to_owned(), 3)]);
+        assert_eq!(open(reports.next(now, || Sums::of(&telemetry))), three);
+        reports.taken();
+        assert_eq!(open(reports.next(now + INTERVAL, || Sums::of(&telemetry))), None);
+        assert_eq!(open(reports.next(now + REFRESH, || Sums::of(&telemetry))), three);
     }
 }

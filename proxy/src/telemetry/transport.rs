@@ -81,6 +81,23 @@ impl Connections {
         totals.write_bytes += self.write_bytes.value();
         self.duration.add_to(&mut totals.duration);
     }
+
+    /// One was opened, of which there is nothing else.
+    #[cfg(test)]
+    pub(super) fn open_for_test(&self) {
+        self.opened.add(1);
+    }
+}
+
+impl ConnectionTotals {
+    /// Adds `other`.
+    pub fn merge(&mut self, other: &Self) {
+        self.opened += other.opened;
+        self.closed += other.closed;
+        self.read_bytes += other.read_bytes;
+        self.write_bytes += other.write_bytes;
+        self.duration.merge(&other.duration);
+    }
 }
 
 /// A connection that is counted as long as it lives, and its bytes as they pass.

@@ -1,7 +1,7 @@
 //! The names of gRPC's status codes.
 
 /// As Go prints them, which `conduit tap … | grep Unknown` relies on.
-pub(super) fn name(code: u32) -> String {
+pub fn status_name(code: u32) -> String {
     // In the order of their numbers: <https://grpc.io/docs/guides/status-codes/>
     const NAMES: [&str; 17] = [
         "OK",
@@ -34,7 +34,7 @@ mod tests {
         for (code, expected) in
             [(0, "OK"), (2, "Unknown"), (16, "Unauthenticated"), (17, "Code(17)"), (666, "Code(666)")]
         {
-            assert_eq!(name(code), expected);
+            assert_eq!(status_name(code), expected);
         }
     }
 }

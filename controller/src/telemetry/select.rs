@@ -1,0 +1,110 @@
+//! Which of the rows a question is about. Pure.
+
+use conduit_api::proto::{
+    common::ResourceRef,
+    public::{ResourceSelection, stat_request::Other},
+};
+
+use super::{Link, Reporter, Requests, paths::Path};
+
+/// Kinds of what owns pods, as the wire calls them.
+pub const WORKLOAD_KINDS: [&str; 7] =
+    ["deployment", "statefulset", "daemonset", "replicaset", "replicationcontroller", "job", "cronjob"];
+
+/// What is at the other end, as far as the proxy knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Kind of the workload, or `pod` where that has no owner; all is empty where nothing is known.
+    pub kind: String,
+    /// Of pod and workload.
+    pub namespace: String,
+    /// Of the workload.
+    pub name: String,
+    /// Of the pod.
+    pub pod: String,
+}
+
+impl Peer {
+    /// What a proxy says.
+    pub fn of(workload: Option<ResourceRef>, pod: String) -> Self {
+        let ResourceRef { kind, namespace, name } = workload.unwrap_or_default();
+        Self { kind, namespace, name, pod }
+    }
+
+    /// Its namespace and name as one of `kind`, if it is that.
+    pub fn resource(&self, kind: &str) -> Option<(String, String)> {
+        if self.kind.is_empty() {
+            return None;
+        }
+        match kind {
+            "namespace" => Some((String::new(), self.namespace.clone())),
+            "pod" if !self.pod.is_empty() => Some((self.namespace.clone(), self.pod.clone())),
+            kind if kind == self.kind => Some((self.namespace.clone(), self.name.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl Reporter {
+    /// Its namespace and name as one of `kind`, if it is that.
+    pub fn resource(&self, kind: &str) -> Option<(String, String)> {
+        let namespace = self.pod.namespace().to_owned();
+        match (kind, &self.workload) {
+            ("pod", _) => Some((namespace, self.pod.name().to_owned())),
+            ("namespace", _) => Some((String::new(), namespace)),
+            (kind, Some(workload)) if workload.kind == kind => Some((namespace, workload.name.clone())),
+            _ => None,
+        }
+    }
+}
+
+/// The resource, of the kind selected, that requests count for.
+///
+/// Without `other` these are requests that the selected resources received, as their own proxies saw them. With it they are
+/// what the sender's proxy saw, since only that knows both ends.
+pub fn requests(key: &Requests, selector: &ResourceSelection, other: Option<&Other>) -> Option<(String, String)> {
+    if selector.kind != "authority" || other.is_some() {
+        return ends(&key.reporter, key.inbound, &key.peer, selector, other);
+    }
+    let resource = (!key.inbound && !key.authority.is_empty())
+        .then(|| (key.reporter.pod.namespace().to_owned(), key.authority.clone()))?;
+    matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource)
+}
+
+/// The same of requests by path.
+pub fn paths(key: &Path, selector: &ResourceSelection) -> Option<(String, String)> {
+    ends(&key.reporter, true, &Peer::default(), selector, None)
+}
+
+/// The same of connections.
+pub fn connections(key: &Link, selector: &ResourceSelection, other: Option<&Other>) -> Option<(String, String)> {
+    ends(&key.reporter, key.inbound, &key.peer, selector, other)
+}
+
+fn ends(
+    reporter: &Reporter,
+    inbound: bool,
+    peer: &Peer,
+    selector: &ResourceSelection,
+    other: Option<&Other>,
+) -> Option<(String, String)> {
+    let is = |selection: &ResourceSelection, resource: Option<(String, String)>| {
+        resource.filter(|(namespace, name)| matches(selection, &selection.kind, namespace, name))
+    };
+    match other {
+        None if inbound => is(selector, reporter.resource(&selector.kind)),
+        Some(Other::To(to)) if !inbound => {
+            is(to, peer.resource(&to.kind)).and_then(|_| is(selector, reporter.resource(&selector.kind)))
+        }
+        Some(Other::From(from)) if !inbound => {
+            is(from, reporter.resource(&from.kind)).and_then(|_| is(selector, peer.resource(&selector.kind)))
+        }
+        None | Some(_) => None,
+    }
+}
+
+/// Whether a selection takes in the resource of `kind`, `namespace`, `name`. Namespaces are in no namespace.
+pub fn matches(selection: &ResourceSelection, kind: &str, namespace: &str, name: &str) -> bool {
+    let in_namespace = kind == "namespace" || selection.namespace.is_empty() || selection.namespace == namespace;
+    selection.kind == kind && in_namespace && (selection.name.is_empty() || selection.name == name)
+}
