@@ -3,6 +3,7 @@
 //! A data thread looks up the counters of a label set once per connection and peer, and then only adds to them: each thread
 //! has its own, written with plain stores, and the control thread adds them up when somebody asks.
 
+pub mod paths;
 pub mod prometheus;
 mod registry;
 pub mod report;
@@ -11,6 +12,7 @@ pub mod transport;
 
 use std::{
     collections::BTreeMap,
+    rc::Rc,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +26,7 @@ use conduit_api::{
 };
 
 use self::{
+    paths::{PathTotals, Paths, Pattern, ThreadPaths},
     registry::{LabelSet, Registry, ThreadRegistry},
     status::Statuses,
     transport::{ConnectionLabels, ConnectionTotals, Connections},
@@ -272,6 +275,7 @@ pub struct Telemetry {
     requests: Registry<Labels, Counters>,
     connections: Registry<ConnectionLabels, Connections>,
     refusals: Registry<Refused, Counter>,
+    paths: Paths,
 }
 
 /// Handshakes and messages that were refused.
@@ -307,6 +311,7 @@ impl Telemetry {
             requests: self.requests.thread(),
             connections: self.connections.thread(),
             refusals: self.refusals.thread(),
+            paths: Rc::new(self.paths.thread()),
         }
     }
 
@@ -320,6 +325,11 @@ impl Telemetry {
         self.requests.sums(Counters::add_to)
     }
 
+    /// What became of requests to the application, by what they asked for.
+    pub fn paths(&self) -> BTreeMap<Arc<Pattern>, PathTotals> {
+        self.paths.sums()
+    }
+
     /// What became of connections, by label set.
     pub fn connections(&self) -> BTreeMap<ConnectionLabels, ConnectionTotals> {
         self.connections.sums(Connections::add_to)
@@ -331,6 +341,8 @@ pub struct ThreadTelemetry {
     requests: ThreadRegistry<Labels, Counters>,
     connections: ThreadRegistry<ConnectionLabels, Connections>,
     refusals: ThreadRegistry<Refused, Counter>,
+    /// What the application is asked for.
+    pub paths: Rc<ThreadPaths>,
 }
 
 impl ThreadTelemetry {

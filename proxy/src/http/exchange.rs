@@ -16,7 +16,11 @@ use crate::{
     balance::Balancer,
     connect::Upstream,
     tap::{self, Tap, Taps},
-    telemetry::{Counters, Direction, End, Labels, Tls, report},
+    telemetry::{
+        Counters, Direction, End, Labels, Tls,
+        paths::{Row, ThreadPaths},
+        report,
+    },
     worker::Worker,
 };
 
@@ -35,6 +39,8 @@ pub struct Hop {
     /// How the connection between the two proxies is secured.
     tls: Tls,
     counters: Arc<Counters>,
+    /// Of requests to the application: by what they ask for.
+    paths: Option<Rc<ThreadPaths>>,
     pod: Option<ResourceRef>,
     workload: Option<ResourceRef>,
 }
@@ -55,6 +61,7 @@ impl Hop {
             authority: labels.authority.clone(),
             tls: labels.tls.clone(),
             counters: worker.telemetry.requests(labels),
+            paths: (labels.direction == Direction::Inbound).then(|| worker.telemetry.paths.clone()),
             pod: pod.map(|pod| reference("pod", pod.namespace(), pod.name())),
             workload: workload.map(|(pod, workload)| reference(&workload.kind, pod.namespace(), &workload.name)),
             upstream,
@@ -72,6 +79,11 @@ impl Hop {
     /// What its requests name as their destination.
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    fn path(&self, request: &RequestView<'_>) -> Option<Rc<Row>> {
+        let is_mutual = matches!(self.tls, Tls::Mutual(_));
+        self.paths.as_ref().map(|paths| paths.row(is_mutual, request.method, request.path))
     }
 
     fn direction(&self) -> common::Direction {
@@ -98,6 +110,8 @@ pub struct Exchange {
     hop: Rc<Hop>,
     load: Option<Rc<RefCell<Balancer>>>,
     is_grpc: bool,
+    /// What it asks for.
+    path: Option<Rc<Row>>,
     status: u16,
     /// The gRPC status of a response that has no body.
     head_grpc_status: Option<u32>,
@@ -124,6 +138,7 @@ impl Exchange {
             hop: hop.clone(),
             load: None,
             is_grpc: request.is_grpc,
+            path: hop.path(request),
             status: 0,
             head_grpc_status: None,
             started: Instant::now(),
@@ -216,6 +231,9 @@ impl Exchange {
             self.hop.counters.requests.add(1);
         }
         self.hop.counters.end(end);
+        if let Some(path) = &self.path {
+            path.end(end, self.responded.map(|at| at.duration_since(self.started)));
+        }
         self.unload();
         self.tell_end(match end {
             End::Grpc(code) => Some(tap_event::response_end::End::GrpcStatus(code)),

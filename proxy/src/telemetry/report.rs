@@ -4,13 +4,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use conduit_api::proto::{
     common::{self, ResourceRef, tls},
-    telemetry::{LatencyBucket, ReportRequest, RequestCounts, TcpCounts, telemetry_client::TelemetryClient},
+    telemetry::{
+        EndCounts, LatencyBucket, PathCounts, ReportRequest, RequestCounts, TcpCounts, end_counts,
+        telemetry_client::TelemetryClient,
+    },
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::{
-    Direction, HistogramTotals, Labels, Peer, Telemetry, Tls, Totals,
+    Direction, End, HistogramTotals, Labels, Peer, Telemetry, Tls, Totals,
+    paths::{EndTotals, PathTotals, Pattern, end_of},
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
 use crate::control::Controllers;
@@ -53,6 +57,7 @@ struct Sums {
     requests: BTreeMap<Labels, Totals>,
     /// By what is told of them.
     connections: BTreeMap<ConnectionLabels, ConnectionTotals>,
+    paths: BTreeMap<Arc<Pattern>, PathTotals>,
 }
 
 impl Sums {
@@ -68,7 +73,7 @@ impl Sums {
                 connections.entry(told_labels(labels)).or_default().merge(&totals);
             }
         }
-        Self { requests: telemetry.requests(), connections }
+        Self { requests: telemetry.requests(), connections, paths: telemetry.paths() }
     }
 
     /// What was counted since `before`; with `all`, all connections that are open too.
@@ -81,6 +86,16 @@ impl Sums {
             tcp_counts(labels, before.connections.get(labels).unwrap_or(&no_connections), after, all)
         });
         (requests.collect(), tcp.collect())
+    }
+
+    /// The same of what the application was asked for.
+    fn paths_since(&self, before: &Self) -> Vec<PathCounts> {
+        let nothing = PathTotals::default();
+        let paths = self
+            .paths
+            .iter()
+            .filter_map(|(pattern, after)| path_counts(pattern, before.paths.get(pattern).unwrap_or(&nothing), after));
+        paths.collect()
     }
 }
 
@@ -115,6 +130,7 @@ impl Reports {
                 self.told_at = now;
                 return None;
             }
+            let paths = sums.paths_since(&self.told);
             self.sequence += 1;
             let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.told_at, now));
             let report = ReportRequest {
@@ -123,6 +139,7 @@ impl Reports {
                 interval_ms: u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX),
                 requests,
                 tcp,
+                paths,
                 ..ReportRequest::default()
             };
             self.untold = Some((report, sums));
@@ -194,6 +211,25 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
     })
 }
 
+fn path_counts(pattern: &Pattern, before: &PathTotals, after: &PathTotals) -> Option<PathCounts> {
+    let nothing = EndTotals::default();
+    let ends = after.iter().filter_map(|(key, after)| {
+        let before = before.get(key).unwrap_or(&nothing);
+        let (end, success) = end_of(*key);
+        let end = end.map(|end| match end {
+            End::Http(status) => end_counts::End::HttpStatus(status.into()),
+            End::Grpc(status) => end_counts::End::GrpcStatus(status),
+            End::Reset => end_counts::End::Reset(true),
+        });
+        let latency = latency_since(&before.latency, &after.latency);
+        let count = after.count.saturating_sub(before.count);
+        (count > 0).then_some(EndCounts { end, success, count, latency })
+    });
+    let (method, path) = (pattern.method.clone(), pattern.path.clone());
+    let counts = PathCounts { method, path, mutual: pattern.mutual, ends: ends.collect() };
+    (!counts.ends.is_empty()).then_some(counts)
+}
+
 fn latency_since(before: &HistogramTotals, after: &HistogramTotals) -> Vec<LatencyBucket> {
     let counts = after.buckets.iter().map(|(index, count)| (*index, count - before.buckets.get(index).unwrap_or(&0)));
     counts.filter(|(_, count)| *count > 0).map(|(index, count)| LatencyBucket { index, count }).collect()
@@ -253,7 +289,7 @@ pub fn tls(tls: &Tls) -> common::Tls {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{End, ThreadTelemetry};
+    use crate::telemetry::ThreadTelemetry;
 
     #[test]
     fn a_report_that_was_not_taken_is_sent_again_as_it_was() {
@@ -327,5 +363,34 @@ mod tests {
         reports.taken();
         assert_eq!(open(reports.next(now + INTERVAL, || Sums::of(&telemetry))), None);
         assert_eq!(open(reports.next(now + REFRESH, || Sums::of(&telemetry))), three);
+    }
+
+    #[test]
+    fn what_the_application_was_asked_for_is_told_by_how_it_ended() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        let ask = |path: &str, end| {
+            thread.paths.row(true, "GET", path).end(end, Some(Duration::from_millis(1)));
+            thread.requests(&crate::telemetry::tests::labels("web")).end(end);
+        };
+        let now = Instant::now();
+        let mut reports = Reports::new(now, 7);
+        let mut told = || {
+            let report = reports.next(now, || Sums::of(&telemetry)).unwrap();
+            reports.taken();
+            let ends = |counts: &PathCounts| {
+                counts.ends.iter().map(|end| (end.end.unwrap(), end.success, end.count, end.latency.len())).collect()
+            };
+            report.paths.iter().map(|counts| (counts.path.clone(), ends(counts))).collect::<Vec<(_, Vec<_>)>>()
+        };
+        for (path, end) in [("/a/1", End::Http(200)), ("/a/2", End::Http(503)), ("/b", End::Grpc(5))] {
+            ask(path, end);
+        }
+        let (ok, unavailable) = (end_counts::End::HttpStatus(200), end_counts::End::HttpStatus(503));
+        let first = vec![(ok, true, 1, 1), (unavailable, false, 1, 1)];
+        let second = vec![(end_counts::End::GrpcStatus(5), true, 1, 1)];
+        assert_eq!(told(), [("/a/*".to_owned(), first), ("/b".to_owned(), second)]);
+        ask("/a/3", End::Http(200));
+        assert_eq!(told(), [("/a/*".to_owned(), vec![(ok, true, 1, 1)])]);
     }
 }
