@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     address::Address,
-    ca, check, completion, explain, get, history, identity,
+    ca, check, completion, edges, explain, get, history, identity,
     inject::{InjectArgs, UninjectArgs},
     kubernetes,
     local::LocalCommand,
@@ -65,6 +65,8 @@ pub enum Command {
     Delete(routes::DeleteArgs),
     /// Show what is configured differently at two revisions
     Diff(routes::DiffArgs),
+    /// Show who speaks with whom, and whether it is secured
+    Edges(edges::Args),
     /// Show why a connection or a request goes where it goes
     Explain(explain::Args),
     /// List resources of the mesh

@@ -4,7 +4,7 @@
 //! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are. [`kubernetes`]: which cluster they are in.
 //!   [`transport`]: how calls get there.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
-//!   [`ca`], [`identity`], [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
+//!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
 //!   [`completion`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`uninstall`]: what is to be deleted there.
 //! - [`plugin`]: commands of others.
@@ -16,6 +16,7 @@ pub mod ca;
 pub mod check;
 pub mod completion;
 pub mod control_plane;
+pub mod edges;
 pub mod explain;
 pub mod failure;
 pub mod gateway;

@@ -8,7 +8,7 @@ use conduit_cli::{
     args::{Cli, Command, Global},
     ca, check, completion,
     control_plane::ControlPlane,
-    explain, failure, get, history, identity, inject, install,
+    edges, explain, failure, get, history, identity, inject, install,
     local::directory::MeshDirectory,
     plugin, pods, raft, routes, stat,
     stdout::{self, Stdout},
@@ -110,6 +110,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
             }
         }
         Command::Completion(args) => completion::run(args, out)?,
+        Command::Edges(args) => edges::run(args, global, control_plane, out, notes).await?,
         Command::Explain(args) => explain::run(args, global, control_plane, out).await?,
         Command::Get(args) => get::run(args, global, control_plane, out, notes).await?,
         Command::Local { .. } | Command::Install(_) | Command::Inject(_) | Command::Uninject(_) => {}

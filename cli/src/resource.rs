@@ -20,15 +20,33 @@ pub enum Kind {
     Service,
     /// The host that a request asks for, in the mesh or not.
     Authority,
+    /// A pod on each node.
+    DaemonSet,
+    /// Pods with names of their own.
+    StatefulSet,
+    /// What a deployment makes, also without one.
+    ReplicaSet,
+    /// The same, as it was before deployments.
+    ReplicationController,
+    /// Pods that end.
+    Job,
+    /// Jobs by the clock.
+    CronJob,
 }
 
 /// Every spelling; the first of a kind is the one that goes over the wire.
-const SPELLINGS: [(Kind, &[&str]); 5] = [
+const SPELLINGS: [(Kind, &[&str]); 11] = [
     (Kind::Deployment, &["deployment", "deploy", "deployments"]),
     (Kind::Pod, &["pod", "po", "pods"]),
     (Kind::Namespace, &["namespace", "ns", "namespaces"]),
     (Kind::Service, &["service", "svc", "services"]),
     (Kind::Authority, &["authority", "au", "authorities"]),
+    (Kind::DaemonSet, &["daemonset", "ds", "daemonsets"]),
+    (Kind::StatefulSet, &["statefulset", "sts", "statefulsets"]),
+    (Kind::ReplicaSet, &["replicaset", "rs", "replicasets"]),
+    (Kind::ReplicationController, &["replicationcontroller", "rc", "replicationcontrollers"]),
+    (Kind::Job, &["job", "jobs"]),
+    (Kind::CronJob, &["cronjob", "cj", "cronjobs"]),
 ];
 
 /// Why a selection cannot be read.
@@ -128,6 +146,42 @@ impl Selection {
         Ok(Self { kind, namespace, name: name.map(ToOwned::to_owned) })
     }
 
+    /// Reads the words of a command line that may name several: `deploy po`, `deploy/web deploy/voting`, `deploy web voting`,
+    /// `deploy,po`. Types are recognized before names.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_all<S: AsRef<str>>(words: &[S], scope: &Scope) -> Result<Vec<Self>, ResourceError> {
+        let mut found = Vec::new();
+        // The type that stands before names, and whether there was one.
+        let mut names_of: Option<(&str, bool)> = None;
+        for word in words.iter().map(AsRef::as_ref) {
+            let is_kind = |word: &str| word.parse::<Kind>().is_ok();
+            match (word.split_once('/'), names_of) {
+                (Some((kind, _)), _) if is_kind(kind) => {
+                    end(&mut found, names_of.take(), scope)?;
+                    found.push(Self::parse(&[word], scope)?);
+                }
+                (None, _) if word.split(',').all(is_kind) => {
+                    end(&mut found, names_of.take(), scope)?;
+                    let (last, others) =
+                        word.rsplit_once(',').map_or((word, None), |(others, last)| (last, Some(others)));
+                    for kind in others.into_iter().flat_map(|others| others.split(',')) {
+                        found.push(Self::parse(&[kind], scope)?);
+                    }
+                    names_of = Some((last, false));
+                }
+                (_, Some((kind, _))) => {
+                    found.push(Self::parse(&[kind, word], scope)?);
+                    names_of = Some((kind, true));
+                }
+                (_, None) => found.push(Self::parse(&[word], scope)?),
+            }
+        }
+        end(&mut found, names_of, scope)?;
+        Ok(found)
+    }
+
     /// As a request carries it.
     pub fn to_wire(&self) -> ResourceSelection {
         ResourceSelection {
@@ -142,6 +196,14 @@ impl Selection {
         let ResourceSelection { kind, namespace, name } = self.to_wire();
         ResourceRef { kind, namespace, name }
     }
+}
+
+/// A type after which no name came means all of it.
+fn end(found: &mut Vec<Selection>, names_of: Option<(&str, bool)>, scope: &Scope) -> Result<(), ResourceError> {
+    if let Some((kind, false)) = names_of {
+        found.push(Selection::parse(&[kind], scope)?);
+    }
+    Ok(())
 }
 
 fn namespace_of(kind: Kind, named: Option<&str>, scope: &Scope, typed: &str) -> Result<Option<String>, ResourceError> {
@@ -188,7 +250,19 @@ impl Kind {
             Self::Namespace => "namespace",
             Self::Service => "service",
             Self::Authority => "authority",
+            Self::DaemonSet => "daemonset",
+            Self::StatefulSet => "statefulset",
+            Self::ReplicaSet => "replicaset",
+            Self::ReplicationController => "replicationcontroller",
+            Self::Job => "job",
+            Self::CronJob => "cronjob",
         }
+    }
+
+    /// As names are prefixed where there are several kinds.
+    pub fn short(self) -> &'static str {
+        let spellings = SPELLINGS.iter().find(|(kind, _)| *kind == self).map_or(&[][..], |(_, spellings)| spellings);
+        spellings.iter().min_by_key(|spelling| spelling.len()).copied().unwrap_or(self.as_str())
     }
 }
 
@@ -263,9 +337,39 @@ mod tests {
     }
 
     #[test]
+    fn several_are_read() {
+        for (words, expected) in [
+            ("deploy", "deployment/"),
+            ("deploy po", "deployment/ pod/"),
+            ("deploy,po", "deployment/ pod/"),
+            ("deploy/web deploy/voting", "deployment/web deployment/voting"),
+            ("deploy web voting sts", "deployment/web deployment/voting statefulset/"),
+            ("deploy emojivoto/web", "deployment/web"),
+            ("sts/db po", "statefulset/db pod/"),
+            ("rc ds,cj jobs/nightly", "replicationcontroller/ daemonset/ cronjob/ job/nightly"),
+        ] {
+            let words: Vec<_> = words.split(' ').collect();
+            let found = Selection::parse_all(&words, &emojivoto()).unwrap();
+            let text = |s: &Selection| format!("{}/{}", s.kind.as_str(), s.name.as_deref().unwrap_or_default());
+            assert_eq!(found.iter().map(text).collect::<Vec<_>>().join(" "), expected, "{words:?}");
+        }
+        for (words, says) in [
+            ("web", "there is no resource type `web`"),
+            ("deploy/web voting", "there is no resource type `voting`"),
+            ("deploy books/web", "is in the namespace books"),
+            ("deploy a/b/c", "`deploy a/b/c` is not a resource"),
+        ] {
+            let words: Vec<_> = words.split(' ').collect();
+            let error = Selection::parse_all(&words, &emojivoto()).unwrap_err().to_string();
+            assert!(error.contains(says), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
     fn kinds_go_over_the_wire_as_their_first_spelling() {
         for (kind, spellings) in SPELLINGS {
             assert_eq!(kind.as_str(), spellings[0]);
+            assert!(spellings.contains(&kind.short()));
         }
     }
 }

@@ -29,10 +29,10 @@ use crate::{
 /// Which requests, and how they are shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TYPE, TYPE NAME, TYPE/NAME or TYPE NAMESPACE/NAME; TYPE is deployment, pod or namespace
+    /// TYPE, TYPE NAME, TYPE/NAME or TYPE NAMESPACE/NAME; TYPE is pod, namespace, or a kind of workload as deployment
     #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
     resource: Vec<String>,
-    /// Only requests to this deployment, pod or namespace: TYPE/NAME
+    /// Only requests to this workload, pod or namespace: TYPE/NAME
     #[arg(long, value_name = "RESOURCE")]
     to: Option<String>,
     /// Namespace of the resource in --to
@@ -100,11 +100,11 @@ impl Args {
 /// Proxies see pods and what owns them. A tap for anything else would stay silent for ever.
 fn proxies_know(kind: Kind) -> anyhow::Result<()> {
     match kind {
-        Kind::Deployment | Kind::Pod | Kind::Namespace => Ok(()),
         Kind::Service | Kind::Authority => bail!(
-            "a tap is by deployment, pod or namespace, not by {}; --authority selects requests by the host they ask for",
+            "a tap is by workload, pod or namespace, not by {}; --authority selects requests by the host they ask for",
             kind.as_str()
         ),
+        _ => Ok(()),
     }
 }
 

@@ -15,8 +15,8 @@ use commands::fake::{Answers, Replica};
 use conduit_api::proto::{
     common::{ResourceRef, SocketAddress},
     public::{
-        BasicStats, Change, CheckResult, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
-        TrustRoot, check_result,
+        BasicStats, Change, CheckResult, Edge, EdgesResponse, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse,
+        StatResponse, StatRow, TrustRoot, check_result,
     },
     tap::{
         TapEvent,
@@ -148,6 +148,76 @@ web           1/1    85.00%   2.0rps           3ms           3ms           3ms  
     assert_eq!(ok(&format!("{flags} stat deploy")).await, (String::new(), "No traffic found.\n".to_owned()));
     let error = fails(&format!("{flags} stat svc")).await;
     assert_eq!(error, "error: there are no stats by `service`\n");
+}
+
+#[tokio::test]
+async fn several_kinds_are_blocks_and_everything_is_those_that_there_are() {
+    let mut stat = emojivoto();
+    let mut pod = stat.rows[0].clone();
+    pod.resource = Some(ResourceRef { kind: "pod".into(), namespace: "emojivoto".into(), name: "web-0".into() });
+    (pod.meshed_pods, pod.running_pods) = (0, 1);
+    stat.rows.push(pod);
+    let replica = Replica::start(Answers { stat, ..Answers::default() });
+    let flags = format!("--api-addr {} -n emojivoto", replica.address());
+    let blocks = "\
+NAME              MESHED   SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99    TLS
+deploy/vote-bot      1/1         -        -             -             -             -      -
+deploy/web           1/1    85.00%   2.0rps           3ms           3ms           3ms   100%
+
+NAME       MESHED   SUCCESS   RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99   TLS
+po/web-0      0/1         -     -             -             -             -     -
+";
+    for words in ["stat all", "stat deploy po", "stat deploy,po"] {
+        assert_eq!(ok(&format!("{flags} {words}")).await, (blocks.to_owned(), String::new()), "{words}");
+    }
+    let (one_block, _) = ok(&format!("{flags} stat deploy/web deploy/vote-bot")).await;
+    assert!(one_block.contains("\nweb ") && one_block.contains("\nvote-bot "), "{one_block}");
+    let (unmeshed, _) = ok(&format!("{flags} stat deploy po --unmeshed")).await;
+    assert!(!unmeshed.contains("deploy/") && unmeshed.contains("po/web-0"), "{unmeshed}");
+    let (csv, _) = ok(&format!("{flags} stat deploy/web -o csv")).await;
+    assert_eq!(csv.lines().nth(1), Some("emojivoto,deployment,web,1/1,0.85,2,3,3,3,1,,,,60000"));
+}
+
+#[tokio::test]
+async fn what_is_watched_is_written_again() {
+    let replica = Replica::start(Answers { stat: emojivoto(), ..Answers::default() });
+    let mut watch = conduit(&format!("--api-addr {} -n emojivoto stat deploy --watch", replica.address()));
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = async || timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+    let first = [next().await, next().await, next().await];
+    assert!(first[0].starts_with("NAME ") && first[2].starts_with("web "), "{first:?}");
+    assert_eq!(next().await, "");
+    assert_eq!([next().await, next().await, next().await], first);
+}
+
+#[tokio::test]
+async fn edges_say_who_speaks_with_whom() {
+    let end =
+        |name: &str| Some(ResourceRef { kind: "deployment".into(), namespace: "emojivoto".into(), name: name.into() });
+    let edge = Edge {
+        source: end("web"),
+        destination: end("voting"),
+        client_id: "spiffe://a/ns/emojivoto/sa/web".into(),
+        server_id: "spiffe://a/ns/emojivoto/sa/voting".into(),
+        secured: true,
+        ..Edge::default()
+    };
+    let edges = EdgesResponse { edges: vec![edge], replicas_answered: 1, replicas_total: 3 };
+    let replica = Replica::start(Answers { edges, ..Answers::default() });
+    let flags = format!("--api-addr {}", replica.address());
+    let (table, notes) = ok(&format!("{flags} -n emojivoto edges deploy")).await;
+    let expected = "\
+SRC   DST      SRC_NS      DST_NS      SECURED
+web   voting   emojivoto   emojivoto   √
+";
+    assert_eq!(table, expected);
+    assert_eq!(notes, "note: 1 of 3 controllers answered: the figures are partial\n");
+    let (json, _) = ok(&format!("{flags} edges deploy -A -o json")).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["edges"][0]["server_id"], "spiffe://a/ns/emojivoto/sa/voting");
+    let (nothing, notes) = ok(&format!("{flags} -n elsewhere edges deploy")).await;
+    assert!(nothing.is_empty() && notes.starts_with("No edges found.\n"), "{notes}");
 }
 
 #[tokio::test]

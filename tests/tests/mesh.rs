@@ -9,6 +9,7 @@ mod mesh {
     pub mod attestation;
     pub mod harness;
     pub mod identity;
+    pub mod telemetry;
     pub mod traffic;
     pub mod workload_api;
 }
@@ -19,6 +20,7 @@ use std::{process::Command, time::Duration};
 use conduit_chaos::{history::Fate, run};
 use mesh::{
     harness::{Mesh, eventually, run_as_nobody, turn, without_mesh},
+    telemetry,
     traffic::Traffic,
 };
 use serde_json::Value;
@@ -42,6 +44,9 @@ fn a_new_user_sees_the_demo() {
 
     let json: Value = serde_json::from_str(&mesh.ok("-n emojivoto stat deploy -o json")).unwrap();
     assert_eq!(json.to_string().matches("\"voting\"").count(), 1, "{json}");
+
+    telemetry::assert_edges(&mesh);
+    telemetry::assert_paths(&mesh);
 
     let tap = mesh.first_lines("tap deploy emojivoto/voting", 30);
     let request = tap.iter().position(|line| line.starts_with("req id=")).expect("a request");

@@ -1,14 +1,14 @@
 //! Counts, as rates and shares.
 
-use conduit_api::proto::public::BasicStats;
+use conduit_api::proto::public::{BasicStats, TcpStats};
 
 /// What there is to say of some requests. There was at least one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Figures {
+pub(crate) struct Figures {
     /// From 0 to 1.
-    pub(super) success: f64,
+    pub(crate) success: f64,
     /// Requests per second.
-    pub(super) rps: f64,
+    pub(crate) rps: f64,
     /// From 0 to 1.
     pub(super) tls: f64,
     /// 50th, 95th and 99th percentile, in microseconds.
@@ -17,7 +17,7 @@ pub(super) struct Figures {
 
 impl Figures {
     /// None without requests, or without a time that they were counted in.
-    pub(super) fn new(stats: &BasicStats) -> Option<Self> {
+    pub(crate) fn new(stats: &BasicStats) -> Option<Self> {
         let total = stats.success_count.saturating_add(stats.failure_count);
         if total == 0 || stats.window_ms == 0 {
             return None;
@@ -29,6 +29,25 @@ impl Figures {
             tls: stats.tls_count as f64 / total,
             latencies_us: [stats.latency_p50_us, stats.latency_p95_us, stats.latency_p99_us],
         })
+    }
+}
+
+/// What there is to say of some connections.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Connections {
+    /// Open now.
+    pub(super) open: u64,
+    /// Bytes per second, from and to the other end.
+    pub(super) read_rate: f64,
+    pub(super) write_rate: f64,
+}
+
+impl Connections {
+    /// None without a time that they were counted in.
+    pub(super) fn new(stats: &TcpStats) -> Option<Self> {
+        let rate = |bytes: u64| bytes as f64 * 1000.0 / f64::from(stats.window_ms);
+        let (read_rate, write_rate) = (rate(stats.read_bytes), rate(stats.write_bytes));
+        (stats.window_ms > 0).then_some(Self { open: stats.open, read_rate, write_rate })
     }
 }
 

@@ -1,18 +1,26 @@
-//! An answer as a table and as JSON. Pure.
+//! Answers as tables, as JSON and as CSV. Pure.
 
-use conduit_api::proto::public::{StatResponse, StatRow};
+use conduit_api::proto::public::{Group, StatResponse, StatRow, stat_request::By};
 use serde::Serialize;
 
-use super::figures::{Figures, exact_latency, rounded_latency};
-use crate::table::{Align, Table};
+use super::figures::{Connections, Figures, exact_latency, rounded_latency};
+use crate::{
+    output::csv_line,
+    resource::Kind,
+    table::{Align, Table},
+};
 
 /// Which form the table has.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Columns {
     /// The first column is the namespace.
     pub(super) namespace: bool,
-    /// Latencies below a millisecond are told apart.
-    pub(super) exact_latencies: bool,
+    /// Latencies below a millisecond are told apart, and connections are shown.
+    pub(super) wide: bool,
+    /// What rows are told apart by, in the order of the columns.
+    pub(super) by: Vec<By>,
+    /// What stands before names, where there are other kinds too.
+    pub(super) prefix: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -24,12 +32,20 @@ pub(super) struct Json<'a> {
     partial: bool,
 }
 
-/// What there is no figure for is null.
+/// What there is no figure for is null; what was not asked to be told apart is not there.
 #[derive(Serialize)]
 struct JsonRow<'a> {
     namespace: &'a str,
     kind: &'a str,
     name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    path: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    method: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    status: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    class: &'a str,
     meshed: Option<String>,
     success: Option<f64>,
     rps: Option<f64>,
@@ -37,39 +53,80 @@ struct JsonRow<'a> {
     latency_ms_p95: Option<f64>,
     latency_ms_p99: Option<f64>,
     tls: Option<f64>,
+    tcp_open_connections: Option<u64>,
+    tcp_read_bytes_rate: Option<f64>,
+    tcp_write_bytes_rate: Option<f64>,
     window_ms: Option<u32>,
 }
 
-/// Fewer replicas answered than there are.
-pub(super) fn is_partial(answer: &StatResponse) -> bool {
-    answer.replicas_answered < answer.replicas_total
+/// How many replicas have answered all questions, and how many there are.
+pub(super) fn replicas(answers: &[(Kind, StatResponse)]) -> (u32, u32) {
+    let answered = answers.iter().map(|(_, answer)| answer.replicas_answered).min();
+    let total = answers.iter().map(|(_, answer)| answer.replicas_total).max();
+    (answered.unwrap_or_default(), total.unwrap_or_default())
 }
 
-pub(super) fn table(answer: &StatResponse, columns: Columns) -> Table {
-    let mut header = vec![
-        ("NAME", Align::Left),
-        ("MESHED", Align::Right),
-        ("SUCCESS", Align::Right),
-        ("RPS", Align::Right),
-        ("LATENCY_P50", Align::Right),
-        ("LATENCY_P95", Align::Right),
-        ("LATENCY_P99", Align::Right),
-        ("TLS", Align::Right),
-    ];
+pub(super) fn table(answer: &StatResponse, columns: &Columns) -> Table {
+    let mut header = Vec::new();
     if columns.namespace {
-        header.insert(0, ("NAMESPACE", Align::Left));
+        header.push(("NAMESPACE", Align::Left));
     }
+    header.push(("NAME", Align::Left));
+    header.extend(columns.by.iter().map(|by| (by_name(*by), Align::Left)));
+    let mut figures = vec!["SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99", "TLS"];
+    if columns.by.is_empty() {
+        figures.insert(0, "MESHED");
+        if columns.wide {
+            figures.extend(["TCP_CONN", "READ_BYTES/SEC", "WRITE_BYTES/SEC"]);
+        }
+    }
+    header.extend(figures.into_iter().map(|name| (name, Align::Right)));
     let mut table = Table::new(&header);
     for row in &answer.rows {
-        let (namespace, _, name) = resource(row);
-        let namespace = columns.namespace.then(|| namespace.to_owned());
-        let names = namespace.into_iter().chain([name.to_owned(), meshed(row).unwrap_or_else(|| "-".to_owned())]);
-        table.row(names.chain(figures(row).map_or(none(), |figures| cells(&figures, columns.exact_latencies))));
+        table.row(cells(row, columns));
     }
     table
 }
 
-fn cells(figures: &Figures, exact_latencies: bool) -> [String; 6] {
+fn cells(row: &StatRow, columns: &Columns) -> Vec<String> {
+    let (namespace, _, name) = resource(row);
+    let mut cells: Vec<String> = columns.namespace.then(|| namespace.to_owned()).into_iter().collect();
+    cells.push(columns.prefix.map_or_else(|| name.to_owned(), |prefix| format!("{prefix}/{name}")));
+    if columns.by.is_empty() {
+        cells.push(meshed(row).unwrap_or_else(|| "-".to_owned()));
+    }
+    cells.extend(columns.by.iter().map(|by| by_value(row, *by).to_owned()));
+    cells.extend(figures(row).map_or(none(), |figures| figure_cells(&figures, columns.wide)));
+    if columns.wide && columns.by.is_empty() {
+        let connections = connections(row)
+            .map(|tcp| [tcp.open.to_string(), format!("{:.1}B/s", tcp.read_rate), format!("{:.1}B/s", tcp.write_rate)]);
+        cells.extend(connections.unwrap_or_else(none));
+    }
+    cells
+}
+
+fn by_name(by: By) -> &'static str {
+    match by {
+        By::Path => "PATH",
+        By::Method => "METHOD",
+        By::Status => "STATUS",
+        By::Class => "CLASS",
+        By::Unspecified => "",
+    }
+}
+
+fn by_value(row: &StatRow, by: By) -> &str {
+    let Some(Group { method, path, status, class }) = &row.group else { return "" };
+    match by {
+        By::Path => path,
+        By::Method => method,
+        By::Status => status,
+        By::Class => class,
+        By::Unspecified => "",
+    }
+}
+
+fn figure_cells(figures: &Figures, exact_latencies: bool) -> [String; 6] {
     let latency = if exact_latencies { exact_latency } else { rounded_latency };
     let [p50, p95, p99] = figures.latencies_us.map(latency);
     let percent = |share: f64| share * 100.0;
@@ -77,27 +134,32 @@ fn cells(figures: &Figures, exact_latencies: bool) -> [String; 6] {
     [format!("{success:.2}%"), format!("{:.1}rps", figures.rps), p50, p95, p99, format!("{tls:.0}%")]
 }
 
-fn none() -> [String; 6] {
+fn none<const N: usize>() -> [String; N] {
     std::array::from_fn(|_| "-".to_owned())
 }
 
-pub(super) fn json(answer: &StatResponse) -> Json<'_> {
+pub(super) fn json(answers: &[(Kind, StatResponse)]) -> Json<'_> {
+    let (replicas_answered, replicas_total) = replicas(answers);
     Json {
-        rows: answer.rows.iter().map(json_row).collect(),
-        replicas_answered: answer.replicas_answered,
-        replicas_total: answer.replicas_total,
-        partial: is_partial(answer),
+        rows: answers.iter().flat_map(|(_, answer)| answer.rows.iter().map(json_row)).collect(),
+        replicas_answered,
+        replicas_total,
+        partial: replicas_answered < replicas_total,
     }
 }
 
 fn json_row(row: &StatRow) -> JsonRow<'_> {
     let (namespace, kind, name) = resource(row);
-    let figures = figures(row);
+    let (figures, connections) = (figures(row), connections(row));
     let latency_ms = |index: usize| figures.map(|figures| figures.latencies_us[index] as f64 / 1000.0);
     JsonRow {
         namespace,
         kind,
         name,
+        path: by_value(row, By::Path),
+        method: by_value(row, By::Method),
+        status: by_value(row, By::Status),
+        class: by_value(row, By::Class),
         meshed: meshed(row),
         success: figures.map(|figures| figures.success),
         rps: figures.map(|figures| figures.rps),
@@ -105,12 +167,58 @@ fn json_row(row: &StatRow) -> JsonRow<'_> {
         latency_ms_p95: latency_ms(1),
         latency_ms_p99: latency_ms(2),
         tls: figures.map(|figures| figures.tls),
+        tcp_open_connections: connections.map(|tcp| tcp.open),
+        tcp_read_bytes_rate: connections.map(|tcp| tcp.read_rate),
+        tcp_write_bytes_rate: connections.map(|tcp| tcp.write_rate),
         window_ms: figures.and(row.stats.as_ref()).map(|stats| stats.window_ms),
     }
 }
 
+/// With a header; what there is no figure for is empty.
+pub(super) fn csv(answers: &[(Kind, StatResponse)], by: &[By]) -> String {
+    let by_names = by.iter().map(|by| by_name(*by).to_lowercase()).collect::<Vec<_>>();
+    let names = ["namespace", "kind", "name"].into_iter().chain(by_names.iter().map(String::as_str)).chain([
+        "meshed",
+        "success",
+        "rps",
+        "latency_ms_p50",
+        "latency_ms_p95",
+        "latency_ms_p99",
+        "tls",
+        "tcp_open_connections",
+        "tcp_read_bytes_rate",
+        "tcp_write_bytes_rate",
+        "window_ms",
+    ]);
+    let mut text = csv_line(names);
+    for row in answers.iter().flat_map(|(_, answer)| &answer.rows) {
+        let json = json_row(row);
+        let figures = [
+            json.success,
+            json.rps,
+            json.latency_ms_p50,
+            json.latency_ms_p95,
+            json.latency_ms_p99,
+            json.tls,
+            json.tcp_open_connections.map(|open| open as f64),
+            json.tcp_read_bytes_rate,
+            json.tcp_write_bytes_rate,
+            json.window_ms.map(f64::from),
+        ];
+        let figures = figures.map(|figure| figure.map(|figure| figure.to_string()).unwrap_or_default());
+        let names = [json.namespace, json.kind, json.name].into_iter().chain(by.iter().map(|by| by_value(row, *by)));
+        let meshed = json.meshed.as_deref().unwrap_or_default();
+        text += &csv_line(names.chain([meshed]).chain(figures.iter().map(String::as_str)));
+    }
+    text
+}
+
 fn figures(row: &StatRow) -> Option<Figures> {
     row.stats.as_ref().and_then(Figures::new)
+}
+
+fn connections(row: &StatRow) -> Option<Connections> {
+    row.tcp.as_ref().and_then(Connections::new)
 }
 
 /// Meshed pods of running pods; what has no pods of its own, as an authority, is not meshed or unmeshed.
@@ -124,7 +232,10 @@ fn resource(row: &StatRow) -> (&str, &str, &str) {
 
 #[cfg(test)]
 mod tests {
-    use conduit_api::proto::{common::ResourceRef, public::BasicStats};
+    use conduit_api::proto::{
+        common::ResourceRef,
+        public::{BasicStats, TcpStats},
+    };
     use expect_test::expect;
 
     use super::*;
@@ -172,7 +283,7 @@ mod tests {
             voting        1/1    75.86%   1.0rps           1ms           1ms           1ms   100%
             web           1/1    85.00%   2.0rps           3ms           4ms           4ms   100%
         "]]
-        .assert_eq(&table(&answer(&EMOJIVOTO), Columns::default()).to_string());
+        .assert_eq(&table(&answer(&EMOJIVOTO), &Columns::default()).to_string());
     }
 
     #[test]
@@ -191,21 +302,22 @@ mod tests {
             voting        1/1    87.88%   1.1rps           1ms           1ms           1ms    0%
             web           1/1    93.65%   2.1rps           1ms           9ms          88ms    0%
         "]]
-        .assert_eq(&table(&answer(&linkerd), Columns::default()).to_string());
+        .assert_eq(&table(&answer(&linkerd), &Columns::default()).to_string());
     }
 
     #[test]
     fn namespaces_come_first_and_wide_is_exact() {
-        let columns = Columns { namespace: true, exact_latencies: true };
+        let columns = Columns { namespace: true, wide: true, ..Columns::default() };
         let mut answer =
             answer(&[EMOJIVOTO[3], ("books", "a-long-name", 1_200_000, 1, 60, [99, 1_050, 2_500_000], 600_000)]);
         answer.rows[1].running_pods = 0;
-        expect![[r"
-            NAMESPACE   NAME          MESHED   SUCCESS          RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99    TLS
-            emojivoto   web              1/1    85.00%       2.0rps         2.6ms         3.8ms         4.1ms   100%
-            books       a-long-name        -   100.00%   20000.0rps          99µs         1.1ms         2.50s    50%
-        "]]
-        .assert_eq(&table(&answer, columns).to_string());
+        answer.rows[0].tcp = Some(TcpStats { open: 123, read_bytes: 120, write_bytes: 150_000, window_ms: 60_000 });
+        expect![[r#"
+            NAMESPACE   NAME          MESHED   SUCCESS          RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99    TLS   TCP_CONN   READ_BYTES/SEC   WRITE_BYTES/SEC
+            emojivoto   web              1/1    85.00%       2.0rps         2.6ms         3.8ms         4.1ms   100%        123           2.0B/s         2500.0B/s
+            books       a-long-name        -   100.00%   20000.0rps          99µs         1.1ms         2.50s    50%          -                -                 -
+        "#]]
+        .assert_eq(&table(&answer, &columns).to_string());
     }
 
     #[test]
@@ -226,6 +338,9 @@ mod tests {
                   "latency_ms_p95": null,
                   "latency_ms_p99": null,
                   "tls": null,
+                  "tcp_open_connections": null,
+                  "tcp_read_bytes_rate": null,
+                  "tcp_write_bytes_rate": null,
                   "window_ms": null
                 },
                 {
@@ -239,6 +354,9 @@ mod tests {
                   "latency_ms_p95": 0.6,
                   "latency_ms_p99": 0.8,
                   "tls": 1.0,
+                  "tcp_open_connections": null,
+                  "tcp_read_bytes_rate": null,
+                  "tcp_write_bytes_rate": null,
                   "window_ms": 58000
                 }
               ],
@@ -246,6 +364,31 @@ mod tests {
               "replicas_total": 3,
               "partial": true
             }"#]]
-        .assert_eq(&serde_json::to_string_pretty(&json(&answer)).unwrap());
+        .assert_eq(&serde_json::to_string_pretty(&json(&[(Kind::Deployment, answer)])).unwrap());
+    }
+
+    #[test]
+    fn rows_by_path_and_status_of_several_kinds() {
+        let mut answer = answer(&EMOJIVOTO[2..]);
+        for (row, (path, status)) in answer.rows.iter_mut().zip([("/api/vote", "503"), ("/a,\"b\"", "Unknown")]) {
+            row.group = Some(Group { path: path.into(), status: status.into(), ..Group::default() });
+        }
+        let by = vec![By::Path, By::Status];
+        let columns = Columns { by: by.clone(), prefix: Some("deploy"), ..Columns::default() };
+        expect![[r#"
+            NAME            PATH        STATUS    SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99    TLS
+            deploy/voting   /api/vote   503        75.86%   1.0rps           1ms           1ms           1ms   100%
+            deploy/web      /a,"b"      Unknown    85.00%   2.0rps           3ms           4ms           4ms   100%
+        "#]]
+        .assert_eq(&table(&answer, &columns).to_string());
+        let answers = [(Kind::Deployment, answer)];
+        expect![[r#"
+            namespace,kind,name,path,status,meshed,success,rps,latency_ms_p50,latency_ms_p95,latency_ms_p99,tls,tcp_open_connections,tcp_read_bytes_rate,tcp_write_bytes_rate,window_ms
+            emojivoto,deployment,voting,/api/vote,503,1/1,0.7586206896551724,1,0.419,0.6,0.8,1,,,,58000
+            emojivoto,deployment,web,"/a,""b""",Unknown,1/1,0.85,2,2.6,3.8,4.1,1,,,,60000
+        "#]].assert_eq(&csv(&answers, &by).replace('\r', ""));
+        let json = serde_json::to_value(json(&answers)).unwrap();
+        assert_eq!((&json["rows"][0]["path"], &json["rows"][0]["status"]), (&"/api/vote".into(), &"503".into()));
+        assert!(json["rows"][0].get("method").is_none());
     }
 }

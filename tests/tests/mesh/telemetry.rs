@@ -1,0 +1,72 @@
+//! What the commands say of traffic, against traffic that is known.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::harness::{Mesh, eventually};
+
+/// A request, a report, a query.
+const SOON: Duration = Duration::from_secs(30);
+/// Requests that nobody else makes.
+const REQUESTS: u64 = 20;
+
+/// `web` calls `voting` over mutual TLS, and the command says as whom.
+pub fn assert_edges(mesh: &Mesh) {
+    let edge = eventually(SOON, "there is an edge from web to voting", || {
+        let table = mesh.ok("-n emojivoto edges deployment -o wide");
+        table.lines().find(|line| line.starts_with("web ") && line.contains(" voting ")).map(ToOwned::to_owned)
+    });
+    let id = |name: &str| format!("spiffe://cluster.local/ns/emojivoto/sa/{name}");
+    let cells: Vec<_> = edge.split_whitespace().collect();
+    assert_eq!(cells, ["web", "voting", "emojivoto", "emojivoto", &id("web"), &id("voting"), "√"]);
+    let pods = mesh.ok("-n emojivoto edges po");
+    assert!(pods.lines().any(|line| line.starts_with("web-0 ") && line.contains(" voting-0 ")), "{pods}");
+
+    let wide = mesh.ok("-n emojivoto stat deploy/voting -o wide");
+    assert!(wide.lines().next().unwrap().ends_with("TCP_CONN   READ_BYTES/SEC   WRITE_BYTES/SEC"), "{wide}");
+    let open = wide.lines().nth(1).and_then(|row| row.split_whitespace().rev().nth(2)).unwrap();
+    assert_ne!(open.parse::<u64>().unwrap(), 0, "{wide}");
+}
+
+/// Requests are counted by path and status, each once.
+pub fn assert_paths(mesh: &Mesh) {
+    for number in 0..REQUESTS {
+        get(&mesh.web_address(), &format!("/nowhere/{number}?q={number}"));
+    }
+    let counted = || {
+        let json = mesh.ok("-n emojivoto stat deploy/web --by path,method,status -t 5m -o json");
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let rows = json["rows"].as_array().unwrap().clone();
+        let of_ours =
+            rows.into_iter().filter(|row| row["path"].as_str().is_some_and(|path| path.starts_with("/nowhere")));
+        of_ours
+            .map(|row| {
+                let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+                let count = row["rps"].as_f64().unwrap() * row["window_ms"].as_f64().unwrap() / 1000.0;
+                (text("path"), text("method"), text("status"), count.round() as u64)
+            })
+            .collect::<Vec<_>>()
+    };
+    let rows = eventually(SOON, "all of them are counted", || {
+        let rows = counted();
+        (rows.iter().map(|row| row.3).sum::<u64>() >= REQUESTS).then_some(rows)
+    });
+    assert_eq!(rows, [("/nowhere/*".to_owned(), "GET".to_owned(), "404".to_owned(), REQUESTS)]);
+    let voting = mesh.ok("-n emojivoto stat deploy/voting --by path,status,class");
+    let vote = voting.lines().find(|line| line.contains(" /emojivoto.v1.VotingService/Vote")).unwrap();
+    assert!(vote.contains(" OK ") && vote.contains(" success ") || vote.contains(" Unknown "), "{voting}");
+}
+
+fn get(address: &str, path: &str) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
