@@ -15,7 +15,8 @@
 use tonic::{Extensions, Request};
 
 use crate::proto::public::{
-    ExplainRequest, IdentityRequest, PodsRequest, ResourceSelection, StatRequest, TapRequest, api_server,
+    EdgesRequest, ExplainRequest, IdentityRequest, PodsRequest, ResourceSelection, SeriesRequest, StatRequest,
+    TapRequest, api_server,
 };
 
 /// Of the group.
@@ -69,6 +70,8 @@ pub const METHODS: &[Method] = &[
     looks_at_namespace("Identity"),
     looks_at_namespace("Explain"),
     looks_at_namespace("Stat"),
+    looks_at_namespace("Edges"),
+    looks_at_namespace("Series"),
     looks_at_namespace("Pods"),
     looks_at_namespace("Tap"),
 ];
@@ -165,11 +168,18 @@ macro_rules! about_namespace {
 
 about_namespace! {
     StatRequest: selector.namespace;
+    SeriesRequest: selector.namespace;
     TapRequest: target.namespace;
     ExplainRequest: from.namespace;
 }
 
 impl AboutNamespace for PodsRequest {
+    fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
+impl AboutNamespace for EdgesRequest {
     fn namespace(&self) -> &str {
         &self.namespace
     }

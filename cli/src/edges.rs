@@ -5,7 +5,7 @@ mod view;
 use std::io::Write;
 
 use anyhow::bail;
-use conduit_api::proto::public::EdgesRequest;
+use conduit_api::{access::about, proto::public::EdgesRequest};
 
 use crate::{
     args::Global,
@@ -56,7 +56,7 @@ pub async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let request = args.request(global)?;
-    let answer = control_plane.ask(async |client| client.edges(request.clone()).await).await?;
+    let answer = control_plane.ask(async |client| client.edges(about(request.clone())).await).await?;
     if args.output == Output::Json {
         write_json(out, &view::json(&answer))?;
     } else if answer.edges.is_empty() {

@@ -171,10 +171,12 @@ impl api_server::Api for ApiServer {
     }
 
     async fn edges(&self, request: Request<EdgesRequest>) -> Result<Response<EdgesResponse>, Status> {
+        aggregated::admit(&request)?;
         edges::edges(&self.own, request.into_inner()).await.map(Response::new)
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {
+        aggregated::admit(&request)?;
         series::series(&self.own, request.into_inner()).await.map(Response::new)
     }
 
