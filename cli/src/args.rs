@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     address::Address,
-    ca, check, completion, edges, explain, get, history, identity,
+    ca, check, completion, dashboard, edges, explain, get, history, identity,
     inject::{InjectArgs, UninjectArgs},
     kubernetes,
     local::LocalCommand,
@@ -61,6 +61,8 @@ pub enum Command {
     Check(check::Args),
     /// Write the completion script of a shell
     Completion(completion::Args),
+    /// Open the dashboard in the browser, and serve it until this command is ended
+    Dashboard(dashboard::Args),
     /// Configure something no longer
     Delete(routes::DeleteArgs),
     /// Show what is configured differently at two revisions

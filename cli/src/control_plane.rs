@@ -19,6 +19,8 @@ const ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than a replica looks for a leader before it gives up, so that it can say so.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
+const NO_ANSWER_OF_CLUSTER: &str = "the cluster does not answer in time; is its API server the one that you mean?";
+
 /// The client of one replica.
 pub type Client = ApiClient<Transport>;
 
@@ -52,12 +54,7 @@ impl ControlPlane {
             Self::Replicas(replicas) => replicas,
             Self::Cluster { options, namespace } => return ask_cluster(options, namespace, ask).await,
         };
-        if replicas.is_empty() {
-            bail!(
-                "no Conduit control plane found: start one on this machine with `conduit local up --demo`, install it in a cluster with \
-                 `conduit install | kubectl apply -f -`, or give its address with --api-addr"
-            );
-        }
+        some(replicas)?;
         let (mut failure, mut refusal) = (None, None);
         for replica in replicas {
             match ask_one(replica, &ask).await {
@@ -76,12 +73,52 @@ impl ControlPlane {
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        let failure = failure.expect("there is a replica, and it did not answer");
-        Err(failure.context(match replicas.as_slice() {
-            [replica] => format!("the control plane at {replica} does not answer"),
-            replicas => format!("none of {} replicas of the control plane answers", replicas.len()),
-        }))
+        Err(no_answer(replicas, failure.expect("there is a replica, and it did not answer")))
     }
+
+    /// How to get to a replica that answers, for a command that goes on asking. Replica number `first` comes first, past the last one from the
+    /// beginning again.
+    ///
+    /// # Errors
+    /// When there is no replica, or none of them answers.
+    pub async fn connect(&self, first: usize) -> anyhow::Result<Transport> {
+        let replicas = match self {
+            Self::Replicas(replicas) => replicas,
+            Self::Cluster { options, namespace } => {
+                let transport = Transport::through(options.client().await?, namespace);
+                let version =
+                    timeout(ANSWER_TIMEOUT, ApiClient::new(transport.clone()).version(VersionRequest {})).await;
+                version.context(NO_ANSWER_OF_CLUSTER)?.map_err(|status| refused(&status))?;
+                return Ok(transport);
+            }
+        };
+        some(replicas)?;
+        let mut failure = None;
+        for at in 0..replicas.len() {
+            match alive(&replicas[first.wrapping_add(at) % replicas.len()]).await {
+                Ok(transport) => return Ok(transport),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(no_answer(replicas, failure.expect("there is a replica, and it did not answer")))
+    }
+}
+
+fn some(replicas: &[Address]) -> anyhow::Result<()> {
+    if replicas.is_empty() {
+        bail!(
+            "no Conduit control plane found: start one on this machine with `conduit local up --demo`, install it in a cluster with \
+             `conduit install | kubectl apply -f -`, or give its address with --api-addr"
+        );
+    }
+    Ok(())
+}
+
+fn no_answer(replicas: &[Address], failure: anyhow::Error) -> anyhow::Error {
+    failure.context(match replicas {
+        [replica] => format!("the control plane at {replica} does not answer"),
+        replicas => format!("none of {} replicas of the control plane answers", replicas.len()),
+    })
 }
 
 enum Refusal {
@@ -101,7 +138,7 @@ async fn ask_cluster<T>(
 ) -> anyhow::Result<T> {
     let mut client = ApiClient::new(Transport::through(options.client().await?, namespace));
     let answer = timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, ask(&mut client)).await;
-    match answer.context("the cluster does not answer in time; is its API server the one that you mean?")? {
+    match answer.context(NO_ANSWER_OF_CLUSTER)? {
         Ok(answer) => Ok(answer.into_inner()),
         Err(status) => Err(refused(&status)),
     }
@@ -111,11 +148,7 @@ async fn ask_one<T>(
     replica: &Address,
     ask: &impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
 ) -> Result<T, Refusal> {
-    let mut client = connect(replica).await.map_err(Refusal::OfReplica)?;
-    let alive = timeout(ALIVE_TIMEOUT, client.version(VersionRequest {})).await;
-    alive
-        .map_err(|_| Refusal::OfReplica(anyhow!("no answer within {ALIVE_TIMEOUT:?}")))?
-        .map_err(|status| Refusal::OfReplica(refused(&status)))?;
+    let mut client = ApiClient::new(alive(replica).await.map_err(Refusal::OfReplica)?);
     let answer = timeout(ANSWER_TIMEOUT, ask(&mut client)).await;
     match answer.map_err(|_| Refusal::OfReplica(anyhow!("no answer within {ANSWER_TIMEOUT:?}")))? {
         Ok(answer) => Ok(answer.into_inner()),
@@ -125,11 +158,15 @@ async fn ask_one<T>(
     }
 }
 
-async fn connect(replica: &Address) -> anyhow::Result<Client> {
+/// One that has said its version.
+async fn alive(replica: &Address) -> anyhow::Result<Transport> {
     let endpoint = Endpoint::from_shared(replica.to_uri()).with_context(|| format!("`{replica}` is not an address"))?;
     let connected = timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
     let channel = connected.map_err(|_| anyhow!("no connection within {CONNECT_TIMEOUT:?}"))?.map_err(innermost)?;
-    Ok(ApiClient::new(Transport::Replica(channel)))
+    let transport = Transport::Replica(channel);
+    let version = timeout(ALIVE_TIMEOUT, ApiClient::new(transport.clone()).version(VersionRequest {})).await;
+    version.map_err(|_| anyhow!("no answer within {ALIVE_TIMEOUT:?}"))?.map_err(|status| refused(&status))?;
+    Ok(transport)
 }
 
 /// Whether an error says something about one replica or its connection rather than about what was asked.

@@ -8,6 +8,9 @@
 //!   [`completion`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`uninstall`]: what is to be deleted there.
 //! - [`plugin`]: commands of others.
+//!   [`ca`], [`identity`], [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
+//!   [`completion`], [`dashboard`]. [`yaml`] and [`gateway`] read what people write.
+//! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
@@ -16,6 +19,7 @@ pub mod ca;
 pub mod check;
 pub mod completion;
 pub mod control_plane;
+pub mod dashboard;
 pub mod edges;
 pub mod explain;
 pub mod failure;

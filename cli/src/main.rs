@@ -8,7 +8,7 @@ use conduit_cli::{
     args::{Cli, Command, Global},
     ca, check, completion,
     control_plane::ControlPlane,
-    edges, explain, failure, get, history, identity, inject, install,
+    dashboard, edges, explain, failure, get, history, identity, inject, install,
     local::directory::MeshDirectory,
     plugin, pods, raft, routes, stat,
     stdout::{self, Stdout},
@@ -111,6 +111,11 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         }
         Command::Completion(args) => completion::run(args, out)?,
         Command::Edges(args) => edges::run(args, global, control_plane, out, notes).await?,
+        Command::Dashboard(args) => {
+            if !dashboard::run(args, global, control_plane, out, notes).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Explain(args) => explain::run(args, global, control_plane, out).await?,
         Command::Get(args) => get::run(args, global, control_plane, out, notes).await?,
         Command::Local { .. } | Command::Install(_) | Command::Inject(_) | Command::Uninject(_) => {}

@@ -26,8 +26,8 @@ use conduit_api::proto::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    net::UnixListener,
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpStream, UnixListener},
     process::Command,
     time::timeout,
 };
@@ -560,4 +560,63 @@ async fn explain_shows_each_decision_and_why() {
     let (out, _) = ok(&format!("{args} -o json")).await;
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&json["revision"], &json["steps"][1]["about"]), (&42.into(), &"route".into()));
+}
+
+#[tokio::test]
+async fn the_dashboard_is_served_over_a_replica_that_answers() {
+    let replica = Replica::start(Answers { version: "v0.1.0".into(), ..Answers::default() });
+    let address = format!("unix:/nonexistent/api.sock,{}", replica.address());
+    let mut command = conduit(&format!("dashboard --show url --api-addr {address}"));
+    let mut serving = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(serving.stdout.take().unwrap()).lines();
+    let mut said = Vec::new();
+    while said.len() < 4 {
+        said.push(timeout(PATIENCE, lines.next_line()).await.expect("it says where").unwrap().unwrap());
+    }
+    let url = said[1].strip_suffix("/api/v1/namespaces/conduit/services/web:http/proxy/").expect("a URL as ever");
+    let expected = format!(
+        "Conduit dashboard available at:\n{}\nGrafana dashboard available at:\n\
+         {url}/api/v1/namespaces/conduit/services/grafana:http/proxy/",
+        said[1]
+    );
+    assert_eq!(said.join("\n"), expected);
+
+    let server = url.strip_prefix("http://").unwrap();
+    for path in said[1..=3].iter().step_by(2).map(|url| url.split_at("http://".len() + server.len()).1).chain(["/"]) {
+        let page = http(server, &format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n")).await;
+        assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<!doctype html>"), "{path}: {page}");
+    }
+    let ask = "POST /api/v1/Version HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
+    let answer = http(server, &format!("{ask}Host: {server}\r\n")).await;
+    assert!(answer.ends_with(r#"{"version":"v0.1.0"}"#), "{answer}");
+    let rebound = http(server, &format!("{ask}Host: rebound.example\r\n")).await;
+    assert!(rebound.starts_with("HTTP/1.1 421 "), "{rebound}");
+
+    let port = server.rsplit(':').next().unwrap();
+    let taken = fails(&format!("dashboard --show url --api-addr {address} -p {port}")).await;
+    assert!(taken.contains(&format!("cannot serve the dashboard at {server}: choose another port")), "{taken}");
+}
+
+/// What a server answers to a request whose body, if it has one, is `{}`.
+async fn http(server: &str, head: &str) -> String {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    let body = if head.starts_with("POST") { "{}" } else { "" };
+    stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("it answers").unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn without_a_control_plane_the_dashboard_says_how_to_install_one() {
+    let output = run("dashboard -c mesh").await;
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    let says = String::from_utf8(output.stderr).unwrap();
+    let expected = "Conduit is not running in the \"mesh\" namespace\n\
+                    Install with: conduit install --conduit-namespace mesh | kubectl apply -f -\n";
+    assert!(says.starts_with(expected), "{says}");
+    let wrong = fails("dashboard --show everything").await;
+    assert!(wrong.contains("unknown value for 'show' param, was: everything, must be one of: conduit, grafana, url"));
+    assert!(fails("dashboard -p -1").await.contains("port must be greater than or equal to zero, was -1"));
+    assert!(fails("dashboard --api-addr unix:/nonexistent/api.sock").await.contains("does not answer"));
 }

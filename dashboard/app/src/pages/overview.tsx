@@ -1,0 +1,208 @@
+import { Dot, Missing, Partial, Section, Tile, figureColumns, Link } from "../bits";
+import { figures, latency, NONE, percent, rate, wholePercent } from "../figures";
+import type { Live } from "../live";
+import { type Column, Table } from "../table";
+import { Topology } from "../topology";
+import type { Member, Pod, StatRow, Stats } from "../wire";
+
+/** What each controller consists of, and which of its ports it is at. */
+const COMPONENTS = ["destination", "identity", "proxy-api", "public-api", "tap", "telemetry"];
+
+export function Overview({ live }: { live: Live }) {
+  const { pods, raft, stat, edges } = live.parts;
+  const rows = stat?.rows ?? [];
+  const workloads = added(pods?.pods ?? []);
+  return (
+    <>
+      <h1>Service mesh overview</h1>
+      <Welcome isUp={live.parts.version !== undefined} workloads={workloads} />
+      <Totals rows={rows} pods={pods?.pods} />
+      <Partial of={stat} />
+      <div class="columns">
+        <Section title="Control plane">
+          <ControlPlane members={raft?.members} live={live} />
+        </Section>
+        <Section title="Service mesh details">
+          <Details live={live} workloads={workloads} />
+        </Section>
+      </div>
+      <Section title="Deployments">
+        {stat ? <Deployments rows={rows} /> : <Missing live={live} part="stat" what="deployments" />}
+      </Section>
+      <Section title="Topology">
+        <Missing live={live} part="edges" what="edges" />
+        {edges && <Topology edges={edges.edges} rows={rows} />}
+      </Section>
+    </>
+  );
+}
+
+interface Added {
+  all: number;
+  meshed: number;
+  proxies: number;
+}
+
+/** Deployments, by their pods: one that has a meshed pod is added. */
+function added(pods: Pod[]): Added {
+  const meshed = new Map<string, boolean>();
+  for (const pod of pods) {
+    if (pod.workload?.kind !== "deployment") continue;
+    const name = `${pod.namespace}/${pod.workload.name}`;
+    meshed.set(name, meshed.get(name) || pod.meshed);
+  }
+  const count = [...meshed.values()].filter(Boolean).length;
+  return { all: meshed.size, meshed: count, proxies: pods.filter((pod) => pod.connected).length };
+}
+
+function Welcome({ isUp, workloads }: { isUp: boolean; workloads: Added }) {
+  if (!isUp) return <p class="note dim">Asking the control plane…</p>;
+  const connected = workloads.meshed > 0;
+  return (
+    <div class="welcome">
+      <p class="headline">The service mesh was successfully installed</p>
+      <ol>
+        <Step done text="Controller successfully installed" />
+        <Step done={workloads.all > 0} text={`${workloads.all} deployments detected`} />
+        <Step
+          done={connected}
+          text={connected ? `${workloads.meshed} of ${workloads.all} deployments connected` : "Connect your first deployment"}
+        />
+      </ol>
+      <p class="dim">
+        Add one or more deployments to the deployment.yml file. Then run{" "}
+        <code>conduit inject deployment.yml | kubectl apply -f -</code> to add deploys to the service mesh
+      </p>
+    </div>
+  );
+}
+
+function Step({ done, text }: { done: boolean; text: string }) {
+  return (
+    <li class={done ? "done" : "todo"}>
+      <span aria-hidden="true">{done ? "✓" : "○"}</span> {text}
+      <span class="hidden">{done ? ", done" : ", to do"}</span>
+    </li>
+  );
+}
+
+function Totals({ rows, pods }: { rows: StatRow[]; pods: Pod[] | undefined }) {
+  const has = figures(total(rows));
+  const slowest = Math.max(0, ...rows.map((row) => figures(row.stats)?.p99 ?? 0));
+  const meshed = pods?.filter((pod) => pod.meshed).length ?? 0;
+  return (
+    <dl class="tiles">
+      <Tile name="Success rate">{has ? percent(has.success) : NONE}</Tile>
+      <Tile name="Requests per second">{has ? rate(has.rps) : NONE}</Tile>
+      <Tile name="Highest p99">{has ? latency(slowest) : NONE}</Tile>
+      <Tile name="TLS">{has ? wholePercent(has.tls) : NONE}</Tile>
+      <Tile name="Meshed pods">{pods ? `${meshed} / ${pods.length}` : NONE}</Tile>
+    </dl>
+  );
+}
+
+/** Rates add up, percentiles do not. */
+function total(rows: StatRow[]): Stats | null {
+  const all = rows.flatMap((row) => row.stats ?? []);
+  const sum = (key: "successCount" | "failureCount" | "tlsCount") => String(all.reduce((sum, stats) => sum + Number(stats[key]), 0));
+  const first = all[0];
+  if (!first) return null;
+  const windowMs = Math.max(...all.map((stats) => stats.windowMs));
+  return { ...first, windowMs, successCount: sum("successCount"), failureCount: sum("failureCount"), tlsCount: sum("tlsCount") };
+}
+
+function ControlPlane({ members, live }: { members: Member[] | undefined; live: Live }) {
+  if (!members) return <Missing live={live} part="raft" what="controllers" />;
+  const stateOf = (member: Member) => (member.role === "unreachable" ? "bad" : "good");
+  return (
+    <div class="scroll">
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">Deployment</th>
+            <th scope="col" class="number">
+              Pods
+            </th>
+            <th scope="col">Pod status</th>
+          </tr>
+        </thead>
+        <tbody>
+          <tr class="summary">
+            <td colSpan={3}>Components: {COMPONENTS.length + 1}</td>
+          </tr>
+          {COMPONENTS.map((component) => (
+            <tr key={component}>
+              <td>Controller {component}</td>
+              <td class="number">{members.length}</td>
+              <td>
+                {members.map((member) => (
+                  <Dot key={member.id} state={stateOf(member)} label={`${member.name}: ${member.role}`} />
+                ))}
+              </td>
+            </tr>
+          ))}
+          <tr>
+            <td>Web UI</td>
+            <td class="number">1</td>
+            <td>
+              <Dot state={live.lost ? "bad" : "good"} label={live.lost ? "not connected" : "this page"} />
+            </td>
+          </tr>
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function Details({ live, workloads }: { live: Live; workloads: Added }) {
+  const { version, raft, ca, pods } = live.parts;
+  const details: [string, string | number | undefined][] = [
+    ["Conduit version", version?.version],
+    ["Control plane components", COMPONENTS.length + 1],
+    ["Controllers", raft && `${raft.members.filter((member) => member.role !== "unreachable").length} of ${raft.members.length} answer`],
+    ["Added deployments", pods && workloads.meshed],
+    ["Unadded deployments", pods && workloads.all - workloads.meshed],
+    ["Data plane proxies", pods && workloads.proxies],
+    ["Revision", raft?.revision],
+    ["Trust domain", ca?.trustDomain],
+  ];
+  return (
+    <div class="scroll">
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">Name</th>
+            <th scope="col">Value</th>
+          </tr>
+        </thead>
+        <tbody>
+          {details.map(([name, value]) => (
+            <tr key={name}>
+              <td>{name}</td>
+              <td>{value ?? NONE}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function Deployments({ rows }: { rows: StatRow[] }) {
+  const columns: Column<StatRow>[] = [
+    { title: "NAMESPACE", value: (row) => row.resource.namespace },
+    { title: "NAME", value: (row) => row.resource.name, show: (row) => <Link to={row.resource} /> },
+    ...figureColumns<StatRow>((row) => row.stats),
+  ];
+  const key = (row: StatRow) => `${row.resource.namespace}/${row.resource.name}`;
+  return (
+    <Table
+      caption="Deployments at a glance"
+      columns={columns}
+      rows={rows}
+      rowKey={key}
+      empty="No deployment has traffic yet."
+      sort={{ column: 2, down: false }}
+    />
+  );
+}

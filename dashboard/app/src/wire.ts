@@ -1,0 +1,190 @@
+// The public API's messages, as proto3's JSON mapping writes them: 64-bit numbers are strings.
+
+export interface Ref {
+  kind: string;
+  namespace: string;
+  name: string;
+}
+
+export interface Stats {
+  successCount: string;
+  failureCount: string;
+  windowMs: number;
+  latencyP50Us: string;
+  latencyP95Us: string;
+  latencyP99Us: string;
+  tlsCount: string;
+}
+
+export interface StatRow {
+  resource: Ref;
+  meshedPods: number;
+  runningPods: number;
+  stats?: Stats | null;
+}
+
+export interface Answered {
+  replicasAnswered: number;
+  replicasTotal: number;
+}
+
+export interface Stat extends Answered {
+  rows: StatRow[];
+}
+
+export interface Edge {
+  source: Ref;
+  destination: Ref;
+  clientId: string;
+  serverId: string;
+  secured: boolean;
+  noTlsReason: string;
+  stats?: Stats | null;
+  readBytes: string;
+  writeBytes: string;
+  tcpOpen: number;
+}
+
+export interface Edges extends Answered {
+  edges: Edge[];
+}
+
+export interface Point {
+  startMs: string;
+  successCount: string;
+  failureCount: string;
+  latencyP50Us: string;
+  latencyP95Us: string;
+  latencyP99Us: string;
+  tlsCount: string;
+}
+
+export interface Series extends Answered {
+  points: Point[];
+}
+
+export interface Pod {
+  namespace: string;
+  name: string;
+  ip: string;
+  workload?: Ref | null;
+  ready: boolean;
+  meshed: boolean;
+  connected: boolean;
+  ackedRevision: string;
+}
+
+export interface Pods {
+  pods: Pod[];
+  revision: string;
+}
+
+export interface Member {
+  name: string;
+  id: string;
+  role: string;
+  address: string;
+  term: string;
+  appliedIndex: string;
+  lag?: string | null;
+  pid?: number | null;
+  voter: boolean;
+}
+
+export interface Raft {
+  leaderId: string;
+  term: string;
+  revision: string;
+  members: Member[];
+  answeredBy: string;
+}
+
+export interface Ca {
+  trustDomain: string;
+  roots: { id: string; state: string; sinceMs: string; notAfterMs: string; imported: boolean; issuesUntilMs: string }[];
+  issuers: {
+    replica: string;
+    id: string;
+    root: string;
+    notAfterMs: string;
+    reachable: boolean;
+    clockOffsetMs: string;
+  }[];
+  rotation?: { step: string; root: string; waitingFor: number; examples: string[] } | null;
+  denied: { spiffeId: string; dropConnections: boolean; sinceMs: string }[];
+  revoked: number;
+  rotatesAtMs: string;
+  clockSkewMs: string;
+  proxies: number;
+  firstProxyExpiresMs: string;
+  federated: { trustDomain: string; roots: number; jwtKeys: number; firstRootExpiresMs: string }[];
+}
+
+export interface Change {
+  index: string;
+  timeMs: string;
+  proposer: string;
+  summary: string;
+}
+
+export interface Check {
+  subsystem: string;
+  description: string;
+  status: "STATUS_UNSPECIFIED" | "STATUS_OK" | "STATUS_FAIL" | "STATUS_ERROR";
+  message: string;
+}
+
+export interface RouteRule {
+  matches: { exact?: string; prefix?: string; method: string; headers: { name: string; value: string }[] }[];
+  backends: { service: string; port: number; weight: number }[];
+}
+
+export interface HttpRoute {
+  namespace: string;
+  name: string;
+  parents: { service: string; port?: number | null }[];
+  rules: RouteRule[];
+}
+
+export interface Peer {
+  address?: { ip: string; port: number } | null;
+  pod?: Ref | null;
+  workload?: Ref | null;
+}
+
+export interface TapEvent {
+  id?: { base: number; stream: string } | null;
+  direction: string;
+  source?: Peer | null;
+  destination?: Peer | null;
+  tls?: { state: string; peerId: string } | null;
+  requestInit?: { method: string; scheme: string; authority: string; path: string } | null;
+  responseInit?: { httpStatus: number; sinceRequestInitUs: string } | null;
+  responseEnd?: {
+    sinceRequestInitUs: string;
+    sinceResponseInitUs: string;
+    responseBytes: string;
+    grpcStatus?: number | null;
+    resetError?: number | null;
+  } | null;
+}
+
+export interface Failure {
+  code: string;
+  message: string;
+}
+
+/** What the stream of a view may bring. */
+export interface Parts {
+  version?: { version: string };
+  raft?: Raft;
+  ca?: Ca;
+  stat?: Stat;
+  callers?: Stat;
+  callees?: Stat;
+  pods?: Pods;
+  edges?: Edges;
+  series?: Series;
+  routes?: { revision: string; routes: HttpRoute[] };
+  history?: { changes: Change[] };
+}

@@ -1,0 +1,81 @@
+//! `POST api/v1/METHOD`: one method of the public API, in JSON.
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use futures::{StreamExt as _, stream};
+use prost_reflect::MessageDescriptor;
+use serde_json::json;
+use tonic::{Status, Streaming};
+
+use crate::{
+    Shared,
+    failure::{self, Failure},
+    transcode,
+};
+
+/// What a stream of JSON lines calls itself.
+const LINES: &str = "application/x-ndjson";
+/// Server-Sent Events.
+const EVENTS: &str = "text/event-stream";
+
+/// Answers with what the method returns: one object, or a stream of them.
+pub(crate) async fn call(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    if !is_json(&headers) {
+        let error = Status::invalid_argument("a question is JSON: send `content-type: application/json`");
+        return Ok(failure::refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, &failure::to_json(&error)));
+    }
+    let method = shared.methods.find(&name);
+    let method = method.ok_or_else(|| Status::not_found(format!("there is no method `{name}` here")))?;
+    let message = transcode::to_message(&body, method.descriptor.input())?;
+    let kind = method.descriptor.output();
+    if method.descriptor.is_server_streaming() {
+        let answers = shared.upstream.stream(method, message).await?;
+        return Ok(stream_of(answers, kind, accepts_events(&headers)));
+    }
+    let answer = shared.upstream.ask(method, message).await?;
+    Ok(respond("application/json", Body::from(transcode::to_json(answer, kind)?)))
+}
+
+/// Only a page of this server can send this content type without being asked for permission first.
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|accepts| accepts.contains(EVENTS))
+}
+
+/// One line, or one event, for each answer. The last one has the field `error` when the stream broke.
+fn stream_of(answers: Streaming<Bytes>, kind: MessageDescriptor, as_events: bool) -> Response {
+    let lines = stream::unfold(Some(answers), move |answers| {
+        let kind = kind.clone();
+        async move {
+            let mut answers = answers?;
+            let next = answers.message().await.transpose()?;
+            Some(match next.and_then(|answer| transcode::to_json(answer, kind)) {
+                Ok(json) => (json, Some(answers)),
+                Err(status) => (json!({ "error": failure::to_json(&status) }).to_string().into_bytes(), None),
+            })
+        }
+    });
+    let (before, after): (&[u8], &[u8]) = if as_events { (b"data: ", b"\n\n") } else { (b"", b"\n") };
+    let lines = lines.map(move |json| Ok::<_, Status>([before, &json, after].concat()));
+    respond(if as_events { EVENTS } else { LINES }, Body::from_stream(lines))
+}
+
+fn respond(kind: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

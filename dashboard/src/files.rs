@@ -1,0 +1,68 @@
+//! The web application's files, which are in this program.
+
+use axum::{
+    body::Body,
+    extract::Path,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use tonic::Status;
+
+use crate::failure;
+
+struct File {
+    path: &'static str,
+    kind: &'static str,
+    bytes: &'static [u8],
+}
+
+/// Sorted by path; empty where the application was not built.
+const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/files.rs"));
+
+/// Says how to build it.
+const NOT_BUILT: &str = include_str!("not_built.html");
+
+/// Their names have a hash of their content in them.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+/// Names the others, and must be of the same build.
+const NOT_AT_ALL: &str = "no-store";
+
+/// The page.
+pub(crate) async fn index() -> Response {
+    match find("index.html") {
+        Some(file) => respond(file.kind, file.bytes, NOT_AT_ALL),
+        None => respond("text/html; charset=utf-8", NOT_BUILT.as_bytes(), NOT_AT_ALL),
+    }
+}
+
+/// What it names.
+pub(crate) async fn asset(Path(name): Path<String>) -> Response {
+    match find(&format!("assets/{name}")) {
+        Some(file) => respond(file.kind, file.bytes, FOR_EVER),
+        None => not_found().await,
+    }
+}
+
+/// What stands beside it.
+pub(crate) async fn file(Path(name): Path<String>) -> Response {
+    match find(&name) {
+        Some(file) => respond(file.kind, file.bytes, NOT_AT_ALL),
+        None => not_found().await,
+    }
+}
+
+/// There is nothing else.
+pub(crate) async fn not_found() -> Response {
+    failure::refusal(StatusCode::NOT_FOUND, &failure::to_json(&Status::not_found("there is no such page")))
+}
+
+fn find(path: &str) -> Option<&'static File> {
+    FILES.iter().find(|file| file.path == path)
+}
+
+fn respond(kind: &'static str, bytes: &'static [u8], caching: &'static str) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    response
+}

@@ -1,0 +1,169 @@
+//! What a page shows, as questions to the control plane. Pure; [`server`] asks them again and again.
+
+mod server;
+
+use serde_json::{Value, json};
+
+pub(crate) use self::server::{Places, serve};
+
+/// Less is not enough reports of proxies to say anything, and more than an hour nobody remembers.
+const WINDOW_MS: std::ops::RangeInclusive<u32> = 15_000..=3_600_000;
+const WINDOW_DEFAULT_MS: u32 = 60_000;
+
+/// The newest changes are what one looks for.
+const CHANGES_MAX: u32 = 200;
+
+/// A point of a time series for every so much of the window: as many as there are pixels for them.
+const STEPS: u32 = 60;
+/// What controllers count in.
+const STEP_MIN_MS: u32 = 5_000;
+
+/// `?view=…` and its parameters.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct View {
+    view: String,
+    /// "deployment", "pod", "namespace" or "authority", for `table` and `resource`.
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    name: String,
+    window_ms: Option<u32>,
+}
+
+/// One of the things that a page shows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Question {
+    /// What the page calls the answer.
+    pub(crate) part: &'static str,
+    pub(crate) method: &'static str,
+    pub(crate) request: Value,
+}
+
+impl View {
+    /// What there is to ask for it.
+    ///
+    /// # Errors
+    /// When there is no such view, or a parameter is none.
+    pub(crate) fn questions(&self) -> Result<Vec<Question>, String> {
+        let window = self.window_ms.unwrap_or(WINDOW_DEFAULT_MS);
+        if !WINDOW_MS.contains(&window) {
+            return Err(format!("windowMs is {} to {}, not {window}", WINDOW_MS.start(), WINDOW_MS.end()));
+        }
+        let ask = |part, method, request| Question { part, method, request };
+        let all = |kind: &str| json!({ "kind": kind });
+        let pods = |namespace: &str| ask("pods", "Pods", json!({ "namespace": namespace }));
+        let stat = |kind: &str| ask("stat", "Stat", json!({ "selector": all(kind), "windowMs": window }));
+        let raft = || ask("raft", "RaftStatus", json!({}));
+        let edges = |namespace: &str| {
+            ask("edges", "Edges", json!({ "kind": "deployment", "namespace": namespace, "windowMs": window }))
+        };
+        Ok(match self.view.as_str() {
+            "overview" => vec![
+                ask("version", "Version", json!({})),
+                raft(),
+                ask("ca", "CaStatus", json!({})),
+                stat("deployment"),
+                pods(""),
+                edges(""),
+            ],
+            "table" => match self.kind.as_str() {
+                "pod" | "deployment" | "namespace" => vec![stat(&self.kind), pods("")],
+                "authority" => vec![stat("authority")],
+                kind => return Err(format!("there is no table of `{kind}`")),
+            },
+            "resource" => self.about_one(window)?,
+            "routes" => vec![ask("routes", "Routes", json!({}))],
+            "control" => vec![raft(), ask("ca", "CaStatus", json!({}))],
+            "events" => vec![ask("history", "History", json!({ "limit": CHANGES_MAX })), raft()],
+            view => return Err(format!("there is no view `{view}`")),
+        })
+    }
+
+    /// One resource, who calls it, and whom it calls.
+    fn about_one(&self, window: u32) -> Result<Vec<Question>, String> {
+        let kind = self.kind.as_str();
+        if !matches!(kind, "pod" | "deployment" | "namespace") || self.name.is_empty() {
+            return Err("a resource is a pod, a deployment or a namespace, with its name".to_owned());
+        }
+        // A namespace is in none.
+        let namespace = if kind == "namespace" { "" } else { self.namespace.as_str() };
+        let this = json!({ "kind": kind, "namespace": namespace, "name": self.name });
+        let others = json!({ "kind": kind });
+        let home = if kind == "namespace" { self.name.as_str() } else { namespace };
+        let step = (window / STEPS).next_multiple_of(STEP_MIN_MS).max(STEP_MIN_MS);
+        let ask = |part, method, request| Question { part, method, request };
+        Ok(vec![
+            ask("stat", "Stat", json!({ "selector": this, "windowMs": window })),
+            ask("callers", "Stat", json!({ "selector": others, "to": this, "windowMs": window })),
+            ask("callees", "Stat", json!({ "selector": others, "from": this, "windowMs": window })),
+            ask("pods", "Pods", json!({ "namespace": home })),
+            ask("edges", "Edges", json!({ "kind": kind, "namespace": home, "windowMs": window })),
+            ask("series", "Series", json!({ "selector": this, "windowMs": window.max(SERIES_MIN_MS), "stepMs": step })),
+        ])
+    }
+}
+
+/// A shorter curve has nothing to show.
+const SERIES_MIN_MS: u32 = 300_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{methods::Methods, transcode};
+
+    fn view(view: &str, kind: &str, name: &str) -> View {
+        View { view: view.into(), kind: kind.into(), namespace: "shop".into(), name: name.into(), window_ms: None }
+    }
+
+    #[test]
+    fn every_question_can_be_asked() {
+        let methods = Methods::new(false);
+        let kinds = ["deployment", "pod", "namespace", "authority"];
+        let tables = kinds.map(|kind| view("table", kind, ""));
+        let resources = ["deployment", "pod", "namespace"].map(|kind| view("resource", kind, "web"));
+        let others = ["overview", "routes", "control", "events"].map(|name| view(name, "", ""));
+        for view in tables.into_iter().chain(resources).chain(others) {
+            let questions = view.questions().unwrap();
+            assert!(!questions.is_empty(), "{view:?}");
+            for question in questions {
+                let method = methods.find(question.method).unwrap();
+                let json = question.request.to_string();
+                let message = transcode::to_message(json.as_bytes(), method.descriptor.input());
+                assert!(message.is_ok(), "{question:?}: {}", message.unwrap_err().message());
+                assert!(!method.descriptor.is_server_streaming(), "{question:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_in_none() {
+        let questions = view("resource", "namespace", "web").questions().unwrap();
+        assert_eq!(questions[0].request["selector"], json!({ "kind": "namespace", "namespace": "", "name": "web" }));
+        assert_eq!(questions[3].request["namespace"], "web");
+    }
+
+    #[test]
+    fn steps_are_multiples_of_what_is_counted_in() {
+        for (window_ms, step) in [(15_000, 5_000), (60_000, 5_000), (600_000, 10_000), (3_600_000, 60_000)] {
+            let view = View { window_ms: Some(window_ms), ..view("resource", "pod", "web-0") };
+            assert_eq!(view.questions().unwrap()[5].request["stepMs"], step);
+        }
+    }
+
+    #[test]
+    fn what_there_is_no_view_of() {
+        for view in [
+            view("everything", "", ""),
+            view("table", "secret", ""),
+            view("resource", "authority", "web"),
+            view("resource", "pod", ""),
+            View { window_ms: Some(14_999), ..view("overview", "", "") },
+            View { window_ms: Some(3_600_001), ..view("overview", "", "") },
+        ] {
+            assert!(view.questions().is_err(), "{view:?}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `GET api/v1/live`: Server-Sent Events with what a page shows, so that it does not poll.
+//!
+//! Each event's data is `{"at": milliseconds, "parts": {…}, "errors": {…}}`: the answers that are not what they were in the
+//! event before, and those that there are none of, by their reasons. The first event has all of them.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    extract::{Query, State, rejection::QueryRejection},
+    response::sse::{Event, Sse},
+};
+use bytes::Bytes;
+use futures::{Stream, future::join_all, stream};
+use serde_json::{Map, Value, value::RawValue};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Interval, MissedTickBehavior, interval},
+};
+use tonic::Status;
+
+use super::{Question, View};
+use crate::{
+    Shared,
+    failure::{self, Failure},
+    methods::Method,
+    transcode,
+};
+
+/// As often as proxies report.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Pages that are open at the same time: more than a person looks at, and each asks all replicas every period.
+const PAGES_MAX: usize = 32;
+
+/// Room for pages.
+#[derive(Clone)]
+pub(crate) struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(PAGES_MAX)))
+    }
+}
+
+/// Streams until nobody reads it any more.
+pub(crate) async fn serve(
+    State(shared): State<Shared>,
+    view: Result<Query<View>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
+    let Query(view) = view.map_err(|error| Status::invalid_argument(error.body_text()))?;
+    let questions = view.questions().map_err(Status::invalid_argument)?;
+    let place = shared.live.0.clone().try_acquire_owned();
+    let place = place.map_err(|_| {
+        Status::resource_exhausted(format!("{PAGES_MAX} pages are open already: close some, and load this one again"))
+    })?;
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let asked = questions.into_iter().filter_map(|question| Asked::new(&shared, &question)).collect();
+    let page = Page { shared, asked, ticks, said: HashMap::new(), _place: place };
+    Ok(Sse::new(stream::unfold(page, async |mut page| Some((page.next().await, page)))))
+}
+
+struct Page {
+    shared: Shared,
+    asked: Vec<Asked>,
+    ticks: Interval,
+    /// What was answered last, by part.
+    said: HashMap<&'static str, Bytes>,
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Clone)]
+struct Asked {
+    part: &'static str,
+    method: Method,
+    message: Bytes,
+}
+
+impl Asked {
+    fn new(shared: &Shared, question: &Question) -> Option<Self> {
+        // Of a view's questions both hold; a test asks them all.
+        let method = shared.methods.find(question.method)?.clone();
+        let message = transcode::to_message(question.request.to_string().as_bytes(), method.descriptor.input()).ok()?;
+        Some(Self { part: question.part, method, message })
+    }
+}
+
+impl Page {
+    async fn next(&mut self) -> Result<Event, Infallible> {
+        self.ticks.tick().await;
+        let upstream = &self.shared.upstream;
+        let questions = self.asked.iter().map(|asked| {
+            let (upstream, asked) = (upstream.clone(), asked.clone());
+            async move { upstream.ask(&asked.method, asked.message).await }
+        });
+        let answers = join_all(questions).await;
+        let mut parts: HashMap<&str, Box<RawValue>> = HashMap::new();
+        let mut errors = Map::new();
+        for (asked, answer) in self.asked.iter().zip(answers) {
+            let changed = answer.and_then(|answer| {
+                if self.said.get(asked.part) == Some(&answer) {
+                    return Ok(None);
+                }
+                let json = to_raw(transcode::to_json(answer.clone(), asked.method.descriptor.output())?)?;
+                self.said.insert(asked.part, answer);
+                Ok(Some(json))
+            });
+            match changed {
+                Ok(json) => parts.extend(json.map(|json| (asked.part, json))),
+                Err(status) => {
+                    // What comes after an error is news, also when it is what was said before.
+                    self.said.remove(asked.part);
+                    errors.insert(asked.part.to_owned(), failure::to_json(&status));
+                }
+            }
+        }
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let said = Said { at, parts, errors };
+        Ok(Event::default().data(serde_json::to_string(&said).expect("all of it is JSON already")))
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Said {
+    at: u64,
+    parts: HashMap<&'static str, Box<RawValue>>,
+    errors: Map<String, Value>,
+}
+
+fn to_raw(json: Vec<u8>) -> Result<Box<RawValue>, Status> {
+    let unreadable = |_| Status::internal("an answer is no JSON");
+    let json = String::from_utf8(json).map_err(|_| Status::internal("an answer is no JSON"))?;
+    RawValue::from_string(json).map_err(unreadable)
+}

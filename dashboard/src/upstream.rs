@@ -1,0 +1,127 @@
+//! The control plane behind a router: one replica at a time, and another one when that is gone.
+
+use std::{error::Error as _, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture};
+use http::uri::PathAndQuery;
+use tokio::{sync::Mutex, time::timeout};
+use tonic::{Code, Request, Status, Streaming, body::Body, client::Grpc};
+use tower::util::BoxCloneSyncService;
+use tracing::debug;
+
+use crate::{codec::Encoded, methods::Method};
+
+/// How calls get to a replica.
+pub type Channel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
+
+/// Connects to a replica that answers. The number says how many were lost before, so that another one comes first each time.
+pub type Connect = Arc<dyn Fn(usize) -> BoxFuture<'static, Result<Channel, Status>> + Send + Sync>;
+
+/// Longer than a replica looks for a leader before it gives up, so that it can say so.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// As many replicas as a control plane has at most, so that each gets its chance.
+const ATTEMPTS_MAX: usize = 5;
+
+/// Keeps the connection that works.
+pub struct Upstream {
+    connect: Connect,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    channel: Option<Channel>,
+    lost: usize,
+}
+
+impl Upstream {
+    /// Connects by `connect`, at the first question and when a replica is lost.
+    pub fn new(connect: Connect) -> Self {
+        Self { connect, current: Mutex::default() }
+    }
+
+    /// The answer of a replica. What only reads is asked again of another one when a replica is lost or cannot answer.
+    pub(crate) async fn ask(&self, method: &Method, message: Bytes) -> Result<Bytes, Status> {
+        let attempts = if method.reads { ATTEMPTS_MAX } else { 1 };
+        let path = method.path.clone();
+        self.attempt(attempts, move |client| within_bounds(unary(client, path.clone(), message.clone())).boxed()).await
+    }
+
+    /// A stream of answers of one replica; when that is lost, it ends with an error.
+    pub(crate) async fn stream(&self, method: &Method, message: Bytes) -> Result<Streaming<Bytes>, Status> {
+        let path = method.path.clone();
+        let begin = move |client| within_bounds(begin_stream(client, path.clone(), message.clone())).boxed();
+        self.attempt(ATTEMPTS_MAX, begin).await
+    }
+
+    async fn attempt<T>(
+        &self,
+        attempts: usize,
+        ask: impl Fn(Grpc<Channel>) -> BoxFuture<'static, Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let mut left = attempts;
+        loop {
+            let (channel, lost) = self.channel().await?;
+            let failed = match ask(Grpc::new(channel)).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) if is_of_replica(&status) => status,
+                Err(status) => return Err(status),
+            };
+            debug!(error = failed.message(), "asking the next replica");
+            self.lose(lost).await;
+            left -= 1;
+            if left == 0 {
+                return Err(failed);
+            }
+        }
+    }
+
+    async fn channel(&self) -> Result<(Channel, usize), Status> {
+        // Whoever comes while one connects waits for that connection.
+        let mut current = self.current.lock().await;
+        if let Some(channel) = &current.channel {
+            return Ok((channel.clone(), current.lost));
+        }
+        let channel = (self.connect)(current.lost).await?;
+        current.channel = Some(channel.clone());
+        Ok((channel, current.lost))
+    }
+
+    /// Several may notice; the first one's word is enough.
+    async fn lose(&self, lost: usize) {
+        let mut current = self.current.lock().await;
+        if current.lost == lost {
+            *current = Current { channel: None, lost: lost.wrapping_add(1) };
+        }
+    }
+}
+
+async fn within_bounds<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = timeout(ANSWER_TIMEOUT, asked).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ANSWER_TIMEOUT:?}"))))
+}
+
+async fn unary(mut client: Grpc<Channel>, path: PathAndQuery, message: Bytes) -> Result<Bytes, Status> {
+    ready(&mut client).await?;
+    Ok(client.unary(Request::new(message), path, Encoded).await?.into_inner())
+}
+
+async fn begin_stream(
+    mut client: Grpc<Channel>,
+    path: PathAndQuery,
+    message: Bytes,
+) -> Result<Streaming<Bytes>, Status> {
+    ready(&mut client).await?;
+    Ok(client.server_streaming(Request::new(message), path, Encoded).await?.into_inner())
+}
+
+async fn ready(client: &mut Grpc<Channel>) -> Result<(), Status> {
+    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))
+}
+
+/// Whether an error says something about one replica or its connection rather than about what was asked.
+fn is_of_replica(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) || status.source().is_some()
+}

@@ -1,0 +1,60 @@
+// Edges and series as a control plane says them, for what a demo cannot show: a failing edge, one in plaintext, a time series with a gap.
+
+const deployment = (name, namespace = "emojivoto") => ({ kind: "deployment", namespace, name });
+
+const stats = (success, failure, p99) => ({
+  successCount: String(success),
+  failureCount: String(failure),
+  windowMs: 60_000,
+  latencyP50Us: String(p99 / 4),
+  latencyP95Us: String(p99 / 2),
+  latencyP99Us: String(p99),
+  tlsCount: String(success + failure),
+});
+
+const edge = (source, destination, counted, reason = "") => ({
+  source,
+  destination,
+  clientId: reason ? "" : `spiffe://local.conduit/ns/${source.namespace}/sa/${source.name}`,
+  serverId: reason ? "" : `spiffe://local.conduit/ns/${destination.namespace}/sa/${destination.name}`,
+  secured: reason === "",
+  noTlsReason: reason,
+  stats: counted,
+  readBytes: "1024",
+  writeBytes: "4096",
+  tcpOpen: 1,
+});
+
+export const edges = {
+  edges: [
+    edge(deployment("vote-bot"), deployment("web"), stats(117, 3, 9000)),
+    edge(deployment("web"), deployment("voting"), stats(56, 4, 1800)),
+    edge(deployment("web"), deployment("emoji"), stats(1200, 0, 1400)),
+    edge(deployment("voting"), deployment("ledger", "shop"), null, "no identity provided by remote"),
+    // Back to where it came from: a cycle.
+    edge(deployment("ledger", "shop"), deployment("web"), stats(30, 0, 700), "opaque TLS of the application"),
+  ],
+  replicasAnswered: 3,
+  replicasTotal: 3,
+};
+
+const POINTS = 60;
+const STEP_MS = 5000;
+
+export function series(now) {
+  const first = now - (now % STEP_MS) - POINTS * STEP_MS;
+  const points = Array.from({ length: POINTS }, (_, i) => {
+    const isGap = i > 20 && i < 26;
+    const wave = isGap ? 0 : Math.round(20 + 8 * Math.sin(i / 5));
+    return {
+      startMs: String(first + i * STEP_MS),
+      successCount: String(wave),
+      failureCount: String(isGap ? 0 : i % 7 === 0 ? 4 : 1),
+      latencyP50Us: String(900 + 40 * wave),
+      latencyP95Us: String(2200 + 90 * wave),
+      latencyP99Us: String(4000 + 200 * wave),
+      tlsCount: String(wave),
+    };
+  });
+  return { points, replicasAnswered: 3, replicasTotal: 3 };
+}

@@ -1,0 +1,386 @@
+// What a person sees of the dashboard, against what the commands say of the same mesh. `run` beside it starts everything.
+
+import assert from "node:assert/strict";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { gzipSync } from "node:zlib";
+
+import { edges, series } from "./fixture.mjs";
+
+const app = new URL("../app/", import.meta.url);
+const { chromium } = createRequire(app)("playwright-core");
+const AXE = readFileSync(createRequire(app).resolve("axe-core/axe.min.js"), "utf8");
+
+const { CONDUIT, SHOTS, URL_FILE } = process.env;
+const run = promisify(execFile);
+
+/** The first counts need a request, a report and a question; the machine may be busy. */
+const SOON = 45_000;
+/** More than this, and the page is slow to load by a telephone. */
+const BUNDLE_GZIP_MAX = 250_000;
+/** A window passes on between the command's question and the page's. */
+const RPS_TOLERANCE = 0.25;
+
+const PAGES = ["", "namespaces", "deployments", "pods", "authorities", "routes", "tap", "control-plane", "events", "docs", "deployment/emojivoto/web", "namespace/emojivoto"];
+const KINDS = { namespaces: "namespace", deployments: "deployment", pods: "pod", authorities: "authority" };
+
+let browser, url, root;
+const wrong = [];
+const children = [];
+
+const conduit = async (args) => (await run(CONDUIT, args.split(" "))).stdout;
+const json = async (args) => JSON.parse(await conduit(args));
+
+async function eventually(what, check, patience = SOON) {
+  const until = Date.now() + patience;
+  for (;;) {
+    const value = await check().catch((error) => (Date.now() > until ? Promise.reject(error) : undefined));
+    if (value) return value;
+    if (Date.now() > until) assert.fail(`not within ${patience} ms: ${what}`);
+    await sleep(250);
+  }
+}
+
+/** A page on which nothing may go wrong unseen. */
+async function open(hash = "", options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
+  const page = await context.newPage();
+  page.on("console", (message) => message.type() === "error" && wrong.push(`${hash}: ${message.text()}`));
+  page.on("pageerror", (error) => wrong.push(`${hash}: ${error}`));
+  await page.goto(`${options.base ?? url}#/${hash}`);
+  await page.waitForSelector("h1");
+  return page;
+}
+
+/** The rows of a table, by its caption. */
+const rows = (page, caption) =>
+  page.evaluate((caption) => {
+    const table = document.querySelector(`[role=region][aria-label="${caption}"] table`);
+    if (!table) return [];
+    const text = (cell) => cell.textContent.replace(/[▾▴]/g, "").trim();
+    const titles = [...table.querySelectorAll("th")].map(text);
+    return [...table.querySelectorAll("tbody tr")].map((row) => Object.fromEntries([...row.cells].map((cell, i) => [titles[i], text(cell)])));
+  }, caption);
+
+const settled = (page) => eventually("the page has loaded", () => page.evaluate(() => !document.body.innerText.includes("Loading ")));
+
+before(async () => {
+  url = await eventually("the command says where", async () => readFileSync(URL_FILE, "utf8").match(/http:\S+\/web:http\/proxy\//)?.[0]);
+  root = `${new URL(url).origin}/`;
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+  await eventually("the demo has traffic", async () => {
+    const { rows } = await json("-n emojivoto stat deploy -o json");
+    return ["emoji", "voting", "web"].every((name) => rows.some((row) => row.name === name && row.rps > 0));
+  });
+});
+
+after(async () => {
+  for (const child of children) child.kill();
+  await browser?.close();
+});
+
+test("the command says where it is", () => {
+  const grafana = url.replace("/web:", "/grafana:");
+  assert.equal(readFileSync(URL_FILE, "utf8"), `Conduit dashboard available at:\n${url}\nGrafana dashboard available at:\n${grafana}\n`);
+  assert.match(url, /^http:\/\/127\.0\.0\.1:\d+\/api\/v1\/namespaces\/conduit\/services\/web:http\/proxy\/$/);
+});
+
+test("it is small", () => {
+  const assets = new URL("dist/assets/", app);
+  const bytes = readdirSync(assets).map((name) => gzipSync(readFileSync(new URL(name, assets))).length);
+  const total = bytes.reduce((a, b) => a + b, 0);
+  assert.ok(total <= BUNDLE_GZIP_MAX, `${total} bytes`);
+});
+
+test("the overview", async () => {
+  for (const base of [url, root]) {
+    const page = await open("", { base });
+    await eventually("deployments are detected", async () => /4 deployments detected/.test(await page.innerText("main")));
+    const text = await page.innerText("body");
+    for (const says of [
+      "Service mesh overview",
+      "The service mesh was successfully installed",
+      "Controller successfully installed",
+      "Add one or more deployments to the deployment.yml file",
+      "conduit inject deployment.yml | kubectl apply -f -",
+      "Components: 7",
+      "Controller public-api",
+      "Web UI",
+    ]) {
+      assert.ok(text.includes(says), `${says}\n${text}`);
+    }
+    for (const link of ["Service mesh", "Deployments", "Routes", "Docs"]) assert.equal(await page.getByRole("link", { name: link, exact: true }).count(), 1, link);
+    const { members } = await json("raft status -o json");
+    assert.equal(await page.locator(`[role=img][aria-label^="controller-"]`).count(), 6 * members.length);
+    const details = await page.locator("section", { hasText: "Service mesh details" }).last().innerText();
+    for (const row of ["Conduit version\tv0.1.0", "Added deployments\t4", "Unadded deployments\t0", "Data plane proxies\t4"]) assert.ok(details.includes(row), details);
+    await page.context().close();
+  }
+});
+
+for (const [name, kind] of Object.entries(KINDS)) {
+  test(`${name} are those of conduit stat`, async () => {
+    const page = await open(name);
+    const caption = name[0].toUpperCase() + name.slice(1);
+    await eventually(`${name} are the command's`, async () => {
+      const [said, shown] = [await json(`stat ${kind} -A -o json`), await rows(page, caption)];
+      const key = (row) => `${row.namespace ?? row.NAMESPACE ?? ""}/${row.name ?? row.NAME}`.replace(/^\//, "");
+      const sorted = (list) => list.map(key).sort();
+      assert.deepEqual(sorted(shown), sorted(said.rows));
+      for (const row of said.rows) {
+        const same = shown.find((other) => key(other) === key(row));
+        if (row.meshed) assert.equal(same.MESHED, row.meshed);
+        if (row.rps === null) assert.equal(same.RPS, "–");
+        else assert.ok(Math.abs(Number(same.RPS) - row.rps) <= Math.max(0.3, row.rps * RPS_TOLERANCE), `${key(row)}: ${same.RPS}, ${row.rps}`);
+        if (row.tls === 1) assert.equal(same.TLS, "100%");
+      }
+      return true;
+    });
+    await page.context().close();
+  });
+}
+
+test("tables are sorted and filtered by keyboard", async () => {
+  const page = await open("deployments");
+  await eventually("deployments are there", async () => (await rows(page, "Deployments")).length === 4);
+  await page.getByRole("button", { name: "RPS" }).focus();
+  await page.keyboard.press("Enter");
+  const rates = (await rows(page, "Deployments")).map((row) => (row.RPS === "–" ? -1 : Number(row.RPS)));
+  assert.deepEqual(rates, [...rates].sort((a, b) => b - a));
+  assert.equal(await page.locator("th[aria-sort=descending]").innerText(), "RPS▾");
+  await page.getByRole("searchbox").fill("emojivoto voti");
+  await eventually("one is left", async () => (await rows(page, "Deployments")).length === 1);
+  await page.getByRole("link", { name: "voting" }).focus();
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("h1:text-is('voting')");
+  await page.context().close();
+});
+
+test("a resource has its callers and callees", async () => {
+  const page = await open("deployment/emojivoto/web");
+  const names = async (args) => (await json(args)).rows.filter((row) => row.rps).map((row) => `${row.namespace}/${row.name}`).sort();
+  await eventually("callers and callees are the command's", async () => {
+    const shown = async (caption) => (await rows(page, caption)).map((row) => row.NAME).sort();
+    assert.deepEqual(await shown("Callers"), await names("stat deploy -A --to deploy/web --to-namespace emojivoto -o json"));
+    const callees = await names("stat deploy -A --from deploy/web --from-namespace emojivoto -o json");
+    assert.deepEqual(await shown("Callees"), callees);
+    return callees.includes("emojivoto/voting");
+  });
+  assert.deepEqual((await rows(page, "Pods of it")).map((row) => row.STATUS), ["ready"]);
+  await page.context().close();
+});
+
+test("the control plane is that of conduit raft status and ca status", async () => {
+  const page = await open("control-plane");
+  await eventually("replicas are there", async () => {
+    const [raft, ca] = [await json("raft status -o json"), await json("ca status -o json")];
+    const shown = await rows(page, "Replicas");
+    const pick = (list, ...keys) => list.map((row) => keys.map((key) => String(row[key])).join(" ")).sort();
+    assert.deepEqual(pick(shown, "NAME", "ROLE", "ID"), pick(raft.members, "name", "role", "id"));
+    assert.equal((await rows(page, "Issuers")).length, raft.members.length);
+    assert.equal((await rows(page, "Roots")).length, ca.roots.length);
+    return (await page.innerText("main")).includes(ca.trustDomain);
+  });
+  await eventually("it has checked itself", async () => (await page.locator(".checks li").count()) > 3);
+  assert.equal(await page.locator(".checks .dot.bad").count(), 0);
+  await page.context().close();
+});
+
+test("events are those of conduit history", async () => {
+  const page = await open("events");
+  await eventually("the same changes", async () => {
+    const changes = await json("history --limit 5 -o json");
+    const shown = await rows(page, "Changes");
+    assert.deepEqual(shown.slice(0, 5).map((row) => row.CHANGE), changes.map((change) => change.what));
+    return changes.length === 5;
+  });
+  await page.context().close();
+});
+
+test("requests are tapped, and paused", async () => {
+  const page = await open("tap/deployment/emojivoto/voting");
+  assert.equal(await page.getByLabel("Name", { exact: true }).inputValue(), "voting");
+  await page.getByRole("button", { name: "Start" }).click();
+  const requests = () => rows(page, "Requests, newest first");
+  const ended = await eventually("a request that ended", async () => (await requests()).find((row) => /200 grpc \d/.test(row.STATUS)));
+  assert.match(ended.PATH, /^\/emojivoto\.v1\.VotingService\//);
+  assert.equal(ended.TLS, "√");
+  await shot(page, "tap");
+  await page.getByRole("button", { name: "Pause" }).click();
+  await sleep(500);
+  const before = await requests();
+  await sleep(1500);
+  assert.deepEqual(await requests(), before);
+  await page.getByRole("button", { name: "Stop" }).click();
+  await page.context().close();
+});
+
+test("a tap of nothing says so", async () => {
+  const page = await open("tap/deployment/emojivoto/nobody");
+  await page.getByRole("button", { name: "Start" }).click();
+  await eventually("it says why", async () => /Nothing can be watched: .*nobody/.test(await page.innerText("main")));
+  // The browser tells of the answer 404 by itself.
+  assert.equal(wrong.splice(0).filter((line) => !line.includes("404")).length, 0);
+  await page.context().close();
+});
+
+const shot = (page, name) => page.screenshot({ path: join(SHOTS, `${name}.png`), fullPage: true });
+
+/** Has every event of a page changed before the page gets it. */
+const change = (page, how, given) =>
+  page.addInitScript(
+    ([how, given]) => {
+      const Real = EventSource;
+      window.EventSource = class extends Real {
+        set onmessage(take) {
+          super.onmessage = (event) => {
+            const said = JSON.parse(event.data);
+            if (how === "add") Object.assign(said, { errors: {}, parts: { ...said.parts, ...given } });
+            else if (window.failing) Object.assign(said, { errors: given, parts: {} });
+            take(new MessageEvent("message", { data: JSON.stringify(said) }));
+          };
+        }
+      };
+    },
+    [how, given],
+  );
+
+test("a page says what it cannot know, and keeps what it knew", async () => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  const away = { code: "UNAVAILABLE", message: "none of 3 replicas of the control plane answers" };
+  await change(page, "fail", { stat: away, pods: away, edges: { code: "UNIMPLEMENTED", message: "" } });
+  await page.goto(`${url}#/`);
+  await eventually("deployments are there", async () => (await rows(page, "Deployments at a glance")).length === 4);
+  await page.evaluate(() => (window.failing = true));
+  await page.getByText("The control plane does not answer all questions.").waitFor();
+  assert.match(await page.locator(".banner").innerText(), /none of 3 replicas.*conduit check/s);
+  assert.equal((await rows(page, "Deployments at a glance")).length, 4);
+  await page.getByText("The control plane is older than this page and does not know edges.").waitFor();
+  await page.evaluate(() => (window.failing = false));
+  await page.locator(".banner").waitFor({ state: "detached" });
+  await context.close();
+});
+
+test("edges and curves are drawn, where there are any", async () => {
+  for (const [hash, scheme] of [["deployment/emojivoto/web", "light"], ["", "dark"]]) {
+    const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: scheme });
+    const page = await context.newPage();
+    page.on("pageerror", (error) => wrong.push(`${hash}: ${error}`));
+    // What a demo cannot show is put into what it does show.
+    await change(page, "add", { edges, series: series(Date.now()) });
+    await page.goto(`${url}#/${hash}`);
+    await page.waitForSelector(".picture svg");
+    assert.equal(await page.locator(".picture .box").count(), 5);
+    assert.equal(await page.locator(".picture .padlock").count(), 3);
+    assert.equal((await rows(page, "Edges")).length, hash ? 4 : 5);
+    if (hash) assert.equal(await page.locator(".uplot").count(), 2);
+    await accessible(page, `${hash} with edges`);
+    await shot(page, hash ? "resource-edges" : "overview-edges-dark");
+    // Each node can be reached, and followed, by keyboard.
+    await page.locator(".picture a").first().focus();
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(".crumbs");
+    await context.close();
+  }
+});
+
+async function accessible(page, where, runOnly) {
+  // By the debugger, which the pages' policy does not bind.
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate((runOnly) => window.axe.run(document, { resultTypes: ["violations"], runOnly }), runOnly);
+  const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+  const text = serious.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html} ${node.failureSummary}`).join("\n")}`).join("\n");
+  assert.equal(text, "", where);
+}
+
+test("every page is for everybody: screen readers, dark rooms, telephones and walls", async () => {
+  const page = await open("", { colorScheme: "light" });
+  const [width, height] = [1440, 900];
+  for (const hash of PAGES) {
+    const name = (hash || "overview").replaceAll("/", "-");
+    await page.goto(`${url}#/${hash}`);
+    await settled(page);
+    await accessible(page, hash);
+    await shot(page, `${name}-light`);
+    await page.emulateMedia({ colorScheme: "dark" });
+    // Of the same page in other colours, only the colours are new.
+    await accessible(page, `${hash} dark`, ["color-contrast"]);
+    await shot(page, `${name}-dark`);
+    await page.emulateMedia({ colorScheme: "light" });
+    for (const wide of [400, 3840]) {
+      await page.setViewportSize({ width: wide, height });
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.ok(over <= 0, `${name} is ${over} pixels too wide for ${wide}`);
+      if (["overview", "deployment-emojivoto-web"].includes(name)) await shot(page, `${name}-${wide}`);
+    }
+    await page.setViewportSize({ width, height });
+  }
+  await page.context().close();
+});
+
+test("colours are what was chosen, also tomorrow", async () => {
+  const page = await open("", { colorScheme: "light" });
+  const ground = () => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
+  const light = await ground();
+  await page.getByLabel("Colours").selectOption("dark");
+  assert.notEqual(await ground(), light);
+  await page.reload();
+  await page.waitForSelector("h1");
+  assert.notEqual(await ground(), light);
+  await page.context().close();
+});
+
+test("a controller that is killed is not noticed", async () => {
+  const page = await open("control-plane");
+  const answered = async () => (await page.locator(".tile", { hasText: "Answered by" }).locator("dd").innerText()).trim();
+  const first = await eventually("somebody answers", answered);
+  const { members } = await json("raft status -o json");
+  const { pid } = members.find((member) => member.name === first);
+  process.kill(pid, "SIGKILL");
+  await eventually("it is back, as another process", async () => {
+    assert.equal(await page.getByText("The connection is lost").count(), 0);
+    const row = (await rows(page, "Replicas")).find((row) => row.NAME === first);
+    return row.ROLE !== "unreachable" && row.PID !== "–" && row.PID !== String(pid);
+  });
+  await eventually("nothing is missing", async () => (await page.locator(".banner").count()) === 0);
+  await page.context().close();
+});
+
+test("a dashboard that ends is told of, and found again", async () => {
+  const serve = async (port) => {
+    const child = spawn(CONDUIT, ["dashboard", "--show", "url", "-p", String(port)], { stdio: ["ignore", "pipe", "inherit"] });
+    children.push(child);
+    let says = "";
+    child.stdout.on("data", (chunk) => (says += chunk));
+    return { child, url: await eventually("it says where", async () => says.match(/http:\S+\/web:http\/proxy\/(?=\n)/)?.[0]) };
+  };
+  const first = await serve(0);
+  const page = await open("deployments", { base: first.url });
+  await eventually("deployments are there", async () => (await rows(page, "Deployments")).length === 4);
+  first.child.kill();
+  await once(first.child, "exit");
+  await page.getByText("The connection is lost").waitFor();
+  // What was seen is still there, and marked.
+  assert.equal((await rows(page, "Deployments")).length, 4);
+  assert.equal(await page.locator(".old").count(), 1);
+  await shot(page, "lost");
+  const second = await serve(new URL(first.url).port);
+  await page.locator(".banner").waitFor({ state: "detached" });
+  assert.equal(await page.locator(".old").count(), 0);
+  await page.context().close();
+  second.child.kill();
+  // The browser tells of a server that is away by itself.
+  assert.deepEqual(wrong.splice(0).filter((line) => !/ERR_(CONNECTION|INCOMPLETE|EMPTY)/.test(line)), []);
+});
+
+test("nothing went wrong unseen", () => {
+  // Stream errors of the replica that was killed are the browser's own words.
+  assert.deepEqual(wrong, []);
+});
