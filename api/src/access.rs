@@ -15,12 +15,14 @@
 use tonic::{Extensions, Request};
 
 use crate::proto::public::{
-    EdgesRequest, ExplainRequest, IdentityRequest, PodsRequest, ResourceSelection, SeriesRequest, StatRequest,
-    TapRequest, api_server,
+    EdgesRequest, IdentityRequest, PodsRequest, ResourceSelection, SeriesRequest, StatRequest, TapRequest, api_server,
 };
 
 /// Of the group.
 pub const API_VERSION: &str = "v1alpha1";
+
+/// What a control plane says of a resource that it does not have: it is of another release than who asks.
+pub const NO_SUCH_RESOURCE: &str = "this release of Conduit's control plane has no such resource";
 
 /// A method of the public API, as Kubernetes sees it.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +70,8 @@ pub const METHODS: &[Method] = &[
     changes("CaFederate"),
     looks("CaExport"),
     looks_at_namespace("Identity"),
-    looks_at_namespace("Explain"),
+    // What is reached may be in any namespace.
+    looks("Explain"),
     looks_at_namespace("Stat"),
     looks_at_namespace("Edges"),
     looks_at_namespace("Series"),
@@ -170,7 +173,6 @@ about_namespace! {
     StatRequest: selector.namespace;
     SeriesRequest: selector.namespace;
     TapRequest: target.namespace;
-    ExplainRequest: from.namespace;
 }
 
 impl AboutNamespace for PodsRequest {

@@ -4,7 +4,7 @@ use std::{error::Error as _, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::proto::public::{VersionRequest, api_client::ApiClient};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::{Code, Response, Status, transport::Endpoint};
 use tracing::debug;
 
@@ -19,7 +19,11 @@ const ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than a replica looks for a leader before it gives up, so that it can say so.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
-const NO_ANSWER_OF_CLUSTER: &str = "the cluster does not answer in time; is its API server the one that you mean?";
+/// A cluster hands on what is asked to any replica, and as many times to another.
+const CLUSTER_TRIES_MAX: usize = 5;
+const CLUSTER_RETRY: Duration = Duration::from_millis(300);
+
+const NO_ANSWER_OF_CLUSTER: &str = "no answer in time, of the cluster's API server or of the control plane behind it";
 
 /// The client of one replica.
 pub type Client = ApiClient<Transport>;
@@ -85,7 +89,7 @@ impl ControlPlane {
         let replicas = match self {
             Self::Replicas(replicas) => replicas,
             Self::Cluster { options, namespace } => {
-                let transport = Transport::through(options.client().await?, namespace);
+                let transport = Transport::through(options.streaming_client().await?, namespace);
                 let version =
                     timeout(ANSWER_TIMEOUT, ApiClient::new(transport.clone()).version(VersionRequest {})).await;
                 version.context(NO_ANSWER_OF_CLUSTER)?.map_err(|status| refused(&status))?;
@@ -136,11 +140,20 @@ async fn ask_cluster<T>(
     namespace: &str,
     ask: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
 ) -> anyhow::Result<T> {
-    let mut client = ApiClient::new(Transport::through(options.client().await?, namespace));
-    let answer = timeout(CONNECT_TIMEOUT + ANSWER_TIMEOUT, ask(&mut client)).await;
-    match answer.context(NO_ANSWER_OF_CLUSTER)? {
-        Ok(answer) => Ok(answer.into_inner()),
-        Err(status) => Err(refused(&status)),
+    let mut client = ApiClient::new(Transport::through(options.streaming_client().await?, namespace));
+    let mut asked = 1;
+    loop {
+        let answer = timeout(ANSWER_TIMEOUT, ask(&mut client)).await.context(NO_ANSWER_OF_CLUSTER)?;
+        match answer {
+            Ok(answer) => return Ok(answer.into_inner()),
+            // A replica says so that cannot do it at the moment: the next one may be another.
+            Err(status) if status.code() == Code::Unavailable && asked < CLUSTER_TRIES_MAX => {
+                debug!(error = status.message(), "asking the cluster again");
+                asked += 1;
+                sleep(CLUSTER_RETRY).await;
+            }
+            Err(status) => return Err(refused(&status)),
+        }
     }
 }
 

@@ -3,10 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context as _, bail, ensure};
-use conduit_api::{
-    access::about,
-    proto::public::{ExplainRequest, ExplainResponse, explain_request::To, explain_response::Step},
-};
+use conduit_api::proto::public::{ExplainRequest, ExplainResponse, explain_request::To, explain_response::Step};
 use serde_json::json;
 
 use crate::{
@@ -92,7 +89,7 @@ pub async fn run(
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     let request = args.request(global)?;
-    let answer = control_plane.ask(async |client| client.explain(about(request.clone())).await).await?;
+    let answer = control_plane.ask(async |client| client.explain(request.clone()).await).await?;
     match args.output {
         TableOrJson::Json => write_json(out, &json(&answer))?,
         TableOrJson::Table => out.write_all(text(&answer).as_bytes())?,

@@ -1,6 +1,9 @@
 //! The cluster that people mean, found as kubectl finds it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use kube::{
@@ -12,6 +15,11 @@ use kube::{
 const KUBECONFIG: &str = "KUBECONFIG";
 /// Every pod has it.
 const SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
+
+/// An API server that does not accept a connection by then is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// ... or does not answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which cluster, and who one is there.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -46,12 +54,26 @@ impl Options {
             || std::env::var_os(SERVICE_HOST).is_some()
     }
 
-    /// Connects to nothing yet.
+    /// For what is answered soon or never. Connects to nothing yet.
     ///
     /// # Errors
     /// When what tells of the cluster cannot be read, or does not.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        Ok(Client::try_from(self.config().await?)?)
+        let mut config = self.config().await?;
+        config.read_timeout = Some(READ_TIMEOUT);
+        // That a connection was idle is no sign of the next answer.
+        config.reset_reader_on_write = true;
+        Ok(Client::try_from(config)?)
+    }
+
+    /// For streams, which may say nothing for hours: whoever asks has a time limit of its own.
+    ///
+    /// # Errors
+    /// As [`Options::client`].
+    pub async fn streaming_client(&self) -> anyhow::Result<Client> {
+        let mut config = self.config().await?;
+        config.read_timeout = None;
+        Ok(Client::try_from(config)?)
     }
 
     async fn config(&self) -> anyhow::Result<Config> {
@@ -73,8 +95,7 @@ impl Options {
             config.auth_info.impersonate.clone_from(&self.as_user);
             config.auth_info.impersonate_groups = (!self.as_group.is_empty()).then(|| self.as_group.clone());
         }
-        // A tap may say nothing for hours; what is asked once has a time limit of its own.
-        config.read_timeout = None;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
         // Who waits for an answer is told at once why there is none.
         config.default_retry = false;
         Ok(config)

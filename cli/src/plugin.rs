@@ -7,9 +7,17 @@ use std::{
     process::Command,
 };
 
+use clap::CommandFactory as _;
+
+use crate::args::Cli;
+
 /// What `args` (without the program's name) asks for, if it is no flag and there is such a program on `path`.
 fn find(args: &[OsString], path: &std::ffi::OsStr) -> Option<PathBuf> {
     let name = args.first()?.to_str()?;
+    // Ours of these names are no commands; and what follows a command of ours is none of others.
+    if ["controller", "proxy"].contains(&name) || Cli::command().find_subcommand(name).is_some() {
+        return None;
+    }
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if !is_name || name.starts_with('-') {
         return None;
@@ -45,10 +53,22 @@ mod tests {
         };
         file("conduit-viz", 0o755);
         file("conduit-notes", 0o644);
+        file("conduit-raft", 0o755);
+        file("conduit-proxy", 0o755);
         let path = std::env::join_paths([Path::new("/nowhere"), directory.path()]).unwrap();
         let finds = |args: &[&str]| find(&args.iter().map(OsString::from).collect::<Vec<_>>(), &path).is_some();
         assert!(finds(&["viz"]) && finds(&["viz", "--help"]));
-        for args in [&["notes"][..], &["gone"], &["-n", "viz"], &["--viz"], &["../conduit-viz"], &[""], &[]] {
+        for args in [
+            &["notes"][..],
+            &["gone"],
+            &["raft", "viz"],
+            &["proxy"],
+            &["-n", "viz"],
+            &["--viz"],
+            &["../conduit-viz"],
+            &[""],
+            &[],
+        ] {
             assert!(!finds(args), "{args:?}");
         }
     }

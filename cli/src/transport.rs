@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use conduit_api::access::{Access, Method, said_namespace};
+use conduit_api::access::{Access, Method, NO_SUCH_RESOURCE, said_namespace};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use kube::client::Body as KubeBody;
@@ -128,9 +128,13 @@ async fn refused(status: StatusCode, body: KubeBody, control_plane: &str) -> Sta
 
 fn explain(status: StatusCode, said: &str, control_plane: &str) -> Status {
     match status {
+        StatusCode::NOT_FOUND if said == NO_SUCH_RESOURCE => {
+            Status::unimplemented("the control plane is of an older release than this command, and does not know it")
+        }
         StatusCode::NOT_FOUND => Status::not_found(format!(
             "Conduit is not running in the \"{control_plane}\" namespace; install with: \
-             conduit install --conduit-namespace {control_plane} | kubectl apply -f -"
+             conduit install --conduit-namespace {control_plane} | kubectl apply -f -; the same, if it runs and was installed without \
+             its APIService"
         )),
         StatusCode::FORBIDDEN => Status::permission_denied(format!("the cluster does not let you: {said}")),
         StatusCode::UNAUTHORIZED => {

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use conduit_deploy::Install;
 use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
@@ -94,6 +95,13 @@ async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Value>>
             found.push(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata}));
         }
     }
+    // A StatefulSet leaves them behind, and they hold what the next control plane would be a stranger to.
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+    let labelled = ListParams::default().labels("conduit.io/control-plane-component=controller");
+    let listed = claims.list_metadata(&labelled).await.context("cannot list PersistentVolumeClaims")?;
+    let last = found.len() - found.iter().rev().take_while(|object| object["kind"] == LAST).count();
+    let claim = |claim: String| json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim, "namespace": namespace}});
+    found.splice(last..last, listed.items.iter().map(|listed| claim(listed.name_any())));
     Ok(found)
 }
 
@@ -103,7 +111,7 @@ fn kinds(namespace: &str) -> anyhow::Result<Vec<(String, String)>> {
     let install = Install { ha: Some("3".to_owned()), ..Install::default() };
     let manifest = install.manifest(namespace)?;
     let installed = manifest.objects().iter().map(|object| (text(&object["apiVersion"]), text(&object["kind"])));
-    // Pods and volumes go with what they belong to, or with their namespace.
+    // Pods go with what they belong to.
     let made = [("v1".to_owned(), "Secret".to_owned())];
     let kinds: BTreeSet<_> = installed.chain(made).collect();
     let mut kinds: Vec<_> = kinds.into_iter().collect();

@@ -345,7 +345,9 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
     asks(&admin, "--as system:serviceaccount:shop:viewer stat deploy -n shop", "web");
     refused(&admin, "--as system:serviceaccount:shop:viewer raft status", "raftstatus");
 
-    // What is in the path is not believed of the question: a pod of the cluster's network, and no API server, is nobody.
+    // A stream as well.
+    let snapshot = cluster.path("state.snapshot");
+    asks(&admin, &format!("raft snapshot save {}", snapshot.display()), "state.snapshot");
     let listed = cluster.kubectl("api-resources --api-group conduit.api.conduit.io -o name");
     assert!(listed.contains("stat.conduit.api.conduit.io"), "{listed}");
 }

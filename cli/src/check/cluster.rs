@@ -79,19 +79,27 @@ fn recent_enough(major: &str, minor: &str, version: &str) -> Outcome {
     }
 }
 
-/// An error as a person reads it: the API server's own words, if there are any.
+/// An error as a person reads it: the API server's own words, or what is behind all wrappings.
 fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
-        error => anyhow::anyhow!("{error}").root_cause().to_string(),
+    if let kube::Error::Api(status) = error
+        && !status.message.is_empty()
+    {
+        return status.message.clone();
     }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 impl Cluster<'_> {
     /// Before an installation: whether whoever asks may make everything that it consists of.
     pub(super) async fn before(&self) -> Vec<Check> {
         let subsystem = "pre-kubernetes-setup";
-        let manifest = match Install::default().manifest(self.namespace) {
+        // With all that may be part of one.
+        let install = Install { ha: Some("3".to_owned()), ..Install::default() };
+        let manifest = match install.manifest(self.namespace) {
             Ok(manifest) => manifest,
             Err(error) => return vec![Check::new(subsystem, "can render", Outcome::Error(error.to_string()))],
         };
@@ -100,10 +108,12 @@ impl Cluster<'_> {
         for object in manifest.objects() {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let kind = text(&object["kind"]);
-            if seen.insert(kind.clone()) {
-                let namespace = object["metadata"]["namespace"].as_str();
+            let namespace = object["metadata"]["namespace"].as_str();
+            if seen.insert((kind.clone(), namespace)) {
                 let outcome = self.may_create(&text(&object["apiVersion"]), &kind, namespace).await;
-                checks.push(Check::new(subsystem, &format!("can create {}", plural(&kind)), outcome));
+                let elsewhere = namespace.filter(|namespace| *namespace != self.namespace);
+                let place = elsewhere.map_or(String::new(), |namespace| format!(" in {namespace}"));
+                checks.push(Check::new(subsystem, &format!("can create {}{place}", plural(&kind)), outcome));
             }
         }
         checks
@@ -213,7 +223,9 @@ pub(super) async fn meshed(client: &Client, control_plane: &str, namespace: Opti
         Some(namespace) => Api::<Pod>::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
-    let mut found = api.list(&ListParams::default().labels(&labels)).await?.items;
+    // What has ended needs no proxy any more.
+    let living = "status.phase!=Succeeded,status.phase!=Failed";
+    let mut found = api.list(&ListParams::default().labels(&labels).fields(living)).await?.items;
     found.sort_by_key(|pod| (pod.namespace(), pod.name_any()));
     Ok(found)
 }

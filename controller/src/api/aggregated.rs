@@ -25,6 +25,9 @@ pub use self::front_proxy::follow;
 /// As API servers call it, unless told otherwise; what they are told, they publish, and it is the same everywhere.
 const USER: &str = "x-remote-user";
 
+/// Of a user's name, which goes into the audit: longer than anybody's, shorter than what somebody may make up.
+const USER_CHARS_MAX: usize = 256;
+
 /// Who calls, as the API server says.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -93,8 +96,12 @@ where
             return Box::pin(async move { Ok(answer) });
         }
         let access = Access::of_path(path, &self.namespace).filter(|_| request.method() == Method::POST);
-        let (Some(access), Some(user)) = (access, user(request.headers())) else {
-            let answer = json(StatusCode::NOT_FOUND, &not_found());
+        let Some(access) = access else {
+            let answer = json(StatusCode::NOT_FOUND, &failure(404, "NotFound", access::NO_SUCH_RESOURCE));
+            return Box::pin(async move { Ok(answer) });
+        };
+        let Some(user) = user(request.headers()) else {
+            let answer = json(StatusCode::UNAUTHORIZED, &failure(401, "Unauthorized", "nobody says who asks"));
             return Box::pin(async move { Ok(answer) });
         };
         *request.uri_mut() = http::Uri::from_maybe_shared(access.method.to_grpc()).expect("a path of letters");
@@ -104,8 +111,9 @@ where
 }
 
 fn user(headers: &HeaderMap) -> Option<String> {
-    let user = headers.get(USER)?.to_str().ok()?;
-    (!user.is_empty()).then(|| user.to_owned())
+    // API servers send it as it is, in whatever letters.
+    let user = String::from_utf8_lossy(headers.get(USER)?.as_bytes());
+    (!user.is_empty()).then(|| user.chars().take(USER_CHARS_MAX).collect())
 }
 
 fn base(namespace: &str) -> String {
@@ -131,14 +139,14 @@ fn resources(namespace: &str) -> serde_json::Value {
     })
 }
 
-fn not_found() -> serde_json::Value {
+fn failure(code: u16, reason: &str, message: &str) -> serde_json::Value {
     json!({
         "kind": "Status",
         "apiVersion": "v1",
         "status": "Failure",
-        "reason": "NotFound",
-        "code": 404,
-        "message": "this release of Conduit's control plane has no such resource",
+        "reason": reason,
+        "code": code,
+        "message": message,
     })
 }
 
@@ -192,10 +200,13 @@ mod tests {
         assert_eq!(caller.namespace.as_deref(), Some("shop"));
         let (path, caller) = ask(Method::POST, &format!("{base}/carotate"), Some("root")).await.unwrap();
         assert_eq!((path.as_str(), caller.namespace), ("/conduit.public.v1.Api/CaRotate", None));
+        let (_, caller) = ask(Method::POST, &stat, Some("jörg")).await.unwrap();
+        assert_eq!(caller.user, "jörg");
+        for user in [None, Some("")] {
+            assert_eq!(ask(Method::POST, &stat, user).await.unwrap_err(), StatusCode::UNAUTHORIZED);
+        }
         for (method, path, user) in [
-            (Method::POST, stat.as_str(), None),
-            (Method::POST, &stat, Some("")),
-            (Method::GET, &stat, Some("jane")),
+            (Method::GET, stat.as_str(), Some("jane")),
             // Nobody was asked whether she may.
             (Method::POST, "/conduit.public.v1.Api/Stat", Some("jane")),
             (Method::POST, "/apis/another.api.conduit.io/v1alpha1/carotate", Some("jane")),

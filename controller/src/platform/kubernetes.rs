@@ -1,6 +1,7 @@
 //! A cluster of Kubernetes. Its API server says what runs, and keeps what must outlive all replicas: the seed and the sealed root in
 //! Secrets, who has started this control plane in a ConfigMap, and the trust bundle in one of every namespace.
 
+mod callers;
 mod httproutes;
 mod known;
 mod objects;
@@ -13,19 +14,15 @@ mod watch;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use conduit_api::{Revision, TrustDomain, access, mesh::Inventory};
+use conduit_api::{Revision, TrustDomain, mesh::Inventory};
 use conduit_ca::Seed;
 use conduit_consensus::store;
 use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
 use futures::stream::BoxStream;
 use k8s_openapi::{
     ByteString,
-    api::{
-        admissionregistration::v1::MutatingWebhookConfiguration,
-        core::v1::{ConfigMap, Secret},
-    },
+    api::core::v1::{ConfigMap, Secret},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{
     Api, Client, Config as ClientConfig,
@@ -45,8 +42,6 @@ const SEED: &str = "conduit-seed";
 const ROOT: &str = "conduit-root";
 /// Who has started this control plane.
 const BOOTSTRAP: &str = "conduit-bootstrap";
-/// The webhook's configuration; the control plane's namespace follows.
-const INJECTOR: &str = "conduit-proxy-injector";
 /// Of each of these objects: where in it.
 const SEED_KEY: &str = "seed";
 const ROOT_KEY: &str = "root.json";
@@ -129,33 +124,6 @@ impl Kubernetes {
         let Some(mut data) = secret.map(|secret| secret.data.unwrap_or_default()) else { return Ok(None) };
         let value = data.remove(key).with_context(|| format!("the Secret {}/{name} has no `{key}`", self.namespace))?;
         Ok(Some(Zeroizing::new(value.0)))
-    }
-
-    /// Tells the API server whom to expect behind the webhook. Who has installed none has none.
-    async fn certify_webhook(&self, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
-        let name = format!("{INJECTOR}-{}", self.namespace);
-        let bundle = ByteString(pem.as_bytes().to_vec());
-        let certify = |known: Option<MutatingWebhookConfiguration>| {
-            let mut known = known?;
-            for webhook in known.webhooks.iter_mut().flatten() {
-                webhook.client_config.ca_bundle = Some(bundle.clone());
-            }
-            Some(known)
-        };
-        let certified = version.write(&Api::all(self.client.clone()), &name, certify).await;
-        certified.with_context(|| format!("cannot write the trust bundle into MutatingWebhookConfiguration {name}"))
-    }
-
-    /// The same for what people ask.
-    async fn certify_api(&self, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
-        let name = format!("{}.{}", access::API_VERSION, access::group(&self.namespace));
-        let certify = |known: Option<APIService>| {
-            let mut known = known?;
-            known.spec.as_mut()?.ca_bundle = Some(ByteString(pem.as_bytes().to_vec()));
-            Some(known)
-        };
-        let certified = version.write(&Api::all(self.client.clone()), &name, certify).await;
-        certified.with_context(|| format!("cannot write the trust bundle into APIService {name}"))
     }
 
     /// The first replica that asks makes it: that an object is created only once is the API server's promise.
@@ -270,8 +238,6 @@ impl Platform for Kubernetes {
 
     async fn publish_trust_bundle(&self, pem: &str, revision: Revision) -> anyhow::Result<()> {
         let version = Version { control_plane: self.id().await?, revision };
-        self.certify_webhook(pem, version).await?;
-        self.certify_api(pem, version).await?;
         self.trust_bundles.publish(pem, version).await
     }
 }

@@ -19,8 +19,9 @@ const AUTHORITY: &str = "requestheader-client-ca-file";
 const NAMES: &str = "requestheader-allowed-names";
 /// Authorities follow each other over months.
 const POLL: Duration = Duration::from_secs(60);
-/// Until it was read once.
+/// Until it was read once; so many times, since where the aggregation layer is off, it stays off.
 const RETRY: Duration = Duration::from_secs(2);
+const RETRIES: u32 = 30;
 
 /// Keeps `proxies` as the API server has it published; until the process ends.
 ///
@@ -28,10 +29,10 @@ const RETRY: Duration = Duration::from_secs(2);
 /// When nobody says where the API server is.
 pub async fn follow(kubeconfig: Option<&Path>, proxies: FrontProxies) -> anyhow::Result<()> {
     let client = Client::try_from(client_config(kubeconfig).await?)?;
-    let (mut is_published, mut reported) = (false, None);
+    let (mut retries, mut reported) = (RETRIES, None);
     loop {
         match publish(&client, &proxies).await {
-            Ok(()) => (is_published, reported) = (true, None),
+            Ok(()) => (retries, reported) = (0, None),
             Err(error) => {
                 // Until it is mended, which may take a person, it is the same each time.
                 let error = format!("{error:#}");
@@ -41,7 +42,8 @@ pub async fn follow(kubeconfig: Option<&Path>, proxies: FrontProxies) -> anyhow:
                 }
             }
         }
-        sleep(if is_published { POLL } else { RETRY }).await;
+        sleep(if retries > 0 { RETRY } else { POLL }).await;
+        retries = retries.saturating_sub(1);
     }
 }
 

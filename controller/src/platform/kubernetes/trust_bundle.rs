@@ -25,7 +25,7 @@ use kube::{
 use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
-use super::revisioned::Version;
+use super::{callers, revisioned::Version};
 
 /// Namespaces that are written to at once.
 const AT_ONCE: usize = 16;
@@ -74,7 +74,10 @@ impl TrustBundles {
         let (control_plane, revision) = (version.control_plane.to_owned(), version.revision);
         let published = Arc::new(Published { pem: pem.to_owned(), control_plane, revision });
         self.published.send_replace(Some(published.clone()));
-        spread(&self.client, &self.namespace, &published).await
+        // Proxies come first: they wait for it.
+        spread(&self.client, &self.namespace, &published).await?;
+        callers::certify(&self.client, &self.namespace, pem, version).await;
+        Ok(())
     }
 
     /// Gives it to namespaces that are made while this is polled, and back to those that have lost it: by the leader alone.
@@ -102,12 +105,11 @@ impl TrustBundles {
             let lost = async {
                 loop {
                     sleep(REPAIR).await;
-                    let latest = published.borrow().clone();
-                    if let Some(latest) = latest
-                        && let Err(error) = spread(&client, &own, &latest).await
-                    {
+                    let Some(latest) = published.borrow().clone() else { continue };
+                    if let Err(error) = spread(&client, &own, &latest).await {
                         warn!(error = %format_args!("{error:#}"), "who has no trust bundle was not looked for");
                     }
+                    callers::certify(&client, &own, &latest.pem, latest.version()).await;
                 }
             };
             tokio::join!(new, lost);
