@@ -61,7 +61,7 @@ mod tests {
             conduit tap --to
                 error: a value is required for '--to <RESOURCE>' but none was supplied
             conduit stat po -o xml
-                error: invalid value 'xml' for '--output <OUTPUT>' [possible values: table, wide, json]
+                error: invalid value 'xml' for '--output <OUTPUT>' [possible values: table, wide, json, csv]
         "#]]
         .assert_eq(&all);
     }
