@@ -184,7 +184,8 @@ async fn alive(replica: &Address) -> anyhow::Result<Transport> {
 
 /// Whether an error says something about one replica or its connection rather than about what was asked.
 pub fn is_of_replica(status: &Status) -> bool {
-    let broken = std::error::Error::source(status).is_some();
+    // That a body has broken off comes without its cause from gRPC-Web.
+    let broken = std::error::Error::source(status).is_some() || status.message().starts_with("tonic-web:");
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) || broken
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use axum::{Router, response::Html, routing::get};
+use axum::Router;
 use conduit_dashboard::{Connect, Hosts, Options, Upstream};
 use futures::FutureExt as _;
 use tokio::{net::TcpListener, process::Command};
@@ -120,9 +120,10 @@ fn router(control_plane: &ControlPlane, address: IpAddr, namespace: &str) -> Rou
             .boxed()
     });
     let hosts = if address.is_loopback() { Hosts::Loopback } else { Hosts::Addresses };
-    let options = Options { prefixes: vec![proxy_path(namespace, "web")], hosts, writes: false };
     let grafana = format!("{}/", proxy_path(namespace, "grafana"));
-    conduit_dashboard::router(Upstream::new(connect), &options).route(&grafana, get(async || Html(NO_GRAFANA)))
+    let pages = vec![(grafana, NO_GRAFANA)];
+    let options = Options { prefixes: vec![proxy_path(namespace, "web")], hosts, writes: false, pages };
+    conduit_dashboard::router(Upstream::new(connect), &options)
 }
 
 /// As the API server of Kubernetes would proxy it, so that links are the same wherever the mesh is.

@@ -29,7 +29,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware,
-    response::Redirect,
+    response::{Html, Redirect},
     routing::{get, post},
 };
 
@@ -50,6 +50,8 @@ pub struct Options {
     pub hosts: Hosts,
     /// Methods that change something are served as well.
     pub writes: bool,
+    /// Other pages, by their paths.
+    pub pages: Vec<(String, &'static str)>,
 }
 
 /// What handlers share.
@@ -72,6 +74,10 @@ pub fn router(upstream: Upstream, options: &Options) -> Router {
         // Without the slash everything that is relative would be looked for beside it.
         let target = format!("{prefix}/");
         all = all.merge(routes(prefix)).route(prefix, get(async move || Redirect::permanent(&target)));
+    }
+    for (path, page) in &options.pages {
+        let page = *page;
+        all = all.route(path, get(async move || Html(page)));
     }
     let guard = middleware::from_fn_with_state(options.hosts, guard::guard);
     all.fallback(files::not_found).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(guard).with_state(shared)

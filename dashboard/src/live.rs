@@ -66,6 +66,8 @@ impl View {
                 raft(),
                 ask("ca", "CaStatus", json!({})),
                 stat("deployment"),
+                // Of everything: deployments are not all that gets requests.
+                ask("totals", "Stat", json!({ "selector": all("namespace"), "windowMs": window })),
                 pods(""),
                 edges(""),
             ],

@@ -26,7 +26,8 @@ fn over(replicas: &[Replica]) -> Router {
         let channel = channels.get(lost % channels.len().max(1)).cloned();
         async move { channel.ok_or_else(|| Status::unavailable("no replica answers")) }.boxed()
     });
-    let options = Options { prefixes: vec![PREFIX.to_owned()], hosts: Hosts::Loopback, writes: false };
+    let options =
+        Options { prefixes: vec![PREFIX.to_owned()], hosts: Hosts::Loopback, writes: false, pages: Vec::new() };
     router(Upstream::new(connect), &options)
 }
 
@@ -231,7 +232,7 @@ async fn what_changes_something_is_asked_once() {
         let channel = channel.clone();
         async move { Ok(channel) }.boxed()
     });
-    let options = Options { prefixes: Vec::new(), hosts: Hosts::Loopback, writes: true };
+    let options = Options { prefixes: Vec::new(), hosts: Hosts::Loopback, writes: true, pages: Vec::new() };
     let router = router(Upstream::new(connect), &options);
     assert_eq!(json_of(&router, post("/api/v1/CaRotate", "{}")).await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(asked.load(Ordering::Relaxed), 1);

@@ -18,8 +18,11 @@ pub type Channel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>
 /// Connects to a replica that answers. The number says how many were lost before, so that another one comes first each time.
 pub type Connect = Arc<dyn Fn(usize) -> BoxFuture<'static, Result<Channel, Status>> + Send + Sync>;
 
-/// Longer than a replica looks for a leader before it gives up, so that it can say so.
+/// Of a question, however many replicas it is asked of: longer than a replica looks for a leader before it gives up, so that it can say so.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Of one replica: one that hangs is not waited for while there is another.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// As many replicas as a control plane has at most, so that each gets its chance.
 const ATTEMPTS_MAX: usize = 5;
@@ -46,14 +49,15 @@ impl Upstream {
     pub(crate) async fn ask(&self, method: &Method, message: Bytes) -> Result<Bytes, Status> {
         let attempts = if method.reads { ATTEMPTS_MAX } else { 1 };
         let path = method.path.clone();
-        self.attempt(attempts, move |client| within_bounds(unary(client, path.clone(), message.clone())).boxed()).await
+        let ask = move |client| unary(client, path.clone(), message.clone()).boxed();
+        within(ANSWER_TIMEOUT, self.attempt(attempts, ask)).await
     }
 
     /// A stream of answers of one replica; when that is lost, it ends with an error.
     pub(crate) async fn stream(&self, method: &Method, message: Bytes) -> Result<Streaming<Bytes>, Status> {
         let path = method.path.clone();
-        let begin = move |client| within_bounds(begin_stream(client, path.clone(), message.clone())).boxed();
-        self.attempt(ATTEMPTS_MAX, begin).await
+        let begin = move |client| begin_stream(client, path.clone(), message.clone()).boxed();
+        within(ANSWER_TIMEOUT, self.attempt(ATTEMPTS_MAX, begin)).await
     }
 
     async fn attempt<T>(
@@ -64,7 +68,7 @@ impl Upstream {
         let mut left = attempts;
         loop {
             let (channel, lost) = self.channel().await?;
-            let failed = match ask(Grpc::new(channel)).await {
+            let failed = match within(ATTEMPT_TIMEOUT, ask(Grpc::new(channel))).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) if is_of_replica(&status) => status,
                 Err(status) => return Err(status),
@@ -98,9 +102,9 @@ impl Upstream {
     }
 }
 
-async fn within_bounds<T>(asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let answer = timeout(ANSWER_TIMEOUT, asked).await;
-    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {ANSWER_TIMEOUT:?}"))))
+async fn within<T>(time: Duration, asked: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = timeout(time, asked).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {time:?}"))))
 }
 
 async fn unary(mut client: Grpc<Channel>, path: PathAndQuery, message: Bytes) -> Result<Bytes, Status> {

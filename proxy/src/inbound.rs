@@ -18,7 +18,7 @@ use crate::{
     forward::{self, ANYBODY_FIRST, Spoken},
     http::{self, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::{Prefixed, Stream},
-    telemetry::{Direction, Labels, Layer, Tls},
+    telemetry::{Direction, End, Labels, Layer, Tls},
     worker::Worker,
 };
 
@@ -174,6 +174,9 @@ impl Forward for Connection {
     fn failed(&self, request: &RequestView<'_>, failure: Failure) {
         let counters = self.client.worker.telemetry.requests(&self.labels(request.authority));
         counters.fail(failure.status());
+        let is_mutual = matches!(self.tls, Tls::Mutual(_));
+        let row = self.client.worker.telemetry.paths.row(is_mutual, request.method, request.path);
+        row.end(End::Http(failure.status()), None);
     }
 
     fn is_leaving(&self) -> bool {

@@ -33,8 +33,8 @@ enum Ended {
     Http(u32),
     Grpc(u32),
     Reset,
-    /// One of too many ways.
-    Other,
+    /// One of too many ways; well, or not.
+    Other(bool),
 }
 
 impl Path {
@@ -51,7 +51,7 @@ impl Path {
                     Some(End::HttpStatus(status)) => Ended::Http(status),
                     Some(End::GrpcStatus(status)) => Ended::Grpc(status),
                     Some(End::Reset(_)) => Ended::Reset,
-                    None => Ended::Other,
+                    None => Ended::Other(end.success),
                 },
             };
             (key, counted(&end, mutual))
@@ -67,7 +67,7 @@ impl Path {
                 Ended::Http(status) => status.to_string(),
                 Ended::Grpc(status) => grpc::status_name(status),
                 Ended::Reset => "reset".to_owned(),
-                Ended::Other => "__other__".to_owned(),
+                Ended::Other(_) => "__other__".to_owned(),
             },
             // A row has ended in one way.
             By::Class => if counts.success > 0 { "success" } else { "failure" }.to_owned(),

@@ -4,13 +4,15 @@ import type { ComponentChildren } from "preact";
 
 import { type Figures, figures, health, latency, nameOf, NONE, percent, rate, timeOfDay, wholePercent } from "./figures";
 import type { Live } from "./live";
-import { linkTo } from "./route";
+import { KINDS, linkTo } from "./route";
 import type { Column } from "./table";
 import type { Answered, Parts, Ref, Stats } from "./wire";
 
 /** With its namespace, where several are in one column. */
 export function Link({ to, full = false }: { to: Ref; full?: boolean }) {
-  return <a href={linkTo(to.kind, to.namespace, to.name)}>{full ? nameOf(to) : to.name}</a>;
+  const name = full ? nameOf(to) : to.name;
+  // Of other kinds there are no pages.
+  return KINDS.includes(to.kind) ? <a href={linkTo(to.kind, to.namespace, to.name)}>{name}</a> : <span title={to.kind}>{name}</span>;
 }
 
 export function Success({ of }: { of: number | undefined }) {
@@ -72,7 +74,9 @@ export function Missing({ live, part, what }: { live: Live; part: keyof Parts; w
 
 /** Whether what is shown is as things are. */
 export function Freshness({ live }: { live: Live }) {
-  const failed = Object.values(live.errors).find((error) => error.code !== "UNIMPLEMENTED" && error.code !== "NOT_FOUND");
+  // A control plane that is older does not know everything, and one that has just started has no trust root.
+  const isFine = (part: string, code: string) => code === "UNIMPLEMENTED" || (part === "ca" && code === "NOT_FOUND");
+  const failed = Object.entries(live.errors).find(([part, error]) => !isFine(part, error.code))?.[1];
   const seen = live.at ? `What is shown is of ${timeOfDay(live.at)}.` : "";
   if (live.lost && live.at) {
     return (

@@ -28,7 +28,7 @@ export function linkTo(kind: string, namespace: string, name: string): string {
   return `#/${parts.map(encodeURIComponent).join("/")}`;
 }
 
-function decode(part: string): string {
+export function decode(part: string): string {
   try {
     return decodeURIComponent(part);
   } catch {

@@ -40,7 +40,7 @@ export function add(rows: Tapped[], event: TapEvent, at: number, most: number): 
   const place = rows.findIndex((row) => row.key === key);
   const row = rows[place];
   if (!row) return rows;
-  return rows.with(place, { ...row, ...ending(event) });
+  return rows.map((row, at) => (at === place ? { ...row, ...ending(event) } : row));
 }
 
 function ending({ responseInit, responseEnd }: TapEvent): { status?: number; latencyUs?: number; outcome?: string } {

@@ -2,7 +2,7 @@
 
 import { figures, health, latency, nameOf, NONE, percent, rate } from "./figures";
 import { layered, type Laid } from "./graph";
-import { linkTo } from "./route";
+import { KINDS, linkTo } from "./route";
 import { type Column, Table } from "./table";
 import { figureColumns, Link } from "./bits";
 import type { Edge, Ref, StatRow } from "./wire";
@@ -120,7 +120,7 @@ function Box({ node, row, x, y, isIt, withNamespace }: BoxProps) {
   );
   return (
     <g transform={`translate(${x} ${y})`} class={isIt ? "box it" : "box"}>
-      {node.kind && node.name ? (
+      {KINDS.includes(node.kind) && node.name ? (
         <a href={linkTo(node.kind, node.namespace, node.name)}>
           {inner}
         </a>

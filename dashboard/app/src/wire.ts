@@ -180,6 +180,7 @@ export interface Parts {
   raft?: Raft;
   ca?: Ca;
   stat?: Stat;
+  totals?: Stat;
   callers?: Stat;
   callees?: Stat;
   pods?: Pods;

@@ -20,15 +20,15 @@ use memchr::memchr;
 
 use super::{Counter, End, Histogram, HistogramTotals, OTHER};
 
-/// Patterns in one proxy. Past it, requests are counted under [`OTHER`]: at 4 kB for each thread that has seen it, whoever
-/// makes paths up gets 4 MB of a proxy with two threads, and nobody who does not comes near it.
-pub const PATHS_MAX: usize = 512;
+/// Patterns in one proxy. Past it, requests are counted under [`OTHER`]. A pattern takes 3 kB for each way in which it ends, in each thread
+/// that has seen it: of a proxy with two threads whoever makes paths up gets 6 MB at worst, and one that always ends alike 0.8 MB.
+pub const PATHS_MAX: usize = 128;
 /// A longer pattern is counted under [`OTHER`].
 const PATH_LEN_MAX: usize = 256;
 /// So is a longer method; those that are registered have at most 17 characters.
 const METHOD_LEN_MAX: usize = 32;
 /// Ends that are told apart for each pattern, the last two of them being all other successes, and all other failures.
-const ENDS_MAX: usize = 12;
+const ENDS_MAX: usize = 8;
 /// The kind of those two, after the kinds that [`End::key`] gives.
 pub const OTHER_ENDS: u8 = 3;
 /// Hexadecimal digits from here on are an id, and not a word as `feed`.
@@ -388,6 +388,6 @@ mod tests {
         assert_eq!(counts, [("/", ENDS_MAX, 110), (OTHER, 1, 2)]);
         let others = sums.values().next().unwrap().iter().filter(|(key, _)| key.0 == OTHER_ENDS);
         let others: Vec<_> = others.map(|(key, total)| (end_of(*key), total.count)).collect();
-        assert_eq!(others, [((None, false), 10), ((None, true), 90)]);
+        assert_eq!(others, [((None, false), 10), ((None, true), 94)]);
     }
 }

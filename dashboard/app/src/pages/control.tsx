@@ -60,6 +60,8 @@ const short = (id: string) => <code title={id}>{id.slice(0, 16)}</code>;
 const SOON_MS = 60 * 86_400_000;
 
 function Until({ ms, soon = 0 }: { ms: string; soon?: number }) {
+  // Who has none, or cannot be asked.
+  if (Number(ms) === 0) return <span class="dim">{NONE}</span>;
   const left = Number(ms) - Date.now();
   const state = left <= 0 ? "bad" : left < soon ? "fair" : "";
   return (
@@ -139,7 +141,7 @@ function Authority({ ca }: { ca: Ca }) {
   );
 }
 
-const STEPS = ["prepared", "activate", "drop"];
+const STEPS = ["prepare", "activate", "drop"];
 
 function Rotation({ ca }: { ca: Ca }) {
   const rotation = ca.rotation;
@@ -154,7 +156,7 @@ function Rotation({ ca }: { ca: Ca }) {
           </>
         )}
       </p>
-      <progress max={STEPS.length} value={Math.max(1, STEPS.indexOf(rotation.step))} aria-label="Steps of the rotation that are taken" />
+      <progress max={STEPS.length} value={Math.max(0, STEPS.indexOf(rotation.step))} aria-label="Steps of the rotation that are taken" />
     </div>
   );
 }

@@ -9,14 +9,14 @@ import type { Member, Pod, StatRow, Stats } from "../wire";
 const COMPONENTS = ["destination", "identity", "proxy-api", "public-api", "tap", "telemetry"];
 
 export function Overview({ live }: { live: Live }) {
-  const { pods, raft, stat, edges } = live.parts;
+  const { pods, raft, stat, totals, edges } = live.parts;
   const rows = stat?.rows ?? [];
   const workloads = added(pods?.pods ?? []);
   return (
     <>
       <h1>Service mesh overview</h1>
-      <Welcome isUp={live.parts.version !== undefined} workloads={workloads} />
-      <Totals rows={rows} pods={pods?.pods} />
+      <Welcome isUp={live.parts.version !== undefined && pods !== undefined} workloads={workloads} />
+      <Totals rows={totals?.rows ?? []} pods={pods?.pods} />
       <Partial of={stat} />
       <div class="columns">
         <Section title="Control plane">

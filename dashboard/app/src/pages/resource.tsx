@@ -49,15 +49,15 @@ export function Resource({ live, place }: { live: Live; place: Place }) {
       </Section>
       <div class="columns">
         <Section title="Callers">
-          <Neighbours live={live} part="callers" stat={callers} empty="Nobody has called it in this window." />
+          <Neighbours live={live} part="callers" stat={callers} empty={`No other ${ref.kind} has called it in this window.`} />
         </Section>
         <Section title="Callees">
-          <Neighbours live={live} part="callees" stat={callees} empty="It has called nobody in this window." />
+          <Neighbours live={live} part="callees" stat={callees} empty={`It has called no other ${ref.kind} in this window.`} />
         </Section>
       </div>
       {ref.kind !== "pod" && (
         <Section title="Pods">
-          <Pods pods={own} />
+          {pods ? <Pods pods={own} /> : <Missing live={live} part="pods" what="pods" />}
         </Section>
       )}
     </>
@@ -117,7 +117,9 @@ function Curves({ series }: { series: Series }) {
   );
 }
 
-function curves({ points }: Series) {
+function curves({ points: all }: Series) {
+  // The last step has only begun: its counts are not those of a whole one.
+  const points = all.slice(0, -1);
   const [first, second] = points;
   const stepMs = first && second ? Number(second.startMs) - Number(first.startMs) : 5000;
   const perSecond = (count: string) => (Number(count) * 1000) / stepMs;

@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 
 import { ApiError, stream } from "../api";
 import { latency, NONE, timeOfDay } from "../figures";
-import { KINDS } from "../route";
+import { decode, KINDS } from "../route";
 import { add, failed, type Tapped } from "../tapped";
 import type { TapEvent } from "../wire";
 
@@ -12,6 +12,10 @@ const ROWS_MAX = 300;
 const DRAW_MS = 250;
 /** When the replica that collects them goes away, another one is asked. */
 const AGAIN_MS = 1000;
+/** So many times without an event. */
+const TRIES = 30;
+/** What a replica says that goes, or whoever it was reached through. */
+const PASSING = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL", "DATA_LOSS"];
 
 interface Filters {
   kind: string;
@@ -27,7 +31,7 @@ type State = { is: "idle" } | { is: "running"; note?: string } | { is: "failed";
 
 /** `#/tap/KIND/NAMESPACE/NAME` fills the form in. */
 function fromHash(): Filters {
-  const [, kind = "", namespace = "", name = ""] = location.hash.replace(/^#\//, "").split("/").map(decodeURIComponent);
+  const [, kind = "", namespace = "", name = ""] = location.hash.replace(/^#\//, "").split("/").map(decode);
   return {
     kind: KINDS.includes(kind) ? kind : "namespace",
     namespace: namespace === "-" ? "" : namespace,
@@ -137,22 +141,27 @@ async function watch(
   take: (event: TapEvent) => void,
 ): Promise<void> {
   let seen = false;
+  let tries = TRIES;
   set({ is: "running" });
   while (!signal.aborted) {
+    let isGone = false;
     try {
       for await (const event of stream<TapEvent>("Tap", request, signal)) {
         if (!seen) set({ is: "running" });
         seen = true;
+        tries = TRIES;
         take(event);
       }
     } catch (error) {
       if (signal.aborted) return;
-      const passes = !(error instanceof ApiError) || ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN"].includes(error.failure.code);
-      if (!passes) return set({ is: "failed", message: (error as Error).message });
+      isGone = !(error instanceof ApiError);
+      const passes = isGone || PASSING.includes((error as ApiError).failure.code);
+      if (!passes || tries === 0) return set({ is: "failed", message: (error as Error).message });
     }
     if (signal.aborted) return;
     seen = false;
-    set({ is: "running", note: "The controller went away; going on with another." });
+    tries -= 1;
+    set({ is: "running", note: isGone ? "The connection is lost. Is `conduit dashboard` still running?" : "The controller went away; going on with another." });
     await new Promise((wake) => setTimeout(wake, AGAIN_MS));
   }
 }
