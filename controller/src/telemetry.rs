@@ -181,9 +181,9 @@ impl Telemetry {
                 found.entry(whole(resource)).or_default().requests.merge(counts);
             }
         }
-        for (link, traffic) in self.links(now, window) {
+        for (link, _, tcp) in self.links(now, window) {
             if let Some(resource) = select::connections(link, selector, request.other.as_ref()) {
-                found.entry(whole(resource)).or_default().tcp.merge(&traffic.tcp);
+                found.entry(whole(resource)).or_default().tcp.merge(&tcp);
             }
         }
     }
@@ -222,25 +222,27 @@ impl Telemetry {
     /// Who spoke with whom in `window` before `now`.
     pub fn edges(&self, now: Now, window: Duration, request: &EdgesRequest) -> BTreeMap<Ends, Traffic> {
         let mut found: BTreeMap<Ends, Traffic> = BTreeMap::new();
-        for (link, traffic) in self.links(now, window) {
+        for (link, requests, tcp) in self.links(now, window) {
             if let Some(ends) = Ends::of(link, request) {
-                found.entry(ends).or_default().merge(&traffic);
+                let traffic = found.entry(ends).or_default();
+                traffic.requests.merge(requests);
+                traffic.tcp.merge(&tcp);
             }
         }
         self.stamp(found, now, window)
     }
 
     /// All of `window`, the newest first, with the connections that are open where that was said last.
-    fn links(&self, now: Now, window: Duration) -> impl Iterator<Item = (&Link, Traffic)> {
+    fn links(&self, now: Now, window: Duration) -> impl Iterator<Item = (&Link, &Counts, Tcp)> {
         let mut known = BTreeSet::new();
         self.slots.within(now, window).flat_map(|(age, slot)| slot.links.iter().map(move |row| (age, row))).map(
             move |(age, (link, linked))| {
-                let mut traffic = linked.traffic.clone();
+                let mut tcp = linked.traffic.tcp;
                 let is_latest = linked.says_open && age <= OPEN_SLOTS && known.insert(link);
                 if !is_latest {
-                    traffic.tcp.open = 0;
+                    tcp.open = 0;
                 }
-                (link, traffic)
+                (link, &linked.traffic.requests, tcp)
             },
         )
     }
