@@ -3,14 +3,12 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    address::Address,
-    ca, check, completion, dashboard, edges, explain, get, history, identity,
+    ca, check, completion, dashboard, edges, explain, get,
+    global::Global,
+    history, identity,
     inject::{InjectArgs, UninjectArgs},
-    kubernetes,
     local::LocalCommand,
-    pods, raft,
-    resource::{DEFAULT_NAMESPACE, ResourceError, Scope},
-    routes, stat, tap, uninstall, version, wait,
+    pods, raft, routes, stat, tap, uninstall, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -23,27 +21,6 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Flags that may stand before and after the command.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Global options")]
-pub struct Global {
-    /// Namespace of the resources that a command is about [default: default]
-    #[arg(short, long, global = true)]
-    pub namespace: Option<String>,
-    /// Namespace that the control plane runs in, on Kubernetes
-    #[arg(short, long, global = true, env = "CONDUIT_NAMESPACE", default_value = "conduit")]
-    pub conduit_namespace: String,
-    /// Where the control plane is: host:port or unix:/path, several with commas between [default: the mesh on this machine, or else in the cluster]
-    #[arg(long, global = true, value_name = "ADDRESS", value_delimiter = ',')]
-    pub api_addr: Vec<Address>,
-    /// Which cluster of Kubernetes.
-    #[command(flatten)]
-    pub kubernetes: kubernetes::Options,
-    /// Tell on standard error what happens
-    #[arg(long, global = true)]
-    pub verbose: bool,
 }
 
 /// The commands.
@@ -111,30 +88,12 @@ pub enum Command {
     Wait(wait::Args),
 }
 
-impl Global {
-    /// Which namespaces are meant; `all` is the command's `-A`.
-    ///
-    /// # Errors
-    /// When one of them cannot be a namespace.
-    pub fn scope(&self, all: bool) -> Result<Scope, ResourceError> {
-        Scope::new(Some(&self.conduit_namespace), false)?;
-        Scope::new(self.namespace.as_deref(), all)
-    }
-
-    /// The one namespace that is meant.
-    ///
-    /// # Errors
-    /// When it cannot be a namespace.
-    pub fn one_namespace(&self) -> Result<String, ResourceError> {
-        Ok(self.scope(false)?.namespace().unwrap_or(DEFAULT_NAMESPACE).to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::resource::Scope;
 
     #[test]
     fn the_tree_is_consistent() {

@@ -24,8 +24,8 @@ use self::{
     seed::RotateSeedArgs,
 };
 use crate::{
-    args::Global,
     control_plane::ControlPlane,
+    global::Global,
     output::{TableOrJson, write_json},
     printable::printable,
     table::{Align, Table},

@@ -21,7 +21,7 @@ use self::{
     release::newest,
     report::{Check, Outcome, Report},
 };
-use crate::{args::Global, control_plane::ControlPlane, output::write_json, version::server_version};
+use crate::{control_plane::ControlPlane, global::Global, output::write_json, version::server_version};
 
 /// Between two tries of `--wait`.
 const TRY_AGAIN: Duration = Duration::from_secs(2);

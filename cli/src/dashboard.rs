@@ -16,7 +16,7 @@ use tonic::Status;
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 use tracing::debug;
 
-use crate::{args::Global, control_plane::ControlPlane};
+use crate::{control_plane::ControlPlane, global::Global};
 
 /// Where, and what of it.
 #[derive(Debug, clap::Args)]

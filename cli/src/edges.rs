@@ -8,8 +8,8 @@ use anyhow::bail;
 use conduit_api::{access::about, proto::public::EdgesRequest};
 
 use crate::{
-    args::Global,
     control_plane::ControlPlane,
+    global::Global,
     output::{Output, write_json},
     resource::Kind,
     stat::{note_partial, window_ms},

@@ -7,8 +7,8 @@ use conduit_api::proto::public::{ExplainRequest, ExplainResponse, explain_reques
 use serde_json::json;
 
 use crate::{
-    args::Global,
     control_plane::ControlPlane,
+    global::Global,
     output::{TableOrJson, write_json},
     printable::printable,
     resource::{Scope, Selection},

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::bail;
 
-use crate::{args::Global, control_plane::ControlPlane, output, pods, printable::printable, routes};
+use crate::{control_plane::ControlPlane, global::Global, output, pods, printable::printable, routes};
 
 /// What, and how it is shown.
 #[derive(Debug, clap::Args)]

@@ -9,7 +9,7 @@ use conduit_api::{
 };
 use conduit_ca::{bundle::to_pem, describe};
 
-use crate::{args::Global, control_plane::ControlPlane, printable::printable};
+use crate::{control_plane::ControlPlane, global::Global, printable::printable};
 
 /// Of whom.
 #[derive(Debug, clap::Args)]

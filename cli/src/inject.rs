@@ -19,7 +19,7 @@ use ureq::{
     tls::{RootCerts, TlsConfig},
 };
 
-use crate::args::Global;
+use crate::global::Global;
 
 /// What is read of one file or URL; nobody has more by purpose.
 const BYTES_MAX: u64 = 256 << 20;

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::bail;
 use conduit_deploy::Install;
 
-use crate::args::Global;
+use crate::global::Global;
 
 /// Prints the manifests.
 ///

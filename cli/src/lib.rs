@@ -1,6 +1,6 @@
 //! The `conduit` command.
 //!
-//! - [`args`]: what can be typed. [`resource`]: how workloads are named. [`failure`]: how everything that goes wrong is said.
+//! - [`args`]: what can be typed; [`global`]: beside every command. [`resource`]: how workloads are named. [`failure`]: how everything that goes wrong is said.
 //! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are. [`kubernetes`]: which cluster they are in.
 //!   [`transport`]: how calls get there.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
@@ -25,6 +25,7 @@ pub mod explain;
 pub mod failure;
 pub mod gateway;
 pub mod get;
+pub mod global;
 pub mod history;
 pub mod identity;
 pub mod inject;

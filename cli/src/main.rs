@@ -5,10 +5,12 @@ use std::{io::stderr, path::PathBuf, process::ExitCode};
 use clap::{Parser as _, error::ErrorKind};
 use conduit_cli::{
     address::Address,
-    args::{Cli, Command, Global},
+    args::{Cli, Command},
     ca, check, completion,
     control_plane::ControlPlane,
-    dashboard, edges, explain, failure, get, history, identity, inject, install,
+    dashboard, edges, explain, failure, get,
+    global::Global,
+    history, identity, inject, install,
     local::directory::MeshDirectory,
     plugin, pods, raft, routes, stat,
     stdout::{self, Stdout},

@@ -9,8 +9,8 @@ use conduit_api::{
 use serde::Serialize;
 
 use crate::{
-    args::Global,
     control_plane::ControlPlane,
+    global::Global,
     output::{Output, write_json},
     printable::printable,
     table::{Align, Table},

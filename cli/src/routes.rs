@@ -10,10 +10,10 @@ use conduit_api::proto::{
 use similar::TextDiff;
 
 use crate::{
-    args::Global,
     control_plane::ControlPlane,
     gateway,
     get::Output,
+    global::Global,
     output::write_json,
     printable::printable,
     table::{Align, Table},

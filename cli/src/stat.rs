@@ -17,8 +17,8 @@ pub use self::request::Args;
 use self::request::Block;
 pub(crate) use self::request::window_ms;
 use crate::{
-    args::Global,
     control_plane::ControlPlane,
+    global::Global,
     output::{OutputOrCsv as Output, write_json},
     resource::Kind,
 };

@@ -21,8 +21,8 @@ use tracing::debug;
 
 use self::line::Detail;
 use crate::{
-    args::Global,
     control_plane::{ControlPlane, is_of_replica, refused},
+    global::Global,
     resource::{Kind, Scope, Selection},
 };
 

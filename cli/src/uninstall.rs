@@ -13,7 +13,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{args::Global, check::meshed_pods, kubernetes::plural};
+use crate::{check::meshed_pods, global::Global, kubernetes::plural};
 
 /// So many pods are named.
 const EXAMPLES_MAX: usize = 5;

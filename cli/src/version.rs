@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Context as _, bail};
 use conduit_api::{VERSION, proto::public::VersionRequest};
 
-use crate::{args::Global, check::proxy_versions, control_plane::ControlPlane, printable::printable};
+use crate::{check::proxy_versions, control_plane::ControlPlane, global::Global, printable::printable};
 
 /// Printed where no control plane answers, which is no error: this is the first command that people try.
 const UNAVAILABLE: &str = "unavailable";

@@ -11,7 +11,7 @@ use conduit_api::proto::public::{
 
 use super::view::Columns;
 use crate::{
-    args::Global,
+    global::Global,
     output::OutputOrCsv as Output,
     resource::{Kind, Scope, Selection},
 };
