@@ -160,37 +160,23 @@ impl<T: AboutNamespace> AboutNamespace for Option<T> {
 }
 
 macro_rules! about_namespace {
-    ($($request:ty: $($field:ident).+;)*) => {
+    ($($request:ty: |$asked:ident| $namespace:expr;)*) => {
         $(impl AboutNamespace for $request {
             fn namespace(&self) -> &str {
-                self.$($field).+()
+                let $asked = self;
+                $namespace
             }
         })*
     };
 }
 
 about_namespace! {
-    StatRequest: selector.namespace;
-    SeriesRequest: selector.namespace;
-    TapRequest: target.namespace;
-}
-
-impl AboutNamespace for PodsRequest {
-    fn namespace(&self) -> &str {
-        &self.namespace
-    }
-}
-
-impl AboutNamespace for EdgesRequest {
-    fn namespace(&self) -> &str {
-        &self.namespace
-    }
-}
-
-impl AboutNamespace for IdentityRequest {
-    fn namespace(&self) -> &str {
-        &self.namespace
-    }
+    StatRequest: |stat| stat.selector.namespace();
+    SeriesRequest: |series| series.selector.namespace();
+    EdgesRequest: |edges| &edges.namespace;
+    TapRequest: |tap| tap.target.namespace();
+    PodsRequest: |pods| &pods.namespace;
+    IdentityRequest: |identity| &identity.namespace;
 }
 
 /// What goes with a call until it has a path.

@@ -6,11 +6,12 @@
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
-//! - [`grpc`]: the names of its status codes.
+//! - [`grpc`]: the names of its status codes. [`failover`]: which errors are those of one replica.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;
 pub mod codec;
+pub mod failover;
 pub mod gateway;
 pub mod grpc;
 pub mod latency;

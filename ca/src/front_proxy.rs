@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
     client::danger::HandshakeSignatureValid,
+    crypto::verify_tls13_signature,
     server::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -16,7 +17,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 
-use crate::tls;
+use crate::{tls, verifier::ALGORITHMS};
 
 /// Why what the API server says of itself is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -113,12 +114,11 @@ impl ClientCertVerifier for FrontProxies {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &tls::provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        verify_tls13_signature(message, certificate, signature, &ALGORITHMS)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
+        ALGORITHMS.supported_schemes()
     }
 }
 

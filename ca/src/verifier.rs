@@ -23,7 +23,8 @@ use crate::{
     bundle::TrustBundle, key_id::KeyId, refusal::Refusal, replica::ReplicaId, svid::Svid, tls, workload::ClientAuth,
 };
 
-static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+/// Of everybody who verifies.
+pub(crate) static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
     LazyLock::new(|| tls::provider().signature_verification_algorithms);
 
 /// Whom we are willing to speak with.

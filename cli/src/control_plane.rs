@@ -3,7 +3,10 @@
 use std::{error::Error as _, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
-use conduit_api::proto::public::{VersionRequest, api_client::ApiClient};
+use conduit_api::{
+    failover::is_of_replica,
+    proto::public::{VersionRequest, api_client::ApiClient},
+};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Response, Status, transport::Endpoint};
 use tracing::debug;
@@ -180,13 +183,6 @@ async fn alive(replica: &Address) -> anyhow::Result<Transport> {
     let version = timeout(ALIVE_TIMEOUT, ApiClient::new(transport.clone()).version(VersionRequest {})).await;
     version.map_err(|_| anyhow!("no answer within {ALIVE_TIMEOUT:?}"))?.map_err(|status| refused(&status))?;
     Ok(transport)
-}
-
-/// Whether an error says something about one replica or its connection rather than about what was asked.
-pub fn is_of_replica(status: &Status) -> bool {
-    // That a body has broken off comes without its cause from gRPC-Web.
-    let broken = std::error::Error::source(status).is_some() || status.message().starts_with("tonic-web:");
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) || broken
 }
 
 /// What a replica said, without the wrapping of gRPC.

@@ -11,6 +11,7 @@ use anyhow::{anyhow, bail, ensure};
 use clap::ValueEnum;
 use conduit_api::{
     access::about,
+    failover::is_of_replica,
     proto::{
         public::TapRequest,
         tap::{Match, TapEvent},
@@ -21,7 +22,7 @@ use tracing::debug;
 
 use self::line::Detail;
 use crate::{
-    control_plane::{ControlPlane, is_of_replica, refused},
+    control_plane::{ControlPlane, refused},
     global::Global,
     resource::{Kind, Scope, Selection},
 };

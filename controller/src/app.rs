@@ -63,7 +63,7 @@ use crate::{
     serve::{self, Connections, Refusals},
     tap::server::TapServer,
     telemetry::{self, Telemetry, server::TelemetryServer},
-    webhook::{self, server::Webhook},
+    webhook::server::Webhook,
 };
 
 /// Between attempts to join, while no peer answers yet or there is no leader.
@@ -132,7 +132,7 @@ impl App {
             roots: roots.clone(),
             intermediate_lifetime: config.intermediate_lifetime,
             leaf_lifetime: config.leaf_lifetime,
-            dns_names: webhook::dns_names(&config),
+            dns_names: config.dns_names(),
             serving,
         };
         AuthorityActor::start(setup, own.clone());

@@ -146,6 +146,14 @@ impl Config {
         SocketAddr::new(self.listen_ip, port)
     }
 
+    /// What the API server knows replicas by: the Services through which it asks them.
+    pub fn dns_names(&self) -> Vec<String> {
+        match self.kubernetes {
+            true => ["webhook", "api"].map(|service| format!("{service}.{}.svc", self.namespace)).to_vec(),
+            false => Vec::new(),
+        }
+    }
+
     /// The address at which the other replicas reach this one.
     ///
     /// # Errors

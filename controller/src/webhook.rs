@@ -13,8 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info;
 
-use crate::config::Config;
-
 /// What the API server posts, and is answered (`admission.k8s.io/v1`).
 #[derive(Deserialize)]
 pub struct Review {
@@ -96,14 +94,6 @@ impl Review {
 fn name_of(pod: &Value) -> &str {
     let metadata = &pod["metadata"];
     metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default()
-}
-
-/// What the API server knows replicas by.
-pub fn dns_names(config: &Config) -> Vec<String> {
-    match config.kubernetes {
-        true => ["webhook", "api"].map(|service| format!("{service}.{}.svc", config.namespace)).to_vec(),
-        false => Vec::new(),
-    }
 }
 
 #[cfg(test)]

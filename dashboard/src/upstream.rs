@@ -1,12 +1,13 @@
 //! The control plane behind a router: one replica at a time, and another one when that is gone.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use conduit_api::failover::is_of_replica;
 use futures::{FutureExt as _, future::BoxFuture};
 use http::uri::PathAndQuery;
 use tokio::{sync::Mutex, time::timeout};
-use tonic::{Code, Request, Status, Streaming, body::Body, client::Grpc};
+use tonic::{Request, Status, Streaming, body::Body, client::Grpc};
 use tower::util::BoxCloneSyncService;
 use tracing::debug;
 
@@ -123,9 +124,4 @@ async fn begin_stream(
 
 async fn ready(client: &mut Grpc<Channel>) -> Result<(), Status> {
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))
-}
-
-/// Whether an error says something about one replica or its connection rather than about what was asked.
-fn is_of_replica(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) || status.source().is_some()
 }
