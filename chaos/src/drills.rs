@@ -269,7 +269,9 @@ async fn is_about_to(cluster: &Cluster, replica: usize, step: &str) -> anyhow::R
     Ok(status(cluster, replica).await?.rotation.is_some_and(|rotation| rotation.step == step))
 }
 
+/// Replaces the only root. What a replica says may be a moment old, so another root is what is waited for.
 async fn rotate(cluster: &Cluster, replica: usize) -> anyhow::Result<()> {
+    let before = ended(cluster, replica).await?;
     let began = async || match api(cluster, replica).await {
         Ok(mut api) => match api.ca_rotate(CaRotateRequest::default()).await {
             Ok(_) => true,
@@ -279,12 +281,24 @@ async fn rotate(cluster: &Cluster, replica: usize) -> anyhow::Result<()> {
         Err(_) => false,
     };
     cluster.wait("a rotation begins", began).await?;
-    ended(cluster, replica).await
+    let is_replaced = async || {
+        let root = status(cluster, replica).await.ok().and_then(|status| only_root(&status));
+        root.is_some_and(|root| root != before)
+    };
+    cluster.wait("the rotation ends", is_replaced).await
 }
 
-async fn ended(cluster: &Cluster, replica: usize) -> anyhow::Result<()> {
-    let is_over = async || status(cluster, replica).await.is_ok_and(|status| only_root(&status).is_some());
-    cluster.wait("the rotation ends", is_over).await
+/// The root that is left when a rotation has ended.
+async fn ended(cluster: &Cluster, replica: usize) -> anyhow::Result<String> {
+    let left = Cell::new(None);
+    let is_over = async || {
+        let root = status(cluster, replica).await.ok().and_then(|status| only_root(&status));
+        let is_over = root.is_some();
+        left.set(root);
+        is_over
+    };
+    cluster.wait("the rotation ends", is_over).await?;
+    left.into_inner().context("there is no root")
 }
 
 /// No connection has failed, and more are made.

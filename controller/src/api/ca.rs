@@ -1,6 +1,6 @@
 //! Whom the mesh trusts, and who is denied.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use conduit_api::{
     NodeId, SpiffeId,
@@ -14,7 +14,6 @@ use conduit_api::{
 };
 use conduit_ca::{KeyId, OwnIssuer, lifetime};
 use conduit_consensus::{CaState, Command, MeshState, Outcome, RootRecord, RootState};
-use tokio::time::timeout;
 use tonic::Status;
 use zeroize::Zeroize as _;
 
@@ -37,8 +36,6 @@ use crate::{
 
 /// Of those that hold up a rotation, so many are named.
 const EXAMPLES_MAX: usize = 10;
-/// What was committed is applied here by then.
-const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// All of it.
 ///
@@ -173,10 +170,7 @@ async fn begin(own: &Own, roots: &Roots, who: &str, request: &CaRotateRequest) -
         }
     };
     if request.force {
-        let activated = propose(own, who, Command::ActivateRoot { root: root.clone() }).await?;
-        // This replica may be a heartbeat behind the one that has committed it.
-        let mut state = own.cluster.state();
-        let _ = timeout(CATCH_UP, state.wait_for(|state| state.revision() >= activated.revision)).await;
+        propose(own, who, Command::ActivateRoot { root: root.clone() }).await?;
         let retired =
             current(own)?.roots.iter().filter(|known| known.state == RootState::Retired).cloned().collect::<Vec<_>>();
         for record in retired {

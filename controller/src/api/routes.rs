@@ -112,12 +112,15 @@ pub async fn rollback(own: &Own, who: &str, request: RollbackRequest) -> Result<
     Ok(RollbackResponse { revision: applied.revision.as_u64(), changed: applied.outcome != Outcome::Unchanged })
 }
 
-/// Proposes `command` for `who`.
+/// Proposes `command` for `who`. Whoever asks this replica next is shown what has become of it.
 ///
 /// # Errors
 /// As the API describes them.
 pub async fn propose(own: &Own, who: &str, command: Command) -> Result<Applied, Status> {
     let applied = propose::fenced(&own.cluster, who, command, None).await.map_err(refused)?;
+    // It is committed, whether or not this replica hears of it.
+    let mut state = own.cluster.state();
+    let _ = timeout(CATCH_UP, state.wait_for(|state| state.revision() >= applied.revision)).await;
     match applied.outcome {
         Outcome::Rejected(why) => Err(Status::failed_precondition(why)),
         Outcome::Done | Outcome::Unchanged | Outcome::Repeated => Ok(applied),
