@@ -1,4 +1,4 @@
-//! The names of gRPC's status codes.
+//! gRPC's status codes: their names, and whose fault they are.
 
 /// As Go prints them, which `conduit tap … | grep Unknown` relies on.
 pub fn status_name(code: u32) -> String {
@@ -23,6 +23,11 @@ pub fn status_name(code: u32) -> String {
         "Unauthenticated",
     ];
     NAMES.get(code as usize).map_or_else(|| format!("Code({code})"), |name| (*name).to_owned())
+}
+
+/// Whether a status is the server's fault, and not the caller's: Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss.
+pub fn is_failure(code: u32) -> bool {
+    matches!(code, 2 | 4 | 13 | 14 | 15)
 }
 
 #[cfg(test)]

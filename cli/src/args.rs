@@ -8,7 +8,7 @@ use crate::{
     history, identity,
     inject::{InjectArgs, UninjectArgs},
     local::LocalCommand,
-    pods, raft, routes, stat, tap, uninstall, version, wait,
+    pods, raft, routes, stat, tap, top, uninstall, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -78,6 +78,8 @@ pub enum Command {
     Stat(stat::Args),
     /// Watch requests as they pass
     Tap(tap::Args),
+    /// Show which requests are the most frequent, and how they go
+    Top(top::Args),
     /// Take the proxy away from manifests
     Uninject(UninjectArgs),
     /// Print what makes up the control plane in a cluster: conduit uninstall | kubectl delete -f -

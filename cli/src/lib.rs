@@ -4,13 +4,10 @@
 //! - [`control_plane`]: finding a replica that answers. [`address`]: where replicas are. [`kubernetes`]: which cluster they are in.
 //!   [`transport`]: how calls get there.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
-//!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
-//!   [`completion`]. [`yaml`] and [`gateway`] read what people write.
+//!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`top`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
+//!   [`completion`], [`dashboard`], [`explain`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`uninstall`]: what is to be deleted there.
 //! - [`plugin`]: commands of others.
-//!   [`ca`], [`identity`], [`check`], [`stat`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
-//!   [`completion`], [`dashboard`]. [`yaml`] and [`gateway`] read what people write.
-//! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
@@ -44,6 +41,7 @@ pub mod stdout;
 pub mod table;
 pub mod tap;
 pub mod time;
+pub mod top;
 pub mod transport;
 pub mod uninstall;
 pub mod version;

@@ -14,7 +14,7 @@ use conduit_cli::{
     local::directory::MeshDirectory,
     plugin, pods, raft, routes, stat,
     stdout::{self, Stdout},
-    tap, uninstall, version, wait,
+    tap, top, uninstall, version, wait,
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -125,6 +125,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
         Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,
+        Command::Top(args) => top::run(args, global, control_plane, out, notes).await?,
         Command::History(args) => history::run(args, control_plane, out).await?,
         Command::Uninstall(args) => uninstall::run(args, global, out).await?,
         Command::Wait(args) => wait::run(args, control_plane, out).await?,

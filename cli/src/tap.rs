@@ -1,5 +1,6 @@
 //! `conduit tap`: requests as they pass.
 
+mod filter;
 mod json;
 mod line;
 #[cfg(test)]
@@ -7,53 +8,31 @@ mod samples;
 
 use std::io::Write;
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::anyhow;
 use clap::ValueEnum;
 use conduit_api::{
     access::about,
     failover::is_of_replica,
-    proto::{
-        public::TapRequest,
-        tap::{Match, TapEvent},
-    },
+    proto::{public::TapRequest, tap::TapEvent},
 };
 use tonic::Streaming;
 use tracing::debug;
 
 use self::line::Detail;
+pub(crate) use self::{
+    filter::Filter,
+    line::{short_resource, socket_address},
+};
 use crate::{
     control_plane::{ControlPlane, refused},
     global::Global,
-    resource::{Kind, Scope, Selection},
 };
 
 /// Which requests, and how they are shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TYPE, TYPE NAME, TYPE/NAME or TYPE NAMESPACE/NAME; TYPE is pod, namespace, or a kind of workload as deployment
-    #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
-    resource: Vec<String>,
-    /// Only requests to this workload, pod or namespace: TYPE/NAME
-    #[arg(long, value_name = "RESOURCE")]
-    to: Option<String>,
-    /// Namespace of the resource in --to
-    #[arg(long, value_name = "NAMESPACE", requires = "to")]
-    to_namespace: Option<String>,
-    /// Only requests of this method
-    #[arg(long)]
-    method: Option<String>,
-    /// Only requests whose path begins with this
-    #[arg(long)]
-    path: Option<String>,
-    /// Only requests for this host, e.g. voting-svc.emojivoto:8080
-    #[arg(long)]
-    authority: Option<String>,
-    /// Only requests of this scheme
-    #[arg(long)]
-    scheme: Option<String>,
-    /// Requests per second at most, over all proxies; the others pass unseen
-    #[arg(long, value_name = "RPS", default_value_t = 100.0)]
-    max_rps: f32,
+    #[command(flatten)]
+    filter: Filter,
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -71,49 +50,10 @@ enum Output {
     Json,
 }
 
-impl Args {
-    /// What to ask, before anybody is asked.
-    fn request(&self, global: &Global) -> anyhow::Result<TapRequest> {
-        let scope = global.scope(false)?;
-        let target = Selection::parse(&self.resource, &scope)?;
-        proxies_know(target.kind)?;
-        let to = self.to.as_ref().map(|to| {
-            let scope = self.to_namespace.as_deref().map_or(Ok(scope), |given| Scope::new(Some(given), false))?;
-            let to = Selection::parse(&[to], &scope)?;
-            proxies_know(to.kind)?;
-            ensure!(to.name.is_some(), "--to needs a name, as in --to {}/NAME", to.kind.as_str());
-            Ok(to.to_reference())
-        });
-        ensure!(self.max_rps > 0.0 && self.max_rps.is_finite(), "--max-rps must be above 0, not {}", self.max_rps);
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let matches = Match {
-            method: text(&self.method).to_uppercase(),
-            scheme: text(&self.scheme).to_lowercase(),
-            authority: text(&self.authority),
-            path_prefix: text(&self.path),
-            to: to.transpose()?,
-            ..Match::default()
-        };
-        Ok(TapRequest { target: Some(target.to_wire()), r#match: Some(matches), max_rps: self.max_rps })
-    }
-}
-
-/// Proxies see pods and what owns them. A tap for anything else would stay silent for ever.
-fn proxies_know(kind: Kind) -> anyhow::Result<()> {
-    match kind {
-        Kind::Service | Kind::Authority => bail!(
-            "a tap is by workload, pod or namespace, not by {}; --authority selects requests by the host they ask for",
-            kind.as_str()
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// Writes events until nobody reads them any more. When the replica that collects them dies, another one is asked, as
-/// long as some event came in between.
+/// Writes events until nobody reads them any more.
 ///
 /// # Errors
-/// When the arguments are wrong, the target names nothing, no control plane answers, or `out` cannot be written.
+/// As [`follow`], or when `out` cannot be written.
 pub async fn run(
     args: &Args,
     global: &Global,
@@ -121,10 +61,35 @@ pub async fn run(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let request = args.request(global)?;
+    let request = args.filter.request(global)?;
+    let write = |event: &TapEvent| {
+        let line = match args.output {
+            Output::Line => line::line(event, Detail::Short),
+            Output::Wide => line::line(event, Detail::Wide),
+            Output::Json => Some(serde_json::to_string(&json::event(event))?),
+        };
+        match line {
+            Some(line) => Ok(out.write_all(format!("{line}\n").as_bytes())?),
+            None => Ok(()),
+        }
+    };
+    follow(&request, control_plane, notes, write).await
+}
+
+/// Gives events to `each` until that fails. When the replica that collects them dies, another one is asked, as long as some
+/// event came in between.
+///
+/// # Errors
+/// When the target names nothing, no control plane answers, or `each` fails.
+pub(crate) async fn follow(
+    request: &TapRequest,
+    control_plane: &ControlPlane,
+    notes: &mut impl Write,
+    mut each: impl FnMut(&TapEvent) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     loop {
         let mut events = control_plane.ask(async |client| client.tap(about(request.clone())).await).await?;
-        let broken = write_events(args.output, &mut events, out).await?;
+        let broken = read_events(&mut events, &mut each).await?;
         if broken.seen == 0 {
             return Err(broken.error.context("the control plane broke the tap off"));
         }
@@ -140,10 +105,9 @@ struct Broken {
     error: anyhow::Error,
 }
 
-async fn write_events(
-    output: Output,
+async fn read_events(
     events: &mut Streaming<TapEvent>,
-    out: &mut impl Write,
+    each: &mut impl FnMut(&TapEvent) -> anyhow::Result<()>,
 ) -> anyhow::Result<Broken> {
     let mut seen = 0;
     loop {
@@ -154,73 +118,6 @@ async fn write_events(
             Err(status) => return Err(refused(&status)),
         };
         seen += 1;
-        let line = match output {
-            Output::Line => line::line(&event, Detail::Short),
-            Output::Wide => line::line(&event, Detail::Wide),
-            Output::Json => Some(serde_json::to_string(&json::event(&event))?),
-        };
-        if let Some(line) = line {
-            out.write_all(format!("{line}\n").as_bytes())?;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-    use conduit_api::proto::common::ResourceRef;
-
-    use super::*;
-    use crate::args::{Cli, Command};
-
-    fn request(args: &str) -> anyhow::Result<TapRequest> {
-        let cli = Cli::try_parse_from(args.split(' '))?;
-        let Command::Tap(args) = &cli.command else { panic!("{args} is another command") };
-        args.request(&cli.global)
-    }
-
-    #[test]
-    fn what_is_asked() {
-        let forms = [
-            "conduit tap deploy emojivoto/voting",
-            "conduit -n emojivoto tap deploy voting",
-            "conduit tap deploy/voting -n emojivoto",
-        ];
-        let [first, others @ ..] = forms.map(|args| request(args).unwrap());
-        let target = first.target.as_ref().unwrap();
-        assert_eq!(
-            (target.kind.as_str(), target.namespace.as_str(), target.name.as_str()),
-            ("deployment", "emojivoto", "voting")
-        );
-        assert_eq!((first.max_rps, &first.r#match), (100.0, &Some(Match::default())));
-        assert!(others.iter().all(|other| *other == first));
-
-        let matches =
-            request("conduit tap ns/a --method get --scheme HTTP --path /x --authority y --to po/z --to-namespace b");
-        let to = ResourceRef { kind: "pod".into(), namespace: "b".into(), name: "z".into() };
-        let expected = Match {
-            method: "GET".into(),
-            scheme: "http".into(),
-            path_prefix: "/x".into(),
-            authority: "y".into(),
-            to: Some(to),
-            ..Match::default()
-        };
-        assert_eq!(matches.unwrap().r#match, Some(expected));
-    }
-
-    #[test]
-    fn what_is_refused() {
-        for (args, says) in [
-            ("conduit tap svc/web-svc", "not by service; --authority selects"),
-            ("conduit tap deploy/web --to svc/voting-svc", "not by service; --authority selects"),
-            ("conduit tap deploy/web --to deploy", "--to deployment/NAME"),
-            ("conduit tap deploy/web --max-rps 0", "above 0"),
-            ("conduit tap deploy/web --max-rps inf", "above 0"),
-            ("conduit tap deploy/web --to-namespace a", "--to"),
-        ] {
-            let error = request(args).unwrap_err().to_string();
-            assert!(error.contains(says), "{args}: {error}");
-        }
+        each(&event)?;
     }
 }

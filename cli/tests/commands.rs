@@ -20,7 +20,7 @@ use conduit_api::proto::{
     },
     tap::{
         TapEvent,
-        tap_event::{Id, Kind, Peer, ResponseInit},
+        tap_event::{Id, Kind, Peer, RequestInit, ResponseEnd, ResponseInit},
     },
 };
 use serde_json::Value;
@@ -311,6 +311,43 @@ async fn tap_in_json_is_one_object_on_a_line() {
     let object: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(object["responseInitEvent"]["id"]["stream"], 3);
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(1), "error: enough\n".into()));
+}
+
+#[tokio::test]
+async fn top_into_a_pipe_sums_requests_up_over_replicas() {
+    let answers = Answers::default();
+    let (first, second) = (answers.tap(), answers.tap());
+    let replica = Replica::start(answers);
+    let mut top = conduit(&format!("--api-addr {} top deploy/voting --hide-sources", replica.address()));
+    let mut top = top.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let of_kind = |stream, kind| TapEvent { kind: Some(kind), ..event(stream) };
+    for (events, stream) in [(&first, 1), (&second, 2)] {
+        let request = RequestInit { method: "GET".into(), path: "/a?b".into(), ..RequestInit::default() };
+        let end = ResponseEnd { since_request_init_us: 500 * stream, ..ResponseEnd::default() };
+        for event in
+            [of_kind(stream, Kind::RequestInit(request)), event(stream), of_kind(stream, Kind::ResponseEnd(end))]
+        {
+            events.send(Ok(event)).await.unwrap();
+        }
+        if stream == 1 {
+            events.send(Err(Status::unavailable("the replica stops"))).await.unwrap();
+        }
+    }
+    let mut lines = BufReader::new(top.stdout.take().unwrap()).lines();
+    let both = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line == "10.244.1.2    GET      /a         2   500µs   1.0ms   1.0ms   100.00%" {
+                return;
+            }
+            assert!(line.is_empty() || line.starts_with("DESTINATION") || line.contains("   1   500µs"), "{line}");
+        }
+        panic!("it ended");
+    };
+    timeout(PATIENCE, both).await.unwrap();
+    drop(lines);
+    let output = timeout(PATIENCE, top.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "note: the controller went away; going on with another\n");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use std::{
 };
 
 use conduit_api::{
-    Endpoint, ServiceName, SpiffeId,
+    Endpoint, ServiceName, SpiffeId, grpc,
     latency::{self, BUCKETS},
 };
 
@@ -111,8 +111,7 @@ impl End {
     pub fn is_success(self) -> bool {
         match self {
             Self::Http(status) => status < 500,
-            // Unknown, DeadlineExceeded, Internal, Unavailable, DataLoss: the server's fault, not the caller's.
-            Self::Grpc(code) => !matches!(code, 2 | 4 | 13 | 14 | 15),
+            Self::Grpc(code) => !grpc::is_failure(code),
             Self::Reset => false,
         }
     }

@@ -57,7 +57,7 @@ pub(super) fn rounded_latency(us: u64) -> String {
 }
 
 /// To the microsecond below a millisecond, and to a tenth of a millisecond below a second.
-pub(super) fn exact_latency(us: u64) -> String {
+pub(crate) fn exact_latency(us: u64) -> String {
     match us {
         0..1_000 => format!("{us}µs"),
         1_000..1_000_000 => format!("{:.1}ms", us as f64 / 1e3),

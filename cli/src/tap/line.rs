@@ -86,7 +86,7 @@ pub(super) fn tls_state(tls: Option<&Tls>) -> &'static str {
     }
 }
 
-fn short_resource(resource: &ResourceRef) -> String {
+pub(crate) fn short_resource(resource: &ResourceRef) -> String {
     let kind = if resource.kind == "deployment" { "deploy" } else { &resource.kind };
     format!("{kind}/{}", resource.name)
 }
@@ -97,7 +97,7 @@ fn address(peer: Option<&Peer>) -> String {
         .map_or_else(|| "???".to_owned(), |address| address.to_string())
 }
 
-pub(super) fn socket_address(wire: Option<&SocketAddress>) -> Option<SocketAddr> {
+pub(crate) fn socket_address(wire: Option<&SocketAddress>) -> Option<SocketAddr> {
     wire.and_then(|address| address.try_into().ok())
 }
 
