@@ -78,7 +78,9 @@ async fn mesh(
     protocol: Protocol,
 ) -> io::Result<()> {
     let config = worker.setup.tls.server_config(&[protocol.alpn()], ClientAuth::Required);
-    let accepted = timeout(HANDSHAKE_TIMEOUT, Box::pin(TlsAcceptor::from(config).accept(stream))).await;
+    // In turn with others, and with requests between them.
+    let handshake = worker.handshakes.take(TlsAcceptor::from(config).accept(stream));
+    let accepted = timeout(HANDSHAKE_TIMEOUT, Box::pin(handshake)).await;
     let accepted = accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten();
     let tls = accepted.inspect_err(|error| {
         let refusal = Refusal::of_io(error);

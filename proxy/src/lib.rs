@@ -37,5 +37,6 @@ pub mod redirect;
 pub mod route;
 pub mod tap;
 pub mod telemetry;
+pub mod turns;
 pub mod worker;
 pub mod workload_api;

@@ -42,6 +42,7 @@ use crate::{
         Direction, OTHER, Telemetry, ThreadTelemetry, Tls,
         transport::{ConnectionLabels, Counted, Side},
     },
+    turns::Turns,
 };
 
 /// How long the first connection to a destination waits to be told what it is; then it goes where it was going.
@@ -103,6 +104,8 @@ pub struct Worker {
     pub telemetry: Rc<ThreadTelemetry>,
     /// This thread's connections to endpoints.
     pub pool: Pool,
+    /// Handshakes of other proxies with this one, which anybody may begin.
+    pub handshakes: Turns,
     /// This thread's connections with other proxies.
     live: Live,
     /// Connections that wait for a request, by number, to be told when the proxy is to stop.
@@ -229,6 +232,7 @@ impl Worker {
             setup,
             telemetry,
             pool,
+            handshakes: Turns::default(),
             live,
             waiting: RefCell::default(),
             busy: Cell::new(0),
