@@ -2,7 +2,7 @@
 //!
 //! - [`serve`]: a server that costs next to nothing. [`load`]: requests to it at a constant rate, each timed from the moment
 //!   at which it was due. [`report`]: what came out, and two of them beside each other.
-//! - [`proxy`]: what a request costs a proxy, ours and others; [`sidecar`] is ours in a process of its own.
+//! - [`proxy`]: what a request costs a proxy, ours and others.
 //! - [`memory`]: what the processes of a local mesh hold. [`control_plane`]: controllers alone, and many proxies at them.
 
 pub mod control_plane;
@@ -12,4 +12,3 @@ pub mod memory;
 pub mod proxy;
 pub mod report;
 pub mod serve;
-pub mod sidecar;

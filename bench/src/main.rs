@@ -11,7 +11,7 @@ use conduit_bench::{
     memory::Memory,
     proxy,
     report::{Report, comparison},
-    serve, sidecar,
+    serve,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpListener, signal::unix, task::JoinSet};
@@ -66,13 +66,6 @@ enum Command {
     Memory,
     /// Measure a proxy, and others beside it
     Proxy(proxy::Plan),
-    /// Be a proxy where nothing is redirected, with the settings of `conduit-proxy`
-    #[command(hide = true)]
-    Sidecar {
-        /// Where connections were going to, by where they arrive
-        #[arg(long, value_delimiter = ',', value_name = "LISTEN=DESTINATION")]
-        originals: Vec<sidecar::Original>,
-    },
     /// Measure certificates and what they are for
     Identity {
         #[command(subcommand)]
@@ -117,16 +110,10 @@ enum Output {
     Json,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Sidecar { originals } => sidecar::run(&originals),
-        command => until_terminated(command),
-    }
-}
-
 // One thread, as the load is on two machines of one: what it does not use is left to what is measured.
 #[tokio::main(flavor = "current_thread")]
-async fn until_terminated(command: Command) -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<()> {
+    let command = Cli::parse().command;
     let mut terminated = unix::signal(unix::SignalKind::terminate())?;
     tokio::select! {
         result = run(command) => result,
@@ -146,7 +133,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
             }
             servers.join_next().await.unwrap_or(Ok(Ok(())))?
         }
-        Command::Sidecar { .. } => unreachable!("it has a runtime of its own"),
         Command::Proxy(plan) => {
             open_many_files()?;
             print!("{}", proxy::run(&conduit_chaos::cluster::programs()?, &plan).await?);

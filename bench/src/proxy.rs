@@ -4,8 +4,10 @@
 //! and then measured in turn, round by round, so that whatever else the machine does falls on all alike. What is measured of one
 //! process alone (memory, start, instructions) is measured on a process of its own each time.
 
+pub mod beside;
 pub mod bytes;
 pub mod connection;
+pub mod flood;
 pub mod instructions;
 pub mod mesh;
 pub mod paced;
@@ -15,6 +17,7 @@ pub mod results;
 pub mod running;
 pub mod saturation;
 pub mod subject;
+pub mod tap;
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +38,7 @@ use self::{
     results::Results,
     running::{ORDINARY, Place, Running},
     saturation::Work,
-    subject::{Protocol, Proxy, Shape},
+    subject::{OURS, Protocol, Proxy, Shape},
 };
 use crate::report::Percentiles;
 
@@ -75,6 +78,12 @@ pub struct Plan {
     /// Where the certificates for the peers and `envoy` are
     #[arg(long)]
     work: PathBuf,
+    /// The `conduit-proxy` to measure; the one beside this program if it is not said
+    #[arg(long, value_name = "PROGRAM")]
+    program: Option<PathBuf>,
+    /// Another build of it, measured beside it as the proxy `other`
+    #[arg(long, value_name = "PROGRAM")]
+    other: Option<PathBuf>,
     /// Where the figures are written to, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -91,6 +100,10 @@ pub enum Measure {
     Bytes,
     /// Resident memory
     Memory,
+    /// Requests at a constant rate through ours, alone and while somebody watches all of them
+    Tapped,
+    /// Requests at a constant rate through a pair of ours, alone and while somebody opens TLS connections as fast as it can
+    Flooded,
     /// From the start to the first answer
     Start,
     /// Instructions, by callgrind; takes long
@@ -112,7 +125,13 @@ const MIB: f64 = 1024.0 * 1024.0;
 pub async fn run(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
     process::stay_on_load_core()?;
     let work = fs::canonicalize(&plan.work).with_context(|| format!("there is no {}", plan.work.display()))?;
-    let place = Place { work, configurations: plan.configurations.clone(), mesh: Mesh::start(programs).await? };
+    let place = Place {
+        work,
+        program: program(plan.program.as_deref().unwrap_or(&programs.join("conduit-proxy")))?,
+        other: plan.other.as_deref().map(program).transpose()?,
+        configurations: plan.configurations.clone(),
+        mesh: Mesh::start(programs).await?,
+    };
     let server = place.start_server()?;
     let mut bench = Bench { plan, place, server, results: Results::default(), versions: versions(plan) };
     bench.under_load().await?;
@@ -127,6 +146,11 @@ pub async fn run(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
         plan.rounds,
         bench.results.text()
     ))
+}
+
+/// Wherever it is started from.
+fn program(path: &Path) -> anyhow::Result<PathBuf> {
+    fs::canonicalize(path).with_context(|| format!("there is no {}", path.display()))
 }
 
 struct Bench<'a> {
@@ -164,7 +188,10 @@ impl Bench<'_> {
     }
 
     async fn under_load(&mut self) -> anyhow::Result<()> {
-        if ![Measure::Saturated, Measure::Paced, Measure::Bytes].iter().any(|measure| self.wants(*measure)) {
+        if ![Measure::Saturated, Measure::Paced, Measure::Tapped, Measure::Flooded, Measure::Bytes]
+            .iter()
+            .any(|measure| self.wants(*measure))
+        {
             return Ok(());
         }
         let mut all = All::new();
@@ -197,6 +224,9 @@ impl Bench<'_> {
                 }
                 if self.wants(Measure::Paced) && body_bytes == PACED_BODY_BYTES {
                     self.paced(all, &work, round).await;
+                }
+                if body_bytes == PACED_BODY_BYTES {
+                    self.beside_others(all, &work, round).await;
                 }
             }
         }
@@ -264,7 +294,7 @@ impl Bench<'_> {
                 self.write()?;
             }
         }
-        if self.wants(Measure::Memory) && self.plan.proxies.contains(&Proxy::Conduit) {
+        if self.wants(Measure::Memory) {
             self.endpoints(round).await;
         }
         Ok(())
@@ -309,10 +339,13 @@ impl Bench<'_> {
     }
 
     async fn endpoints(&mut self, round: u32) {
+        let ours: Vec<_> = OURS.into_iter().filter(|proxy| self.plan.proxies.contains(proxy)).collect();
         for endpoints in self.plan.endpoints.clone() {
-            let known = resident::endpoints(&self.place, endpoints).await;
             let measure = format!("{endpoints} endpoints");
-            self.resident("one hop, resident MiB, knowing", &measure, Proxy::Conduit, round, known);
+            for proxy in ours.clone() {
+                let known = resident::endpoints(&self.place, proxy, endpoints).await;
+                self.resident("one hop, resident MiB, knowing", &measure, proxy, round, known);
+            }
         }
     }
 
@@ -371,7 +404,7 @@ fn versions(plan: &Plan) -> BTreeMap<String, String> {
 fn version(plan: &Plan, proxy: Proxy) -> Option<String> {
     let (program, flag) = match proxy {
         Proxy::Direct => return None,
-        Proxy::Conduit => return Some(concat!("Conduit ", env!("CARGO_PKG_VERSION")).to_owned()),
+        Proxy::Conduit | Proxy::Other => return Some(concat!("Conduit ", env!("CARGO_PKG_VERSION")).to_owned()),
         Proxy::Envoy => (plan.work.join("envoy"), "--version"),
         Proxy::Haproxy => ("haproxy".into(), "-v"),
         Proxy::Nginx => ("nginx".into(), "-v"),

@@ -35,7 +35,6 @@ use crate::{
     discovery::{Directory, client::DiscoveryTask},
     identity::Certifier,
     listeners::Bound,
-    original::OriginalDestination,
     tap::{Taps, client::TapTask},
     telemetry::{Telemetry, report::Reporter},
     worker::{Setup, Worker},
@@ -51,7 +50,7 @@ const ANCHORS_POLL: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When it cannot listen, or is told what makes no sense.
-pub async fn run(config: Config, original: OriginalDestination, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let started = SystemTime::now();
     conduit_ca::warm()?;
     let listeners = (0..config.cores)
@@ -103,7 +102,7 @@ pub async fn run(config: Config, original: OriginalDestination, stop: impl Futur
         opaque_ports: config.opaque_ports.clone().into(),
         tls: tls.clone(),
         connector,
-        original,
+        original: config.original,
         discovery,
         taps,
         telemetry: telemetry.clone(),

@@ -8,6 +8,8 @@ use std::{
 
 use conduit_api::{PodName, PortRange, TrustDomain};
 
+use crate::original::OriginalDestination;
+
 /// More data threads than this help nobody beside one application instance.
 const CORES_MAX: usize = 16;
 /// Threads when nothing is said: the second one halves the tail (p99 through two proxies, `bench/latency.sh`) for 0.3 MB, and more
@@ -35,6 +37,8 @@ pub struct Config {
     pub inbound: SocketAddr,
     /// `/ready`, `/live` and `/metrics`.
     pub metrics: SocketAddr,
+    /// Where connections that arrive were going to.
+    pub original: OriginalDestination,
     /// Set on every connection that the proxy makes, where it cannot be told from the application by its user.
     pub socket_mark: Option<u32>,
     /// Where what is known is kept for a restart without a control plane.
@@ -90,6 +94,9 @@ impl Config {
             outbound: env.address("CONDUIT_PROXY_PRIVATE_LISTENER", ([127, 0, 0, 1], 4140))?,
             inbound: env.address("CONDUIT_PROXY_PUBLIC_LISTENER", ([0, 0, 0, 0], 4143))?,
             metrics: env.address("CONDUIT_PROXY_METRICS_LISTENER", ([0, 0, 0, 0], 4191))?,
+            original: env
+                .optional("CONDUIT_PROXY_ORIGINALS", "a table, as in 127.0.0.1:4140=10.96.0.1:80,...")?
+                .unwrap_or(OriginalDestination::Kernel),
             socket_mark: env.optional("CONDUIT_PROXY_SOCKET_MARK", "a number")?.map(|Mark(mark)| mark),
             cache: env.optional("CONDUIT_PROXY_CACHE_FILE", "a path")?,
             workload_api: env.optional("CONDUIT_PROXY_WORKLOAD_API_SOCKET", "a path")?,
@@ -198,6 +205,7 @@ mod tests {
             "CONDUIT_PROXY_SOCKET_MARK",
             "CONDUIT_PROXY_METRICS_LISTENER",
             "CONDUIT_PROXY_OPAQUE_PORTS",
+            "CONDUIT_PROXY_ORIGINALS",
         ] {
             let mut wrong = variables();
             wrong.insert(name, "nonsense");

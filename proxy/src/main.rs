@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use conduit_proxy::{app, config::Config, original::OriginalDestination, redirect};
+use conduit_proxy::{app, config::Config, redirect};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::spawn_local,
@@ -64,6 +64,6 @@ fn run() -> anyhow::Result<()> {
                 std::process::exit(0);
             });
         };
-        app::run(config, OriginalDestination::Kernel, stop).await
+        app::run(config, stop).await
     })
 }

@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{AddrParseError, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -11,12 +12,25 @@ use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::TcpStream;
 
 /// How the original destination is found out.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum OriginalDestination {
     /// The kernel remembers it (`SO_ORIGINAL_DST`), as long as it tracks the connection.
     Kernel,
-    /// By the local address that was connected to, for tests without redirection.
+    /// By the local address that was connected to, for tests and measurements without redirection.
     Table(Arc<BTreeMap<SocketAddr, SocketAddr>>),
+}
+
+/// A table: `LISTEN=DESTINATION,...`
+impl FromStr for OriginalDestination {
+    type Err = AddrParseError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let row = |row: &str| {
+            let (listen, destination) = row.split_once('=').unwrap_or((row, ""));
+            Ok((listen.parse()?, destination.parse()?))
+        };
+        Ok(Self::Table(Arc::new(s.split(',').map(row).collect::<Result<_, _>>()?)))
+    }
 }
 
 impl OriginalDestination {
@@ -44,5 +58,21 @@ fn kernel(stream: &TcpStream) -> io::Result<SocketAddr> {
         let original = getsockopt(stream, sockopt::Ip6tOriginalDst)?;
         let ip = Ipv6Addr::from(original.sin6_addr.s6_addr);
         Ok((ip, u16::from_be(original.sin6_port)).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables() {
+        let table = "127.0.0.1:4140=10.96.0.1:80,[::1]:4140=[fd00::1]:80".parse();
+        let Ok(OriginalDestination::Table(table)) = table else { panic!("{table:?}") };
+        assert_eq!(table[&([127, 0, 0, 1], 4140).into()].port(), 80);
+        assert_eq!(table.len(), 2);
+        for bad in ["", "127.0.0.1:4140", "127.0.0.1=10.96.0.1:80", "127.0.0.1:4140=10.96.0.1:80,"] {
+            assert!(bad.parse::<OriginalDestination>().is_err(), "{bad}");
+        }
     }
 }

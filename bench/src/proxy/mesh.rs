@@ -1,22 +1,26 @@
-//! A control plane for the proxies of ours that are measured: a real controller, three pods and the services between them.
+//! A control plane for the proxies of ours that are measured: a real controller, three pods to a build, and the services between them.
 
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, SystemTime},
 };
 
-use conduit_api::{Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, mesh::Inventory};
+use conduit_api::{
+    Endpoint, Pod, PodName, Service, ServiceName, ServicePort, SpiffeId, mesh::Inventory,
+    proto::public::api_client::ApiClient,
+};
 use conduit_ca::LaunchToken;
 use conduit_chaos::cluster::Cluster;
+use tonic::transport::Channel;
 
-use super::subject::{OWN_PORT, Part, Proxy, SERVER, SERVER_IN_POD};
+use super::subject::{OURS, OWN_PORT, Part, Proxy, SERVER};
 
 /// Of everything here.
-const NAMESPACE: &str = "bench";
+pub const NAMESPACE: &str = "bench";
 /// Longer than any measurement.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// Where proxies tell of themselves.
@@ -34,15 +38,23 @@ pub struct Mesh {
 enum Meant {
     /// The service whose only endpoint is the server, which is not in the mesh.
     Plain,
-    /// The service whose only endpoint is the pod with the other proxy.
-    Meshed,
     /// The service with many endpoints.
     Many,
+    /// The service whose only endpoint is the pod with the second proxy of this build.
+    Meshed(Proxy),
 }
 
 impl Meant {
+    fn number(self) -> u8 {
+        match self {
+            Self::Plain => 1,
+            Self::Many => 2,
+            Self::Meshed(proxy) => 3 + proxy as u8,
+        }
+    }
+
     fn address(self) -> SocketAddr {
-        ([10, 96, 79, self as u8 + 1], 80).into()
+        ([10, 96, 79, self.number()], 80).into()
     }
 }
 
@@ -55,17 +67,25 @@ impl Mesh {
         let cluster = Cluster::start(programs, 1).await?;
         cluster.wait("there are trust anchors", async || cluster.trust_anchors().exists()).await?;
         let mesh = Self { cluster };
-        for part in [Part::Hop, Part::Out, Part::In] {
-            let token =
-                LaunchToken { namespace: NAMESPACE.into(), service_account: part.to_string(), pod: part.to_string() };
-            fs::write(mesh.token(part), token.mint(mesh.cluster.seed(), SystemTime::now() + TOKEN_LIFE))?;
+        for (proxy, part) in pods() {
+            let name = name(proxy, part);
+            let token = LaunchToken { namespace: NAMESPACE.into(), service_account: name.clone(), pod: name.clone() };
+            fs::write(mesh.token(&name), token.mint(mesh.cluster.seed(), SystemTime::now() + TOKEN_LIFE))?;
         }
         mesh.describe(0)?;
         Ok(mesh)
     }
 
-    fn token(&self, part: Part) -> PathBuf {
-        self.cluster.trust_anchors().with_file_name(format!("{part}.token"))
+    fn token(&self, name: &str) -> PathBuf {
+        self.cluster.trust_anchors().with_file_name(format!("{name}.token"))
+    }
+
+    /// The public API of the controller.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn api(&self) -> anyhow::Result<ApiClient<Channel>> {
+        Cluster::api(self.cluster.socket(0)).await
     }
 
     /// The service with many endpoints has so many from now on.
@@ -74,82 +94,91 @@ impl Mesh {
     /// When the platform's file cannot be written.
     pub fn describe(&self, many: u16) -> anyhow::Result<()> {
         let foreign = |address| Endpoint { address, pod: None, workload: None, identity: None, zone: None };
-        let identity = SpiffeId::new(&Cluster::trust_domain(), NAMESPACE, &Part::In.to_string())?;
-        let meshed = Endpoint { pod: Some(pod_name(Part::In)?), identity: Some(identity), ..foreign(inbound()) };
+        let meshed = |proxy| {
+            let name = name(proxy, Part::In);
+            let (pod, identity) = (PodName::new(NAMESPACE, &name)?, identity(proxy, Part::In)?);
+            let address = SocketAddr::new(proxy.ip(Part::In), OWN_PORT);
+            let endpoint = Endpoint { pod: Some(pod), identity: Some(identity), ..foreign(address) };
+            service(Meant::Meshed(proxy), [endpoint])
+        };
         let many = (0..many).map(|number| {
             let [high, low] = number.to_be_bytes();
             foreign(SocketAddr::from(([127, 80, high, low], 8080)))
         });
-        let services = vec![
-            service(Meant::Plain, [foreign(SERVER.into())])?,
-            service(Meant::Meshed, [meshed])?,
-            service(Meant::Many, many)?,
-        ];
-        let pods = [Part::Hop, Part::Out, Part::In].map(pod).into_iter().collect::<anyhow::Result<_>>()?;
+        let mut services = vec![service(Meant::Plain, [foreign(SERVER.into())])?, service(Meant::Many, many)?];
+        for proxy in OURS {
+            services.push(meshed(proxy)?);
+        }
+        let pods = pods().map(|(proxy, part)| pod(proxy, part)).collect::<anyhow::Result<_>>()?;
         Ok(self.cluster.describe(&Inventory { services, pods, routes: None })?)
     }
 
-    /// Tells `command`, which is to run `conduit-bench` on the proxies' core, to be this proxy.
-    pub fn configure(&self, command: &mut Command, part: Part) {
+    /// Tells `command`, which is to run `conduit-proxy` on the proxies' core, to be this part of `proxy`.
+    pub fn configure(&self, command: &mut Command, proxy: Proxy, part: Part) {
         let meant = match part {
             Part::Hop | Part::In => Meant::Plain,
-            Part::Out => Meant::Meshed,
+            Part::Out => Meant::Meshed(proxy),
         };
-        self.configure_for(command, part, meant);
+        self.configure_for(command, proxy, part, meant);
     }
 
     /// The same, for a client of the service with many endpoints.
-    pub fn configure_with_many(&self, command: &mut Command) {
-        self.configure_for(command, Part::Hop, Meant::Many);
+    pub fn configure_with_many(&self, command: &mut Command, proxy: Proxy) {
+        self.configure_for(command, proxy, Part::Hop, Meant::Many);
     }
 
-    fn configure_for(&self, command: &mut Command, part: Part, meant: Meant) {
-        let (used, other) = (SocketAddr::new(ip(part), OWN_PORT), SocketAddr::new(ip(part), OTHER_PORT));
+    fn configure_for(&self, command: &mut Command, proxy: Proxy, part: Part, meant: Meant) {
+        let (ip, name) = (proxy.ip(part), name(proxy, part));
+        let (used, other) = (SocketAddr::new(ip, OWN_PORT), SocketAddr::new(ip, OTHER_PORT));
         let (outbound, inbound, original) = match part {
             Part::Hop | Part::Out => (used, other, meant.address()),
-            Part::In => (other, used, SERVER_IN_POD.into()),
+            Part::In => (other, used, proxy.server_in_pod()),
         };
-        command.args(["sidecar", "--originals", &format!("{used}={original}")]);
         command.envs([
             ("CONDUIT_PROXY_POD_NAMESPACE", NAMESPACE.to_owned()),
-            ("CONDUIT_PROXY_POD_NAME", part.to_string()),
-            ("CONDUIT_PROXY_POD_IP", ip(part).to_string()),
+            ("CONDUIT_PROXY_POD_NAME", name.clone()),
+            ("CONDUIT_PROXY_POD_IP", ip.to_string()),
             ("CONDUIT_PROXY_CONTROL_URL", format!("{}:8086", self.cluster.ip(0))),
             ("CONDUIT_PROXY_TRUST_DOMAIN", Cluster::trust_domain().to_string()),
             ("CONDUIT_PROXY_PRIVATE_LISTENER", outbound.to_string()),
             ("CONDUIT_PROXY_PUBLIC_LISTENER", inbound.to_string()),
-            ("CONDUIT_PROXY_METRICS_LISTENER", SocketAddr::new(ip(part), METRICS_PORT).to_string()),
+            ("CONDUIT_PROXY_METRICS_LISTENER", SocketAddr::new(ip, METRICS_PORT).to_string()),
             ("CONDUIT_PROXY_CORES", "1".to_owned()),
+            ("CONDUIT_PROXY_ORIGINALS", format!("{used}={original}")),
         ]);
         command.env("CONDUIT_PROXY_TRUST_ANCHORS_FILE", self.cluster.trust_anchors());
-        command.env("CONDUIT_PROXY_IDENTITY_TOKEN_FILE", self.token(part));
-        command.env("CONDUIT_PROXY_CACHE_FILE", self.token(part).with_extension("cache"));
+        command.env("CONDUIT_PROXY_IDENTITY_TOKEN_FILE", self.token(&name));
+        command.env("CONDUIT_PROXY_CACHE_FILE", self.token(&name).with_extension("cache"));
     }
 }
 
-fn ip(part: Part) -> IpAddr {
-    let host = match part {
-        Part::Hop => 1,
-        Part::Out => 2,
-        Part::In => 3,
-    };
-    [127, 79, Proxy::Conduit as u8, host].into()
+fn pods() -> impl Iterator<Item = (Proxy, Part)> {
+    OURS.into_iter().flat_map(|proxy| [Part::Hop, Part::Out, Part::In].map(|part| (proxy, part)))
 }
 
-fn inbound() -> SocketAddr {
-    (ip(Part::In), OWN_PORT).into()
+/// Of a pod, and of its service account.
+fn name(proxy: Proxy, part: Part) -> String {
+    match proxy {
+        Proxy::Other => format!("{part}-other"),
+        _ => part.to_string(),
+    }
 }
 
-fn pod_name(part: Part) -> anyhow::Result<PodName> {
-    Ok(PodName::new(NAMESPACE, &part.to_string())?)
+/// Of a pod.
+///
+/// # Errors
+/// Never, with these names.
+pub fn identity(proxy: Proxy, part: Part) -> anyhow::Result<SpiffeId> {
+    Ok(SpiffeId::new(&Cluster::trust_domain(), NAMESPACE, &name(proxy, part))?)
 }
 
-fn pod(part: Part) -> anyhow::Result<Pod> {
+fn pod(proxy: Proxy, part: Part) -> anyhow::Result<Pod> {
+    let name = name(proxy, part);
     Ok(Pod {
-        name: pod_name(part)?,
-        ip: ip(part),
+        name: PodName::new(NAMESPACE, &name)?,
+        ip: proxy.ip(part),
         workload: None,
-        service_account: part.to_string(),
+        service_account: name,
         uid: None,
         ports: Default::default(),
         zone: None,
@@ -162,7 +191,7 @@ fn service(meant: Meant, endpoints: impl IntoIterator<Item = Endpoint>) -> anyho
     let endpoints: BTreeMap<_, _> = endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint)).collect();
     let address = meant.address();
     Ok(Service {
-        name: ServiceName::new(NAMESPACE, &format!("service-{}", meant as u8))?,
+        name: ServiceName::new(NAMESPACE, &format!("service-{}", meant.number()))?,
         cluster_ips: [address.ip()].into(),
         ports: [(address.port(), ServicePort { endpoints, ..ServicePort::default() })].into(),
         balancing: Default::default(),

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Requests before the first that is timed.
-const WARMUP: Duration = Duration::from_secs(2);
+pub const WARMUP: Duration = Duration::from_secs(2);
 /// From the beginning to the first look at the processor time: connections have been made by then, and requests are on their way.
 const SETTLED: Duration = Duration::from_millis(1_500);
 

@@ -87,10 +87,10 @@ async fn most_while_busy(running: &Running, entrance: SocketAddr, connections: u
 ///
 /// # Errors
 /// When it does not start.
-pub async fn endpoints(place: &Place, endpoints: u16) -> anyhow::Result<u64> {
+pub async fn endpoints(place: &Place, proxy: Proxy, endpoints: u16) -> anyhow::Result<u64> {
     place.mesh.describe(endpoints)?;
-    let mut running = place.start_with_many()?;
-    let entrance = Proxy::Conduit.entrance(Shape::Hop, Protocol::Tcp);
+    let mut running = place.start_with_many(proxy)?;
+    let entrance = proxy.entrance(Shape::Hop, Protocol::Tcp);
     running.listens(entrance).await?;
     // Whoever connects makes it ask what is there.
     let _held = Connection::open(entrance).await?;

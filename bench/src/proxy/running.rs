@@ -15,7 +15,7 @@ use super::{
     connection::Connection,
     mesh::Mesh,
     process::{LOAD_CORE, PROXY_CORE, Process, on_core},
-    subject::{Part, Protocol, Proxy, SERVER, SERVER_IN_POD, Shape},
+    subject::{OURS, Part, Protocol, Proxy, SERVER, Shape},
 };
 
 /// A proxy that answers nothing by then does not work.
@@ -27,6 +27,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 pub struct Place {
     /// Where peers find certificates, and everything writes.
     pub work: PathBuf,
+    /// Ours.
+    pub program: PathBuf,
+    /// Another build of ours.
+    pub other: Option<PathBuf>,
     /// Of the peers.
     pub configurations: PathBuf,
     /// The control plane of ours.
@@ -69,22 +73,29 @@ impl Place {
     ///
     /// # Errors
     /// When its program is not there.
-    pub fn start_with_many(&self) -> anyhow::Result<Running> {
-        let mut command = launcher(ORDINARY, &env::current_exe()?);
-        self.mesh.configure_with_many(&mut command);
+    pub fn start_with_many(&self, proxy: Proxy) -> anyhow::Result<Running> {
+        let mut command = launcher(ORDINARY, self.build(proxy)?);
+        self.mesh.configure_with_many(&mut command, proxy);
         Ok(Running { processes: vec![Process::start(command, &self.work)?] })
+    }
+
+    fn build(&self, proxy: Proxy) -> anyhow::Result<&Path> {
+        match proxy {
+            Proxy::Other => self.other.as_deref().context("name the other build with --other"),
+            _ => Ok(&self.program),
+        }
     }
 
     fn command(&self, proxy: Proxy, part: Part, launch: Launch) -> anyhow::Result<Option<Command>> {
         let mut command = match proxy {
             Proxy::Direct => return Ok(None),
-            Proxy::Conduit => launcher(launch, &env::current_exe()?),
+            Proxy::Conduit | Proxy::Other => launcher(launch, self.build(proxy)?),
             Proxy::Envoy => launcher(launch, &self.work.join("envoy")),
             Proxy::Haproxy => launcher(launch, Path::new("haproxy")),
             Proxy::Nginx => launcher(launch, Path::new("nginx")),
         };
         match proxy {
-            Proxy::Direct | Proxy::Conduit => self.mesh.configure(&mut command, part),
+            Proxy::Direct | Proxy::Conduit | Proxy::Other => self.mesh.configure(&mut command, proxy, part),
             Proxy::Envoy => {
                 let file = self.configuration(&format!("envoy-{part}.yaml"), launch)?;
                 command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error", "-c"]).arg(file);
@@ -116,8 +127,8 @@ impl Place {
     pub fn start_server(&self) -> anyhow::Result<Process> {
         let mut command = on_core(LOAD_CORE, &env::current_exe()?);
         command.arg("serve");
-        for address in [SERVER, SERVER_IN_POD] {
-            command.args(["--listen", &SocketAddr::from(address).to_string()]);
+        for address in [SocketAddr::from(SERVER)].into_iter().chain(OURS.map(Proxy::server_in_pod)) {
+            command.args(["--listen", &address.to_string()]);
         }
         Process::start(command, &self.work)
     }

@@ -6,7 +6,10 @@
 //! pair     load ──► 127.79.N.2 ══ mutual TLS ══► 127.79.N.3 ► server
 //! ```
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use clap::ValueEnum;
 
@@ -23,6 +26,8 @@ pub enum Proxy {
     Haproxy,
     /// <https://nginx.org>
     Nginx,
+    /// Ours, of another build.
+    Other,
 }
 
 /// How many of it.
@@ -47,30 +52,41 @@ pub enum Protocol {
 
 /// The server.
 pub const SERVER: ([u8; 4], u16) = ([127, 79, 0, 1], 8080);
-/// The same one, beside the second of a pair of ours: an application is at its pod's address.
-pub const SERVER_IN_POD: ([u8; 4], u16) = ([127, 79, 1, 3], 8080);
+/// Builds of ours.
+pub const OURS: [Proxy; 2] = [Proxy::Conduit, Proxy::Other];
 /// Where ours is listening, whatever it carries.
 pub const OWN_PORT: u16 = 8001;
 
 impl Proxy {
-    fn network(self) -> u8 {
-        self as u8
+    /// The address of one of its parts.
+    pub fn ip(self, part: Part) -> IpAddr {
+        let host = match part {
+            Part::Hop => 1,
+            Part::Out => 2,
+            Part::In => 3,
+        };
+        [127, 79, self as u8, host].into()
+    }
+
+    /// The server beside the second of a pair of ours: an application is at its pod's address.
+    pub fn server_in_pod(self) -> SocketAddr {
+        (self.ip(Part::In), SERVER.1).into()
     }
 
     /// Where its clients connect to.
     pub fn entrance(self, shape: Shape, protocol: Protocol) -> SocketAddr {
-        let host = match shape {
-            Shape::Hop => 1,
-            Shape::Pair => 2,
+        let part = match shape {
+            Shape::Hop => Part::Hop,
+            Shape::Pair => Part::Out,
         };
         let port = match (self, protocol) {
             (Self::Direct, _) => return SERVER.into(),
-            (Self::Conduit, _) => OWN_PORT,
+            (Self::Conduit | Self::Other, _) => OWN_PORT,
             (_, Protocol::Http1) => 8001,
             (_, Protocol::Http2) => 8002,
             (_, Protocol::Tcp) => 8003,
         };
-        ([127, 79, self.network(), host], port).into()
+        (self.ip(part), port).into()
     }
 }
 
@@ -103,6 +119,7 @@ impl fmt::Display for Proxy {
             Self::Envoy => "Envoy",
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
+            Self::Other => "Conduit, other build",
         })
     }
 }

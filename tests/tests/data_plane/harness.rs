@@ -185,6 +185,8 @@ impl Mesh {
             outbound,
             inbound: (ip, INBOUND_PORT).into(),
             metrics: (ip, METRICS_PORT).into(),
+            // Known when the services are.
+            original: OriginalDestination::Kernel,
             socket_mark: None,
             workload_api: None,
             opaque_ports: Vec::new(),
@@ -199,11 +201,12 @@ impl Mesh {
 
     /// Starts the proxy, which is not running, and waits until it is ready.
     pub async fn start_proxy(&self, meshed: &mut Meshed) {
-        let (config, original) = (meshed.config.clone(), OriginalDestination::Table(Arc::new(meshed.originals())));
+        let original = OriginalDestination::Table(Arc::new(meshed.originals()));
+        let config = Config { original, ..meshed.config.clone() };
         let (stop, stopped) = oneshot::channel();
         meshed.stop = Some(stop);
         meshed.proxy = Some(thread::spawn(move || {
-            app::runtime().unwrap().block_on(app::run(config, original, async {
+            app::runtime().unwrap().block_on(app::run(config, async {
                 // Dropped or sent: it is told to stop.
                 let _ = stopped.await;
             }))
