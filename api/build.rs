@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .codec_path("crate::codec::SmallProstCodec");
     build.clone().compile_fds(descriptors)?;
     // Not ours, and not the control plane's to tell of.
-    build.compile_fds(protox::compile(["spiffe/workload.proto"], ["proto"])?)?;
+    build.clone().compile_fds(protox::compile(["spiffe/workload.proto"], ["proto"])?)?;
+    build.build_server(false).compile_fds(protox::compile(["opentelemetry/trace.proto"], ["proto"])?)?;
     Ok(())
 }

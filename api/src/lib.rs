@@ -3,6 +3,7 @@
 //! - [`proto`]: the gRPC services, generated from `proto/`.
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`gateway`]: how people say it.
+//! - [`journal`]: what proxies write down of requests one by one.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
@@ -14,6 +15,7 @@ pub mod codec;
 pub mod failover;
 pub mod gateway;
 pub mod grpc;
+pub mod journal;
 pub mod latency;
 pub mod mesh;
 pub mod node;

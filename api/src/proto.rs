@@ -34,6 +34,11 @@ pub mod workload {
     tonic::include_proto!("_");
 }
 
+/// OpenTelemetry's own.
+pub mod otlp {
+    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+}
+
 pub use conduit::cache::v1 as cache;
 pub use conduit::common::v1 as common;
 pub use conduit::discovery::v1 as discovery;

@@ -27,6 +27,7 @@ use tracing::warn;
 
 use crate::{
     discovery::client::DiscoveryStatus,
+    journal::Counts,
     telemetry::{Telemetry, prometheus},
 };
 
@@ -43,6 +44,8 @@ pub struct Admin {
     pub discovery: Arc<ArcSwap<DiscoveryStatus>>,
     /// What has it counted?
     pub telemetry: Telemetry,
+    /// What became of what it has written down?
+    pub journal: Option<Arc<Counts>>,
     /// Is it about to end?
     pub drain: watch::Receiver<bool>,
     /// Told when the application says that it has ended.
@@ -145,6 +148,7 @@ impl Admin {
                 expiry.map_or(0.0, |expiry| expiry.as_secs_f64()),
             ),
         ];
+        own.extend(self.journal.iter().flat_map(|counts| counts.measures()));
         own.extend(process(self.started));
         own
     }

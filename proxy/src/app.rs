@@ -21,8 +21,8 @@ use futures::future::try_join_all;
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
     sync::{Notify, oneshot, watch},
-    task::spawn_local,
-    time::sleep,
+    task::{JoinHandle, spawn_local},
+    time::{sleep, timeout},
 };
 use tracing::info;
 
@@ -34,6 +34,7 @@ use crate::{
     control::Controllers,
     discovery::{Directory, client::DiscoveryTask},
     identity::Certifier,
+    journal::{Counts, Journal, exporter::Exporter, otlp, writer},
     listeners::Bound,
     tap::{Taps, client::TapTask},
     telemetry::{Telemetry, report::Reporter},
@@ -43,6 +44,8 @@ use crate::{
 
 /// Nothing here recurses deeply, and every thread's stack counts.
 const THREAD_STACK_BYTES: usize = 512 * 1024;
+/// What is still to be written down when a proxy ends is written within this, or lost.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Between two looks for the trust anchors, which the control plane writes when it has a root.
 const ANCHORS_POLL: Duration = Duration::from_millis(50);
 
@@ -66,6 +69,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
         DiscoveryTask::new(directory, controllers.clone(), tls.clone(), cache.clone());
     let (taps, events) = Taps::new();
     let telemetry = Telemetry::default();
+    let journal = Writing::start(&config, &connector, &tls)?;
     let (draining, drain) = watch::channel(false);
 
     let certifier = Certifier {
@@ -106,6 +110,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
         discovery,
         taps,
         telemetry: telemetry.clone(),
+        journal: journal.journal.clone(),
         denied,
         zone,
         connections: Arc::new(AtomicU32::new(0)),
@@ -113,8 +118,11 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     };
     let threads = listeners.into_iter().map(|listeners| data_thread(setup.clone(), listeners));
     let threads = try_join_all(threads).await.context("cannot start a data thread")?;
+    drop(setup);
     let ended = Rc::new(Notify::new());
-    let admin = Admin { tls, discovery: discovery_status, telemetry, drain, stop: ended.clone(), started };
+    let counts = journal.counts.clone();
+    let admin =
+        Admin { tls, discovery: discovery_status, telemetry, journal: counts, drain, stop: ended.clone(), started };
     admin.serve(config.metrics).await.with_context(|| format!("cannot listen on {} for metrics", config.metrics))?;
     info!(pod = %config.pod, "carrying traffic");
     tokio::select! {
@@ -126,7 +134,60 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     while threads.iter().any(|thread| !thread.is_finished()) {
         sleep(Duration::from_millis(10)).await;
     }
+    journal.end().await;
     Ok(())
+}
+
+/// What writes requests down, as far as anything is to be written down.
+struct Writing {
+    journal: Option<Arc<Journal>>,
+    counts: Option<Arc<Counts>>,
+    writer: Option<thread::JoinHandle<()>>,
+    exporter: Option<JoinHandle<()>>,
+}
+
+impl Writing {
+    fn start(config: &Config, connector: &Connector, tls: &WorkloadTls) -> anyhow::Result<Self> {
+        let counts = Arc::<Counts>::default();
+        let sampling = config.trace_collector.as_ref().map(|_| config.trace_sampling);
+        let (journal, readers) = Journal::new(config.access_log, sampling, &counts);
+        let mut writing =
+            Self { counts: journal.is_some().then(|| counts.clone()), journal, writer: None, exporter: None };
+        if let Some(lines) = readers.lines {
+            let out: Box<dyn io::Write + Send> = match &config.access_log_file {
+                None => Box::new(io::stdout()),
+                Some(path) => {
+                    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+                    Box::new(file.with_context(|| format!("cannot write the access log to {}", path.display()))?)
+                }
+            };
+            writing.writer = Some(writer::start(config.access_log, lines, counts.clone(), out)?);
+        }
+        if let Some((collector, spans)) = config.trace_collector.clone().zip(readers.spans) {
+            let (namespace, pod) = (config.pod.namespace().to_owned(), config.pod.name().to_owned());
+            let service = config.workload.clone().unwrap_or_else(|| pod.clone());
+            let source = otlp::Source { service, namespace, pod };
+            let (connector, tls) = (connector.clone(), tls.clone());
+            let exporter = Exporter { collector, connector, source, tls, counts };
+            writing.exporter = Some(spawn_local(exporter.run(spans)));
+        }
+        Ok(writing)
+    }
+
+    /// The data threads have ended: what they have left is written, if that does not take long.
+    async fn end(self) {
+        drop(self.journal);
+        let written = async {
+            while self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) {
+                sleep(Duration::from_millis(10)).await;
+            }
+            if let Some(exporter) = self.exporter {
+                // It does not fail.
+                let _ = exporter.await;
+            }
+        };
+        let _ = timeout(LAST_WORDS, written).await;
+    }
 }
 
 /// What each thread of a proxy runs on: tasks stay where they were made, and the scheduler of many threads is not even linked.

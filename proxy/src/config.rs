@@ -6,7 +6,10 @@ use std::{
     str::FromStr,
 };
 
-use conduit_api::{PodName, PortRange, TrustDomain};
+use conduit_api::{
+    PodName, PortRange, TrustDomain,
+    journal::{AccessLog, Collector, Sampling},
+};
 
 use crate::original::OriginalDestination;
 
@@ -47,6 +50,16 @@ pub struct Config {
     pub workload_api: Option<PathBuf>,
     /// Ports of the application whose connections are carried as bytes, whatever they look like.
     pub opaque_ports: Vec<PortRange>,
+    /// How requests to the application are logged.
+    pub access_log: AccessLog,
+    /// Where to, if not to standard output.
+    pub access_log_file: Option<PathBuf>,
+    /// Where spans of requests go, if they go anywhere.
+    pub trace_collector: Option<Collector>,
+    /// Which share of the requests that nobody has decided about is traced.
+    pub trace_sampling: Sampling,
+    /// The name of the workload, if the pod has one.
+    pub workload: Option<String>,
     /// Data threads.
     pub cores: usize,
 }
@@ -101,6 +114,13 @@ impl Config {
             cache: env.optional("CONDUIT_PROXY_CACHE_FILE", "a path")?,
             workload_api: env.optional("CONDUIT_PROXY_WORKLOAD_API_SOCKET", "a path")?,
             opaque_ports: env.ports("CONDUIT_PROXY_OPAQUE_PORTS")?,
+            access_log: env.optional("CONDUIT_PROXY_ACCESS_LOG", "text, json or none")?.unwrap_or_default(),
+            access_log_file: env.optional("CONDUIT_PROXY_ACCESS_LOG_FILE", "a path")?,
+            trace_collector: env.optional("CONDUIT_PROXY_TRACE_COLLECTOR", "host:port or http://host:port")?,
+            trace_sampling: env
+                .optional("CONDUIT_PROXY_TRACE_SAMPLING", "a share from 0.0 to 1.0")?
+                .unwrap_or_default(),
+            workload: env.optional("CONDUIT_PROXY_WORKLOAD", "a name")?,
             cores: env.optional("CONDUIT_PROXY_CORES", "a number")?.unwrap_or_else(default_cores).clamp(1, CORES_MAX),
         })
     }
@@ -189,7 +209,12 @@ mod tests {
         variables.insert("CONDUIT_PROXY_PUBLIC_LISTENER", "tcp://0.0.0.0:5143");
         variables.insert("CONDUIT_PROXY_SOCKET_MARK", "0x2102");
         variables.insert("CONDUIT_PROXY_CORES", "1");
+        variables.insert("CONDUIT_PROXY_ACCESS_LOG", "apache");
+        variables.insert("CONDUIT_PROXY_TRACE_COLLECTOR", "http://otel.shop");
+        variables.insert("CONDUIT_PROXY_TRACE_SAMPLING", "0.5");
         let config = parse(&variables).unwrap();
+        assert_eq!((config.access_log, config.trace_sampling.share()), (AccessLog::Text, 0.5));
+        assert_eq!(config.trace_collector.unwrap().to_string(), "http://otel.shop:4318");
         assert_eq!((config.inbound.port(), config.socket_mark, config.cores), (5143, Some(0x2102), 1));
     }
 
@@ -206,10 +231,13 @@ mod tests {
             "CONDUIT_PROXY_METRICS_LISTENER",
             "CONDUIT_PROXY_OPAQUE_PORTS",
             "CONDUIT_PROXY_ORIGINALS",
+            "CONDUIT_PROXY_ACCESS_LOG",
+            "CONDUIT_PROXY_TRACE_SAMPLING",
+            "CONDUIT_PROXY_TRACE_COLLECTOR",
         ] {
             let mut wrong = variables();
-            wrong.insert(name, "nonsense");
-            assert!(parse(&wrong).unwrap_err().to_string().contains("`nonsense`"), "{name}");
+            wrong.insert(name, "non/sense");
+            assert!(parse(&wrong).unwrap_err().to_string().contains("`non/sense`"), "{name}");
         }
     }
 }

@@ -258,7 +258,11 @@ impl AsyncWrite for Control {
     }
 }
 
-async fn resolve(address: &str) -> io::Result<SocketAddr> {
+/// The first address of `host:port`.
+///
+/// # Errors
+/// When it has none.
+pub async fn resolve(address: &str) -> io::Result<SocketAddr> {
     let mut found = tokio::net::lookup_host(address).await?;
     found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address")))
 }

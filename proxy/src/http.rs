@@ -14,6 +14,7 @@ pub mod pool;
 use std::{cell::RefCell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use bytes::Bytes;
+use conduit_api::SpiffeId;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use tracing::debug;
 
@@ -105,6 +106,14 @@ impl<'a> Headers<'a> {
             Self::Http2(fields) => fields.get(name),
         }
     }
+
+    /// All of them, in the order in which they came: name, in whatever case, and value.
+    pub fn for_each(&self, mut visit: impl FnMut(&'a [u8], &'a [u8])) {
+        match self {
+            Self::Http1(head) => head::fields(head).for_each(|(name, value)| visit(name, value)),
+            Self::Http2(fields) => fields.iter().for_each(|(name, value, _)| visit(name, value)),
+        }
+    }
 }
 
 /// A connection that carries requests, as both directions know it.
@@ -119,12 +128,15 @@ pub struct Client {
     pub source: SocketAddr,
     /// Whether that is another proxy of this mesh, which speaks for many.
     pub is_mesh: bool,
+    /// Who that has proved to be.
+    pub identity: Option<SpiffeId>,
 }
 
 impl Client {
     /// One that begins.
-    pub fn new(worker: &Rc<Worker>, direction: Direction, source: SocketAddr, is_mesh: bool) -> Self {
-        Self { worker: worker.clone(), direction, number: worker.number(), source, is_mesh }
+    pub fn new(worker: &Rc<Worker>, direction: Direction, source: SocketAddr, identity: Option<SpiffeId>) -> Self {
+        let is_mesh = identity.is_some();
+        Self { worker: worker.clone(), direction, number: worker.number(), source, is_mesh, identity }
     }
 
     /// A request on it, which is told from the others by `stream`.
@@ -335,11 +347,11 @@ impl Failure {
     }
 
     /// What a gRPC client is told: what it may ask again elsewhere is UNAVAILABLE, what is not there UNIMPLEMENTED.
-    fn grpc_status(self) -> &'static str {
+    pub fn grpc_status(self) -> u16 {
         match self {
-            Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => "14",
-            Self::NoRoute => "12",
-            Self::BadResponse | Self::Refused(_) => "13",
+            Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => 14,
+            Self::NoRoute => 12,
+            Self::BadResponse | Self::Refused(_) => 13,
         }
     }
 
@@ -379,7 +391,7 @@ impl Failure {
         headers.insert(ERROR_HEADER, HeaderValue::from_static(self.reason()));
         if is_grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
+            headers.insert("grpc-status", self.grpc_status().into());
             headers.insert("grpc-message", HeaderValue::from_static(self.message()));
         } else {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));

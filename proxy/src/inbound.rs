@@ -115,7 +115,11 @@ async fn carry(
     if protocol == Protocol::Opaque {
         return opaque(worker, client, upstream, &application).await;
     }
-    let asks = Client::new(worker, Direction::Inbound, source, matches!(tls, Tls::Mutual(_)));
+    let identity = match &tls {
+        Tls::Mutual(peer) => Some(peer.clone()),
+        Tls::NoIdentity | Tls::Loopback | Tls::Passthrough(_) => None,
+    };
+    let asks = Client::new(worker, Direction::Inbound, source, identity);
     let connection = Connection { client: asks, application, tls, hops: RefCell::default() };
     http::serve(connection, protocol, client).await
 }

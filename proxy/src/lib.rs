@@ -29,6 +29,7 @@ pub mod http;
 pub mod identity;
 pub mod inbound;
 pub mod io;
+pub mod journal;
 pub mod listeners;
 pub mod live;
 pub mod original;

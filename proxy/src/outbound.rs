@@ -85,7 +85,7 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
         }
     };
     drop(upstream);
-    let asks = Client::new(worker, Direction::Outbound, source, false);
+    let asks = Client::new(worker, Direction::Outbound, source, None);
     let connection = Connection { client: asks, original, followed, headless: RefCell::default() };
     http::serve(connection, protocol, client).await
 }

@@ -34,6 +34,7 @@ use crate::{
     discovery::{Watched, Zone, client::Discovery},
     http::{exchange::Hop, pool::Pool},
     io::Stream,
+    journal::Journal,
     listeners::Listeners,
     live::{Denied, Live},
     original::OriginalDestination,
@@ -86,6 +87,8 @@ pub struct Setup {
     pub taps: Taps,
     /// All counters.
     pub telemetry: Telemetry,
+    /// What writes requests down one by one, if anything does.
+    pub journal: Option<Arc<Journal>>,
     /// Identities whose connections are closed.
     pub denied: watch::Receiver<Denied>,
     /// Where this proxy runs.

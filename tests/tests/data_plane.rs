@@ -7,6 +7,7 @@
 mod data_plane {
     mod abuse;
     pub mod harness;
+    mod journal;
     mod smuggling;
 }
 mod programs;

@@ -15,6 +15,7 @@ use super::{Failure, RequestView, UNANSWERED_MAX, pool::Connections};
 use crate::{
     balance::Balancer,
     connect::Upstream,
+    journal::Entry,
     tap::{self, Tap, Taps},
     telemetry::{
         Counters, Direction, End, Labels, Tls,
@@ -119,6 +120,7 @@ pub struct Exchange {
     responded: Option<Instant>,
     bytes: u64,
     tapped: Option<Box<Tapped>>,
+    entry: Option<Rc<Entry>>,
     ended: bool,
 }
 
@@ -130,21 +132,32 @@ struct Tapped {
 }
 
 impl Exchange {
-    /// A request begins, and those who watch are told. It is counted when it is answered, or fails.
-    pub fn begin(request: &RequestView<'_>, hop: &Rc<Hop>, taps: &Taps, asked: Asked) -> Self {
+    /// A request begins, and those who watch are told. It is counted when it is answered, or fails; and written down in `entry`.
+    pub fn begin(
+        request: &RequestView<'_>,
+        hop: &Rc<Hop>,
+        taps: &Taps,
+        asked: Asked,
+        entry: Option<&Rc<Entry>>,
+    ) -> Self {
         hop.connections.unanswered.update(|count| count + 1);
         let tapped = (!taps.is_idle()).then(|| Tapped::begin(request, hop, taps, asked)).flatten();
+        let path = hop.path(request);
+        if let Some(entry) = entry {
+            entry.attempt(hop, path.as_ref().map(|row| row.pattern()));
+        }
         Self {
             hop: hop.clone(),
             load: None,
             is_grpc: request.is_grpc,
-            path: hop.path(request),
+            path,
             status: 0,
             head_grpc_status: None,
             started: Instant::now(),
             responded: None,
             bytes: 0,
             tapped,
+            entry: entry.cloned(),
             ended: false,
         }
     }
@@ -180,6 +193,9 @@ impl Exchange {
                 balancer.observe(now, address, latency);
             }
         }
+        if let Some(entry) = &self.entry {
+            entry.head(status, grpc_status.filter(|_| self.is_grpc));
+        }
         if let Some(tapped) = &self.tapped {
             let since_request_init_us = micros(latency);
             let http_status = status.into();
@@ -200,6 +216,9 @@ impl Exchange {
 
     /// It broke.
     pub fn reset(&mut self) {
+        if let Some(entry) = &self.entry {
+            entry.reset();
+        }
         self.finish(End::Reset);
     }
 
@@ -235,6 +254,9 @@ impl Exchange {
             path.end(end, self.responded.map(|at| at.duration_since(self.started)));
         }
         self.unload();
+        if let Some(entry) = &self.entry {
+            entry.end(end, self.bytes);
+        }
         self.tell_end(match end {
             End::Grpc(code) => Some(tap_event::response_end::End::GrpcStatus(code)),
             End::Reset => Some(tap_event::response_end::End::ResetError(CANCEL)),

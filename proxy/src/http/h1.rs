@@ -14,6 +14,7 @@ mod pump;
 use std::{
     future::poll_fn,
     io,
+    rc::Rc,
     task::{Poll, ready},
     time::Duration,
 };
@@ -33,7 +34,7 @@ use super::{
     exchange::{Asked, Exchange},
     head::{self, EndOfHead, Ending, RequestHead},
 };
-use crate::{buffer::Buffer, buffered::Buffered};
+use crate::{buffer::Buffer, buffered::Buffered, journal::Entry};
 
 /// From the first byte of a head to its last: a client that takes longer is let go (slowloris). Between two requests a client may
 /// take its time.
@@ -64,7 +65,7 @@ pub async fn serve<F: Forward>(forward: &F, mut client: Buffered) -> io::Result<
     let mut stream = 0;
     loop {
         let mut head = Buffer::small();
-        let request = match next(&mut client, &mut head).await? {
+        let mut request = match next(&mut client, &mut head).await? {
             Some(Ok(request)) => request,
             Some(Err(refusal)) => {
                 forward.refused(refusal);
@@ -76,7 +77,7 @@ pub async fn serve<F: Forward>(forward: &F, mut client: Buffered) -> io::Result<
         };
         let asked = forward.client().asks(stream);
         stream += 1;
-        match exchange(forward, &mut client, &request, head, asked).await? {
+        match exchange(forward, &mut client, &mut request, head, asked).await? {
             After::Next => {}
             After::Close => return linger(client).await,
             After::Cut => return Ok(()),
@@ -146,17 +147,42 @@ async fn rest_of_head(client: &mut Buffered, end: &mut EndOfHead) -> io::Result<
 async fn exchange<F: Forward>(
     forward: &F,
     client: &mut Buffered,
-    request: &RequestHead,
+    request: &mut RequestHead,
     mut head: Buffer,
     asked: Asked,
 ) -> io::Result<After> {
     let worker = &forward.client().worker;
     let _busy = worker.busy();
+    let entry = worker.setup.journal.as_ref().and_then(|journal| {
+        let (entry, edit) = journal.begin(forward.client(), &request.view(head.filled()), request.version());
+        if !edit.is_empty() {
+            request.edit(&mut head, &edit);
+        }
+        entry
+    });
     // What of the body is here already goes in the same write.
     let mut body = Body::new(request.framing);
     let taken = take(&mut body, &mut client.input, &mut head);
-    let view = request.view(head.filled());
     let mut upload = Pump::new(&head, body, *taken.as_ref().unwrap_or(&Passing::default()));
+    let exchanged = deliver(forward, client, request, &mut upload, taken, asked, entry.as_ref()).await;
+    if let Some(entry) = entry {
+        entry.received(upload.payload);
+    }
+    exchanged
+}
+
+/// Sends `upload`, of whose body `taken` was here with its head, to whoever gets it.
+async fn deliver<F: Forward>(
+    forward: &F,
+    client: &mut Buffered,
+    request: &RequestHead,
+    upload: &mut Pump<'_>,
+    taken: Result<Passing, Refusal>,
+    asked: Asked,
+    entry: Option<&Rc<Entry>>,
+) -> io::Result<After> {
+    let worker = &forward.client().worker;
+    let view = request.view(upload.head());
     let resolved = match taken {
         Ok(_) => forward.resolve(&view).await,
         Err(refusal) => {
@@ -168,7 +194,7 @@ async fn exchange<F: Forward>(
         Ok(service) => service,
         Err(failure) => {
             forward.failed(&view, failure);
-            return answer(client, request, &upload, failure).await;
+            return answer(client, request, upload, failure, entry).await;
         }
     };
 
@@ -183,7 +209,7 @@ async fn exchange<F: Forward>(
                 break;
             }
         };
-        let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, asked);
+        let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, asked, entry);
         if let Some(balancer) = forward.balancer(&service) {
             recorded.loads(balancer);
         }
@@ -208,7 +234,7 @@ async fn exchange<F: Forward>(
             client: &mut *client,
             server,
             request,
-            upload: &mut upload,
+            upload: &mut *upload,
             uploading: Uploading::Going,
             ends: Client::Waits,
             has_answered: false,
@@ -246,10 +272,10 @@ async fn exchange<F: Forward>(
             }
         }
         recorded.fail(failure);
-        return answer(client, request, &upload, failure).await;
+        return answer(client, request, upload, failure, entry).await;
     }
     forward.failed(&view, failure);
-    answer(client, request, &upload, failure).await
+    answer(client, request, upload, failure, entry).await
 }
 
 /// Not "nobody got it", if somebody may have.
@@ -263,7 +289,11 @@ async fn answer(
     request: &RequestHead,
     upload: &Pump<'_>,
     failure: Failure,
+    entry: Option<&Rc<Entry>>,
 ) -> io::Result<After> {
+    if let Some(entry) = entry {
+        entry.fail(failure);
+    }
     let keep = request.keep_alive && !request.is_old && upload.body.is_end() && upload.passing == 0;
     let ending = if keep { Ending::Silent } else { Ending::Close };
     say(client, &failure.response(request.is_grpc), ending, !request.is_head).await?;

@@ -9,7 +9,10 @@ use httparse::{Header, Status};
 use memchr::memchr;
 
 use super::{ERROR_HEADER, Failure, Headers, RESERVED, Refusal, RequestView};
-use crate::buffer::{Buffer, TooLarge};
+use crate::{
+    buffer::{Buffer, TooLarge},
+    journal::context::Edit,
+};
 
 /// The same bound as most servers have.
 pub const HEADERS_MAX: usize = 128;
@@ -542,14 +545,58 @@ impl RequestHead {
         let (authority, headers) = (text(&self.authority), Headers::Http1(out));
         RequestView { method, scheme: "http", authority, path, is_grpc: self.is_grpc, headers }
     }
+
+    /// What it is in.
+    pub fn version(&self) -> &'static str {
+        if self.is_old { "HTTP/1.0" } else { "HTTP/1.1" }
+    }
+
+    /// Changes fields of the head as it goes on, which is all that is in `head` yet. One that would be more than a head may be
+    /// goes on as it is.
+    pub fn edit(&mut self, head: &mut Buffer, edit: &Edit) {
+        let (mut out, mut authority, mut lines) = (Buffer::small(), self.authority.start, 0);
+        let edited = (|| {
+            for line in head.filled().split_inclusive(|byte| *byte == b'\n') {
+                let at = line.as_ptr().addr() - head.filled().as_ptr().addr();
+                let name = memchr(b':', line).map_or(&[][..], |colon| &line[..colon]);
+                if lines > 0 && edit.remove.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())) {
+                    continue;
+                }
+                if line == b"\r\n" {
+                    for (name, value) in &edit.add {
+                        [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]
+                            .iter()
+                            .try_for_each(|part| out.append_all(part))?;
+                        lines += 1;
+                    }
+                }
+                if (at..at + line.len()).contains(&self.authority.start) {
+                    authority = out.filled().len() + self.authority.start - at;
+                }
+                out.append_all(line)?;
+                lines += 1;
+            }
+            Ok::<_, TooLarge>(())
+        })();
+        // The request line and the empty one are no fields.
+        if edited.is_ok() && lines <= HEADERS_MAX + 2 {
+            self.authority = authority..authority + self.authority.len();
+            *head = out;
+        }
+    }
 }
 
 /// The value of the field `name` in a head as it goes on: it is searched again, which only routes ask for.
 pub fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let mut lines = head.split(|byte| *byte == b'\n').skip(1).take_while(|line| *line != b"\r");
-    lines.find_map(|line| {
+    fields(head).find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+}
+
+/// Names and values of a head as it goes on.
+pub fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = head.split(|byte| *byte == b'\n').skip(1).take_while(|line| *line != b"\r");
+    lines.filter_map(|line| {
         let colon = memchr(b':', line)?;
-        line[..colon].eq_ignore_ascii_case(name.as_bytes()).then(|| line[colon + 1..].trim_ascii())
+        Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }
 
@@ -611,6 +658,43 @@ mod tests {
         assert_eq!(end.find(lenient), Ok(Some(lenient.len())));
         response(lenient, &end, &read(GET).unwrap().1, false, &mut out).unwrap();
         assert_eq!(out.filled(), b"HTTP/1.1 200 OK\r\nA: b\r\n");
+    }
+
+    #[test]
+    fn fields_are_changed_and_the_authority_is_where_it_goes() {
+        let edit = Edit { remove: vec!["b3"], add: vec![("b3", "1-2".to_owned()), ("c", "d".to_owned())] };
+        for (came, goes, authority) in [
+            (
+                "GET /x HTTP/1.1\nB3: 0\nHost: shop\nb3s: 1\nb3: 7\n\n",
+                "GET /x HTTP/1.1\nHost: shop\nb3s: 1\nb3: 1-2\nc: d\n\n",
+                "shop",
+            ),
+            (
+                "GET http://a/x HTTP/1.1\nb3: 0\nHost: shop\n\n",
+                "GET http://a/x HTTP/1.1\nHost: shop\nb3: 1-2\nc: d\n\n",
+                "a",
+            ),
+        ] {
+            let (bytes, mut out) = (came.replace('\n', "\r\n"), Buffer::default());
+            let mut head = request(bytes.as_bytes(), &mut out).unwrap();
+            head.edit(&mut out, &edit);
+            assert_eq!(out.filled(), goes.replace('\n', "\r\n").as_bytes());
+            let view = head.view(out.filled());
+            assert_eq!((view.method, view.authority, view.path), ("GET", authority, "/x"));
+        }
+        for (fields, is_changed) in [(HEADERS_MAX - 3, true), (HEADERS_MAX - 2, false)] {
+            let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(fields));
+            let mut out = Buffer::default();
+            let mut head = request(many.as_bytes(), &mut out).unwrap();
+            head.edit(&mut out, &edit);
+            assert_eq!(out.filled() != many.as_bytes(), is_changed, "{fields}");
+        }
+        let large =
+            format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "b".repeat(super::super::HEAD_BYTES_MAX - 40));
+        let mut out = Buffer::default();
+        let mut head = request(large.as_bytes(), &mut out).unwrap();
+        head.edit(&mut out, &edit);
+        assert_eq!((out.filled(), head.view(out.filled()).authority), (large.as_bytes(), "a"));
     }
 
     #[test]

@@ -130,6 +130,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// What it is of.
+    pub fn pattern(&self) -> &Arc<Pattern> {
+        &self.pattern
+    }
+
     /// A request ended; its response began after `latency`, if it did.
     pub fn end(&self, end: End, latency: Option<Duration>) {
         let ended = self.ends.of(end);

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use conduit_api::journal::{AccessLog, Sampling};
 use conduit_api::proto::{
     cache::Cache,
     public::{
@@ -153,6 +154,11 @@ impl Mesh {
 
     /// A pod that runs as `name`, with its proxy, which is ready.
     pub async fn pod(&mut self, name: &str) -> Meshed {
+        self.pod_with(name, |_| {}).await
+    }
+
+    /// The same, with a proxy that is told something else.
+    pub async fn pod_with(&mut self, name: &str, change: impl FnOnce(&mut Config)) -> Meshed {
         let number = self.pods;
         self.pods += 1;
         assert!(number < PODS_MAX);
@@ -175,7 +181,7 @@ impl Mesh {
         let token_file = self.path(&format!("{}.token", pod.name()));
         fs::write(&token_file, token.mint(&self.seed, SystemTime::now() + Duration::from_secs(3600))).unwrap();
         let outbound = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), outbound_port(self.number, number));
-        let config = Config {
+        let mut config = Config {
             pod,
             pod_ip: ip,
             controllers: vec![format!("127.77.{}.200:8086", self.number)],
@@ -191,8 +197,14 @@ impl Mesh {
             workload_api: None,
             opaque_ports: Vec::new(),
             cache: Some(self.path(&format!("{name}-{number}.cache"))),
+            access_log: AccessLog::None,
+            access_log_file: None,
+            trace_collector: None,
+            trace_sampling: Sampling::default(),
+            workload: Some(name.to_owned()),
             cores: 2,
         };
+        change(&mut config);
         let mut meshed =
             Meshed { name: config.pod.clone(), ip, number, mesh: self.number, config, stop: None, proxy: None };
         self.start_proxy(&mut meshed).await;

@@ -59,6 +59,11 @@ impl<'a> Pump<'a> {
         Self { lead, sent: 0, body, passing: passing.bytes, payload: passing.payload, is_whole, was_full: false }
     }
 
+    /// The head as it goes on, and what of the body is behind it.
+    pub(super) fn head(&self) -> &'a [u8] {
+        self.lead.filled()
+    }
+
     /// Nothing of it was sent yet.
     pub(super) fn again(&mut self) {
         self.sent = 0;

@@ -98,7 +98,7 @@ impl<F: Forward> Clients<F> {
         now: Instant,
     ) -> Result<(), Broken> {
         let (worker, asked) = (&self.forward.client().worker, self.forward.client().asks(stream.into()));
-        let request = match request {
+        let mut request = match request {
             Ok(request) => request,
             Err(refusal) => {
                 self.forward.refused(refusal);
@@ -115,7 +115,14 @@ impl<F: Forward> Clients<F> {
             flight::say(&self.line, stream, Some(&request), Failure::Refused(refusal), now);
             return Ok(());
         }
-        let flight = Flight::new(self.line.clone(), stream, request, ends, asked, worker.busy());
+        let entry = worker.setup.journal.as_ref().and_then(|journal| {
+            let (entry, edit) = journal.begin(self.forward.client(), &flight::view(&request), "HTTP/2.0");
+            if !edit.is_empty() {
+                request.edit(&edit);
+            }
+            entry
+        });
+        let flight = Flight::new(self.line.clone(), stream, request, ends, asked, worker.busy(), entry);
         let mut connection = self.line.connection.borrow_mut();
         connection.own(stream, flight.clone());
         if ends {
@@ -196,7 +203,7 @@ async fn dispatch<F: Forward>(forward: Rc<F>, flight: Rc<Flight>) {
     };
     while !flight.is_cancelled() {
         let Some(hop) = flight.attempt(|tried| forward.pick(&service, &view, tried)) else { break };
-        let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, flight.asked);
+        let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, flight.asked, flight.entry.as_ref());
         if let Some(balancer) = forward.balancer(&service) {
             recorded.loads(balancer);
         }

@@ -5,6 +5,7 @@ use crate::http::{
     Failure, RESERVED, Refusal,
     head::{FORBIDDEN_IN_TRAILERS, HEADERS_MAX, digits},
 };
+use crate::journal::context::Edit;
 
 /// What whoever sent a field wants of the next hop's table (RFC 7541 section 6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +263,23 @@ impl Request {
         if is_authority(self.authority()) { Ok(()) } else { Err(Refusal::BadPseudoField) }
     }
 
+    /// Changes fields. A request that would have more of them than it may goes on as it is.
+    pub fn edit(&mut self, edit: &Edit) {
+        let mut edited = Fields::default();
+        for (name, value, indexing) in self.fields.iter() {
+            if !edit.remove.iter().any(|known| known.as_bytes() == name) {
+                edited.push(name, value, indexing);
+            }
+        }
+        for (name, value) in &edit.add {
+            // It never comes again.
+            edited.push(name.as_bytes(), value.as_bytes(), Indexing::Without);
+        }
+        if let Ok(meaning) = Meaning::read(&edited) {
+            (self.fields, self.meaning) = (edited, meaning);
+        }
+    }
+
     /// e.g. `GET`
     pub fn method(&self) -> &str {
         self.fields.text(self.meaning.method).unwrap_or_default()
@@ -356,5 +374,26 @@ impl Refusal {
             Self::TooManyCancelled | Self::TooManyFrames => Reason::ENHANCE_YOUR_CALM,
             _ => Reason::PROTOCOL_ERROR,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_a_request_are_changed_and_mean_what_they_meant() {
+        let came =
+            [(":method", "GET"), (":scheme", "http"), (":path", "/x"), (":authority", "shop"), ("b3", "0"), ("a", "b")];
+        let mut fields = Fields::default();
+        came.iter().for_each(|(name, value)| fields.push(name.as_bytes(), value.as_bytes(), Indexing::Incremental));
+        let mut request = Request::read(fields).ok().unwrap();
+        request.edit(&Edit { remove: vec!["b3"], add: vec![("b3", "1-2".to_owned())] });
+        let goes: Vec<_> = request.fields.iter().skip(4).collect();
+        assert_eq!(goes, [(&b"a"[..], &b"b"[..], Indexing::Incremental), (b"b3", b"1-2", Indexing::Without)]);
+        assert_eq!((request.method(), request.authority(), request.path()), ("GET", "shop", "/x"));
+        let many = Edit { remove: Vec::new(), add: vec![("a", String::new()); HEADERS_MAX] };
+        request.edit(&many);
+        assert_eq!(request.fields.len(), 6, "it goes on as it is");
     }
 }

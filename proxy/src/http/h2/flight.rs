@@ -19,6 +19,7 @@ use crate::{
         ATTEMPTS_MAX, Failure, Headers, INTERIM_MAX, Refusal, RequestView,
         exchange::{Asked, Exchange},
     },
+    journal::Entry,
     worker::Busy,
 };
 
@@ -75,6 +76,8 @@ pub(super) struct Flight {
     has_sent: Cell<bool>,
     interim_left: Cell<usize>,
     recorded: RefCell<Option<Exchange>>,
+    /// What is written down of it.
+    pub(super) entry: Option<Rc<Entry>>,
     pub(super) attempts: RefCell<Attempts>,
 }
 
@@ -97,6 +100,7 @@ impl Flight {
         ends: bool,
         asked: Asked,
         busy: Busy,
+        entry: Option<Rc<Entry>>,
     ) -> Rc<Self> {
         let failure = Failure::NoEndpoints;
         let attempts = Attempts { left: ATTEMPTS_MAX, tried: Vec::new(), failure, is_unprocessed: false };
@@ -113,6 +117,7 @@ impl Flight {
             has_sent: Cell::new(false),
             interim_left: Cell::new(INTERIM_MAX),
             recorded: RefCell::default(),
+            entry,
             attempts: RefCell::new(attempts),
         })
     }
@@ -238,6 +243,9 @@ impl Flight {
     /// This proxy's own answer.
     pub(super) fn say(&self, failure: Failure, now: Instant) {
         self.stage.set(Stage::Ended);
+        if let Some(entry) = &self.entry {
+            entry.fail(failure);
+        }
         say(&self.client, self.stream, Some(&self.request), failure, now);
     }
 }
@@ -245,6 +253,9 @@ impl Flight {
 /// What came from the client.
 impl Flight {
     pub(super) fn uploaded(&self, data: &[u8], ends: bool, now: Instant) {
+        if let Some(entry) = &self.entry {
+            entry.received(data.len());
+        }
         let mut client = self.client.connection.borrow_mut();
         let Some((line, stream)) = self.place() else {
             return if self.is_awaited() {
@@ -439,7 +450,7 @@ impl Flight {
     }
 }
 
-fn view(request: &Request) -> RequestView<'_> {
+pub(super) fn view(request: &Request) -> RequestView<'_> {
     RequestView {
         method: request.method(),
         scheme: request.scheme(),
