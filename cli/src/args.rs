@@ -57,7 +57,7 @@ pub enum Command {
     /// Show the certificates that proxies present
     Identity(identity::Args),
     /// Add the proxy to manifests: conduit inject FILE | kubectl apply -f -
-    Inject(InjectArgs),
+    Inject(Box<InjectArgs>),
     /// Print what makes up the control plane on Kubernetes: conduit install | kubectl apply -f -
     Install(Box<conduit_deploy::Install>),
     /// Run a mesh on this machine

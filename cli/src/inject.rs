@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use conduit_api::PortRange;
+use conduit_api::{
+    PortRange,
+    journal::{AccessLog, Collector, Sampling},
+};
 use conduit_inject::{
     Manifest, Namespaces, Outcome, Output, Report, Settings, Skip, report,
     settings::{ImagePullPolicy, Quantity},
@@ -63,6 +66,15 @@ pub struct InjectArgs {
     /// What the proxy logs: a level, or directives
     #[arg(long, value_name = "DIRECTIVES")]
     proxy_log_level: Option<String>,
+    /// How requests to the pods are logged: text (or apache), json or none
+    #[arg(long, value_name = "FORMAT")]
+    access_log: Option<AccessLog>,
+    /// Where spans of requests go: host:port for OTLP over gRPC, http://host:port for OTLP over HTTP
+    #[arg(long, value_name = "ADDRESS")]
+    trace_collector: Option<Collector>,
+    /// Which share of the requests that nobody has decided about is traced, from 0.0 to 1.0 [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    trace_sampling: Option<Sampling>,
     /// User that the proxy runs as
     #[arg(long, value_name = "UID")]
     proxy_uid: Option<u32>,
@@ -137,6 +149,9 @@ impl InjectArgs {
         settings.skip_inbound_ports.clone_from(&self.skip_inbound_ports);
         settings.skip_outbound_ports.clone_from(&self.skip_outbound_ports);
         settings.opaque_ports.clone_from(&self.opaque_ports);
+        settings.access_log = self.access_log.unwrap_or_default();
+        settings.trace_collector.clone_from(&self.trace_collector);
+        settings.trace_sampling = self.trace_sampling;
         (settings.native_sidecar, settings.cni) = (self.native_sidecar, self.cni);
         settings
     }

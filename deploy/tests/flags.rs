@@ -41,6 +41,21 @@ fn errors_say_what_would_do() {
 }
 
 #[test]
+fn what_proxies_write_down_is_a_value() {
+    let set = ["--set", "proxy.accessLog=json,proxy.traceCollector=otel:4317"];
+    for (share, line) in
+        [("0", "    traceSampling: 0\n"), ("0.25", "    traceSampling: 0.25\n"), ("1", "    traceSampling: 1\n")]
+    {
+        let share = format!("proxy.traceSampling={share}");
+        let text = install(&[set[0], set[1], "--set", &share]).unwrap();
+        assert!(text.contains("    accessLog: \"json\"\n    traceCollector: \"otel:4317\"\n"), "{text}");
+        assert!(text.contains(line), "{share}");
+    }
+    assert!(!install(&[]).unwrap().contains("traceSampling"));
+    assert!(install(&["--set", "proxy.accessLog=all"]).is_err());
+}
+
+#[test]
 fn the_later_wins() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"registry: of.the/file\nproxy: {uid: 1111}\nconduitVersion: v1\n").unwrap();

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::settings::{Resources, Settings, port_list};
+use crate::{
+    settings::{Resources, Settings, port_list},
+    workload::Owner,
+};
 
 /// The proxy.
 pub const PROXY: &str = "conduit-proxy";
@@ -78,14 +81,14 @@ pub(crate) fn init(settings: &Settings) -> Value {
 }
 
 /// The proxy; as a native sidecar it is an init container.
-pub(crate) fn proxy(settings: &Settings) -> Value {
+pub(crate) fn proxy(settings: &Settings, owner: Option<&Owner>) -> Value {
     let probe = |path: &str, rest: Value| {
         let mut probe = rest;
         probe["httpGet"] = json!({"path": path, "port": settings.admin_port});
         probe
     };
     let mut container = container(PROXY, settings);
-    container.insert("env".to_owned(), Value::Array(env(settings)));
+    container.insert("env".to_owned(), Value::Array(env(settings, owner)));
     container.insert(
         "ports".to_owned(),
         json!([
@@ -135,7 +138,7 @@ fn restricted(settings: &Settings) -> Value {
 }
 
 /// Each variable is one that `proxy/src/config.rs` reads.
-fn env(settings: &Settings) -> Vec<Value> {
+fn env(settings: &Settings, owner: Option<&Owner>) -> Vec<Value> {
     let set = |name: &str, value: String| json!({"name": format!("CONDUIT_PROXY_{name}"), "value": value});
     let field = |name: &str, path: &str| json!({"name": format!("CONDUIT_PROXY_{name}"), "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut env = vec![
@@ -158,6 +161,8 @@ fn env(settings: &Settings) -> Vec<Value> {
     if let Some(cores) = settings.proxy_cores {
         env.push(set("CORES", cores.to_string()));
     }
+    let workload = owner.map(|owner| owner.name.as_str()).filter(|name| !name.is_empty());
+    env.extend(settings.journal(workload).into_iter().map(|(name, value)| set(name, value)));
     if settings.workload_api {
         env.push(set("WORKLOAD_API_SOCKET", workload_api_socket()));
     }

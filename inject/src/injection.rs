@@ -235,7 +235,7 @@ fn additions(pods: Pods<'_>, own: &Annotations, settings: &Settings) -> Result<V
     let init = (!settings.cni).then(|| containers::init(settings));
     if settings.native_sidecar {
         // Before all others, which then have a network.
-        for container in init.into_iter().chain([containers::proxy(settings)]) {
+        for container in init.into_iter().chain([containers::proxy(settings, pods.owner)]) {
             additions.first(&init_containers, container)?;
         }
     } else {
@@ -243,7 +243,7 @@ fn additions(pods: Pods<'_>, own: &Annotations, settings: &Settings) -> Result<V
         if let Some(container) = init {
             additions.last(&init_containers, container)?;
         }
-        additions.last(&spec_containers, containers::proxy(settings))?;
+        additions.last(&spec_containers, containers::proxy(settings, pods.owner))?;
     }
     for volume in containers::volumes(settings) {
         additions.last(&path("spec.volumes"), volume)?;

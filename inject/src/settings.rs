@@ -5,7 +5,10 @@ pub mod quantity;
 
 use std::fmt;
 
-use conduit_api::{PortRange, TrustDomain, VERSION};
+use conduit_api::{
+    PortRange, TrustDomain, VERSION,
+    journal::{AccessLog, Collector, Sampling},
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::quantity::Quantity;
@@ -65,6 +68,12 @@ pub struct Settings {
     pub workload_api: bool,
     /// Data threads; as many as the proxy thinks best where nothing is said.
     pub proxy_cores: Option<u16>,
+    /// How requests to the application are logged.
+    pub access_log: AccessLog,
+    /// Where spans of requests go, if they go anywhere.
+    pub trace_collector: Option<Collector>,
+    /// Which share of the requests that nobody has decided about is traced; the proxy's own where nothing is said.
+    pub trace_sampling: Option<Sampling>,
 }
 
 impl Default for Settings {
@@ -91,6 +100,9 @@ impl Default for Settings {
             cni: false,
             workload_api: false,
             proxy_cores: None,
+            access_log: AccessLog::None,
+            trace_collector: None,
+            trace_sampling: None,
         }
     }
 }
@@ -109,6 +121,21 @@ impl Settings {
     pub fn set_version(&mut self, version: &str) {
         self.proxy_image = untagged(&self.proxy_image).to_owned();
         version.clone_into(&mut self.proxy_version);
+    }
+
+    /// What a proxy writes down of requests, as variables that `proxy/src/config.rs` reads, without `CONDUIT_PROXY_`; `workload` is whose
+    /// spans they are.
+    pub fn journal(&self, workload: Option<&str>) -> Vec<(&'static str, String)> {
+        let mut variables = Vec::new();
+        if self.access_log != AccessLog::None {
+            variables.push(("ACCESS_LOG", self.access_log.to_string()));
+        }
+        if let Some(collector) = &self.trace_collector {
+            variables.push(("TRACE_COLLECTOR", collector.to_string()));
+            variables.extend(self.trace_sampling.map(|sampling| ("TRACE_SAMPLING", sampling.to_string())));
+            variables.extend(workload.map(|name| ("WORKLOAD", name.to_owned())));
+        }
+        variables
     }
 
     /// Where proxies find the control plane.

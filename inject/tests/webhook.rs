@@ -107,6 +107,35 @@ fn a_patch_adds_a_proxy_to_a_pod_and_another_takes_it_away() {
 }
 
 #[test]
+fn what_a_proxy_writes_down_is_said_by_namespace_and_pod() {
+    let namespace = annotations(&[
+        ("conduit.io/inject", "enabled"),
+        ("config.conduit.io/access-log", "apache"),
+        ("config.conduit.io/trace-collector", "otel.observability:4317"),
+        ("config.conduit.io/trace-sampling", "0.25"),
+    ]);
+    let mut own = pod();
+    own["metadata"]["annotations"] = json!({"config.conduit.io/access-log": "json"});
+    let Ok(Some(Decision::Inject(injection))) = webhook::admit(&own, &namespace, &Settings::default()) else {
+        panic!("it is not injected");
+    };
+    assert!(injection.warnings.is_empty(), "{:?}", injection.warnings);
+    apply(&mut own, &webhook::patch(&injection.operations));
+    let variable = |name: &str| {
+        let env = own["spec"]["containers"][2]["env"].as_array().unwrap();
+        env.iter().find(|variable| variable["name"] == name).map(|variable| variable["value"].as_str().unwrap())
+    };
+    assert_eq!(variable("CONDUIT_PROXY_ACCESS_LOG"), Some("json"));
+    assert_eq!(variable("CONDUIT_PROXY_TRACE_COLLECTOR"), Some("otel.observability:4317"));
+    assert_eq!(variable("CONDUIT_PROXY_TRACE_SAMPLING"), Some("0.25"));
+    assert_eq!(variable("CONDUIT_PROXY_WORKLOAD"), Some("web"), "whose spans they are");
+    let https =
+        annotations(&[("conduit.io/inject", "enabled"), ("config.conduit.io/trace-collector", "https://otel:4318")]);
+    let error = webhook::admit(&pod(), &https, &Settings::default()).unwrap_err().to_string();
+    assert!(error.contains("spans are sent without TLS"), "{error}");
+}
+
+#[test]
 fn a_pod_is_admitted_once() {
     let admitted = admitted(&pod(), &Settings::default());
     let enabled = annotations(&[("conduit.io/inject", "enabled")]);

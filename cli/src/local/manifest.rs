@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::{Balancing, PodName, PodPorts, PortRange, ServiceName};
-use conduit_inject::settings::annotations::{INJECT, OPAQUE_PORTS, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS};
+use conduit_inject::{
+    Settings,
+    settings::annotations::{INJECT, OPAQUE_PORTS, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS},
+};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment as KubeDeployment,
@@ -20,6 +23,9 @@ use crate::yaml::{self, Document};
 const BALANCER_ANNOTATION: &str = "config.conduit.io/load-balancer";
 /// On a pod template: where its pods are said to run. In a cluster their nodes say so.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// On a pod template: what its proxies write down of requests.
+const RECORD_ANNOTATIONS: [&str; 3] =
+    ["config.conduit.io/access-log", "config.conduit.io/trace-collector", "config.conduit.io/trace-sampling"];
 /// The demo, which this command brings along.
 const DEMO: &str = include_str!("../../../demo/emojivoto.yml");
 
@@ -53,6 +59,8 @@ pub struct Deployment {
     pub ports: Vec<(Option<String>, u16)>,
     /// What annotations say of them.
     pub pod_ports: PodPorts,
+    /// What their proxies write down of requests; a reader of [`Settings::journal`] is told it.
+    pub records: Settings,
 }
 
 impl Deployment {
@@ -213,7 +221,15 @@ fn template(template: PodTemplateSpec) -> anyhow::Result<Deployment> {
             skip_inbound: annotated_ports(annotations, SKIP_INBOUND_PORTS)?,
             skip_outbound: annotated_ports(annotations, SKIP_OUTBOUND_PORTS)?,
         },
+        records: records(annotations)?,
     })
+}
+
+/// Of a proxy's settings, those that say what it writes down; the others are for clusters.
+fn records(annotations: Option<&BTreeMap<String, String>>) -> anyhow::Result<Settings> {
+    let annotations = annotations.into_iter().flatten().filter(|(name, _)| RECORD_ANNOTATIONS.contains(&name.as_str()));
+    let annotations = annotations.map(|(name, value)| (name.clone(), value.clone())).collect();
+    Ok(Settings::default().with(&annotations)?.0.into_owned())
 }
 
 fn annotated_ports(annotations: Option<&BTreeMap<String, String>>, name: &str) -> anyhow::Result<Vec<PortRange>> {
@@ -346,6 +362,24 @@ mod tests {
         let error = service(&annotated.replace("least-request", "fair"), "").unwrap_err().to_string();
         assert!(error.contains("`fair` is no way to balance"), "{error}");
         assert!(service("", ", trafficDistribution: PreferSameNode").is_err());
+    }
+
+    #[test]
+    fn proxies_write_down_what_annotations_ask_for() {
+        let spec = |annotations| {
+            format!(
+                "  template:\n    metadata: {{annotations: {{{annotations}}}}}\n    spec: {{containers: [{{name: a, command: [x]}}]}}"
+            )
+        };
+        let annotations = "config.conduit.io/access-log: json, config.conduit.io/trace-collector: 'otel:4317', \
+                           config.conduit.io/trace-sampling: '1.0', config.conduit.io/proxy-uid: '0'";
+        let manifest = parse(&deployment(&spec(annotations))).unwrap();
+        let variables = manifest.deployments[&("ns".to_owned(), "web".to_owned())].records.journal(Some("web"));
+        let expected =
+            [("ACCESS_LOG", "json"), ("TRACE_COLLECTOR", "otel:4317"), ("TRACE_SAMPLING", "1"), ("WORKLOAD", "web")];
+        assert_eq!(variables, expected.map(|(name, value)| (name, value.to_owned())));
+        let error = parse(&deployment(&spec("config.conduit.io/access-log: all"))).unwrap_err();
+        assert!(format!("{error:#}").contains("must be one of: text (or apache), json, none"), "{error:#}");
     }
 
     #[test]

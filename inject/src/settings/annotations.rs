@@ -90,6 +90,9 @@ impl Settings {
             "proxy-enable-native-sidecar" => self.native_sidecar = enabled(name, value)?,
             "workload-api" => self.workload_api = enabled(name, value)?,
             "proxy-cores" => self.proxy_cores = Some(port(name, value)?),
+            "access-log" => self.access_log = parse(name, value)?,
+            "trace-collector" => self.trace_collector = Some(parse(name, value)?),
+            "trace-sampling" => self.trace_sampling = Some(parse(name, value)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -166,6 +169,9 @@ mod tests {
             ("proxy-enable-native-sidecar", "true"),
             ("workload-api", "enabled"),
             ("proxy-cores", "4"),
+            ("access-log", "apache"),
+            ("trace-collector", "http://otel.observability:4318"),
+            ("trace-sampling", "0.5"),
         ] {
             let (settings, left_out) = default.with(&one(&format!("{PREFIX}{setting}"), value)).unwrap();
             assert_ne!(*settings, default, "{setting}");
@@ -185,6 +191,9 @@ mod tests {
             ("workload-api", "yes please"),
             ("proxy-image", ""),
             ("proxy-cores", "0"),
+            ("access-log", "yes"),
+            ("trace-collector", "https://otel:4318"),
+            ("trace-sampling", "10%"),
         ] {
             let error = Settings::default().with(&one(&format!("{PREFIX}{setting}"), value)).unwrap_err().to_string();
             assert!(error.contains(setting) && error.contains(value), "{error}");
@@ -196,8 +205,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_carried_out_is_told() {
-        let annotations = one("config.conduit.io/access-log", "apache");
-        assert_eq!(Settings::default().with(&annotations).unwrap().1, ["config.conduit.io/access-log"]);
+        let annotations = one("config.conduit.io/proxy-await", "enabled");
+        assert_eq!(Settings::default().with(&annotations).unwrap().1, ["config.conduit.io/proxy-await"]);
         assert!(Settings::default().with(&one("config.example.org/x", "y")).unwrap().1.is_empty());
     }
 }

@@ -282,6 +282,12 @@ impl Supervisor {
         ]
         .map(|(name, value)| (format!("CONDUIT_PROXY_{name}"), value))
         .into();
+        let records = deployment.records.journal(Some(name_of(pod)));
+        env.extend(records.into_iter().map(|(name, value)| (format!("CONDUIT_PROXY_{name}"), value)));
+        if deployment.records.trace_collector.is_some() {
+            // A collector may be one of the mesh's services.
+            enter.extend(replaced_files(files));
+        }
         if self.is_root {
             enter.extend(["--uid".to_owned(), PROXY_UID.to_string()]);
         } else {
@@ -300,9 +306,7 @@ impl Supervisor {
         deployment: &Deployment,
     ) -> Spec {
         let mut enter = vec!["--netns".to_owned(), network.path()];
-        for file in ["resolv.conf", "nsswitch.conf"] {
-            enter.extend(["--replace".to_owned(), format!("/etc/{file}={}", files.join(file).display())]);
-        }
+        enter.extend(replaced_files(files));
         enter.push("--".to_owned());
         // A program of this mesh is beside this one; any other is where the shell finds it.
         let (first, rest) = deployment.command.split_first().map_or(("", [].as_slice()), |(f, r)| (f.as_str(), r));
@@ -395,6 +399,17 @@ impl Supervisor {
             self.publish();
         }
     }
+}
+
+/// What has a program ask the mesh's own DNS.
+fn replaced_files(files: &std::path::Path) -> impl Iterator<Item = String> {
+    let replaced = |file| ["--replace".to_owned(), format!("/etc/{file}={}", files.join(file).display())];
+    ["resolv.conf", "nsswitch.conf"].into_iter().flat_map(replaced)
+}
+
+/// The deployment that a pod is one of: names of pods are its name and a number.
+fn name_of(pod: &PodName) -> &str {
+    pod.name().rsplit_once('-').map_or(pod.name(), |(name, _)| name)
 }
 
 async fn proxy_is_ready(ip: IpAddr) -> bool {
