@@ -73,7 +73,7 @@ pub async fn run(
             return Err(error);
         }
         debug!(error = format!("{error:#}"), "no control plane");
-        notes.write_all(not_running(&global.conduit_namespace).as_bytes())?;
+        notes.write_all(not_running(global.conduit_namespace()).as_bytes())?;
         return Ok(false);
     }
     let address = SocketAddr::new(args.address, port);
@@ -81,7 +81,7 @@ pub async fn run(
     let listener = listener.with_context(|| {
         format!("cannot serve the dashboard at {address}: choose another port with -p, or 0 for one that is free")
     })?;
-    let urls = Urls::new(listener.local_addr()?, &global.conduit_namespace);
+    let urls = Urls::new(listener.local_addr()?, global.conduit_namespace());
     writeln!(
         out,
         "Conduit dashboard available at:\n{}\nGrafana dashboard available at:\n{}",
@@ -102,7 +102,7 @@ pub async fn run(
         Show::Url => {}
     }
     out.flush()?;
-    axum::serve(listener, router(control_plane, args.address, &global.conduit_namespace)).await?;
+    axum::serve(listener, router(control_plane, args.address, global.conduit_namespace())).await?;
     Ok(true)
 }
 

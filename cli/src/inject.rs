@@ -118,7 +118,7 @@ pub struct UninjectArgs {
 impl InjectArgs {
     fn settings(&self, global: &Global) -> Settings {
         let mut settings =
-            Settings { control_plane_namespace: global.conduit_namespace.clone(), ..Settings::default() };
+            Settings { control_plane_namespace: global.conduit_namespace().to_owned(), ..Settings::default() };
         if let Some(registry) = &self.registry {
             settings.proxy_image = format!("{}/proxy", registry.trim_end_matches('/'));
         }

@@ -13,7 +13,7 @@ use crate::global::Global;
 /// When a flag or a value makes no sense; nothing is printed then.
 pub fn run(args: &Install, global: &Global, out: &mut impl Write) -> anyhow::Result<()> {
     // It has been both: of the control plane everywhere, and here of what is about to be made.
-    let namespace = global.namespace.as_ref().unwrap_or(&global.conduit_namespace);
+    let namespace = global.namespace.as_deref().unwrap_or(global.conduit_namespace());
     if !is_namespace(namespace) {
         bail!("{namespace} is not a valid namespace");
     }

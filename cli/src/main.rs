@@ -90,8 +90,8 @@ fn control_plane(global: &Global) -> ControlPlane {
     }
     let given = std::env::var_os("CONDUIT_LOCAL_DIR").map(PathBuf::from);
     let local = MeshDirectory::resolve(given.as_deref()).map(|directory| directory.api_sockets()).unwrap_or_default();
-    if global.kubernetes.is_given() || (local.is_empty() && given.is_none() && global.kubernetes.is_there()) {
-        let (options, namespace) = (global.kubernetes.clone(), global.conduit_namespace.clone());
+    if global.names_a_cluster() || (local.is_empty() && given.is_none() && global.kubernetes.is_there()) {
+        let (options, namespace) = (global.kubernetes.clone(), global.conduit_namespace().to_owned());
         return ControlPlane::Cluster { options, namespace };
     }
     ControlPlane::at(local.into_iter().map(Address::Unix).collect())

@@ -45,7 +45,7 @@ enum Output {
 /// # Errors
 /// When the cluster cannot be asked, there is nothing, or pods still need it.
 pub async fn run(args: &Args, global: &Global, out: &mut impl Write) -> anyhow::Result<()> {
-    let (client, namespace) = (global.kubernetes.client().await?, &global.conduit_namespace);
+    let (client, namespace) = (global.kubernetes.client().await?, global.conduit_namespace());
     if !args.force {
         let meshed = meshed_pods(&client, namespace).await.context("cannot list the pods of the cluster")?;
         if !meshed.is_empty() {

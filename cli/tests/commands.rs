@@ -39,7 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A command that finds no mesh on this machine by itself.
 fn conduit(args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conduit"));
-    command.args(args.split(' ')).env("CONDUIT_LOCAL_DIR", "/nonexistent/conduit").env_remove("CONDUIT_NAMESPACE");
+    command.args(args.split(' ')).env("CONDUIT_LOCAL_DIR", "/nonexistent/conduit").env("HOME", "/nonexistent");
+    for variable in ["CONDUIT_NAMESPACE", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"] {
+        command.env_remove(variable);
+    }
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -656,4 +659,14 @@ async fn without_a_control_plane_the_dashboard_says_how_to_install_one() {
     assert!(wrong.contains("unknown value for 'show' param, was: everything, must be one of: conduit, grafana, url"));
     assert!(fails("dashboard -p -1").await.contains("port must be greater than or equal to zero, was -1"));
     assert!(fails("dashboard --api-addr unix:/nonexistent/api.sock").await.contains("does not answer"));
+}
+
+#[tokio::test]
+async fn a_control_plane_that_was_named_is_asked_and_no_other() {
+    for (args, says) in [("stat deploy", "no Conduit control plane found"), ("-c mesh stat deploy", "kubeconfig")] {
+        let asked = conduit(args).env("KUBECONFIG", "/nonexistent/kubeconfig").output();
+        let output = timeout(PATIENCE, asked).await.expect("the command ends").unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains(says), "{args}: {error}");
+    }
 }
