@@ -24,6 +24,9 @@ pub const API_VERSION: &str = "v1alpha1";
 /// What a control plane says of a resource that it does not have: it is of another release than who asks.
 pub const NO_SUCH_RESOURCE: &str = "this release of Conduit's control plane has no such resource";
 
+/// What a control plane says at the end of an answer that was long enough: who goes on asking may do so if the cluster still lets them.
+pub const ASK_AGAIN: &str = "this has gone on for half an hour: ask again";
+
 /// A method of the public API, as Kubernetes sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Method {

@@ -6,15 +6,16 @@ mod line;
 #[cfg(test)]
 mod samples;
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use anyhow::anyhow;
 use clap::ValueEnum;
 use conduit_api::{
-    access::about,
+    access::{ASK_AGAIN, about},
     failover::is_of_replica,
     proto::{public::TapRequest, tap::TapEvent},
 };
+use tokio::time::timeout;
 use tonic::Streaming;
 use tracing::debug;
 
@@ -27,6 +28,9 @@ use crate::{
     control_plane::{ControlPlane, refused},
     global::Global,
 };
+
+/// A control plane that has said once that it has nothing to say, says so every ten seconds; after so long without it nobody is there.
+const SILENCE_MAX: Duration = Duration::from_secs(40);
 
 /// Which requests, and how they are shown.
 #[derive(Debug, clap::Args)]
@@ -90,6 +94,9 @@ pub(crate) async fn follow(
     loop {
         let mut events = control_plane.ask(async |client| client.tap(about(request.clone())).await).await?;
         let broken = read_events(&mut events, &mut each).await?;
+        if broken.is_to_be_asked_again {
+            continue;
+        }
         if broken.seen == 0 {
             return Err(broken.error.context("the control plane broke the tap off"));
         }
@@ -100,24 +107,40 @@ pub(crate) async fn follow(
 
 /// A stream of events ended, which has no end of its own.
 struct Broken {
-    /// Events that came before.
+    /// Events that came before, those among them that say nothing.
     seen: u64,
+    /// Nothing is wrong: the control plane only wants to be asked again.
+    is_to_be_asked_again: bool,
     error: anyhow::Error,
+}
+
+impl Broken {
+    fn new(seen: u64, error: anyhow::Error) -> Self {
+        Self { seen, is_to_be_asked_again: false, error }
+    }
 }
 
 async fn read_events(
     events: &mut Streaming<TapEvent>,
     each: &mut impl FnMut(&TapEvent) -> anyhow::Result<()>,
 ) -> anyhow::Result<Broken> {
-    let mut seen = 0;
+    let (mut seen, mut has_heartbeat) = (0, false);
     loop {
-        let event = match events.message().await {
-            Ok(Some(event)) => event,
-            Ok(None) => return Ok(Broken { seen, error: anyhow!("it ended") }),
-            Err(status) if is_of_replica(&status) => return Ok(Broken { seen, error: refused(&status) }),
-            Err(status) => return Err(refused(&status)),
+        let silence = if has_heartbeat { SILENCE_MAX } else { Duration::MAX };
+        let event = match timeout(silence, events.message()).await {
+            Err(_) => return Ok(Broken::new(seen, anyhow!("nothing was heard of it for {SILENCE_MAX:?}"))),
+            Ok(Ok(Some(event))) => event,
+            Ok(Ok(None)) => return Ok(Broken::new(seen, anyhow!("it ended"))),
+            Ok(Err(status)) if is_of_replica(&status) => {
+                let is_to_be_asked_again = status.message() == ASK_AGAIN;
+                return Ok(Broken { is_to_be_asked_again, ..Broken::new(seen, refused(&status)) });
+            }
+            Ok(Err(status)) => return Err(refused(&status)),
         };
         seen += 1;
-        each(&event)?;
+        match event == TapEvent::default() {
+            true => has_heartbeat = true,
+            false => each(&event)?,
+        }
     }
 }

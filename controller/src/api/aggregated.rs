@@ -5,6 +5,7 @@
 //!   conduit ──► API server ── who? may they? ──► this ── gRPC-Web, back to gRPC ──► ApiServer
 //! ```
 
+mod bounded;
 mod front_proxy;
 
 use std::{
@@ -20,6 +21,7 @@ use tonic::{Request, Status, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, Service};
 
+use self::bounded::Bounded;
 pub use self::front_proxy::follow;
 
 /// As API servers call it, unless told otherwise; what they are told, they publish, and it is the same everywhere.
@@ -64,14 +66,14 @@ pub struct Aggregation {
 #[derive(Clone)]
 pub struct Aggregated<S> {
     namespace: Arc<str>,
-    grpc_web: GrpcWebService<S>,
+    grpc_web: GrpcWebService<Bounded<S>>,
 }
 
 impl<S> Layer<S> for Aggregation {
     type Service = Aggregated<S>;
 
     fn layer(&self, grpc: S) -> Self::Service {
-        Aggregated { namespace: self.namespace.clone(), grpc_web: GrpcWebLayer::new().layer(grpc) }
+        Aggregated { namespace: self.namespace.clone(), grpc_web: GrpcWebLayer::new().layer(Bounded(grpc)) }
     }
 }
 
@@ -79,14 +81,14 @@ impl<S> Service<http::Request<Body>> for Aggregated<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
-    S::Error: Send,
+    S::Error: Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        <GrpcWebService<S> as Service<http::Request<Body>>>::poll_ready(&mut self.grpc_web, cx)
+        <GrpcWebService<Bounded<S>> as Service<http::Request<Body>>>::poll_ready(&mut self.grpc_web, cx)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {

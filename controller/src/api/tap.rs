@@ -1,6 +1,6 @@
 //! `conduit tap`: one stream out of every replica's.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use conduit_api::proto::{
     common::Direction,
@@ -9,10 +9,14 @@ use conduit_api::proto::{
     tap::{Match, TapEvent},
 };
 use futures::{Stream, StreamExt as _, stream};
+use tokio::time::timeout;
 use tonic::Status;
 use tracing::warn;
 
 use crate::{peer::server::Own, tap::concerns};
+
+/// After so long without any event comes one that says nothing. Who hears none for several times as long is connected to nobody any more.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// As Conduit has had it since 2018.
 const DEFAULT_RPS: f32 = 100.0;
@@ -56,12 +60,42 @@ pub async fn tap(
         };
         streams.push(stream::once(remote).flatten().boxed());
     }
-    Ok(Box::pin(stream::select_all(streams)))
+    Ok(Box::pin(with_heartbeat(stream::select_all(streams))))
+}
+
+/// Ends when `events` do.
+fn with_heartbeat(
+    events: impl Stream<Item = Result<TapEvent, Status>> + Send + Unpin,
+) -> impl Stream<Item = Result<TapEvent, Status>> + Send {
+    stream::unfold(events, |mut events| async move {
+        let event = timeout(HEARTBEAT, events.next()).await.unwrap_or(Some(Ok(TapEvent::default())))?;
+        Some((event, events))
+    })
 }
 
 /// Only the sender's proxy knows which workload a request goes to.
 fn only_what_the_proxy_can_tell(matches: &mut Match) {
     if matches.to.is_some() {
         matches.set_direction(Direction::Outbound);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tap_that_has_nothing_to_say_says_so() {
+        let event = TapEvent { direction: 1, ..TapEvent::default() };
+        let late = stream::once(async {
+            tokio::time::sleep(HEARTBEAT * 2 + HEARTBEAT / 2).await;
+            Ok(TapEvent { direction: 1, ..TapEvent::default() })
+        });
+        let start = Instant::now();
+        let told: Vec<_> = with_heartbeat(late.boxed()).map(Result::unwrap).collect().await;
+        assert_eq!(told, [TapEvent::default(), TapEvent::default(), event]);
+        assert_eq!(start.elapsed(), HEARTBEAT * 2 + HEARTBEAT / 2);
     }
 }
