@@ -271,6 +271,26 @@ fn a_control_plane_whose_majority_is_gone_for_good_goes_on_with_what_is_left() {
     mesh.down();
 }
 
+/// Through the API server of a cluster nobody chooses which replica is asked.
+#[test]
+fn whoever_is_asked_the_replica_that_has_the_most_goes_on() {
+    let mesh = Mesh::up_with("--controllers 5");
+    for name in ["controller-1", "controller-2", "controller-3"] {
+        mesh.lose_disk(name);
+        mesh.kill9(mesh.process(name).pid);
+    }
+    let socket = |name: &str| format!("--api-addr unix:{}", mesh.path().join(format!("run/{name}.sock")).display());
+    let left = ["controller-0", "controller-4"];
+    let [first, second] = left.map(|name| mesh.fails(&format!("raft recover {}", socket(name))));
+    assert_eq!(first, second);
+    let survivor = left.into_iter().find(|name| first.contains(&format!("{name} would go on with what it has")));
+    let survivor = survivor.expect("one of them");
+    let other = left.into_iter().find(|name| *name != survivor).unwrap();
+    let recovered = mesh.ok(&format!("raft recover --yes {}", socket(other)));
+    assert!(recovered.starts_with(&format!("{survivor} goes on at revision ")), "{recovered}");
+    mesh.down();
+}
+
 /// Every replica in turn, the leader among them, is told to stop and started again, as an upgrade does.
 #[test]
 fn a_rolling_restart_under_load_loses_nothing_and_refuses_nothing() {

@@ -1,22 +1,68 @@
 //! For the day on which a majority of the replicas is gone for good.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use conduit_api::{
     NodeId,
-    proto::{peer::StatusResponse, public::RecoverResponse},
+    proto::{
+        peer::{PeerRecoverRequest, StatusResponse, peer_client::PeerClient},
+        public::RecoverResponse,
+    },
 };
-use tonic::Status;
+use tokio::time::timeout;
+use tonic::{Code, Status};
 
 use super::members::ask_all;
 use crate::{peer::server::Own, propose::unix_ms};
 
-/// What would be done; and does it, if `confirmed`.
+/// For a replica that asks all others itself, and writes to its disk. Whoever has asked this one waits some seconds more.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What would be done; and does it, if `confirmed`. Whoever asks may have come to any replica: the one that has the most is asked by this
+/// one.
 ///
 /// # Errors
-/// FAILED_PRECONDITION while there is a majority, UNAVAILABLE when another replica that can be reached has more and is to be asked
-/// instead.
+/// FAILED_PRECONDITION while there is a majority, UNAVAILABLE when the replica that has the most cannot be asked.
 pub async fn recover(own: &Own, who: &str, confirmed: bool) -> Result<RecoverResponse, Status> {
+    match decide(own, who, confirmed).await? {
+        Recovery::Here(response) => Ok(response),
+        Recovery::At(node, name) => {
+            let unreachable = |why: &str| Status::unavailable(format!("{name} has more, and cannot be asked: {why}"));
+            let channel = own.cluster.channel(node).ok_or_else(|| unreachable("it is not known where it is"))?;
+            let request = PeerRecoverRequest { confirmed, proposer: who.to_owned() };
+            let answer = timeout(ANSWER_TIMEOUT, PeerClient::new(channel).recover(request)).await;
+            match answer.map_err(|_| unreachable("it does not answer"))? {
+                Ok(answer) => Ok(answer.into_inner()),
+                // What it says for itself, whoever asks it.
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    Err(Status::failed_precondition(status.message()))
+                }
+                Err(status) => Err(unreachable(status.message())),
+            }
+        }
+    }
+}
+
+/// The same, asked by another replica: nothing is handed on twice.
+///
+/// # Errors
+/// FAILED_PRECONDITION while there is a majority, UNAVAILABLE when another replica that can be reached has more.
+pub async fn recover_here(own: &Own, who: &str, confirmed: bool) -> Result<RecoverResponse, Status> {
+    match decide(own, who, confirmed).await? {
+        Recovery::Here(response) => Ok(response),
+        Recovery::At(_, name) => Err(Status::unavailable(format!("{name} has more, and is to be asked"))),
+    }
+}
+
+/// Who is to go on.
+enum Recovery {
+    /// This replica, and how.
+    Here(RecoverResponse),
+    /// Another one, and its name.
+    At(NodeId, String),
+}
+
+async fn decide(own: &Own, who: &str, confirmed: bool) -> Result<Recovery, Status> {
     let answers = ask_all(own, false).await;
     let members = own.cluster.status().borrow().members.clone();
     let name = |node: &NodeId| members.get(node).map_or_else(|| node.to_string(), |member| member.name.clone());
@@ -35,7 +81,7 @@ pub async fn recover(own: &Own, who: &str, confirmed: bool) -> Result<RecoverRes
     let best = reached.iter().max_by_key(|(node, status)| (log(status), *node));
     match best {
         Some((node, _)) if *node == own.cluster.id() => {}
-        Some((node, _)) => return Err(Status::unavailable(format!("{} has more, and is to be asked", name(node)))),
+        Some((node, _)) => return Ok(Recovery::At(*node, name(node))),
         None => {
             return Err(Status::failed_precondition("this replica has no vote: it may not have what was committed"));
         }
@@ -55,5 +101,5 @@ pub async fn recover(own: &Own, who: &str, confirmed: bool) -> Result<RecoverRes
         let done = own.cluster.recover_alone(gone, who, unix_ms(std::time::SystemTime::now()));
         done.map_err(|error| Status::internal(format!("cannot write into the data directory: {error}")))?;
     }
-    Ok(response)
+    Ok(Recovery::Here(response))
 }

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 use conduit_api::proto::{
     peer::{
         CollectEdgesRequest, CollectEdgesResponse, CollectSeriesRequest, CollectSeriesResponse, CollectStatRequest,
-        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, PeerTapRequest, StatusRequest, StatusResponse,
-        peer_server,
+        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, PeerRecoverRequest, PeerTapRequest, StatusRequest,
+        StatusResponse, peer_server,
     },
+    public::RecoverResponse,
     tap::TapEvent,
 };
 use conduit_ca::KeyId;
@@ -16,6 +17,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    api::recover::recover_here,
     authority::actor::SharedIssuer,
     clock::Clock,
     discovery::registry::{Connected, Registry},
@@ -149,6 +151,11 @@ impl peer_server::Peer for Own {
         request: Request<CollectSeriesRequest>,
     ) -> Result<Response<CollectSeriesResponse>, Status> {
         Ok(Response::new(CollectSeriesResponse { steps: Own::collect_series(self, request.get_ref()) }))
+    }
+
+    async fn recover(&self, request: Request<PeerRecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
+        let PeerRecoverRequest { confirmed, proposer } = request.into_inner();
+        recover_here(self, &proposer, confirmed).await.map(Response::new)
     }
 
     async fn tap(&self, request: Request<PeerTapRequest>) -> Result<Response<Self::TapStream>, Status> {
