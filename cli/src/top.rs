@@ -4,7 +4,7 @@ mod screen;
 mod sums;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io::{IsTerminal as _, Write, sink},
     time::Duration,
 };
@@ -65,13 +65,9 @@ pub async fn run(
         };
     }
     // A note would be written across the table.
-    let (is_reached, mut silence) = (Cell::new(false), sink());
-    let reached = follow(&request, control_plane, &mut silence, |event| {
-        is_reached.set(true);
-        count(event)
-    });
+    let mut silence = sink();
     select! {
-        ended = reached => ended,
+        ended = follow(&request, control_plane, &mut silence, count) => ended,
         ended = redraw(&sums) => ended,
     }
 }

@@ -25,6 +25,11 @@ const ROWS_MAX: usize = 1_000;
 /// Requests whose end is waited for. Ends are lost when a tap is too slow, and some requests last for days.
 const OPEN_MAX: usize = 10_000;
 
+/// Characters of a path or a method: they are the clients', and a request may be as long as its head.
+const NAME_MAX: usize = 200;
+/// HTTP/2's code for a request that was not looked at, and was sent elsewhere: RFC 9113 section 7.
+const REFUSED_STREAM: u32 = 7;
+
 /// What there is to show.
 pub(super) struct Sums {
     target: ResourceSelection,
@@ -98,8 +103,8 @@ impl Sums {
         match &event.kind {
             Some(Kind::RequestInit(request)) => {
                 let source = if self.hides_sources { String::new() } else { name(event.source.as_ref()) };
-                let path = request.path.split('?').next().unwrap_or_default().to_owned();
-                let (destination, method) = (name(event.destination.as_ref()), request.method.clone());
+                let path = cut(request.path.split('?').next().unwrap_or_default());
+                let (destination, method) = (name(event.destination.as_ref()), cut(&request.method));
                 self.begin(id, Key { source, destination, method, path });
             }
             Some(Kind::ResponseInit(response)) => {
@@ -139,6 +144,8 @@ impl Sums {
     fn end(&mut self, open: Open, end: &ResponseEnd) {
         let is_success = match (end.end, open.status) {
             (Some(response_end::End::GrpcStatus(code)), _) => !grpc::is_failure(code),
+            // The same request goes on, as another one.
+            (Some(response_end::End::ResetError(REFUSED_STREAM)), _) => return,
             (Some(response_end::End::ResetError(_)), _) => false,
             (None, Some(status)) => status < 500,
             // How it went was lost on the way.
@@ -192,6 +199,13 @@ fn open_id(event: &TapEvent) -> OpenId {
     let address = |wire: Option<&SocketAddress>| socket_address(wire);
     let ends = [&event.source, &event.destination].map(|peer| address(peer.as_ref().and_then(|p| p.address.as_ref())));
     OpenId { base, stream, direction: event.direction(), ends }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(NAME_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// The workload, or the pod, or the address.
@@ -337,7 +351,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_request_that_was_sent_elsewhere_is_the_same_request() {
+        let mut sums = Sums::new(selection("deployment", "emojivoto", "web"), false);
+        let elsewhere = response_end::End::ResetError(REFUSED_STREAM);
+        observe(&mut sums, exchange(1, Direction::Outbound, "/", 2, elsewhere));
+        observe(&mut sums, exchange(2, Direction::Outbound, "/", 2, response_end::End::GrpcStatus(0)));
+        assert_eq!(sums.rows().iter().map(|(_, row)| (row.count, row.successes)).collect::<Vec<_>>(), [(1, 1)]);
+    }
+
+    #[test]
     fn nothing_grows_for_ever() {
+        assert_eq!((cut(&"ü".repeat(60_000)).chars().count(), cut("/a").as_str()), (NAME_MAX + 1, "/a"));
         let mut sums = Sums::new(selection("deployment", "emojivoto", "web"), false);
         for stream in 0..OPEN_MAX as u64 + 500 {
             let [begin, ..] = exchange(stream, Direction::Outbound, "/", 2, response_end::End::GrpcStatus(0));
