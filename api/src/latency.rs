@@ -39,17 +39,31 @@ pub const fn midpoint(bucket: usize) -> u64 {
     (lower_bound(bucket) + lower_bound(bucket + 1) - 1) / 2
 }
 
-/// Counts per bucket, sparse, as reports carry them and controllers merge them.
+/// Counts per bucket, as controllers add them up: from the first bucket that is not empty to the last one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Latencies(std::collections::BTreeMap<u32, u64>);
+pub struct Latencies {
+    first: u32,
+    counts: Vec<u64>,
+}
 
 impl Latencies {
     /// Adds `count` latencies that fell into `bucket`; one out of range, which only a faulty peer sends, is ignored.
     pub fn add(&mut self, bucket: u32, count: u64) {
-        if (bucket as usize) < BUCKETS && count > 0 {
-            let sum = self.0.entry(bucket).or_default();
-            *sum = sum.saturating_add(count);
+        if bucket as usize >= BUCKETS || count == 0 {
+            return;
         }
+        if self.counts.is_empty() {
+            self.first = bucket;
+        } else if bucket < self.first {
+            let before = (self.first - bucket) as usize;
+            self.counts.splice(0..0, std::iter::repeat_n(0, before));
+            self.first = bucket;
+        }
+        let index = (bucket - self.first) as usize;
+        if index >= self.counts.len() {
+            self.counts.resize(index + 1, 0);
+        }
+        self.counts[index] = self.counts[index].saturating_add(count);
     }
 
     /// Adds all of `other`.
@@ -61,12 +75,12 @@ impl Latencies {
 
     /// The buckets that are not empty, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        self.0.iter().map(|(bucket, count)| (*bucket, *count))
+        (self.first..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
     }
 
     /// The latency in microseconds that `quantile` (0 to 1) of the requests did not exceed; `None` without requests.
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
-        let total = self.0.values().copied().fold(0, u64::saturating_add);
+        let total = self.counts.iter().copied().fold(0, u64::saturating_add);
         let rank = ((quantile * total as f64).ceil() as u64).clamp(1, total.max(1));
         let mut seen = 0_u64;
         self.iter().find_map(|(bucket, count)| {
@@ -103,6 +117,16 @@ mod tests {
             assert!((got - exact).abs() / exact < 0.05, "{quantile}: {got} for {exact}");
         }
         assert_eq!(Latencies::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn the_order_in_which_they_come_makes_no_difference() {
+        let mut sums = [Latencies::default(), Latencies::default()];
+        let counts = [(9, 1), (3, 2), (20, 0), (12, 5), (BUCKETS as u32, 7), (3, 1)];
+        counts.iter().for_each(|(bucket, count)| sums[0].add(*bucket, *count));
+        counts.iter().rev().for_each(|(bucket, count)| sums[1].add(*bucket, *count));
+        assert_eq!(sums[0], sums[1]);
+        assert_eq!(sums[0].iter().collect::<Vec<_>>(), [(3, 3), (9, 1), (12, 5)]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`gateway`]: how people say it.
 //! - [`journal`]: what proxies write down of requests one by one.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
+//! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
 //! - [`grpc`]: the names of its status codes. [`failover`]: which errors are those of one replica.
@@ -26,6 +27,7 @@ pub mod revision;
 pub mod route;
 pub mod spiffe;
 pub mod target;
+pub mod window;
 pub mod wire;
 
 pub use mesh::{
