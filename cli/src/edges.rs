@@ -12,7 +12,7 @@ use crate::{
     global::Global,
     output::{Output, write_json},
     resource::Kind,
-    stat::{note_partial, window_ms},
+    stat::{Coverage, note_partial, window_ms},
 };
 
 /// Between what, and how it is shown.
@@ -21,7 +21,7 @@ pub struct Args {
     /// pod, namespace, or a kind of workload as deployment
     #[arg(value_name = "TYPE")]
     kind: String,
-    /// How far to look back: 15s to 1h
+    /// How far to look back: 15s to 6h
     #[arg(short, long, default_value = "1m", value_name = "DURATION")]
     time_window: String,
     /// Look in all namespaces
@@ -65,7 +65,7 @@ pub async fn run(
         let table = view::table(&answer, &request.kind, args.output == Output::Wide);
         out.write_all(table.to_string().as_bytes())?;
     }
-    note_partial(answer.replicas_answered, answer.replicas_total, notes)
+    note_partial(&Coverage::of_edges(&answer), notes)
 }
 
 #[cfg(test)]

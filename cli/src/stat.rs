@@ -1,5 +1,6 @@
 //! `conduit stat`: what traffic the workloads of the mesh get.
 
+mod coverage;
 pub(crate) mod figures;
 mod request;
 mod view;
@@ -13,6 +14,7 @@ use anyhow::Context as _;
 use conduit_api::{access::about, proto::public::StatResponse};
 use tokio::time::sleep;
 
+pub(crate) use self::coverage::{Coverage, note_partial};
 pub use self::request::Args;
 use self::request::Block;
 pub(crate) use self::request::window_ms;
@@ -67,6 +69,10 @@ async fn ask(block: &Block, control_plane: &ControlPlane, unmeshed: bool) -> any
             Some(all) => {
                 all.rows.extend(answer.rows);
                 all.replicas_answered = all.replicas_answered.min(answer.replicas_answered);
+                all.replicas_outdated = all.replicas_outdated.max(answer.replicas_outdated);
+                all.covered_ms = all.covered_ms.min(answer.covered_ms);
+                all.window_ms = all.window_ms.max(answer.window_ms);
+                all.truncated |= answer.truncated;
             }
             None => all = Some(answer),
         }
@@ -96,14 +102,5 @@ fn write(
             out.write_all(tables.join("\n").as_bytes())?;
         }
     }
-    let (answered, total) = view::replicas(answers);
-    note_partial(answered, total, notes)
-}
-
-/// Says so when the figures are not those of all replicas.
-pub(crate) fn note_partial(answered: u32, total: u32, notes: &mut impl Write) -> anyhow::Result<()> {
-    if answered < total {
-        writeln!(notes, "note: {answered} of {total} controllers answered: the figures are partial")?;
-    }
-    Ok(())
+    note_partial(&Coverage::of_stats(answers), notes)
 }

@@ -84,7 +84,7 @@ fn emojivoto() -> StatResponse {
         tls_count: success_count + failure_count,
     };
     let rows = vec![row("emojivoto", "vote-bot", None), row("emojivoto", "web", Some(stats(102, 18, 3)))];
-    StatResponse { rows, replicas_answered: 3, replicas_total: 3 }
+    StatResponse { rows, replicas_answered: 3, replicas_total: 3, ..StatResponse::default() }
 }
 
 #[tokio::test]
@@ -206,7 +206,8 @@ async fn edges_say_who_speaks_with_whom() {
         secured: true,
         ..Edge::default()
     };
-    let edges = EdgesResponse { edges: vec![edge], replicas_answered: 1, replicas_total: 3 };
+    let edges =
+        EdgesResponse { edges: vec![edge], replicas_answered: 1, replicas_total: 3, ..EdgesResponse::default() };
     let replica = Replica::start(Answers { edges, ..Answers::default() });
     let flags = format!("--api-addr {}", replica.address());
     let (table, notes) = ok(&format!("{flags} -n emojivoto edges deploy")).await;

@@ -8,6 +8,7 @@ pub mod explain;
 pub mod federation;
 pub mod identity;
 pub mod members;
+pub mod merged;
 pub mod recover;
 pub mod routes;
 pub mod series;

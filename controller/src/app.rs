@@ -98,7 +98,7 @@ impl App {
         let (cluster, replica_tls) = start_cluster(&config, &shared_seed.borrow().clone()).await?;
         let issuer = Arc::new(ArcSwapOption::empty());
         let clock = Clock::shifted(config.clock_shift_seconds);
-        let telemetry = Arc::new(Mutex::new(Telemetry::new(telemetry::server::now(&clock))));
+        let telemetry = Arc::new(Mutex::new(Telemetry::new(telemetry::server::now(&clock), rand::random())));
         let own = Own {
             cluster: cluster.clone(),
             registry: Registry::default(),

@@ -12,8 +12,12 @@ use tonic::{Status, transport::Channel};
 
 use conduit_api::proto::peer::peer_client::PeerClient;
 
+use crate::telemetry::bounds::ANSWER_BYTES_MAX;
+
 /// A replica that has not answered by then is counted as missing, and the person is told.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same of one that has hours of thousands of proxies to add up.
+pub const SUMS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One replica's answer, or `None` when it could not be asked.
 pub struct Answer<T> {
@@ -29,13 +33,24 @@ where
     F: Fn(PeerClient<Channel>) -> Fut,
     Fut: Future<Output = Result<T, Status>>,
 {
+    ask_others_within(ANSWER_TIMEOUT, cluster, question).await
+}
+
+/// The same, with more or less patience.
+pub async fn ask_others_within<T, F, Fut>(patience: Duration, cluster: &Cluster, question: F) -> Vec<Answer<T>>
+where
+    F: Fn(PeerClient<Channel>) -> Fut,
+    Fut: Future<Output = Result<T, Status>>,
+{
     let members: Vec<NodeId> = cluster.status().borrow().members.keys().copied().collect();
     let others = members.into_iter().filter(|node| *node != cluster.id());
     join_all(others.map(|node| {
-        let asked = cluster.channel(node).map(|channel| question(PeerClient::new(channel)));
+        let asked = cluster
+            .channel(node)
+            .map(|channel| question(PeerClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)));
         async move {
             let answer = match asked {
-                Some(asked) => timeout(ANSWER_TIMEOUT, asked).await.ok().and_then(Result::ok),
+                Some(asked) => timeout(patience, asked).await.ok().and_then(Result::ok),
                 None => None,
             };
             Answer { node, answer }

@@ -2,12 +2,13 @@
 
 mod server;
 
+use std::time::Duration;
+
+use conduit_api::window::{self, resolution};
 use serde_json::{Value, json};
 
 pub(crate) use self::server::{Places, serve};
 
-/// Less is not enough reports of proxies to say anything, and more than an hour nobody remembers.
-const WINDOW_MS: std::ops::RangeInclusive<u32> = 15_000..=3_600_000;
 const WINDOW_DEFAULT_MS: u32 = 60_000;
 
 /// The newest changes are what one looks for.
@@ -15,8 +16,6 @@ const CHANGES_MAX: u32 = 200;
 
 /// A point of a time series for every so much of the window: as many as there are pixels for them.
 const STEPS: u32 = 60;
-/// What controllers count in.
-const STEP_MIN_MS: u32 = 5_000;
 
 /// `?view=…` and its parameters.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
@@ -49,9 +48,7 @@ impl View {
     /// When there is no such view, or a parameter is none.
     pub(crate) fn questions(&self) -> Result<Vec<Question>, String> {
         let window = self.window_ms.unwrap_or(WINDOW_DEFAULT_MS);
-        if !WINDOW_MS.contains(&window) {
-            return Err(format!("windowMs is {} to {}, not {window}", WINDOW_MS.start(), WINDOW_MS.end()));
-        }
+        window::check(Duration::from_millis(window.into()))?;
         let ask = |part, method, request| Question { part, method, request };
         let all = |kind: &str| json!({ "kind": kind });
         let pods = |namespace: &str| ask("pods", "Pods", json!({ "namespace": namespace }));
@@ -95,7 +92,7 @@ impl View {
         let this = json!({ "kind": kind, "namespace": namespace, "name": self.name });
         let others = json!({ "kind": kind });
         let home = if kind == "namespace" { self.name.as_str() } else { namespace };
-        let step = (window / STEPS).next_multiple_of(STEP_MIN_MS).max(STEP_MIN_MS);
+        let (curve, step) = curve(window);
         let ask = |part, method, request| Question { part, method, request };
         Ok(vec![
             ask("stat", "Stat", json!({ "selector": this, "windowMs": window })),
@@ -103,13 +100,21 @@ impl View {
             ask("callees", "Stat", json!({ "selector": others, "from": this, "windowMs": window })),
             ask("pods", "Pods", json!({ "namespace": home })),
             ask("edges", "Edges", json!({ "kind": kind, "namespace": home, "windowMs": window })),
-            ask("series", "Series", json!({ "selector": this, "windowMs": window.max(SERIES_MIN_MS), "stepMs": step })),
+            ask("series", "Series", json!({ "selector": this, "windowMs": curve, "stepMs": step })),
         ])
     }
 }
 
 /// A shorter curve has nothing to show.
 const SERIES_MIN_MS: u32 = 300_000;
+
+/// How long the curve of a window is, and each of its steps: whole slots of what controllers count.
+fn curve(window_ms: u32) -> (u32, u32) {
+    let curve = window_ms.max(SERIES_MIN_MS);
+    let finest = resolution(Duration::from_millis(curve.into())).as_millis() as u32;
+    let step = (curve / STEPS / finest * finest).max(finest);
+    (curve.next_multiple_of(step).min(window::WINDOW_MAX.as_millis() as u32), step)
+}
 
 #[cfg(test)]
 mod tests {
@@ -149,7 +154,9 @@ mod tests {
 
     #[test]
     fn steps_are_multiples_of_what_is_counted_in() {
-        for (window_ms, step) in [(15_000, 5_000), (60_000, 5_000), (600_000, 10_000), (3_600_000, 60_000)] {
+        for (window_ms, step) in
+            [(15_000, 5_000), (300_000, 5_000), (600_000, 60_000), (3_600_000, 60_000), (21_600_000, 600_000)]
+        {
             let view = View { window_ms: Some(window_ms), ..view("resource", "pod", "web-0") };
             assert_eq!(view.questions().unwrap()[5].request["stepMs"], step);
         }
@@ -163,7 +170,7 @@ mod tests {
             view("resource", "authority", "web"),
             view("resource", "pod", ""),
             View { window_ms: Some(14_999), ..view("overview", "", "") },
-            View { window_ms: Some(3_600_001), ..view("overview", "", "") },
+            View { window_ms: Some(21_600_001), ..view("overview", "", "") },
         ] {
             assert!(view.questions().is_err(), "{view:?}");
         }

@@ -103,7 +103,7 @@ mod tests {
             },
             StatRow::default(),
         ];
-        let answer = StatResponse { rows, replicas_answered: 3, replicas_total: 3 };
+        let answer = StatResponse { rows, replicas_answered: 3, replicas_total: 3, ..StatResponse::default() };
         let json = to_json(answer.encode_to_vec().into(), stat().output()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         // 64 bits are more than a number of JavaScript holds.

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use conduit_api::{
     PodName, WorkloadRef,
@@ -16,6 +16,7 @@ use conduit_api::{
 };
 use conduit_controller::telemetry::{
     Reporter, Telemetry,
+    counts::Traffic,
     edges::{Ends, edges as told},
     series::Steps,
     slots::Now,
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 fuzz_target!(|bytes: &[u8]| {
     let Ok(report) = ReportRequest::decode(bytes) else { return };
     let now = Now { monotonic: Instant::now(), unix_ms: 1_000_000_000 };
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, 7);
     for pod in ["web-0", "web-1"] {
         let workload = Some(WorkloadRef { kind: "deployment".to_owned(), name: "web".to_owned() });
         let pod = PodName::new("ns", pod).expect("a name");
@@ -38,23 +39,28 @@ fuzz_target!(|bytes: &[u8]| {
         let all = ResourceSelection { kind: kind.to_owned(), ..ResourceSelection::default() };
         for other in [None, Some(Other::To(all.clone())), Some(Other::From(all.clone()))] {
             let request = StatRequest { selector: Some(all.clone()), other, ..StatRequest::default() };
-            for traffic in telemetry.query(now, Duration::from_secs(60), &request).values() {
+            for traffic in telemetry.counted(now).stat(Duration::from_secs(60), &request).values() {
                 let quantiles = [0.5, 0.95, 0.99].map(|quantile| traffic.requests.latencies.quantile(quantile));
                 assert!(quantiles.is_sorted(), "{quantiles:?}");
             }
         }
         let by = [By::Path, By::Method, By::Status, By::Class].map(i32::from).to_vec();
         let request = StatRequest { selector: Some(all.clone()), by, ..StatRequest::default() };
-        for row in telemetry.query(now, Duration::from_secs(60), &request).into_keys() {
+        for (row, _) in telemetry.counted(now).stat(Duration::from_secs(60), &request).into_keys() {
             assert!(row.2.iter().all(|value| value.len() <= 256), "{row:?}");
         }
         let steps = Steps { first_ms: 999_990_000, length: Duration::from_secs(10), count: 2 };
-        assert_eq!(telemetry.series(now, &all, &steps).len(), 2);
+        assert!(telemetry.counted(now).series(&all, &steps).keys().all(|(step, _)| *step < 2));
         let request = EdgesRequest { kind: kind.to_owned(), ..EdgesRequest::default() };
-        let edges = telemetry.edges(now, Duration::from_secs(60), &request);
-        for (ends, traffic) in &edges {
-            assert_eq!(Ends::from_wire(ends.to_wire(traffic)), (ends.clone(), traffic.clone()));
+        let edges = telemetry.counted(now).edges(Duration::from_secs(60), &request);
+        let mut merged = BTreeMap::new();
+        for ((ends, kept_by), traffic) in &edges {
+            let (read, counts) = Ends::from_wire(ends.to_wire(traffic, *kept_by));
+            assert_eq!((&read, counts.kept_by), (ends, *kept_by));
+            let read = Traffic::from_wire(counts, None);
+            assert_eq!((&read.requests, read.open()), (&traffic.requests, traffic.open()));
+            merged.insert(ends.clone(), read);
         }
-        assert_eq!(told(edges.clone()).len(), edges.len());
+        assert_eq!(told(merged).len(), edges.len());
     }
 });

@@ -7,7 +7,7 @@ use conduit_api::proto::{
 use serde::Serialize;
 
 use crate::{
-    stat::figures::Figures,
+    stat::{Coverage, figures::Figures},
     table::{Align, Table},
 };
 
@@ -16,7 +16,7 @@ pub(super) struct Json<'a> {
     edges: Vec<JsonEdge<'a>>,
     replicas_answered: u32,
     replicas_total: u32,
-    /// Some replicas' counts are missing.
+    /// Some counts are missing: of replicas, of proxies, or of a part of the window.
     partial: bool,
 }
 
@@ -82,7 +82,7 @@ pub(super) fn json(answer: &EdgesResponse) -> Json<'_> {
         edges: answer.edges.iter().map(json_edge).collect(),
         replicas_answered: answer.replicas_answered,
         replicas_total: answer.replicas_total,
-        partial: answer.replicas_answered < answer.replicas_total,
+        partial: Coverage::of_edges(answer).is_partial(),
     }
 }
 
@@ -144,7 +144,12 @@ mod tests {
             no_tls_reason: "no identity provided by remote".into(),
             ..Edge::default()
         };
-        EdgesResponse { edges: vec![secured, plain], replicas_answered: 2, replicas_total: 3 }
+        EdgesResponse {
+            edges: vec![secured, plain],
+            replicas_answered: 2,
+            replicas_total: 3,
+            ..EdgesResponse::default()
+        }
     }
 
     #[test]

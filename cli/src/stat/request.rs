@@ -1,12 +1,13 @@
 //! What is typed, as questions to the control plane. Pure.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
-use conduit_api::proto::public::{
-    StatRequest,
-    stat_request::{By, Other},
+use conduit_api::{
+    proto::public::{
+        StatRequest,
+        stat_request::{By, Other},
+    },
+    window,
 };
 
 use super::view::Columns;
@@ -16,10 +17,6 @@ use crate::{
     resource::{Kind, Scope, Selection},
 };
 
-/// Proxies report every few seconds: less than this is not enough reports to say anything.
-const WINDOW_MIN: Duration = Duration::from_secs(15);
-/// As long as controllers remember.
-const WINDOW_MAX: Duration = Duration::from_secs(3600);
 /// What `all` is, where there is any traffic of it.
 const ALL: [Kind; 9] = [
     Kind::Deployment,
@@ -38,7 +35,7 @@ pub struct Args {
     /// TYPE, TYPE NAME or TYPE/NAME, several of them, or all; TYPE is pod, namespace, authority, or a kind of workload as deployment
     #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
     resource: Vec<String>,
-    /// How far to look back: 15s to 1h
+    /// How far to look back: 15s to 6h
     #[arg(short, long, default_value = "1m", value_name = "DURATION")]
     time_window: String,
     /// A row for each path, method, status or class of what they are asked; several with commas between
@@ -163,10 +160,7 @@ impl Args {
 pub(crate) fn window_ms(text: &str) -> anyhow::Result<u32> {
     let window = humantime::parse_duration(text)
         .with_context(|| format!("`{text}` is not a duration, as in 30s or 5m, for --time-window"))?;
-    ensure!(
-        (WINDOW_MIN..=WINDOW_MAX).contains(&window),
-        "the time window must be at least 15s and at most 1h, and {text} is not"
-    );
+    window::check(window).map_err(|error| anyhow!("{error}, and {text} is not"))?;
     u32::try_from(window.as_millis()).context("the time window is bounded")
 }
 
@@ -203,6 +197,7 @@ mod tests {
         assert_eq!(to.window_ms, 300_000);
         assert_eq!(to.other, Some(Other::To(selection("deployment", "emojivoto", "voting"))));
 
+        assert_eq!(request("conduit stat deploy -t 6h").unwrap().window_ms, 21_600_000);
         let from = request("conduit stat po -A --from deploy/web").unwrap();
         assert_eq!(from.selector, Some(selection("pod", "", "")));
         assert_eq!(from.other, Some(Other::From(selection("deployment", "", "web"))));
@@ -225,7 +220,7 @@ mod tests {
     fn what_is_refused() {
         for (args, says) in [
             ("conduit stat deploy -t 14s", "at least 15s"),
-            ("conduit stat deploy -t 2h", "at most 1h"),
+            ("conduit stat deploy -t 7h", "at most 6h"),
             ("conduit stat deploy -t soon", "`soon` is not a duration"),
             ("conduit stat deploy --to nothing", "no resource type `nothing`"),
             ("conduit -n not_valid stat deploy", "not_valid is not a valid namespace"),

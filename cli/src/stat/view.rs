@@ -3,7 +3,10 @@
 use conduit_api::proto::public::{Group, StatResponse, StatRow, stat_request::By};
 use serde::Serialize;
 
-use super::figures::{Connections, Figures, exact_latency, rounded_latency};
+use super::{
+    coverage::Coverage,
+    figures::{Connections, Figures, exact_latency, rounded_latency},
+};
 use crate::{
     output::csv_line,
     resource::Kind,
@@ -28,7 +31,7 @@ pub(super) struct Json<'a> {
     rows: Vec<JsonRow<'a>>,
     replicas_answered: u32,
     replicas_total: u32,
-    /// Some replicas' counts are missing.
+    /// Some counts are missing: of replicas, of proxies, or of a part of the window.
     partial: bool,
 }
 
@@ -57,13 +60,6 @@ struct JsonRow<'a> {
     tcp_read_bytes_rate: Option<f64>,
     tcp_write_bytes_rate: Option<f64>,
     window_ms: Option<u32>,
-}
-
-/// How many replicas have answered all questions, and how many there are.
-pub(super) fn replicas(answers: &[(Kind, StatResponse)]) -> (u32, u32) {
-    let answered = answers.iter().map(|(_, answer)| answer.replicas_answered).min();
-    let total = answers.iter().map(|(_, answer)| answer.replicas_total).max();
-    (answered.unwrap_or_default(), total.unwrap_or_default())
 }
 
 pub(super) fn table(answer: &StatResponse, columns: &Columns) -> Table {
@@ -139,12 +135,12 @@ fn none<const N: usize>() -> [String; N] {
 }
 
 pub(super) fn json(answers: &[(Kind, StatResponse)]) -> Json<'_> {
-    let (replicas_answered, replicas_total) = replicas(answers);
+    let coverage = Coverage::of_stats(answers);
     Json {
         rows: answers.iter().flat_map(|(_, answer)| answer.rows.iter().map(json_row)).collect(),
-        replicas_answered,
-        replicas_total,
-        partial: replicas_answered < replicas_total,
+        replicas_answered: coverage.answered,
+        replicas_total: coverage.total,
+        partial: coverage.is_partial(),
     }
 }
 
@@ -264,7 +260,8 @@ mod tests {
                 }),
                 ..StatRow::default()
             };
-        StatResponse { rows: samples.iter().map(row).collect(), replicas_answered: 3, replicas_total: 3 }
+        let rows = samples.iter().map(row).collect();
+        StatResponse { rows, replicas_answered: 3, replicas_total: 3, ..StatResponse::default() }
     }
 
     const EMOJIVOTO: [Sample; 4] = [

@@ -86,10 +86,15 @@ fn discovery(registry: &mut Registry, own: &Own) {
     gauge(registry, "discovery_pods", "Pods in the replicated state", state.pods().len() as u64);
     let (reports, dropped) = {
         let telemetry = own.telemetry.lock();
-        (telemetry.reports(), telemetry.dropped_rows())
+        (telemetry.reports(), telemetry.crowded_rows())
     };
     counter(registry, "telemetry_reports", "Proxies' reports that this replica has taken", reports);
-    counter(registry, "telemetry_dropped_rows", "Rows of reports dropped for their number", dropped);
+    counter(
+        registry,
+        "telemetry_dropped_rows",
+        "Rows of reports that were counted among others for the number of their names",
+        dropped,
+    );
 }
 
 fn authority(registry: &mut Registry, own: &Own) {

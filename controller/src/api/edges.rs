@@ -2,14 +2,20 @@
 
 use conduit_api::proto::{
     peer::CollectEdgesRequest,
-    public::{EdgesRequest, EdgesResponse},
+    public::{Edge, EdgesRequest, EdgesResponse},
 };
-use tonic::Status;
+use tonic::{Response, Status};
 
-use super::stat::{Merged, counted_kind, counted_window};
+use super::{
+    merged::Merged,
+    stat::{counted_kind, counted_window},
+};
 use crate::{
-    peer::{ask_others, server::Own},
-    telemetry::edges::{Ends, edges as told},
+    peer::{SUMS_TIMEOUT, ask_others_within, server::Own},
+    telemetry::{
+        bounds::{Busy as _, TOLD, bounded},
+        edges::{Ends, edges as told},
+    },
 };
 
 /// Answers `request` from all replicas.
@@ -19,14 +25,23 @@ use crate::{
 pub async fn edges(own: &Own, request: EdgesRequest) -> Result<EdgesResponse, Status> {
     counted_kind(&request.kind, &[])?;
     counted_window(request.window_ms)?;
+    let window_ms = request.window_ms;
     let collect = CollectEdgesRequest { edges: Some(request) };
-    let others = ask_others(&own.cluster, |mut peer| {
+    let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
         let collect = collect.clone();
-        async move { peer.collect_edges(collect).await.map(|answer| answer.into_inner().edges) }
+        async move { peer.collect_edges(collect).await.map(Response::into_inner) }
+    });
+    let (own_answer, others) = tokio::join!(own.collect_edges(collect.clone()), others);
+    let mut merged = Merged::new(own, window_ms, 0);
+    merged.add_all(own_answer, others, |answer| (answer.heard, answer.edges), Ends::from_wire);
+    let (edges, is_too_much) = bounded(told(merged.traffic), TOLD, Edge::traffic);
+    Ok(EdgesResponse {
+        edges,
+        replicas_answered: merged.answered,
+        replicas_total: merged.asked,
+        replicas_outdated: merged.outdated,
+        covered_ms: merged.covered_ms,
+        truncated: is_too_much || merged.truncated,
+        window_ms: merged.window_ms,
     })
-    .await;
-    let mut merged = Merged::default();
-    merged.add_all(own.collect_edges(&collect), others, Ends::from_wire);
-    let Merged { answered: replicas_answered, asked: replicas_total, traffic } = merged;
-    Ok(EdgesResponse { edges: told(traffic), replicas_answered, replicas_total })
 }

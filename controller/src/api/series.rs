@@ -1,16 +1,19 @@
 //! What `conduit stat` says, as time passes: every replica's counts, step by step.
 
 use conduit_api::proto::{
-    peer::CollectSeriesRequest,
+    peer::{CollectSeriesRequest, CollectSeriesResponse},
     public::{SeriesRequest, SeriesResponse},
 };
-use tonic::Status;
+use tonic::{Response, Status};
 
-use super::stat::{Merged, counted_kind, counted_window};
+use super::{
+    merged::Merged,
+    stat::{counted_kind, counted_window},
+};
 use crate::{
-    peer::{ask_others, server::Own},
+    peer::{SUMS_TIMEOUT, ask_others_within, server::Own},
     propose::unix_ms,
-    telemetry::{counts::Traffic, series::Steps},
+    telemetry::series::Steps,
 };
 
 /// Answers `request` from all replicas.
@@ -28,18 +31,24 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
         step_ms: request.step_ms,
         steps: steps.count,
     };
-    let others = ask_others(&own.cluster, |mut peer| {
+    let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
         let collect = collect.clone();
-        async move {
-            let answer = peer.collect_series(collect).await?.into_inner();
-            Ok((0_u32..).zip(answer.steps).collect())
-        }
-    })
-    .await;
-    let mut merged = Merged::default();
-    let answer = (0..).zip(own.collect_series(&collect)).collect();
-    merged.add_all(answer, others, |(step, counts)| (step, Traffic::from_wire(counts)));
-    let Merged { answered: replicas_answered, asked: replicas_total, mut traffic } = merged;
+        async move { peer.collect_series(collect).await.map(Response::into_inner) }
+    });
+    let (own_answer, others) = tokio::join!(own.collect_series(collect.clone()), others);
+    let mut merged = Merged::new(own, request.window_ms, 0);
+    // One series after the other.
+    let parts =
+        |answer: CollectSeriesResponse| (answer.heard, (0..steps.count).cycle().zip(answer.steps).collect::<Vec<_>>());
+    merged.add_all(own_answer, others, parts, |step| step);
+    let Merged { answered, asked, outdated, covered_ms, window_ms, mut traffic, .. } = merged;
     let counts = (0..steps.count).map(|step| traffic.remove(&step).unwrap_or_default().requests);
-    Ok(SeriesResponse { points: steps.points(counts), replicas_answered, replicas_total })
+    Ok(SeriesResponse {
+        points: steps.points(counts),
+        replicas_answered: answered,
+        replicas_total: asked,
+        replicas_outdated: outdated,
+        covered_ms,
+        window_ms,
+    })
 }

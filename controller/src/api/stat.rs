@@ -2,34 +2,34 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use conduit_api::proto::{
-    common::ResourceRef,
-    peer::CollectStatRequest,
-    public::{
-        ResourceSelection, StatRequest, StatResponse, StatRow,
-        stat_request::{self, By},
+use conduit_api::{
+    proto::{
+        common::ResourceRef,
+        peer::CollectStatRequest,
+        public::{
+            ResourceSelection, StatRequest, StatResponse, StatRow,
+            stat_request::{self, By},
+        },
     },
+    window,
 };
 use conduit_consensus::MeshState;
-use tonic::Status;
+use tonic::{Response, Status};
 
+use super::merged::Merged;
 use crate::{
-    peer::{Answer, ask_others, server::Own},
+    peer::{SUMS_TIMEOUT, ask_others_within, server::Own},
     telemetry::{
         Row,
+        bounds::{Busy as _, TOLD, bounded},
         counts::Traffic,
         paths,
         select::{WORKLOAD_KINDS, matches},
-        slots::{SLOT, SLOTS_MAX},
     },
 };
 
-/// A shorter window has too few reports in it to say anything.
-const WINDOW_MIN: Duration = Duration::from_secs(15);
 /// There is nothing else to tell rows apart by.
 const BY_MAX: usize = 4;
-/// What replicas keep.
-const WINDOW_MAX: Duration = SLOT.saturating_mul(SLOTS_MAX as u32);
 
 /// Answers `request` from all replicas.
 ///
@@ -38,21 +38,43 @@ const WINDOW_MAX: Duration = SLOT.saturating_mul(SLOTS_MAX as u32);
 pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Status> {
     let selector = validate(&request)?.clone();
     let collect = CollectStatRequest { stat: Some(request.clone()) };
-    let others = ask_others(&own.cluster, |mut peer| {
+    let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
         let collect = collect.clone();
-        async move { peer.collect_stat(collect).await.map(|answer| answer.into_inner().counts) }
-    })
-    .await;
-    let by: Vec<_> = request.by().collect();
-    let mut merged = Merged::default();
-    merged.add_all(own.collect(&collect), others, |mut counts| {
-        let group = counts.group.take().unwrap_or_default();
-        let (namespace, name) = (std::mem::take(&mut counts.namespace), std::mem::take(&mut counts.name));
-        ((namespace, name, paths::values(&group, &by)), Traffic::from_wire(counts))
+        async move { peer.collect_stat(collect).await.map(Response::into_inner) }
     });
-    let Merged { answered: replicas_answered, asked: replicas_total, traffic } = merged;
+    let (own_answer, others) = tokio::join!(own.collect(collect.clone()), others);
+    let by: Vec<_> = request.by().collect();
+    let mut merged = Merged::new(own, request.window_ms, needed_level(&request, &selector));
+    merged.add_all(
+        own_answer,
+        others,
+        |answer| (answer.heard, answer.counts),
+        |mut counts| {
+            let group = counts.group.take().unwrap_or_default();
+            let (namespace, name) = (std::mem::take(&mut counts.namespace), std::mem::take(&mut counts.name));
+            ((namespace, name, paths::values(&group, &by)), counts)
+        },
+    );
     let state = own.cluster.state().borrow().clone();
-    Ok(StatResponse { rows: rows(traffic, &selector, &request, &state), replicas_answered, replicas_total })
+    let (rows, is_too_much) = bounded(rows(merged.traffic, &selector, &request, &state), TOLD, StatRow::traffic);
+    Ok(StatResponse {
+        rows,
+        replicas_answered: merged.answered,
+        replicas_total: merged.asked,
+        replicas_outdated: merged.outdated,
+        covered_ms: merged.covered_ms,
+        truncated: is_too_much || merged.truncated,
+        window_ms: merged.window_ms,
+    })
+}
+
+/// What an older release would misunderstand.
+fn needed_level(request: &StatRequest, selector: &ResourceSelection) -> u32 {
+    let other = match &request.other {
+        Some(stat_request::Other::To(other) | stat_request::Other::From(other)) => other.kind.as_str(),
+        None => "",
+    };
+    u32::from(!request.by.is_empty() || selector.kind == "service" || other == "service")
 }
 
 fn validate(request: &StatRequest) -> Result<&ResourceSelection, Status> {
@@ -94,41 +116,7 @@ pub fn counted_kind(kind: &str, more: &[&str]) -> Result<(), Status> {
 /// # Errors
 /// INVALID_ARGUMENT.
 pub fn counted_window(window_ms: u32) -> Result<(), Status> {
-    let window = Duration::from_millis(window_ms.into());
-    if (WINDOW_MIN..=WINDOW_MAX).contains(&window) {
-        return Ok(());
-    }
-    let message = format!("the time window must be from {}s to {}s", WINDOW_MIN.as_secs(), WINDOW_MAX.as_secs());
-    Err(Status::invalid_argument(message))
-}
-
-/// What the replicas that answered have counted.
-pub struct Merged<K> {
-    /// All of it.
-    pub traffic: BTreeMap<K, Traffic>,
-    /// Replicas that answered, this one among them.
-    pub answered: u32,
-    /// Replicas.
-    pub asked: u32,
-}
-
-impl<K> Default for Merged<K> {
-    fn default() -> Self {
-        Self { traffic: BTreeMap::new(), answered: 0, asked: 0 }
-    }
-}
-
-impl<K: Ord> Merged<K> {
-    /// Adds this replica's own answer and those of the others.
-    pub fn add_all<T>(&mut self, own: Vec<T>, others: Vec<Answer<Vec<T>>>, parse: impl Fn(T) -> (K, Traffic)) {
-        self.asked = 1 + others.len() as u32;
-        for answer in others.into_iter().filter_map(|other| other.answer).chain([own]) {
-            self.answered += 1;
-            for (key, traffic) in answer.into_iter().map(&parse) {
-                self.traffic.entry(key).or_default().merge(&traffic);
-            }
-        }
-    }
+    window::check(Duration::from_millis(window_ms.into())).map_err(Status::invalid_argument)
 }
 
 /// A row for each resource that there is, and for each that was counted.

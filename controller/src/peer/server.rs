@@ -7,6 +7,8 @@ use conduit_api::proto::{
         CollectEdgesRequest, CollectEdgesResponse, CollectSeriesRequest, CollectSeriesResponse, CollectStatRequest,
         CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, PeerRecoverRequest, PeerTapRequest, StatusRequest,
         StatusResponse, peer_server,
+        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, Heard, PeerTapRequest, StatusRequest, StatusResponse,
+        peer_server,
     },
     public::RecoverResponse,
     tap::TapEvent,
@@ -27,7 +29,15 @@ use crate::{
     seed::SharedSeed,
     serve::Refusals,
     tap::server::TapServer,
-    telemetry::{self, Row, counts::Traffic, paths, series::Steps, server::SharedTelemetry},
+    telemetry::{
+        self, Row,
+        bounds::{ANSWER, Busy as _, bounded},
+        counts::Traffic,
+        paths,
+        questions::Counted,
+        series::Steps,
+        server::SharedTelemetry,
+    },
 };
 
 /// What this replica knows by itself. Cloned handles share it.
@@ -92,35 +102,60 @@ impl Own {
     }
 
     /// What the proxies connected to it counted.
-    pub fn collect(&self, request: &CollectStatRequest) -> Vec<Counts> {
-        let Some(stat) = &request.stat else { return Vec::new() };
-        let (now, window) = (telemetry::server::now(&self.clock), Duration::from_millis(stat.window_ms.into()));
-        let found = self.telemetry.lock().query(now, window, stat);
-        let by: Vec<_> = stat.by().collect();
-        let counts = |((namespace, name, values), traffic): (Row, Traffic)| {
-            let group = paths::group(&by, values);
-            Counts { namespace, name, group, ..traffic.to_wire() }
+    pub async fn collect(&self, request: CollectStatRequest) -> CollectStatResponse {
+        let Some(stat) = request.stat else { return CollectStatResponse::default() };
+        let answer = move |counted: Counted| {
+            let by: Vec<_> = stat.by().collect();
+            let found = counted.stat(Duration::from_millis(stat.window_ms.into()), &stat);
+            let counts = |(((namespace, name, values), kept_by), traffic): ((Row, u64), Traffic)| {
+                let group = paths::group(&by, values);
+                Counts { namespace, name, group, ..traffic.to_wire(kept_by) }
+            };
+            let (counts, truncated) = bounded(found.into_iter().map(counts).collect(), ANSWER, Counts::traffic);
+            CollectStatResponse { counts, heard: Some(Heard { truncated, ..counted.heard() }) }
         };
-        found.into_iter().map(counts).collect()
+        self.counted(answer).await
     }
 
     /// What they counted step by step.
-    pub fn collect_series(&self, request: &CollectSeriesRequest) -> Vec<Counts> {
+    pub async fn collect_series(&self, request: CollectSeriesRequest) -> CollectSeriesResponse {
         let CollectSeriesRequest { selector: Some(selector), first_ms, step_ms, steps } = request else {
-            return Vec::new();
+            return CollectSeriesResponse::default();
         };
-        let steps = Steps { first_ms: *first_ms, length: Duration::from_millis((*step_ms).into()), count: *steps };
-        let now = telemetry::server::now(&self.clock);
-        let found = self.telemetry.lock().series(now, selector, &steps);
-        found.into_iter().map(|requests| Traffic { requests, ..Traffic::default() }.to_wire()).collect()
+        let steps = Steps { first_ms, length: Duration::from_millis(step_ms.into()), count: steps };
+        let answer = move |counted: Counted| {
+            let mut by_memory: BTreeMap<u64, Vec<Counts>> = BTreeMap::new();
+            for ((_, kept_by), traffic) in counted.series(&selector, &steps) {
+                by_memory.entry(kept_by).or_default().push(traffic.to_wire(kept_by));
+            }
+            let steps = by_memory.into_values().flatten().collect();
+            CollectSeriesResponse { steps, heard: Some(counted.heard()) }
+        };
+        self.counted(answer).await
     }
 
     /// With whom the proxies connected to it spoke.
-    pub fn collect_edges(&self, request: &CollectEdgesRequest) -> Vec<EdgeCounts> {
-        let Some(edges) = &request.edges else { return Vec::new() };
-        let (now, window) = (telemetry::server::now(&self.clock), Duration::from_millis(edges.window_ms.into()));
-        let found = self.telemetry.lock().edges(now, window, edges);
-        found.iter().map(|(ends, traffic)| ends.to_wire(traffic)).collect()
+    pub async fn collect_edges(&self, request: CollectEdgesRequest) -> CollectEdgesResponse {
+        let Some(edges) = request.edges else { return CollectEdgesResponse::default() };
+        let answer = move |counted: Counted| {
+            let found = counted.edges(Duration::from_millis(edges.window_ms.into()), &edges);
+            let edges = found.iter().map(|((ends, kept_by), traffic)| ends.to_wire(traffic, *kept_by)).collect();
+            let (edges, truncated) = bounded(edges, ANSWER, EdgeCounts::traffic);
+            CollectEdgesResponse { edges, heard: Some(Heard { truncated, ..counted.heard() }) }
+        };
+        self.counted(answer).await
+    }
+
+    /// What comes of what is counted now, away from the threads that others wait for: of many proxies and six hours it takes a second.
+    async fn counted<T: Default + Send + 'static>(&self, answer: impl FnOnce(Counted) -> T + Send + 'static) -> T {
+        let now = telemetry::server::now(&self.clock);
+        let counted = self.telemetry.lock().counted(now);
+        match tokio::task::spawn_blocking(move || answer(counted)).await {
+            Ok(answer) => answer,
+            // A process that ends has nothing to tell.
+            Err(error) if error.is_cancelled() => T::default(),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 }
 
@@ -136,21 +171,21 @@ impl peer_server::Peer for Own {
         &self,
         request: Request<CollectStatRequest>,
     ) -> Result<Response<CollectStatResponse>, Status> {
-        Ok(Response::new(CollectStatResponse { counts: self.collect(request.get_ref()) }))
+        Ok(Response::new(self.collect(request.into_inner()).await))
     }
 
     async fn collect_edges(
         &self,
         request: Request<CollectEdgesRequest>,
     ) -> Result<Response<CollectEdgesResponse>, Status> {
-        Ok(Response::new(CollectEdgesResponse { edges: Own::collect_edges(self, request.get_ref()) }))
+        Ok(Response::new(Own::collect_edges(self, request.into_inner()).await))
     }
 
     async fn collect_series(
         &self,
         request: Request<CollectSeriesRequest>,
     ) -> Result<Response<CollectSeriesResponse>, Status> {
-        Ok(Response::new(CollectSeriesResponse { steps: Own::collect_series(self, request.get_ref()) }))
+        Ok(Response::new(Own::collect_series(self, request.into_inner()).await))
     }
 
     async fn recover(&self, request: Request<PeerRecoverRequest>) -> Result<Response<RecoverResponse>, Status> {

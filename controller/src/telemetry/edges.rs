@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use conduit_api::proto::{
     common::{ResourceRef, Tls, tls},
-    peer::EdgeCounts,
+    peer::{Counts, EdgeCounts},
     public::{Edge, EdgesRequest},
 };
 
 use super::{
-    Link, Peer, Reporter,
+    Reporter,
     counts::{Traffic, is_mutual},
+    names::Link,
+    select::Peer,
 };
 
 /// What there is one edge for.
@@ -26,32 +28,32 @@ pub struct Ends {
 
 impl Ends {
     /// Of a row, if it is about what `request` asks for.
-    pub(super) fn of(link: &Link, request: &EdgesRequest) -> Option<Self> {
+    pub(super) fn of(reporter: &Reporter, link: &Link, request: &EdgesRequest) -> Option<Self> {
         if link.inbound || link.peer.kind.is_empty() {
             return None;
         }
         let kind = request.kind.as_str();
-        let (source, destination) = (link.reporter.resource(kind), link.peer.resource(kind));
+        let (source, destination) = (reporter.resource(kind), link.peer.resource(kind));
         if source.is_none() && destination.is_none() {
             return None;
         }
         let here = |namespace: &str| request.namespace.is_empty() || request.namespace == namespace;
-        if !here(link.reporter.pod.namespace()) && !here(&link.peer.namespace) {
+        if !here(reporter.pod.namespace()) && !here(&link.peer.namespace) {
             return None;
         }
         let of_kind = |(namespace, name)| (namespace, name, kind.to_owned());
         let mutual = link.tls.0 == i32::from(tls::State::Mutual);
         Some(Self {
-            source: source.map_or_else(|| owner(&link.reporter), of_kind),
+            source: source.map_or_else(|| owner(reporter), of_kind),
             destination: destination.map_or_else(|| peer_owner(&link.peer), of_kind),
-            client_id: if mutual { link.reporter.identity.clone() } else { String::new() },
+            client_id: if mutual { reporter.identity.clone() } else { String::new() },
             server_id: link.tls.1.clone(),
             state: link.tls.0,
         })
     }
 
     /// What another replica told.
-    pub fn from_wire(edge: EdgeCounts) -> (Self, Traffic) {
+    pub fn from_wire(edge: EdgeCounts) -> (Self, Counts) {
         let end = |end: Option<ResourceRef>| end.map(|end| (end.namespace, end.name, end.kind)).unwrap_or_default();
         let tls = edge.tls.unwrap_or_default();
         let ends = Self {
@@ -61,17 +63,17 @@ impl Ends {
             server_id: tls.peer_id,
             state: tls.state,
         };
-        (ends, Traffic::from_wire(edge.counts.unwrap_or_default()))
+        (ends, edge.counts.unwrap_or_default())
     }
 
     /// As replicas tell each other.
-    pub fn to_wire(&self, traffic: &Traffic) -> EdgeCounts {
+    pub fn to_wire(&self, traffic: &Traffic, kept_by: u64) -> EdgeCounts {
         EdgeCounts {
             source: Some(reference(&self.source)),
             destination: Some(reference(&self.destination)),
             client_id: self.client_id.clone(),
             tls: Some(self.tls()),
-            counts: Some(traffic.to_wire()),
+            counts: Some(traffic.to_wire(kept_by)),
         }
     }
 
@@ -108,7 +110,7 @@ pub fn edges(merged: BTreeMap<Ends, Traffic>) -> Vec<Edge> {
             stats: traffic.stats(),
             read_bytes: traffic.tcp.read_bytes,
             write_bytes: traffic.tcp.write_bytes,
-            tcp_open: u32::try_from(traffic.tcp.open).unwrap_or(u32::MAX),
+            tcp_open: u32::try_from(traffic.open()).unwrap_or(u32::MAX),
             client_id: ends.client_id,
             server_id: ends.server_id,
         }

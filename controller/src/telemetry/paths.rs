@@ -11,20 +11,17 @@ use conduit_api::{
 };
 
 use super::{
-    Reporter,
     counts::{Counts, latencies},
+    names::{OTHER, cut},
 };
-
-/// What proxies may say of a path or a method; what is longer is cut, since rows are kept for an hour.
-const NAME_MAX: usize = 256;
 
 /// What is counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path {
-    pub(super) reporter: Arc<Reporter>,
     method: Arc<str>,
     path: Arc<str>,
     end: Ended,
+    success: bool,
 }
 
 /// How.
@@ -33,33 +30,33 @@ enum Ended {
     Http(u32),
     Grpc(u32),
     Reset,
-    /// One of too many ways; well, or not.
-    Other(bool),
+    /// One of too many ways.
+    Other,
 }
 
 impl Path {
     /// The rows that a report has of one path, and whether each is a success.
-    pub(super) fn rows(reporter: &Arc<Reporter>, counts: PathCounts) -> impl Iterator<Item = (Self, Counts)> {
-        let (method, path) = (cut(&counts.method), cut(&counts.path));
-        let (reporter, mutual) = (reporter.clone(), counts.mutual);
+    pub(super) fn rows(counts: PathCounts) -> impl Iterator<Item = (Self, Counts)> {
+        let (method, path): (Arc<str>, Arc<str>) = (cut(&counts.method).into(), cut(&counts.path).into());
+        let mutual = counts.mutual;
         counts.ends.into_iter().map(move |end| {
             let key = Self {
-                reporter: reporter.clone(),
                 method: method.clone(),
                 path: path.clone(),
                 end: match end.end {
                     Some(End::HttpStatus(status)) => Ended::Http(status),
                     Some(End::GrpcStatus(status)) => Ended::Grpc(status),
                     Some(End::Reset(_)) => Ended::Reset,
-                    None => Ended::Other(end.success),
+                    None => Ended::Other,
                 },
+                success: end.success,
             };
             (key, counted(&end, mutual))
         })
     }
 
     /// What tells it apart from others by each of `by`, in that order.
-    pub(super) fn values(&self, counts: &Counts, by: &[By]) -> Vec<String> {
+    pub(super) fn values(&self, by: &[By]) -> Vec<String> {
         let value = |by: &By| match by {
             By::Method => self.method.to_string(),
             By::Path => self.path.to_string(),
@@ -67,24 +64,29 @@ impl Path {
                 Ended::Http(status) => status.to_string(),
                 Ended::Grpc(status) => grpc::status_name(status),
                 Ended::Reset => "reset".to_owned(),
-                Ended::Other(_) => "__other__".to_owned(),
+                Ended::Other => "__other__".to_owned(),
             },
-            // A row has ended in one way.
-            By::Class => if counts.success > 0 { "success" } else { "failure" }.to_owned(),
+            By::Class => if self.success { "success" } else { "failure" }.to_owned(),
             By::Unspecified => String::new(),
         };
         by.iter().map(value).collect()
+    }
+
+    /// What it is counted under when there are too many.
+    pub(super) fn past_the_budget(&self) -> Self {
+        let other: Arc<str> = OTHER.into();
+        Self { method: other.clone(), path: other, end: Ended::Other, success: self.success }
+    }
+
+    /// Bytes of its text.
+    pub(super) fn text_len(&self) -> usize {
+        self.method.len() + self.path.len()
     }
 }
 
 fn counted(end: &EndCounts, mutual: bool) -> Counts {
     let (success, failure) = if end.success { (end.count, 0) } else { (0, end.count) };
     Counts { success, failure, tls: if mutual { end.count } else { 0 }, latencies: latencies(&end.latency) }
-}
-
-fn cut(name: &str) -> Arc<str> {
-    let end = (0..=NAME_MAX.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
-    name[..end.unwrap_or(0)].into()
 }
 
 /// The values of a group, in the order of `by`.

@@ -5,7 +5,10 @@ use conduit_api::proto::{
     public::{ResourceSelection, stat_request::Other},
 };
 
-use super::{Link, Reporter, Requests, paths::Path};
+use super::{
+    Reporter,
+    names::{Link, Requests, cut},
+};
 
 /// Kinds of what owns pods, as the wire calls them.
 pub const WORKLOAD_KINDS: [&str; 7] =
@@ -26,9 +29,11 @@ pub struct Peer {
 
 impl Peer {
     /// What a proxy says.
-    pub fn of(workload: Option<ResourceRef>, pod: String) -> Self {
-        let ResourceRef { kind, namespace, name } = workload.unwrap_or_default();
-        Self { kind, namespace, name, pod }
+    pub fn of(workload: Option<&ResourceRef>, pod: &str) -> Self {
+        let text = |text: &str| cut(text).to_owned();
+        let workload = workload.map(|of| (text(&of.kind), text(&of.namespace), text(&of.name)));
+        let (kind, namespace, name) = workload.unwrap_or_default();
+        Self { kind, namespace, name, pod: text(pod) }
     }
 
     /// Its namespace and name as one of `kind`, if it is that.
@@ -62,23 +67,33 @@ impl Reporter {
 ///
 /// Without `other` these are requests that the selected resources received, as their own proxies saw them. With it they are
 /// what the sender's proxy saw, since only that knows both ends.
-pub fn requests(key: &Requests, selector: &ResourceSelection, other: Option<&Other>) -> Option<(String, String)> {
+pub fn requests(
+    reporter: &Reporter,
+    key: &Requests,
+    selector: &ResourceSelection,
+    other: Option<&Other>,
+) -> Option<(String, String)> {
     if selector.kind != "authority" || other.is_some() {
-        return ends(&key.reporter, key.inbound, &key.peer, selector, other);
+        return ends(reporter, key.inbound, &key.peer, selector, other);
     }
     let resource = (!key.inbound && !key.authority.is_empty())
-        .then(|| (key.reporter.pod.namespace().to_owned(), key.authority.clone()))?;
+        .then(|| (reporter.pod.namespace().to_owned(), key.authority.clone()))?;
     matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource)
 }
 
 /// The same of requests by path.
-pub fn paths(key: &Path, selector: &ResourceSelection) -> Option<(String, String)> {
-    ends(&key.reporter, true, &Peer::default(), selector, None)
+pub fn paths(reporter: &Reporter, selector: &ResourceSelection) -> Option<(String, String)> {
+    ends(reporter, true, &Peer::default(), selector, None)
 }
 
 /// The same of connections.
-pub fn connections(key: &Link, selector: &ResourceSelection, other: Option<&Other>) -> Option<(String, String)> {
-    ends(&key.reporter, key.inbound, &key.peer, selector, other)
+pub fn connections(
+    reporter: &Reporter,
+    key: &Link,
+    selector: &ResourceSelection,
+    other: Option<&Other>,
+) -> Option<(String, String)> {
+    ends(reporter, key.inbound, &key.peer, selector, other)
 }
 
 fn ends(

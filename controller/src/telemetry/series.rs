@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use conduit_api::proto::public::{SeriesPoint, SeriesRequest};
-
-use super::{
-    counts::{Counts, Traffic},
-    slots::SLOT,
+use conduit_api::{
+    proto::public::{SeriesPoint, SeriesRequest},
+    window::resolution,
 };
+
+use super::counts::{Counts, Traffic};
 
 /// More points than this are wider than most screens.
 pub const STEPS_MAX: u32 = 360;
@@ -30,9 +30,12 @@ impl Steps {
     /// What is wrong with it.
     pub fn of(request: &SeriesRequest, unix_ms: u64) -> Result<Self, String> {
         let SeriesRequest { window_ms, step_ms, .. } = *request;
-        let slot_ms = SLOT.as_millis() as u32;
-        if step_ms == 0 || !step_ms.is_multiple_of(slot_ms) {
-            return Err(format!("the step must be a multiple of {}s", SLOT.as_secs()));
+        let finest = resolution(Duration::from_millis(window_ms.into()));
+        if step_ms == 0 || !step_ms.is_multiple_of(finest.as_millis() as u32) {
+            return Err(format!(
+                "the step must be a multiple of {}s in a time window of that length",
+                finest.as_secs()
+            ));
         }
         if !window_ms.is_multiple_of(step_ms) {
             return Err("the time window must be a multiple of the step".to_owned());
@@ -96,11 +99,13 @@ mod tests {
             (60_000, 0, "multiple of 5s"),
             (60_000, 7_000, "multiple of 5s"),
             (60_000, 25_000, "multiple of the step"),
-            (3_600_000, 5_000, "720 steps are too many"),
+            (3_600_000, 5_000, "multiple of 60s"),
+            (21_600_000, 60_000, "multiple of 600s"),
         ] {
             let error = steps(window, step).unwrap_err();
             assert!(error.contains(says), "{window} {step}: {error}");
         }
-        assert_eq!(steps(3_600_000, 10_000).unwrap().count, STEPS_MAX);
+        assert_eq!(steps(3_600_000, 60_000).unwrap().count, 60);
+        assert_eq!(steps(21_600_000, 600_000).unwrap().count, 36);
     }
 }

@@ -44,7 +44,8 @@ impl telemetry_server::Telemetry for TelemetryServer {
         let pod = PodName::new(&report.namespace, &report.pod).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let workload = self.state.borrow().pods().get(&pod).and_then(|pod| pod.value.workload.clone());
         let reporter = Reporter { pod, workload, identity: peer.id().to_string() };
-        self.telemetry.lock().report(now(&self.clock), reporter, report);
-        Ok(Response::new(ReportResponse {}))
+        let mut telemetry = self.telemetry.lock();
+        telemetry.report(now(&self.clock), reporter, report);
+        Ok(Response::new(ReportResponse { memory: telemetry.memory() }))
     }
 }

@@ -1,14 +1,10 @@
 //! Time in slots, which begin when the clock says a multiple of their length: so those of all replicas can be laid upon each
 //! other. Pure.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
+use conduit_api::window::{SLOT, TIERS};
 use tokio::time::Instant;
-
-/// Counts are kept by slots of this length; a window is a whole number of them.
-pub const SLOT: Duration = Duration::from_secs(5);
-/// An hour of slots, the longest window that can be asked for.
-pub const SLOTS_MAX: usize = 720;
 
 const SLOT_MS: u64 = SLOT.as_millis() as u64;
 
@@ -27,140 +23,107 @@ impl Now {
         Duration::from_millis(self.unix_ms % SLOT_MS)
     }
 
-    fn slot_start(self) -> Instant {
+    /// When the current slot began.
+    pub fn slot_start(self) -> Instant {
         self.monotonic.checked_sub(self.phase()).unwrap_or(self.monotonic)
     }
-}
 
-struct Slot<T> {
-    start: Instant,
-    counts: T,
-}
-
-/// What was counted, by slots; those without counts are not there.
-pub struct Slots<T> {
-    /// Nothing before this is known.
-    since: Instant,
-    slots: VecDeque<Slot<T>>,
-}
-
-impl<T: Default> Slots<T> {
-    /// Empty, from `now` on.
-    pub fn new(now: Instant) -> Self {
-        Self { since: now, slots: VecDeque::new() }
+    /// Whether a slot that began at `start` is the current one. Half a slot: the two clocks are not read at the same moment, and one
+    /// of them may be set.
+    pub fn is_in(self, start: Instant) -> bool {
+        self.slot_start() <= start + SLOT / 2
     }
 
-    /// Whether another slot has begun since the last one; the oldest goes when there are too many.
-    pub fn advance(&mut self, now: Now) -> bool {
-        let start = now.slot_start();
-        // Half a slot: the two clocks are not read at the same moment, and one of them may be set.
-        let is_same = self.slots.back().is_some_and(|slot| start <= slot.start + SLOT / 2);
-        if !is_same {
-            if self.slots.len() == SLOTS_MAX {
-                self.forget_oldest();
-            }
-            self.slots.push_back(Slot { start, counts: T::default() });
-        }
-        !is_same
+    /// When a slot began, by the clock as it is now: the nearest multiple of [`SLOT`], in milliseconds since the Unix epoch.
+    pub fn date(self, start: Instant) -> u64 {
+        let ago = self.slot_start().saturating_duration_since(start) + SLOT / 2;
+        let slots = (ago.as_millis() / SLOT.as_millis()) as u64;
+        (self.unix_ms - self.unix_ms % SLOT_MS).saturating_sub(slots * SLOT_MS)
     }
 
-    /// The slot that [`Self::advance`] has found or begun.
-    pub fn newest(&mut self) -> Option<&mut T> {
-        self.slots.back_mut().map(|slot| &mut slot.counts)
+    /// How long ago that was.
+    pub fn since(self, start: Instant) -> Duration {
+        self.monotonic.saturating_duration_since(start)
     }
 
-    /// Forgets the oldest slot, unless it is the only one.
-    pub fn forget_oldest(&mut self) {
-        if self.slots.len() > 1 {
-            self.slots.pop_front();
-            self.since = self.slots.front().map_or(self.since, |oldest| self.since.max(oldest.start));
-        }
+    /// Where what is counted in `window` begins, in milliseconds since the Unix epoch: with the first slot that begins in it, and whose counts
+    /// have not been added to earlier ones.
+    pub fn first_slot(self, window: Duration) -> u64 {
+        let begin = self.unix_ms.saturating_sub(window.as_millis() as u64).next_multiple_of(SLOT_MS);
+        let merged = |begin: u64, (pair, until): (u64, u64)| match is_past(begin, pair, until, self.unix_ms) {
+            true => begin.next_multiple_of(pair),
+            false => begin,
+        };
+        merges().fold(begin, merged)
     }
 
-    /// All that is kept.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.slots.iter().map(|slot| &slot.counts)
+    /// How much of `window` is counted at most: whole slots.
+    pub fn whole_slots(self, window: Duration) -> Duration {
+        Duration::from_millis(self.unix_ms.saturating_sub(self.first_slot(window)))
     }
 
-    /// The time that a query for `window` is answered over: whole slots, and only what is known.
-    pub fn covered(&self, now: Now, window: Duration) -> Duration {
-        let asked = now.phase() + SLOT * slots_before(now, window);
-        asked.min(now.monotonic.saturating_duration_since(self.since))
-    }
-
-    /// All slots, by when they began by the clock as it is now: milliseconds since the Unix epoch.
-    pub fn dated(&self, now: Now) -> impl Iterator<Item = (u64, &T)> {
-        let current = now.unix_ms - now.unix_ms % SLOT_MS;
-        self.slots.iter().map(move |slot| {
-            let ago = u64::from(age(slot.start, now)) * SLOT_MS;
-            (current.saturating_sub(ago), &slot.counts)
-        })
-    }
-
-    /// The slots that began within `window`, the newest first, by how many slots ago they began.
-    pub fn within(&self, now: Now, window: Duration) -> impl Iterator<Item = (u32, &T)> {
-        let before = slots_before(now, window);
-        let aged = self.slots.iter().rev().map(move |slot| (age(slot.start, now), &slot.counts));
-        aged.take_while(move |(age, _)| *age <= before)
+    /// The slot, by when it began and how long it is in milliseconds, that counts of one which began at `date` are to be part of by now.
+    pub fn slot_of(self, date: u64) -> (u64, u64) {
+        let coarsest = merges().filter(|(length, until)| is_past(date, *length, *until, self.unix_ms)).last();
+        let length = coarsest.map_or(SLOT_MS, |(length, _)| length);
+        (date - date % length, length)
     }
 }
 
-/// The slots that began within `window`, besides the current one.
-fn slots_before(now: Now, window: Duration) -> u32 {
-    (window.saturating_sub(now.phase()).as_nanos() / SLOT.as_nanos()) as u32
+/// Lengths of slots, and the ages from which on others are added up to them.
+fn merges() -> impl Iterator<Item = (u64, u64)> {
+    TIERS.windows(2).map(|pair| (pair[1].length.as_millis() as u64, pair[0].until.as_millis() as u64))
 }
 
-/// How many slots ago one began: the nearest number, as in [`Slots::advance`].
-fn age(start: Instant, now: Now) -> u32 {
-    let ago = now.slot_start().saturating_duration_since(start) + SLOT / 2;
-    (ago.as_nanos() / SLOT.as_nanos()) as u32
+/// All of the slot of that length that `date` is in is that old.
+fn is_past(date: u64, length: u64, until: u64, now: u64) -> bool {
+    date - date % length + length + until <= now
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(start: Instant, ms: u64) -> Now {
-        Now { monotonic: start + Duration::from_millis(ms), unix_ms: 1_000_000_000 + ms }
-    }
+    /// A day, at which slots of all lengths begin.
+    const DAY: u64 = 86_400_000;
 
-    fn ages(slots: &Slots<u32>, now: Now, window: u64) -> Vec<u32> {
-        slots.within(now, Duration::from_secs(window)).map(|(age, _)| age).collect()
+    fn at(start: Instant, ms: u64) -> Now {
+        Now { monotonic: start + Duration::from_millis(ms), unix_ms: DAY + ms }
     }
 
     #[test]
     fn slots_begin_when_the_clock_says_so() {
         let start = Instant::now();
-        let mut slots = Slots::<u32>::new(start + Duration::from_millis(4_900));
-        let begun = [4_900, 4_999, 5_000, 9_999, 10_001, 20_003].map(|ms| slots.advance(at(start, ms)));
-        assert_eq!(begun, [true, false, true, false, true, true]);
-        assert_eq!(ages(&slots, at(start, 20_003), 15), [0, 2]);
-        assert_eq!(ages(&slots, at(start, 20_000), 20), [0, 2, 3, 4]);
-        assert_eq!(slots.covered(at(start, 20_003), Duration::from_secs(15)), Duration::from_millis(10_003));
-        assert_eq!(slots.covered(at(start, 20_003), Duration::from_secs(60)), Duration::from_millis(15_103));
+        assert_eq!(at(start, 4_900).slot_start(), start);
+        assert!(at(start, 4_999).is_in(start) && !at(start, 5_000).is_in(start));
+        assert_eq!(at(start, 20_003).date(start + Duration::from_millis(9_998)), DAY + 10_000);
     }
 
     #[test]
     fn a_clock_that_is_set_costs_no_slot() {
         let start = Instant::now();
-        let mut slots = Slots::<u32>::new(start);
-        assert!(slots.advance(at(start, 1_000)));
-        // Back by an hour and a second, forth by a day.
-        let back = Now { unix_ms: 1_000_000_000 - 3_601_000, ..at(start, 1_500) };
-        assert!(!slots.advance(back));
-        let forth = Now { unix_ms: 1_000_000_000 + 86_401_000, ..at(start, 6_500) };
-        assert!(slots.advance(forth));
-        assert_eq!(ages(&slots, forth, 15), [0, 1]);
+        // Back by an hour, forth by a day.
+        let back = Now { unix_ms: DAY - 3_598_500, ..at(start, 1_500) };
+        assert!(back.is_in(start));
+        assert_eq!(back.date(start), DAY - 3_600_000);
+        let forth = Now { unix_ms: 2 * DAY + 6_500, ..at(start, 6_500) };
+        assert!(!forth.is_in(start));
+        assert_eq!(forth.date(start), 2 * DAY);
     }
 
     #[test]
-    fn what_was_forgotten_is_not_covered() {
-        let start = Instant::now();
-        let mut slots = Slots::<u32>::new(start);
-        (0..3).for_each(|slot| assert!(slots.advance(at(start, slot * 5_000))));
-        slots.forget_oldest();
-        assert_eq!(slots.covered(at(start, 14_000), Duration::from_secs(60)), Duration::from_secs(9));
-        (0..5).for_each(|_| slots.forget_oldest());
-        assert_eq!(slots.iter().count(), 1);
+    fn old_slots_are_part_of_longer_ones_and_windows_begin_with_one() {
+        let now = at(Instant::now(), 7 * 3_600_000 + 123_000);
+        let ago = |seconds: u64| now.unix_ms - seconds * 1000;
+        for (seconds, begins, length) in
+            [(3, 3, 5_000), (303, 303, 5_000), (308, 363, 60_000), (3_723, 3_723, 60_000), (3_728, 4_323, 600_000)]
+        {
+            let (slot, slot_length) = now.slot_of(ago(seconds) / 5_000 * 5_000);
+            assert_eq!((slot, slot_length), (ago(begins), length), "{seconds}");
+        }
+        for (window, covered) in [(15, 13), (300, 298), (400, 363), (3_600, 3_543), (3_700, 3_663), (21_600, 21_123)] {
+            let window = Duration::from_secs(window);
+            assert_eq!(now.whole_slots(window), Duration::from_secs(covered), "{window:?}");
+        }
     }
 }

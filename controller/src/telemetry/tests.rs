@@ -9,7 +9,34 @@ use conduit_api::{
 use expect_test::{Expect, expect};
 use tokio::time::Instant;
 
-use super::*;
+use conduit_api::{
+    proto::{
+        common::Direction,
+        public::{EdgesRequest, ResourceSelection, StatRequest},
+        telemetry::{RequestCounts, TcpCounts},
+    },
+    window::{SLOT, resolution},
+};
+
+use super::{
+    counts::{Counts, Traffic},
+    edges::Ends,
+    history::{LOST, NOBODYS},
+    names::{NAME_LEN_MAX, NAMES_MAX, OTHER},
+    series::Steps,
+    *,
+};
+
+const MEMORY: u64 = 7;
+
+/// All that is found, also what others may have the rest of.
+fn stat(telemetry: &Telemetry, now: Now, window: u64, request: &StatRequest) -> BTreeMap<Row, Traffic> {
+    let mut found: BTreeMap<Row, Traffic> = BTreeMap::new();
+    for ((row, _), traffic) in telemetry.counted(now).stat(Duration::from_secs(window), request) {
+        found.entry(row).or_default().merge(&traffic);
+    }
+    found
+}
 
 /// So much after `start`, at which a slot begins.
 fn at(start: Instant, seconds: u64) -> Now {
@@ -30,7 +57,7 @@ fn counts(direction: Direction, peer: Option<&str>, success: u64, failure: u64, 
         success,
         failure,
         latency: vec![LatencyBucket { index: latency::bucket(latency_us) as u32, count: success + failure }],
-        peer_pod: String::new(),
+        ..RequestCounts::default()
     }
 }
 
@@ -62,14 +89,14 @@ fn selection(kind: &str, name: &str) -> ResourceSelection {
 
 fn query(telemetry: &Telemetry, now: Now, kind: &str, other: Option<stat_request::Other>) -> Vec<(String, u64, u64)> {
     let request = StatRequest { selector: Some(selection(kind, "")), window_ms: 60_000, other, by: Vec::new() };
-    let rows = telemetry.query(now, Duration::from_secs(60), &request);
+    let rows = stat(telemetry, now, 60, &request);
     rows.into_iter().map(|((_, name, _), traffic)| (name, traffic.requests.success, traffic.requests.failure)).collect()
 }
 
 #[test]
 fn adds_up_what_was_received_by_workload_pod_and_namespace() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     add(&mut telemetry, now, "web-0", 1, vec![counts(Direction::Inbound, None, 8, 2, 1_000)]);
     add(&mut telemetry, now, "web-1", 1, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
     add(&mut telemetry, now, "bot-0", 1, vec![counts(Direction::Outbound, Some("web"), 9, 2, 1_500)]);
@@ -82,7 +109,7 @@ fn adds_up_what_was_received_by_workload_pod_and_namespace() {
 #[test]
 fn from_and_to_are_what_the_sender_saw() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     add(&mut telemetry, now, "bot-0", 1, vec![counts(Direction::Outbound, Some("web"), 9, 2, 1_500)]);
     add(&mut telemetry, now, "bot-0", 2, vec![counts(Direction::Outbound, Some("other"), 5, 0, 1_500)]);
     let to = |name: &str| Some(stat_request::Other::To(selection("deployment", name)));
@@ -96,7 +123,7 @@ fn from_and_to_are_what_the_sender_saw() {
 #[test]
 fn a_report_counts_once() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
     add(&mut telemetry, now, "web-0", 1, requests.clone());
     add(&mut telemetry, now, "web-0", 1, requests.clone());
@@ -107,7 +134,7 @@ fn a_report_counts_once() {
 #[test]
 fn no_count_is_too_large() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     for sequence in 1..3 {
         add(&mut telemetry, now, "web-0", sequence, vec![counts(Direction::Inbound, None, u64::MAX, 0, 1_000)]);
     }
@@ -117,7 +144,7 @@ fn no_count_is_too_large() {
 #[test]
 fn reports_that_are_sent_again_are_one() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     for sequence in [1, 1, 2, 1] {
         add(&mut telemetry, now, "web-0", sequence, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
     }
@@ -127,7 +154,7 @@ fn reports_that_are_sent_again_are_one() {
 #[test]
 fn what_is_older_than_the_window_does_not_count() {
     let start = Instant::now();
-    let mut telemetry = Telemetry::new(at(start, 0));
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
     add(&mut telemetry, at(start, 0), "web-0", 1, vec![counts(Direction::Inbound, None, 1, 0, 1_000)]);
     add(&mut telemetry, at(start, 70), "web-0", 2, vec![counts(Direction::Inbound, None, 2, 0, 1_000)]);
     assert_eq!(query(&telemetry, at(start, 70), "deployment", None), [("web".into(), 2, 0)]);
@@ -136,11 +163,11 @@ fn what_is_older_than_the_window_does_not_count() {
 #[test]
 fn covers_whole_slots_but_not_the_time_before_the_start() {
     let start = Instant::now();
-    let mut telemetry = Telemetry::new(at(start, 0));
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
     let covered = |telemetry: &Telemetry, seconds| {
         let request = StatRequest { selector: Some(selection("deployment", "")), ..StatRequest::default() };
-        let found = telemetry.query(at(start, seconds), Duration::from_secs(60), &request);
-        found.values().map(|traffic| traffic.covered_ms).collect::<Vec<_>>()
+        let found = stat(telemetry, at(start, seconds), 60, &request);
+        found.values().map(|traffic| traffic.requests_over.ms()).collect::<Vec<_>>()
     };
     for (sequence, seconds) in (1..).zip(0..123) {
         let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
@@ -154,33 +181,141 @@ fn covers_whole_slots_but_not_the_time_before_the_start() {
     assert_eq!(query(&telemetry, at(start, 123), "deployment", None), [("web".into(), 58, 0)]);
 }
 
-#[test]
-fn rows_are_bounded() {
-    let now = now();
-    let mut telemetry = Telemetry::new(now);
-    let rows = (0..=ROWS_PER_SLOT_MAX)
-        .map(|i| RequestCounts { authority: format!("attack-{i}"), ..counts(Direction::Outbound, None, 1, 0, 1_000) });
-    add(&mut telemetry, now, "web-0", 1, rows.collect());
-    assert_eq!(telemetry.dropped_rows(), 1);
-    assert_eq!(telemetry.slots.iter().map(Slot::rows).sum::<usize>(), ROWS_PER_SLOT_MAX);
+fn attack(from: usize, count: usize) -> Vec<RequestCounts> {
+    let row = |i| RequestCounts { authority: format!("attack-{i}"), ..counts(Direction::Inbound, None, 1, 0, 1_000) };
+    (from..from + count).map(row).collect()
 }
 
 #[test]
-fn so_is_an_hour_of_them_and_answers_say_what_is_left() {
+fn names_made_up_cost_their_maker_alone_and_sums_stay_true() {
     let start = Instant::now();
-    let mut telemetry = Telemetry::new(at(start, 0));
-    let rows: Vec<_> = (0..ROWS_PER_SLOT_MAX)
-        .map(|i| RequestCounts { authority: format!("attack-{i}"), ..counts(Direction::Inbound, None, 1, 0, 1_000) })
-        .collect();
-    for slot in 0..40 {
-        add(&mut telemetry, at(start, slot * 5), "web-0", slot + 1, rows.clone());
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    add(&mut telemetry, at(start, 0), "good-0", 1, vec![counts(Direction::Inbound, None, 3, 0, 1_000)]);
+    for round in 0..5 {
+        let made_up = attack(round * NAMES_MAX, NAMES_MAX);
+        add(&mut telemetry, at(start, 1 + round as u64 * 5), "evil-0", 1 + round as u64, made_up);
+        add(&mut telemetry, at(start, 2 + round as u64 * 5), "good-0", 2 + round as u64, attack(0, 2));
     }
-    assert!(telemetry.slots.iter().map(Slot::rows).sum::<usize>() <= ROWS_MAX);
-    let request = StatRequest { selector: Some(selection("pod", "")), ..StatRequest::default() };
-    let found = telemetry.query(at(start, 195), Duration::from_secs(3600), &request);
-    let traffic = found.values().next().unwrap();
-    assert_eq!(traffic.requests.success, 28 * ROWS_PER_SLOT_MAX as u64);
-    assert_eq!(traffic.covered_ms, 27 * 5_000);
+    let names = telemetry.histories.values().map(|history| history.names()).max().unwrap();
+    assert!(names <= NAMES_MAX + 6, "{names}");
+    assert!(telemetry.crowded_rows() > 0);
+    let seen = query(&telemetry, at(start, 25), "pod", None);
+    assert_eq!(seen, [("evil-0".into(), 5 * NAMES_MAX as u64, 0), ("good-0".into(), 13, 0)]);
+}
+
+#[test]
+fn authorities_past_the_bound_are_one() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let outbound = |row| RequestCounts { direction: Direction::Outbound.into(), ..row };
+    add(&mut telemetry, now, "web-0", 1, attack(0, NAMES_MAX + 5).into_iter().map(outbound).collect());
+    let seen = query(&telemetry, now, "authority", None);
+    assert_eq!((seen.len(), seen.iter().find(|row| row.0 == OTHER)), (NAMES_MAX + 1, Some(&(OTHER.into(), 5, 0))));
+    assert_eq!(telemetry.crowded_rows(), 5);
+}
+
+#[test]
+fn names_are_cut() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let mut row = counts(Direction::Outbound, Some(&"n".repeat(1_000)), 1, 0, 1_000);
+    (row.authority, row.peer_pod) = ("\u{fc}".repeat(1_000), "p".repeat(1_000));
+    row.tls.as_mut().unwrap().peer_id = "i".repeat(1_000);
+    row.peer.as_mut().unwrap().namespace = "s".repeat(1_000);
+    add(&mut telemetry, now, "web-0", 1, vec![row]);
+    let longest = |rows: Vec<(String, u64, u64)>| rows.into_iter().map(|row| row.0.len()).max();
+    assert_eq!(longest(query(&telemetry, now, "authority", None)), Some(NAME_LEN_MAX));
+    let edges = EdgesRequest { kind: "pod".into(), ..EdgesRequest::default() };
+    let edges = telemetry.counted(now).edges(Duration::from_secs(60), &edges);
+    let ((ends, _), traffic) = edges.iter().next().unwrap();
+    let wire = ends.to_wire(traffic, NOBODYS);
+    let ResourceRef { kind, namespace, name } = wire.destination.unwrap();
+    let lengths = [kind.len(), namespace.len(), name.len(), wire.tls.unwrap().peer_id.len()];
+    assert_eq!(lengths, ["pod".len(), NAME_LEN_MAX, NAME_LEN_MAX, NAME_LEN_MAX]);
+}
+
+#[test]
+fn who_has_more_than_a_share_forgets_and_answers_say_what_is_left() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry { bytes_max: 400_000, ..Telemetry::new(at(start, 0), MEMORY) };
+    for slot in 0..40 {
+        let second = slot * 5;
+        add(&mut telemetry, at(start, second), "hog-0", slot + 1, attack(0, 1_000));
+        add(&mut telemetry, at(start, second), "web-0", slot + 1, attack(0, 10));
+    }
+    assert!(telemetry.size() <= 600_000, "{}", telemetry.size());
+    let covered = |pod: &str| {
+        let request = StatRequest { selector: Some(selection("pod", pod)), ..StatRequest::default() };
+        let found = telemetry.counted(at(start, 195)).stat(Duration::from_secs(300), &request);
+        let ((_, kept_by), traffic) = found.into_iter().next().unwrap();
+        (kept_by, traffic.requests_over.ms(), traffic.requests.success)
+    };
+    assert_eq!(covered("web-0"), (NOBODYS, 195_000, 400));
+    let (kept_by, covered_ms, requests) = covered("hog-0");
+    assert_eq!(kept_by, LOST);
+    assert!((5_000..100_000).contains(&covered_ms), "{covered_ms}");
+    // A thousand in each slot of which something is known.
+    assert_eq!(requests, u64::from(covered_ms / 5_000 + 1) * 1_000);
+}
+
+/// A request a second to each of a few paths for `seconds`, reported every two.
+fn steady(telemetry: &mut Telemetry, start: Instant, pod: &str, from: u64, seconds: u64) {
+    for second in (from..from + seconds).step_by(2) {
+        let latency = 800 + (second * 7_919) % 30_000;
+        add(telemetry, at(start, second), pod, second / 2 + 1, vec![counts(Direction::Inbound, None, 2, 0, latency)]);
+    }
+}
+
+#[test]
+fn six_hours_are_remembered_and_percentiles_are_as_true_as_those_of_a_minute() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    let hours = 7 * 3_600;
+    steady(&mut telemetry, start, "web-0", 0, hours);
+    let now = at(start, hours);
+    for window in [15, 60, 300, 420, 3_600, 7_200, 21_600] {
+        let request = StatRequest { selector: Some(selection("deployment", "web")), ..StatRequest::default() };
+        let traffic = stat(&telemetry, now, window, &request).into_values().next().unwrap();
+        let covered = u64::from(traffic.requests_over.ms()) / 1000;
+        let finest = resolution(Duration::from_secs(window)).as_secs();
+        assert!(covered <= window && covered + finest >= window, "{window}: {covered}");
+        assert!(traffic.requests.success.abs_diff(covered) <= 2 * SLOT.as_secs(), "{window}: {traffic:?}");
+        let p50 = traffic.requests.latencies.quantile(0.5).unwrap() as f64;
+        assert!(window < 300 || (p50 - 15_800.0).abs() / 15_800.0 < 0.07, "{window}: {p50}");
+    }
+    let slots: usize = telemetry.histories.values().map(|history| history.slots(now, 0).count()).sum();
+    assert!((140..160).contains(&slots), "{slots}");
+}
+
+#[test]
+fn whoever_is_gone_is_forgotten() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    for pod in 0..10 {
+        steady(&mut telemetry, start, &format!("gone-{pod}"), 0, 600);
+    }
+    let before = telemetry.size();
+    assert_eq!(telemetry.histories.len(), 10);
+    // What others say has their slots added up ...
+    steady(&mut telemetry, start, "web-0", 600, 3 * 3_600);
+    let after = telemetry.size();
+    assert!(after < before / 2, "{before} {after}");
+    // ... and forgotten.
+    steady(&mut telemetry, start, "web-0", 600 + 3 * 3_600, 5 * 3_600);
+    assert_eq!(telemetry.histories.len(), 1);
+    let sizes: usize = telemetry.histories.values().map(|history| history.size()).sum();
+    assert_eq!(telemetry.size(), sizes);
+}
+
+#[test]
+fn what_nobody_counts_under_any_more_is_no_name() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    for round in 0..100 {
+        add(&mut telemetry, at(start, round * 600), "web-0", round + 1, attack(round as usize * 10, 10));
+    }
+    let names = telemetry.histories.values().next().unwrap().names();
+    assert!((350..=400).contains(&names), "{names}");
 }
 
 fn tcp(direction: Direction, peer: Option<(&str, &str)>, state: tls::State, bytes: u64, open: u64) -> TcpCounts {
@@ -209,16 +344,16 @@ fn connections(telemetry: &mut Telemetry, now: Now, pod: &str, sequence: u64, tc
 #[test]
 fn open_connections_are_those_that_were_told_of_last_and_bytes_are_added_up() {
     let start = Instant::now();
-    let mut telemetry = Telemetry::new(at(start, 0));
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
     let inbound = |bytes, open| vec![tcp(Direction::Inbound, None, tls::State::Mutual, bytes, open)];
     connections(&mut telemetry, at(start, 0), "db-0", 1, inbound(100, 7));
     connections(&mut telemetry, at(start, 9), "db-0", 2, inbound(10, 3));
     connections(&mut telemetry, at(start, 9), "db-1", 1, inbound(1, 2));
     let seen = |seconds| {
         let request = StatRequest { selector: Some(selection("deployment", "")), ..StatRequest::default() };
-        let found = telemetry.query(at(start, seconds), Duration::from_secs(60), &request);
-        let tcp = found.into_values().next().unwrap().tcp;
-        (tcp.open, tcp.read_bytes, tcp.write_bytes)
+        let found = stat(&telemetry, at(start, seconds), 60, &request);
+        let traffic = found.into_values().next().unwrap();
+        (traffic.open(), traffic.tcp.read_bytes, traffic.tcp.write_bytes)
     };
     assert_eq!(seen(9), (5, 111, 222));
     // Nothing was heard of them any more.
@@ -227,9 +362,10 @@ fn open_connections_are_those_that_were_told_of_last_and_bytes_are_added_up() {
 
 fn assert_edges(telemetry: &Telemetry, now: Now, kind: &str, namespace: &str, expected: Expect) {
     let request = EdgesRequest { kind: kind.into(), namespace: namespace.into(), window_ms: 60_000 };
-    let found = telemetry.edges(now, Duration::from_secs(60), &request);
+    let found = telemetry.counted(now).edges(Duration::from_secs(60), &request);
     // As it comes from another replica.
-    let found = found.iter().map(|(ends, traffic)| Ends::from_wire(ends.to_wire(traffic))).collect();
+    let wire = found.iter().map(|((ends, kept_by), traffic)| Ends::from_wire(ends.to_wire(traffic, *kept_by)));
+    let found = wire.map(|(ends, counts)| (ends, Traffic::from_wire(counts, None))).collect();
     let line = |edge: conduit_api::proto::public::Edge| {
         let name = |end: Option<ResourceRef>| end.map(|r| format!("{}/{}/{}", r.kind, r.namespace, r.name)).unwrap();
         let requests = edge.stats.map(|stats| stats.success_count + stats.failure_count);
@@ -251,7 +387,7 @@ fn assert_edges(telemetry: &Telemetry, now: Now, kind: &str, namespace: &str, ex
 #[test]
 fn edges_are_what_the_source_saw() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     let outbound = |peer, pod, state, bytes, open| tcp(Direction::Outbound, Some((peer, pod)), state, bytes, open);
     let mut requests = counts(Direction::Outbound, Some("voting"), 3, 1, 500);
     requests.tls.as_mut().unwrap().peer_id = "spiffe://mesh/ns/ns/sa/voting".into();
@@ -311,7 +447,7 @@ fn edges_are_what_the_source_saw() {
 #[test]
 fn the_other_end_of_an_edge_may_be_of_another_kind() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     let mut to_db = tcp(Direction::Outbound, Some(("db", "db-0")), tls::State::Mutual, 1, 1);
     to_db.peer.as_mut().unwrap().kind = "statefulset".into();
     connections(&mut telemetry, now, "web-0", 1, vec![to_db]);
@@ -340,21 +476,25 @@ fn points_of_replicas_that_started_at_other_times_add_up() {
     let start = Instant::now();
     let steps = Steps { first_ms: 1_000_000_000, length: Duration::from_secs(10), count: 3 };
     // The second one is 3 s younger.
-    let (mut first, mut second) = (Telemetry::new(at(start, 0)), Telemetry::new(at(start, 3)));
+    let (mut first, mut second) = (Telemetry::new(at(start, 0), MEMORY), Telemetry::new(at(start, 3), MEMORY));
     for seconds in 3..25 {
         let requests = vec![counts(Direction::Inbound, None, 1, 1, 1_000)];
         add(&mut first, at(start, seconds), "web-0", seconds, requests.clone());
         add(&mut second, at(start, seconds), "web-1", seconds, requests);
     }
     let seen = |telemetry: &Telemetry, selection: &ResourceSelection| {
-        let found = telemetry.series(at(start, 24), selection, &steps);
-        found.iter().map(|counts| (counts.success, counts.failure)).collect::<Vec<_>>()
+        let mut points = vec![Counts::default(); 3];
+        for ((step, _), traffic) in telemetry.counted(at(start, 24)).series(selection, &steps) {
+            points[step].merge(&traffic.requests);
+        }
+        points
     };
+    let counted = |points: Vec<Counts>| points.iter().map(|point| (point.success, point.failure)).collect::<Vec<_>>();
     let deployment = selection("deployment", "web");
-    assert_eq!(seen(&first, &deployment), [(7, 7), (10, 10), (5, 5)]);
-    assert_eq!(seen(&second, &deployment), [(7, 7), (10, 10), (5, 5)]);
-    assert_eq!(seen(&first, &selection("deployment", "other")), [(0, 0); 3]);
-    let points = steps.points(first.series(at(start, 24), &deployment, &steps).into_iter());
+    assert_eq!(counted(seen(&first, &deployment)), [(7, 7), (10, 10), (5, 5)]);
+    assert_eq!(counted(seen(&second, &deployment)), [(7, 7), (10, 10), (5, 5)]);
+    assert_eq!(counted(seen(&first, &selection("deployment", "other"))), [(0, 0); 3]);
+    let points = steps.points(seen(&first, &deployment).into_iter());
     let starts = points.iter().map(|point| (point.start_ms, point.success_count, point.tls_count));
     assert!(starts.eq([(1_000_000_000, 7, 14), (1_000_010_000, 10, 20), (1_000_020_000, 5, 10)]));
     assert!(points.iter().all(|point| (900..1_100).contains(&point.latency_p50_us)));
@@ -363,7 +503,7 @@ fn points_of_replicas_that_started_at_other_times_add_up() {
 #[test]
 fn rows_by_path_and_status() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     let ended = |end, success, count| EndCounts {
         end: Some(end),
         success,
@@ -384,7 +524,7 @@ fn rows_by_path_and_status() {
     let seen = |kind: &str, by: &[By]| {
         let by = by.iter().map(|by| i32::from(*by)).collect();
         let request = StatRequest { selector: Some(selection(kind, "")), by, ..StatRequest::default() };
-        let found = telemetry.query(now, Duration::from_secs(60), &request);
+        let found = stat(&telemetry, now, 60, &request);
         let row = |((_, name, values), traffic): (Row, Traffic)| {
             let Counts { success, failure, tls, .. } = traffic.requests;
             format!("{name} {} {success} {failure} {tls}", values.join(" "))
@@ -409,17 +549,52 @@ fn rows_by_path_and_status() {
 }
 
 #[test]
-fn names_are_cut_and_rows_by_path_are_bounded() {
+fn paths_are_cut_and_bounded() {
     let now = now();
-    let mut telemetry = Telemetry::new(now);
+    let mut telemetry = Telemetry::new(now, MEMORY);
     let ends = vec![EndCounts { end: Some(End::HttpStatus(200)), success: true, count: 1, latency: Vec::new() }];
     let path = |path: String| PathCounts { method: "GET".into(), path, mutual: true, ends: ends.clone() };
-    let mut paths: Vec<_> = (0..=ROWS_PER_SLOT_MAX).map(|i| path(format!("/{i}"))).collect();
+    let mut paths: Vec<_> = (0..=NAMES_MAX).map(|i| path(format!("/{i}"))).collect();
     paths[0] = path("\u{fc}".repeat(10_000));
     telemetry.report(now, reporter("web-0"), ReportRequest { paths, sequence: 1, ..ReportRequest::default() });
-    assert_eq!(telemetry.dropped_rows(), 1);
+    assert_eq!(telemetry.crowded_rows(), 1);
     let by = vec![By::Path.into()];
     let request = StatRequest { selector: Some(selection("pod", "")), by, ..StatRequest::default() };
-    let longest = telemetry.query(now, Duration::from_secs(60), &request).into_keys().map(|row| row.2[0].len()).max();
-    assert_eq!(longest, Some(256));
+    let found = stat(&telemetry, now, 60, &request);
+    assert_eq!(found.keys().map(|row| row.2[0].len()).max(), Some(NAME_LEN_MAX));
+    assert!(found.keys().any(|row| row.2[0] == OTHER));
+}
+
+/// Known is what was counted since the start, and whose memory has the rest.
+fn covered(telemetry: &Telemetry, now: Now, pod: &str) -> (u64, u32) {
+    let request = StatRequest { selector: Some(selection("pod", pod)), ..StatRequest::default() };
+    let found = telemetry.counted(now).stat(Duration::from_secs(60), &request);
+    let ((_, kept_by), traffic) = found.into_iter().next().unwrap();
+    (kept_by, traffic.requests_over.ms())
+}
+
+#[test]
+fn what_is_known_of_a_proxy_is_what_it_has_told_here_or_elsewhere() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    let tell = |telemetry: &mut Telemetry, second, pod, sequence, previous_memory| {
+        let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
+        let report = ReportRequest { interval_ms: 2_000, previous_memory, ..report(sequence, requests) };
+        telemetry.report(at(start, second), reporter(pod), report);
+    };
+    // It has begun; it comes from another replica; and from one that nobody knows of.
+    tell(&mut telemetry, 100, "new-0", 1, 0);
+    tell(&mut telemetry, 100, "moved-0", 50, 99);
+    tell(&mut telemetry, 100, "older-0", 50, 0);
+    let now = at(start, 110);
+    assert_eq!(covered(&telemetry, now, "new-0"), (NOBODYS, 60_000));
+    assert_eq!(covered(&telemetry, now, "moved-0"), (99, 12_000));
+    assert_eq!(covered(&telemetry, now, "older-0"), (LOST, 12_000));
+    // It was away for a while, and is back; and what is told in order is complete, however long nothing was to be told.
+    tell(&mut telemetry, 105, "new-0", 2, MEMORY);
+    tell(&mut telemetry, 140, "new-0", 9, 99);
+    tell(&mut telemetry, 140, "moved-0", 51, MEMORY);
+    assert_eq!(covered(&telemetry, at(start, 150), "new-0"), (99, 27_000));
+    assert_eq!(covered(&telemetry, at(start, 150), "moved-0"), (99, 52_000));
+    assert_eq!(covered(&telemetry, at(start, 170), "moved-0"), (NOBODYS, 60_000));
 }

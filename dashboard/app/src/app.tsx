@@ -33,6 +33,7 @@ const WINDOWS: [number, string][] = [
   [300_000, "5 min"],
   [900_000, "15 min"],
   [3_600_000, "1 h"],
+  [21_600_000, "6 h"],
 ];
 
 export function App() {

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 
-import { type Figures, figures, health, latency, nameOf, NONE, percent, rate, timeOfDay, wholePercent } from "./figures";
+import { type Figures, figures, health, latency, nameOf, NONE, percent, rate, timeOfDay, wholePercent, whatIsMissing } from "./figures";
 import type { Live } from "./live";
 import { KINDS, linkTo } from "./route";
 import type { Column } from "./table";
@@ -104,12 +104,8 @@ export function Freshness({ live }: { live: Live }) {
 }
 
 export function Partial({ of }: { of: Answered | undefined }) {
-  if (!of || of.replicasAnswered >= of.replicasTotal) return null;
-  return (
-    <p class="note fair">
-      {of.replicasAnswered} of {of.replicasTotal} controllers answered: the figures are partial.
-    </p>
-  );
+  const missing = of ? whatIsMissing(of) : [];
+  return missing.length === 0 ? null : <p class="note fair">{missing.join(" ")}</p>;
 }
 
 export function Section({ title, children, id }: { title: string; children: ComponentChildren; id?: string }) {

@@ -1,6 +1,6 @@
 // Counts as rates and shares, as `conduit stat` has them, and how they are written. Pure.
 
-import type { Ref, Stats } from "./wire";
+import type { Answered, Ref, Stats } from "./wire";
 
 export interface Figures {
   /** From 0 to 1. */
@@ -27,6 +27,21 @@ export function figures(stats: Stats | null | undefined): Figures | null {
     p95: Number(stats.latencyP95Us),
     p99: Number(stats.latencyP99Us),
   };
+}
+
+/** As `conduit stat` says it. */
+export function whatIsMissing(of: Answered): string[] {
+  const missing: string[] = [];
+  if (of.replicasAnswered < of.replicasTotal) {
+    const outdated = of.replicasOutdated > 0 ? `, ${of.replicasOutdated} of an older release cannot` : "";
+    missing.push(`${of.replicasAnswered} of ${of.replicasTotal} controllers answered${outdated}: the figures are partial.`);
+  }
+  if (of.coveredMs < of.windowMs) {
+    const known = of.coveredMs < 60_000 ? `${Math.floor(of.coveredMs / 1000)} s` : `${Math.floor(of.coveredMs / 60_000)} min`;
+    missing.push(`Not all is known of what was more than ${known} ago: the figures are partial.`);
+  }
+  if (of.truncated) missing.push("There is more than is shown: what has the least traffic is left out.");
+  return missing;
 }
 
 export const NONE = "–";

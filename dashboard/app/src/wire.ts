@@ -26,6 +26,10 @@ export interface StatRow {
 export interface Answered {
   replicasAnswered: number;
   replicasTotal: number;
+  replicasOutdated: number;
+  coveredMs: number;
+  windowMs: number;
+  truncated?: boolean;
 }
 
 export interface Stat extends Answered {

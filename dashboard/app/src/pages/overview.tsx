@@ -107,7 +107,10 @@ function total(rows: StatRow[]): Stats | null {
   const sum = (key: "successCount" | "failureCount" | "tlsCount") => String(all.reduce((sum, stats) => sum + Number(stats[key]), 0));
   const first = all[0];
   if (!first) return null;
-  const windowMs = Math.max(...all.map((stats) => stats.windowMs));
+  // The time by which the sum is the sum of the rates: not all of them were counted over the same.
+  const counted = (stats: Stats) => Number(stats.successCount) + Number(stats.failureCount);
+  const perMs = all.reduce((sum, stats) => sum + counted(stats) / Math.max(1, stats.windowMs), 0);
+  const windowMs = perMs > 0 ? all.reduce((sum, stats) => sum + counted(stats), 0) / perMs : first.windowMs;
   return { ...first, windowMs, successCount: sum("successCount"), failureCount: sum("failureCount"), tlsCount: sum("tlsCount") };
 }
 

@@ -1,0 +1,101 @@
+//! What an answer covers, and what is said when that is not all. Pure.
+
+use std::{io::Write, time::Duration};
+
+use conduit_api::proto::public::{EdgesResponse, StatResponse};
+
+use crate::resource::Kind;
+
+/// Of which replicas, of how long, and whether of all that there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Coverage {
+    pub(crate) answered: u32,
+    pub(crate) total: u32,
+    outdated: u32,
+    covered_ms: u32,
+    window_ms: u32,
+    truncated: bool,
+}
+
+impl Coverage {
+    /// Of several questions: what holds for all of them.
+    pub(crate) fn of_stats(answers: &[(Kind, StatResponse)]) -> Self {
+        let answers = || answers.iter().map(|(_, answer)| answer);
+        Self {
+            answered: answers().map(|answer| answer.replicas_answered).min().unwrap_or_default(),
+            total: answers().map(|answer| answer.replicas_total).max().unwrap_or_default(),
+            outdated: answers().map(|answer| answer.replicas_outdated).max().unwrap_or_default(),
+            covered_ms: answers().map(|answer| answer.covered_ms).min().unwrap_or_default(),
+            window_ms: answers().map(|answer| answer.window_ms).max().unwrap_or_default(),
+            truncated: answers().any(|answer| answer.truncated),
+        }
+    }
+
+    pub(crate) fn of_edges(answer: &EdgesResponse) -> Self {
+        Self {
+            answered: answer.replicas_answered,
+            total: answer.replicas_total,
+            outdated: answer.replicas_outdated,
+            covered_ms: answer.covered_ms,
+            window_ms: answer.window_ms,
+            truncated: answer.truncated,
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        self.covered_ms < self.window_ms
+    }
+
+    /// Something is missing.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.answered < self.total || self.truncated || self.is_short()
+    }
+}
+
+/// Says so when figures are not those of all replicas, not of all the time, or not all of them.
+pub(crate) fn note_partial(coverage: &Coverage, notes: &mut impl Write) -> anyhow::Result<()> {
+    let Coverage { answered, total, outdated, .. } = coverage;
+    if answered < total {
+        let why = match outdated {
+            0 => String::new(),
+            outdated => format!(", {outdated} of an older release cannot"),
+        };
+        writeln!(notes, "note: {answered} of {total} controllers answered{why}: the figures are partial")?;
+    }
+    if coverage.is_short() {
+        let known = humantime::format_duration(Duration::from_secs((coverage.covered_ms / 1000).into()));
+        writeln!(notes, "note: not all is known of what was more than {known} ago: the figures are partial")?;
+    }
+    if coverage.truncated {
+        writeln!(notes, "note: there is more than is shown: what has the least traffic is left out")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let all = Coverage { answered: 3, total: 3, covered_ms: 56_000, window_ms: 56_000, ..Coverage::default() };
+        for (coverage, says) in [
+            (all.clone(), ""),
+            (Coverage::default(), ""),
+            (Coverage { window_ms: 298_000, ..all.clone() }, "of what was more than 56s ago: the figures are partial"),
+            (Coverage { answered: 2, ..all.clone() }, "2 of 3 controllers answered: the figures are partial"),
+            (
+                Coverage { answered: 2, outdated: 1, ..all.clone() },
+                "2 of 3 controllers answered, 1 of an older release cannot: the figures are partial",
+            ),
+            (Coverage { truncated: true, ..all.clone() }, "the least traffic is left out"),
+        ] {
+            let mut notes = Vec::new();
+            note_partial(&coverage, &mut notes).unwrap();
+            let notes = String::from_utf8(notes).unwrap();
+            assert_eq!(coverage.is_partial(), !says.is_empty(), "{coverage:?}");
+            assert_eq!(notes.is_empty(), says.is_empty(), "{coverage:?}: {notes}");
+            assert!(notes.contains(says), "{coverage:?}: {notes}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What all replicas have counted, added up: over how long each part was heard, who did not answer, and who could not understand.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use conduit_api::{
+    proto::peer::{Counts, Heard},
+    window::WINDOW_MAX,
+};
+
+use crate::{
+    peer::{Answer, server::Own},
+    telemetry::{self, counts::Traffic, history::NOBODYS, slots::Now},
+};
+
+/// Windows that releases which say nothing of their level remember.
+const OLD_WINDOW_MAX: Duration = Duration::from_secs(3600);
+
+/// What the replicas that answered have counted.
+pub struct Merged<K> {
+    /// All of it.
+    pub traffic: BTreeMap<K, Traffic>,
+    /// The time before now that everything covers.
+    pub covered_ms: u32,
+    /// The window, in whole slots.
+    pub window_ms: u32,
+    needed_level: u32,
+    /// Replicas that answered, this one among them.
+    pub answered: u32,
+    /// Replicas.
+    pub asked: u32,
+    /// Those that did not understand.
+    pub outdated: u32,
+    /// Some replica had more to tell.
+    pub truncated: bool,
+}
+
+impl<K: Ord> Merged<K> {
+    /// Nothing yet, of a question that replicas have to be of `needed_level` for.
+    pub fn new(own: &Own, window_ms: u32, needed_level: u32) -> Self {
+        Self::at(telemetry::server::now(&own.clock), Duration::from_millis(window_ms.into()), needed_level)
+    }
+
+    fn at(now: Now, window: Duration, needed_level: u32) -> Self {
+        let needed_level = if window > OLD_WINDOW_MAX { needed_level.max(1) } else { needed_level };
+        Self {
+            traffic: BTreeMap::new(),
+            covered_ms: 0,
+            window_ms: ms(now.whole_slots(window.min(WINDOW_MAX))),
+            needed_level,
+            answered: 0,
+            asked: 0,
+            outdated: 0,
+            truncated: false,
+        }
+    }
+
+    /// Adds this replica's own answer and those of the others: each is taken apart by `parts`, and each of its rows by `parse`.
+    pub fn add_all<A, T>(
+        &mut self,
+        own: A,
+        others: Vec<Answer<A>>,
+        parts: impl Fn(A) -> (Option<Heard>, Vec<T>),
+        parse: impl Fn(T) -> (K, Counts),
+    ) {
+        self.asked = 1 + others.len() as u32;
+        let answers = others.into_iter().filter_map(|other| other.answer).chain([own]).map(parts);
+        let heard = |(heard, rows): (Option<Heard>, Vec<T>)| (heard.unwrap_or_default(), rows);
+        let (answers, outdated): (Vec<_>, Vec<_>) =
+            answers.map(heard).partition(|(heard, _)| heard.level >= self.needed_level);
+        (self.answered, self.outdated) = (answers.len() as u32, outdated.len() as u32);
+        self.truncated = answers.iter().any(|(heard, _)| heard.truncated);
+        // Nobody knows of anything before the one that has been listening for the longest time.
+        let oldest = answers.iter().map(|(heard, _)| heard.age_ms).max().unwrap_or_default();
+        let whole_ms = self.window_ms.min(ms(Duration::from_millis(oldest)));
+        let memories: Vec<_> = answers.iter().map(|(heard, _)| heard.memory).collect();
+        for (heard, rows) in answers {
+            for (key, counts) in rows.into_iter().map(&parse) {
+                let is_whole = heard.level > 0 && (counts.kept_by == NOBODYS || memories.contains(&counts.kept_by));
+                let traffic = Traffic::from_wire(counts, is_whole.then_some(whole_ms));
+                self.traffic.entry(key).or_default().merge(&traffic);
+            }
+        }
+        let covered = self.traffic.values().filter_map(Traffic::least_covered_ms).min();
+        self.covered_ms = covered.unwrap_or(whole_ms).min(whole_ms);
+    }
+}
+
+fn ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use conduit_api::{NodeId, proto::peer::Open};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::telemetry::history::LOST;
+
+    type Reply = (Heard, Vec<Counts>);
+
+    fn heard(memory: u64, age_s: u64) -> Heard {
+        Heard { memory, age_ms: age_s * 1000, level: 1, truncated: false }
+    }
+
+    /// So many requests of `web`, of proxies that were heard for so many seconds, and whose memory has the rest.
+    fn counts(success: u64, covered_s: u32, kept_by: u64) -> Counts {
+        let covered_ms = covered_s * 1000;
+        Counts { name: "web".into(), success, covered_ms, kept_by, ..Counts::default() }
+    }
+
+    fn merged(window_s: u64, level: u32, own: Reply, others: Vec<Option<Reply>>) -> Merged<String> {
+        let now = Now { monotonic: Instant::now(), unix_ms: 86_400_000 };
+        let mut merged = Merged::at(now, Duration::from_secs(window_s), level);
+        let others = others.into_iter().map(|answer| Answer { node: NodeId::from(9), answer }).collect();
+        merged.add_all(own, others, |(heard, rows)| (Some(heard), rows), |counts| (counts.name.clone(), counts));
+        merged
+    }
+
+    /// Requests per second, and what all of it covers, in seconds.
+    fn rate(merged: &Merged<String>) -> (u64, u32) {
+        let stats = merged.traffic["web"].stats().unwrap();
+        (stats.success_count * 1000 / u64::from(stats.window_ms), merged.covered_ms / 1000)
+    }
+
+    #[test]
+    fn rates_are_over_the_time_in_which_proxies_were_heard() {
+        let old = || (heard(7, 4_000), vec![counts(600, 60, NOBODYS)]);
+        for (what, other, expected) in [
+            ("one that has begun with its replica", (heard(8, 20), vec![counts(200, 20, LOST)]), (20, 20)),
+            ("one that has begun itself", (heard(8, 4_000), vec![counts(600, 60, NOBODYS)]), (20, 60)),
+            ("one whose replica is younger than it", (heard(8, 20), vec![counts(600, 20, NOBODYS)]), (20, 60)),
+            // Ten a second, forty seconds of them told to the first replica.
+            ("one that has moved, and is known all the same", (heard(8, 4_000), vec![counts(600, 20, 7)]), (20, 60)),
+            ("one that has moved from a replica that is gone", (heard(8, 4_000), vec![counts(200, 20, 6)]), (20, 20)),
+        ] {
+            assert_eq!(rate(&merged(60, 1, old(), vec![Some(other)])), expected, "{what}");
+        }
+        let young = merged(60, 1, (heard(7, 30), vec![counts(300, 30, NOBODYS)]), vec![]);
+        assert_eq!((rate(&young), young.window_ms), ((10, 30), 60_000));
+    }
+
+    #[test]
+    fn who_does_not_answer_or_does_not_understand_is_missing() {
+        let own = || (heard(7, 4_000), vec![counts(60, 60, NOBODYS)]);
+        let older = || Some((Heard::default(), vec![counts(60, 60, 0)]));
+        let partial = merged(60, 1, own(), vec![None, older()]);
+        assert_eq!((partial.answered, partial.asked, partial.outdated), (1, 3, 1));
+        assert_eq!(partial.traffic["web"].requests.success, 60);
+        // What is older than an hour, they would leave out.
+        assert_eq!(merged(7_200, 0, own(), vec![older()]).outdated, 1);
+        let full = merged(60, 0, own(), vec![older()]);
+        assert_eq!((full.answered, full.outdated, full.traffic["web"].requests.success), (2, 0, 120));
+    }
+
+    #[test]
+    fn open_connections_of_a_proxy_are_those_that_it_has_told_last() {
+        let open = |reporter, told_ms_ago, count| Open { reporter, told_ms_ago, count };
+        let row = |open: Vec<Open>| {
+            let tcp_open = open.iter().map(|open| open.count).sum();
+            Counts { tcp_open, open, ..counts(0, 60, NOBODYS) }
+        };
+        let first = (heard(7, 90), vec![row(vec![open(1, 3_000, 5), open(2, 500, 7)])]);
+        let second = (heard(8, 90), vec![row(vec![open(1, 100, 4), open(3, 900, 1)])]);
+        let merged_open = merged(60, 1, first, vec![Some(second)]).traffic["web"].open();
+        assert_eq!(merged_open, 4 + 7 + 1);
+    }
+}

@@ -1,0 +1,290 @@
+//! What one proxy has told this replica: slots that get longer as they get older, and since when it is all of it. Pure.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use conduit_api::{
+    latency::Latencies,
+    proto::telemetry::ReportRequest,
+    window::{SLOT, TIERS, WINDOW_MAX},
+};
+use tokio::time::Instant;
+
+use super::{
+    Reporter,
+    block::{Block, Sums},
+    counts::{Counts, Tcp},
+    names::{Link, NAMES_MAX, Name, Names, Requests},
+    paths::Path,
+    slots::Now,
+};
+
+/// How many connections are open is told at least every ten seconds: what was said earlier is of a proxy that has gone.
+const OPEN_FOR: Duration = Duration::from_secs(15);
+/// What there is of a slot besides its rows, and of a history: their places, and what the allocator needs.
+const SLOT_SIZE: usize = 80;
+const HISTORY_SIZE: usize = 512;
+
+/// Whose memory has what this one does not: nobody's has to, ...
+pub const NOBODYS: u64 = 0;
+/// ... or nobody knows.
+pub const LOST: u64 = 1;
+
+/// One proxy's counts. A clone shares them.
+#[derive(Clone, Debug)]
+pub struct History {
+    reporter: Arc<Reporter>,
+    names: Arc<Names>,
+    /// The oldest first; those without counts are not there.
+    slots: VecDeque<Slot>,
+    /// How many connections are open, and who has said so when.
+    open: BTreeMap<u32, (u64, Instant)>,
+    /// The last report: its incarnation and sequence, and when it came.
+    last: (u64, u64),
+    heard: Instant,
+    unknown: Option<Unknown>,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    start: Instant,
+    counts: Block,
+}
+
+/// A time of which nothing is known here.
+#[derive(Clone, Copy, Debug)]
+struct Unknown {
+    /// None for as long as there is anything to know.
+    from: Option<Instant>,
+    to: Instant,
+    /// Whose memory has it.
+    kept_by: u64,
+}
+
+impl History {
+    /// Without any counts yet.
+    pub fn new(reporter: Arc<Reporter>, now: Now) -> Self {
+        Self {
+            reporter,
+            names: Arc::default(),
+            slots: VecDeque::new(),
+            open: BTreeMap::new(),
+            last: (0, 0),
+            heard: now.monotonic,
+            unknown: None,
+        }
+    }
+
+    /// Whose it is.
+    pub fn reporter(&self) -> &Arc<Reporter> {
+        &self.reporter
+    }
+
+    /// When it was last added to.
+    pub fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// The name of a number.
+    pub fn name(&self, number: u32) -> Option<&Name> {
+        self.names.name(number)
+    }
+
+    /// Names, of numbers from zero on.
+    pub fn names(&self) -> usize {
+        self.names.count()
+    }
+
+    /// Adds a report, and says how many of its rows had names that there was no room for; none when it was added before.
+    pub fn report(&mut self, now: Now, report: ReportRequest) -> Option<u64> {
+        let sent = (report.incarnation, report.sequence);
+        if self.last.0 == sent.0 && sent.1 <= self.last.1 {
+            return None;
+        }
+        self.note_unknown(now, &report);
+        if self.last.0 != sent.0 {
+            self.open.clear();
+        }
+        (self.last, self.heard) = (sent, now.monotonic);
+        // Before names get numbers for this report: those that nothing is counted under are forgotten.
+        if !self.slots.back().is_some_and(|last| now.is_in(last.start)) {
+            self.tidy(now);
+        }
+        if self.names.count() >= NAMES_MAX {
+            self.forget_names(NAMES_MAX / 2);
+        }
+        let (rows, crowded) = self.rows(now, report);
+        self.add(now, rows);
+        Some(crowded)
+    }
+
+    /// Reports are numbered: where some are missing, another replica has them, or has had them.
+    fn note_unknown(&mut self, now: Now, report: &ReportRequest) {
+        let before = report.sequence.saturating_sub(1);
+        let is_next = before == 0 || self.last == (report.incarnation, before);
+        if is_next {
+            return;
+        }
+        let begin = Duration::from_millis(report.interval_ms.into());
+        let to = now.monotonic.checked_sub(begin).unwrap_or(now.monotonic);
+        let from = (self.last != (0, 0)).then_some(self.heard);
+        let kept_by = if report.previous_memory > LOST { report.previous_memory } else { LOST };
+        self.unknown = Some(Unknown { from, to, kept_by });
+    }
+
+    fn rows(&mut self, now: Now, report: ReportRequest) -> (BTreeMap<u32, Sums>, u64) {
+        let (mut rows, mut crowded) = (BTreeMap::<u32, Sums>::new(), 0);
+        for counts in report.requests {
+            let parsed = Counts::of(&counts);
+            let link = Link::of_requests(&counts).map(Name::Link);
+            for name in [Name::Requests(Requests::of(&counts))].into_iter().chain(link) {
+                rows.entry(self.number(name, &mut crowded)).or_default().requests.merge(&parsed);
+            }
+        }
+        for (path, counts) in report.paths.into_iter().flat_map(Path::rows) {
+            rows.entry(self.number(Name::Path(path), &mut crowded)).or_default().requests.merge(&counts);
+        }
+        for counts in report.tcp {
+            let number = self.number(Name::Link(Link::of_connections(&counts)), &mut crowded);
+            let (read_bytes, write_bytes) = (counts.read_bytes, counts.write_bytes);
+            if read_bytes | write_bytes > 0 {
+                rows.entry(number).or_default().tcp.merge(&Tcp { open: 0, read_bytes, write_bytes });
+            }
+            self.open.insert(number, (counts.open, now.monotonic));
+        }
+        (rows, crowded)
+    }
+
+    fn number(&mut self, name: Name, crowded: &mut u64) -> u32 {
+        if let Some(number) = self.names.known(&name) {
+            return number;
+        }
+        let (number, is_other) = Arc::make_mut(&mut self.names).learn(name);
+        *crowded += u64::from(is_other);
+        number
+    }
+
+    fn add(&mut self, now: Now, mut rows: BTreeMap<u32, Sums>) {
+        if rows.is_empty() {
+            return;
+        }
+        match self.slots.back_mut() {
+            Some(last) if now.is_in(last.start) => {
+                last.counts.add_to(&mut rows, |number| number);
+                last.counts = Block::of(&rows);
+            }
+            _ => self.slots.push_back(Slot { start: now.slot_start(), counts: Block::of(&rows) }),
+        }
+    }
+
+    /// Adds slots that have become old to longer ones, and forgets those that nobody may ask for any more.
+    pub fn tidy(&mut self, now: Now) {
+        let coarsest = TIERS[TIERS.len() - 1].length;
+        let is_kept = |slot: &Slot| now.since(slot.start) <= WINDOW_MAX + coarsest;
+        let of = |slot: &Slot| now.slot_of(now.date(slot.start));
+        let before = self.slots.len();
+        let slots: Vec<_> = std::mem::take(&mut self.slots).into_iter().filter(is_kept).collect();
+        // One that is half of a slot after another does not begin with it: clocks are set.
+        let together = |a: &Slot, b: &Slot| of(a) == of(b) && of(a).1 > SLOT.as_millis() as u64;
+        for group in slots.chunk_by(together) {
+            let counts = if let [only] = group {
+                only.counts.clone()
+            } else {
+                let mut rows = BTreeMap::new();
+                group.iter().for_each(|slot| slot.counts.add_to(&mut rows, |number| number));
+                self.forget_latencies_of_links(&mut rows);
+                Block::of(&rows)
+            };
+            self.slots.push_back(Slot { start: group[0].start, counts });
+        }
+        self.open.retain(|_, (_, told)| now.since(*told) <= OPEN_FOR);
+        if self.slots.len() < before {
+            self.forget_names(NAMES_MAX);
+        }
+    }
+
+    /// Pairs of pods are many, and what requests between them took is told by their workloads as well.
+    fn forget_latencies_of_links(&self, rows: &mut BTreeMap<u32, Sums>) {
+        for (number, sums) in rows {
+            if let Some(Name::Link(_)) = self.names.name(*number) {
+                sums.requests.latencies = Latencies::default();
+            }
+        }
+    }
+
+    /// Forgets names that nothing is counted under any more, and all but `most` of the others, those that were used last.
+    fn forget_names(&mut self, most: usize) {
+        let mut used = vec![0_usize; self.names.count()];
+        for (age, slot) in (1..).zip(&self.slots) {
+            slot.counts.rows().for_each(|(number, _)| used[number as usize] = age);
+        }
+        self.open.keys().for_each(|number| used[*number as usize] = usize::MAX);
+        let mut ages: Vec<_> = used.iter().copied().filter(|age| *age > 0).collect();
+        ages.sort_unstable_by(|a, b| b.cmp(a));
+        let youngest = ages.get(most).map_or(1, |age| age.saturating_add(1));
+        let kept = used.iter().filter(|age| **age >= youngest).count();
+        if kept == used.len() {
+            return;
+        }
+        let (names, numbers) =
+            self.names.retain(|number| used[number as usize] >= youngest, |number| used[number as usize] > 0);
+        let renamed = |number: u32| numbers[number as usize];
+        for slot in &mut self.slots {
+            let mut rows = BTreeMap::new();
+            slot.counts.add_to(&mut rows, renamed);
+            slot.counts = Block::of(&rows);
+        }
+        let mut open = BTreeMap::new();
+        for (number, (count, told)) in std::mem::take(&mut self.open) {
+            let (sum, last) = open.entry(renamed(number)).or_insert((0_u64, told));
+            (*sum, *last) = (sum.saturating_add(count), told.max(*last));
+        }
+        (self.open, self.names) = (open, Arc::new(names));
+    }
+
+    /// Forgets the oldest slots until it takes no more than `size`, but the last one.
+    pub fn shrink(&mut self, size: usize) {
+        let before = self.slots.len();
+        let mut rest = self.size();
+        while rest > size && self.slots.len() > 1 {
+            rest -= self.slots.pop_front().map_or(0, |slot| slot.counts.size() + SLOT_SIZE);
+        }
+        if let Some(oldest) = self.slots.front().filter(|_| self.slots.len() < before) {
+            let to = self.unknown.map_or(oldest.start, |unknown| unknown.to.max(oldest.start));
+            self.unknown = Some(Unknown { from: None, to, kept_by: LOST });
+            self.forget_names(NAMES_MAX);
+        }
+    }
+
+    /// Bytes that it takes, about.
+    pub fn size(&self) -> usize {
+        let slots: usize = self.slots.iter().map(|slot| slot.counts.size() + SLOT_SIZE).sum();
+        HISTORY_SIZE + slots + self.names.size() + self.open.len() * 48
+    }
+
+    /// Slots, from the first that begins at `from` or later: when, by the clock as it is now, and what was counted.
+    pub fn slots(&self, now: Now, from: u64) -> impl Iterator<Item = (u64, &Block)> {
+        let dated = self.slots.iter().rev().map(move |slot| (now.date(slot.start), &slot.counts));
+        dated.take_while(move |(date, _)| *date >= from)
+    }
+
+    /// How many connections are open now, by name.
+    pub fn open(&self, now: Now) -> impl Iterator<Item = (u32, u64)> {
+        let recent = self.open.iter().filter(move |(_, (_, told))| now.since(*told) <= OPEN_FOR);
+        recent.map(|(number, (count, _))| (*number, *count))
+    }
+
+    /// How much of the last `window` is known here, and whose memory has the rest.
+    pub fn covers(&self, now: Now, window: Duration) -> (Duration, u64) {
+        let Some(Unknown { from, to, kept_by }) = self.unknown else { return (window, NOBODYS) };
+        let until = now.since(to);
+        let since = from.map_or(window, |from| now.since(from)).min(window);
+        match since.saturating_sub(until) {
+            Duration::ZERO => (window, NOBODYS),
+            unknown => (window.saturating_sub(unknown), kept_by),
+        }
+    }
+}
