@@ -1,6 +1,10 @@
 //! Tells the control plane what was counted, a little at a time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use conduit_api::proto::{
     common::{self, ResourceRef, tls},
@@ -9,6 +13,7 @@ use conduit_api::proto::{
         telemetry_client::TelemetryClient,
     },
 };
+use prost::Message;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
@@ -23,6 +28,8 @@ use crate::control::Controllers;
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Open connections on which nothing happens are told again that often: what was said earlier is not believed for much longer.
 const REFRESH: Duration = Duration::from_secs(10);
+/// Of one report: what is more is told in several. Controllers take four megabytes.
+const REPORT_BYTES_MAX: usize = 1 << 20;
 /// A replica that has not taken a report by then is not waited for.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -47,8 +54,10 @@ struct Reports {
     told_at: Instant,
     /// When all open connections were told.
     refreshed_at: Option<Instant>,
-    /// The report that is not known to have been taken, and the sums that it leads to.
-    untold: Option<(ReportRequest, Sums)>,
+    /// The reports that are not known to have been taken, and the sums that they lead to.
+    untold: Option<(VecDeque<ReportRequest>, Sums)>,
+    /// Who has taken the last one.
+    memory: u64,
 }
 
 /// Everything that was counted since the proxy started.
@@ -114,7 +123,15 @@ fn told_labels(labels: ConnectionLabels) -> ConnectionLabels {
 
 impl Reports {
     fn new(now: Instant, incarnation: u64) -> Self {
-        Self { incarnation, sequence: 0, told: Sums::default(), told_at: now, refreshed_at: None, untold: None }
+        Self {
+            incarnation,
+            sequence: 0,
+            told: Sums::default(),
+            told_at: now,
+            refreshed_at: None,
+            untold: None,
+            memory: 0,
+        }
     }
 
     /// The report to send: the last one, if it was not taken, or what was counted since.
@@ -131,27 +148,66 @@ impl Reports {
                 return None;
             }
             let paths = sums.paths_since(&self.told);
-            self.sequence += 1;
             let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.told_at, now));
-            let report = ReportRequest {
-                incarnation: self.incarnation,
-                sequence: self.sequence,
-                interval_ms: u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX),
-                requests,
-                tcp,
-                paths,
-                ..ReportRequest::default()
-            };
-            self.untold = Some((report, sums));
+            let mut parts = Parts::of(requests, tcp, paths);
+            for part in &mut parts {
+                self.sequence += 1;
+                (part.incarnation, part.sequence) = (self.incarnation, self.sequence);
+                part.interval_ms = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
+            }
+            self.untold = Some((parts, sums));
         }
-        self.untold.as_ref().map(|(report, _)| report.clone())
+        let next = self.untold.as_ref().and_then(|(reports, _)| reports.front().cloned());
+        next.map(|report| ReportRequest { previous_memory: self.memory, ..report })
     }
 
-    /// It was taken.
-    fn taken(&mut self) {
-        if let Some((_, sums)) = self.untold.take() {
+    /// It was taken, by a controller that keeps it there; one that has not taken the last one does not know yet what is open.
+    fn taken(&mut self, memory: u64) {
+        let before = std::mem::replace(&mut self.memory, memory);
+        if before != memory && before != 0 {
+            self.refreshed_at = None;
+        }
+        if let Some((reports, _)) = &mut self.untold {
+            reports.pop_front();
+        }
+        if let Some((_, sums)) = self.untold.take_if(|(reports, _)| reports.is_empty()) {
             self.told = sums;
         }
+    }
+
+    /// Some of what there was to tell is still to be told.
+    fn is_behind(&self) -> bool {
+        self.untold.is_some()
+    }
+}
+
+/// Reports that are small enough, each.
+#[derive(Default)]
+struct Parts {
+    full: VecDeque<ReportRequest>,
+    last: ReportRequest,
+    bytes: usize,
+}
+
+impl Parts {
+    fn of(requests: Vec<RequestCounts>, tcp: Vec<TcpCounts>, paths: Vec<PathCounts>) -> VecDeque<ReportRequest> {
+        let mut parts = Self::default();
+        requests.into_iter().for_each(|row| parts.with_room_for(&row).requests.push(row));
+        tcp.into_iter().for_each(|row| parts.with_room_for(&row).tcp.push(row));
+        paths.into_iter().for_each(|row| parts.with_room_for(&row).paths.push(row));
+        parts.full.push_back(parts.last);
+        parts.full
+    }
+
+    fn with_room_for(&mut self, row: &impl Message) -> &mut ReportRequest {
+        // Before each row there are a tag and its length.
+        let bytes = row.encoded_len() + 10;
+        if self.bytes > 0 && self.bytes + bytes > REPORT_BYTES_MAX {
+            self.full.push_back(std::mem::take(&mut self.last));
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        &mut self.last
     }
 }
 
@@ -167,28 +223,30 @@ impl Reporter {
             while let Some(report) = reports.next(Instant::now(), || Sums::of(&self.telemetry)) {
                 let late = reports.told_at.elapsed() >= INTERVAL;
                 let report = ReportRequest { namespace: self.namespace.clone(), pod: self.pod.clone(), ..report };
-                if let Err(error) = self.report(report).await {
-                    debug!(error = %format_args!("{error:#}"), "a report waits for the next turn");
-                    break;
+                match self.report(report).await {
+                    Ok(memory) => reports.taken(memory),
+                    Err(error) => {
+                        debug!(error = %format_args!("{error:#}"), "a report waits for the next turn");
+                        break;
+                    }
                 }
-                reports.taken();
-                // What was counted while that one waited follows at once.
-                if !late {
+                // What was counted while that one waited follows at once, and so does the rest of what was too much for one.
+                if !late && !reports.is_behind() {
                     break;
                 }
             }
         }
     }
 
-    async fn report(&self, report: ReportRequest) -> anyhow::Result<()> {
+    /// Where it is kept.
+    async fn report(&self, report: ReportRequest) -> anyhow::Result<u64> {
         let shared = timeout(REPORT_TIMEOUT, self.controllers.shared()).await??;
         let mut client = TelemetryClient::new(shared.channel.clone());
         let reported = timeout(REPORT_TIMEOUT, client.report(report)).await;
         if !matches!(reported, Ok(Ok(_))) {
             self.controllers.give_up(&shared).await;
         }
-        reported??;
-        Ok(())
+        Ok(reported??.into_inner().memory)
     }
 }
 
@@ -288,6 +346,8 @@ pub fn tls(tls: &Tls) -> common::Tls {
 
 #[cfg(test)]
 mod tests {
+    use conduit_api::latency;
+
     use super::*;
     use crate::telemetry::ThreadTelemetry;
 
@@ -305,11 +365,53 @@ mod tests {
         counters.end(End::Http(200));
         counters.end(End::Http(200));
         assert_eq!(reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry)), Some(first));
-        reports.taken();
+        reports.taken(9);
         let second = reports.next(now + 3 * INTERVAL, || Sums::of(&telemetry)).unwrap();
         assert_eq!((second.sequence, second.interval_ms, second.requests[0].success), (2, 4_000, 2));
-        reports.taken();
+        reports.taken(9);
         assert_eq!(reports.next(now + 4 * INTERVAL, || Sums::of(&telemetry)), None);
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_report_is_told_in_several() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        let name = |number: usize| format!("{number}-{}", "x".repeat(240));
+        for number in 0..900 {
+            let counters = thread.requests(&crate::telemetry::tests::labels(&name(number)));
+            counters.end(End::Http(200));
+            (0..latency::BUCKETS).for_each(|at| counters.latency(Duration::from_micros(latency::lower_bound(at))));
+            thread.paths.row(true, "GET", &format!("/path-{}", number % 100)).end(End::Http(200), None);
+        }
+        let now = Instant::now();
+        let mut reports = Reports::new(now, 7);
+        let (mut sequence, mut requests, mut paths) = (0, 0, 0);
+        while let Some(report) = reports.next(now, || Sums::of(&telemetry)) {
+            assert!(report.encoded_len() < REPORT_BYTES_MAX + 1_000, "{}", report.encoded_len());
+            sequence += 1;
+            assert_eq!((report.sequence, report.previous_memory), (sequence, if sequence > 1 { 9 } else { 0 }));
+            requests += report.requests.iter().map(|row| row.success).sum::<u64>();
+            paths += report.paths.iter().flat_map(|row| &row.ends).map(|end| end.count).sum::<u64>();
+            reports.taken(9);
+        }
+        assert!(sequence > 1 && !reports.is_behind());
+        assert_eq!((requests, paths), (900, 900));
+    }
+
+    #[test]
+    fn a_controller_that_has_not_taken_the_last_report_is_told_what_is_open() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        opened(&thread, None);
+        let now = Instant::now();
+        let mut reports = Reports::new(now, 7);
+        for (memory, after, told) in [(9, 0, true), (9, 2, false), (5, 10, true), (5, 11, true), (5, 12, false)] {
+            let report = reports.next(now + after * Duration::from_secs(1), || Sums::of(&telemetry));
+            assert_eq!(report.is_some(), told, "{memory} {after}");
+            if report.is_some() {
+                reports.taken(memory);
+            }
+        }
     }
 
     #[test]
@@ -360,7 +462,7 @@ mod tests {
         };
         let three = Some(vec![("db-0".to_owned(), 3)]);
         assert_eq!(open(reports.next(now, || Sums::of(&telemetry))), three);
-        reports.taken();
+        reports.taken(9);
         assert_eq!(open(reports.next(now + INTERVAL, || Sums::of(&telemetry))), None);
         assert_eq!(open(reports.next(now + REFRESH, || Sums::of(&telemetry))), three);
     }
@@ -377,7 +479,7 @@ mod tests {
         let mut reports = Reports::new(now, 7);
         let mut told = || {
             let report = reports.next(now, || Sums::of(&telemetry)).unwrap();
-            reports.taken();
+            reports.taken(9);
             let ends = |counts: &PathCounts| {
                 counts.ends.iter().map(|end| (end.end.unwrap(), end.success, end.count, end.latency.len())).collect()
             };
