@@ -25,6 +25,8 @@ use conduit_api::{
     latency::{self, BUCKETS},
 };
 
+use tokio::time::Instant;
+
 use self::{
     paths::{PathTotals, Paths, Pattern, ThreadPaths},
     registry::{LabelSet, Registry, ThreadRegistry},
@@ -34,6 +36,8 @@ use self::{
 
 /// The authority of what came past the budget of label sets.
 pub const OTHER: &str = "__other__";
+/// A longer authority is counted under [`OTHER`]: a name of the DNS has at most 253 characters, and a port five.
+const AUTHORITY_LEN_MAX: usize = 259;
 /// gRPC status codes are 0 to 16; one more for those that are not defined.
 const GRPC_CODES: usize = 18;
 
@@ -329,6 +333,11 @@ impl Telemetry {
         self.paths.sums()
     }
 
+    /// Forgets what the application is not asked for any more, if there is no room left. To be called now and then.
+    pub fn forget_unused(&self, now: Instant) {
+        self.paths.forget_unused(now);
+    }
+
     /// What became of connections, by label set.
     pub fn connections(&self) -> BTreeMap<ConnectionLabels, ConnectionTotals> {
         self.connections.sums(Connections::add_to)
@@ -352,6 +361,9 @@ impl ThreadTelemetry {
 
     /// The counters for requests with `labels`; to be held for as long as these are used.
     pub fn requests(&self, labels: &Labels) -> Arc<Counters> {
+        if labels.authority.len() > AUTHORITY_LEN_MAX {
+            return self.requests.counters(&Labels { authority: OTHER.to_owned(), ..labels.clone() });
+        }
         self.requests.counters(labels)
     }
 
@@ -385,6 +397,17 @@ mod tests {
         assert_eq!(totals.ends().collect::<Vec<_>>(), [(End::Http(200), 2), (End::Grpc(2), 2)]);
         assert_eq!(totals.latency.buckets.values().sum::<u64>(), 2);
         assert_eq!(totals.latency.sum_us, 6_000);
+    }
+
+    #[test]
+    fn an_authority_that_is_no_name_is_one_of_the_others() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        for length in [AUTHORITY_LEN_MAX, AUTHORITY_LEN_MAX + 1, 60_000] {
+            thread.requests(&labels(&"a".repeat(length))).requests.add(1);
+        }
+        let requests = telemetry.requests();
+        assert_eq!((requests.len(), requests[&labels(OTHER)].requests), (2, 2));
     }
 
     #[test]

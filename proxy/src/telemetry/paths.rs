@@ -4,6 +4,8 @@
 //! of its path and a look into its thread's table, or two where it is not its own pattern; only the first of a pattern takes
 //! memory and a lock.
 
+mod pattern;
+
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,30 +13,29 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use memchr::memchr;
+use tokio::time::Instant;
 
+use self::pattern::{PATH_LEN_MAX, pattern};
 use super::{Counter, End, Histogram, HistogramTotals, OTHER};
 
 /// Patterns in one proxy. Past it, requests are counted under [`OTHER`]. A pattern takes 3 kB for each way in which it ends, in each thread
 /// that has seen it: of a proxy with two threads whoever makes paths up gets 6 MB at worst, and one that always ends alike 0.8 MB.
 pub const PATHS_MAX: usize = 128;
-/// A longer pattern is counted under [`OTHER`].
-const PATH_LEN_MAX: usize = 256;
-/// So is a longer method; those that are registered have at most 17 characters.
+/// A longer method is counted under [`OTHER`]; those that are registered have at most 17 characters.
 const METHOD_LEN_MAX: usize = 32;
 /// Ends that are told apart for each pattern, the last two of them being all other successes, and all other failures.
 const ENDS_MAX: usize = 8;
 /// The kind of those two, after the kinds that [`End::key`] gives.
 pub const OTHER_ENDS: u8 = 3;
-/// Hexadecimal digits from here on are an id, and not a word as `feed`.
-const HEX_MIN: usize = 16;
-/// What stands for numbers, UUIDs and long hexadecimals.
-const ANY: &[u8] = b"*";
+/// When there is no room left, what was not asked for during so long makes room: what somebody has tried out once must not keep what is in use from
+/// being told apart.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// What is counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,45 +54,13 @@ impl Pattern {
     }
 }
 
-/// The pattern of a path that has no query, in `buffer`; none if there is no room for it.
-fn pattern<'a>(path: &str, buffer: &'a mut [u8; PATH_LEN_MAX]) -> Option<&'a str> {
-    let mut len = 0;
-    let mut push = |bytes: &[u8]| {
-        buffer.get_mut(len..len + bytes.len())?.copy_from_slice(bytes);
-        len += bytes.len();
-        Some(())
-    };
-    for (index, segment) in path.as_bytes().split(|byte| *byte == b'/').enumerate() {
-        if index > 0 {
-            push(b"/")?;
-        }
-        push(if is_one_of_many(segment) { ANY } else { segment })?;
-    }
-    str::from_utf8(&buffer[..len]).ok()
-}
-
-/// A number, a UUID, or a long hexadecimal.
-fn is_one_of_many(segment: &[u8]) -> bool {
-    let Some(first) = segment.first() else { return false };
-    // Most words end here.
-    if !first.is_ascii_hexdigit() {
-        return false;
-    }
-    let is_uuid = || {
-        segment.len() == 36
-            && (0..).zip(segment).all(|(at, byte)| match at {
-                8 | 13 | 18 | 23 => *byte == b'-',
-                _ => byte.is_ascii_hexdigit(),
-            })
-    };
-    segment.iter().all(u8::is_ascii_digit)
-        || segment.len() >= HEX_MIN && segment.iter().all(u8::is_ascii_hexdigit)
-        || is_uuid()
-}
-
 /// The counters of a pattern in one thread, which alone writes them.
 #[derive(Default)]
-struct Ends([Ended; ENDS_MAX]);
+struct Ends {
+    ended: [Ended; ENDS_MAX],
+    /// Threads that have it are to learn it anew.
+    is_forgotten: AtomicBool,
+}
 
 #[derive(Default)]
 struct Ended {
@@ -149,7 +118,7 @@ impl Ends {
     fn of(&self, end: End) -> &Ended {
         let key = packed(end);
         let others = ENDS_MAX - 2;
-        for ended in &self.0[..others] {
+        for ended in &self.ended[..others] {
             match ended.key.load(Ordering::Relaxed) {
                 0 => ended.key.store(key, Ordering::Relaxed),
                 known if known != key => continue,
@@ -158,13 +127,17 @@ impl Ends {
             return ended;
         }
         let success = u32::from(end.is_success());
-        let other = &self.0[others + success as usize];
+        let other = &self.ended[others + success as usize];
         other.key.store((u32::from(OTHER_ENDS) + 1) << 16 | success, Ordering::Relaxed);
         other
     }
 
+    fn count(&self) -> u64 {
+        self.ended.iter().map(|ended| ended.count.value()).sum()
+    }
+
     fn add_to(&self, totals: &mut PathTotals) {
-        for ended in &self.0 {
+        for ended in &self.ended {
             let key = ended.key.load(Ordering::Relaxed);
             if key > 0 && ended.count.value() > 0 {
                 let total = totals.entry(((key >> 16) as u8 - 1, key & 0xffff)).or_default();
@@ -183,12 +156,21 @@ fn packed(end: End) -> u32 {
 
 /// The counters of all threads; clones are the same.
 #[derive(Clone, Default)]
-pub struct Paths(Arc<Mutex<Known>>);
+pub struct Paths(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    known: Mutex<Known>,
+    /// How often something was forgotten.
+    forgettings: AtomicU64,
+}
 
 #[derive(Default)]
 struct Known {
     patterns: BTreeSet<Arc<Pattern>>,
     counters: Vec<(Arc<Pattern>, Arc<Ends>)>,
+    /// While there is no room left: how many requests there were of each, and since when there were not more.
+    unused: BTreeMap<Arc<Pattern>, (u64, Instant)>,
 }
 
 impl Paths {
@@ -200,6 +182,14 @@ impl Paths {
             own: RefCell::default(),
             others: Default::default(),
             is_full: Cell::new(false),
+            forgettings: Cell::new(self.0.forgettings.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Makes room for what is new, if there is none, by forgetting what nobody asks for any more. To be called now and then.
+    pub fn forget_unused(&self, now: Instant) {
+        if self.locked().forget_unused(now) {
+            self.0.forgettings.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -213,11 +203,38 @@ impl Paths {
     }
 
     fn locked(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
+    /// Whether something was forgotten. Its counters stay until no thread holds them: a request that is under way may still end.
+    fn forget_unused(&mut self, now: Instant) -> bool {
+        self.counters.retain(|(_, ends)| !ends.is_forgotten.load(Ordering::Relaxed) || Arc::strong_count(ends) > 1);
+        if self.patterns.len() < PATHS_MAX {
+            self.unused.clear();
+            return false;
+        }
+        let mut counts: BTreeMap<Arc<Pattern>, u64> = BTreeMap::new();
+        for (pattern, ends) in self.counters.iter().filter(|(pattern, _)| pattern.path != OTHER) {
+            *counts.entry(pattern.clone()).or_default() += ends.count();
+        }
+        for (pattern, count) in counts {
+            let known = self.unused.entry(pattern).or_insert((count, now));
+            if known.0 != count {
+                *known = (count, now);
+            }
+        }
+        let is_old = |since: Instant| now.saturating_duration_since(since) >= FORGOTTEN_AFTER;
+        let old: BTreeSet<_> =
+            self.unused.iter().filter(|(_, (_, since))| is_old(*since)).map(|(pattern, _)| pattern.clone()).collect();
+        self.unused.retain(|pattern, _| !old.contains(pattern));
+        self.patterns.retain(|pattern| !old.contains(pattern));
+        let forgotten = self.counters.iter().filter(|(pattern, _)| old.contains(pattern));
+        forgotten.for_each(|(_, ends)| ends.is_forgotten.store(true, Ordering::Relaxed));
+        !old.is_empty()
+    }
+
     /// One more thread's counters of `pattern`.
     fn row(&mut self, pattern: Pattern) -> Rc<Row> {
         let pattern = Arc::new(pattern);
@@ -238,11 +255,17 @@ pub struct ThreadPaths {
     /// Without and with mutual TLS.
     others: [OnceCell<Rc<Row>>; 2],
     is_full: Cell<bool>,
+    forgettings: Cell<u64>,
 }
 
 impl ThreadPaths {
     /// The counters of a request.
     pub fn row(&self, mutual: bool, method: &str, path: &str) -> Rc<Row> {
+        let forgettings = self.shared.0.forgettings.load(Ordering::Relaxed);
+        if self.forgettings.replace(forgettings) != forgettings {
+            self.own.borrow_mut().retain(|_, row| !row.ends.is_forgotten.load(Ordering::Relaxed));
+            self.is_full.set(false);
+        }
         let path = &path[..memchr(b'?', path.as_bytes()).unwrap_or(path.len())];
         // Most paths are their own pattern.
         if let Some(row) = self.known(mutual, method, path) {
@@ -313,25 +336,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_one_of_many_is_not_told_apart() {
-        for (path, expected) in [
-            ("/", "/"),
-            ("*", "*"),
-            ("", ""),
-            ("/emojivoto.v1.VotingService/VoteDoughnut", "/emojivoto.v1.VotingService/VoteDoughnut"),
-            ("/books/42/pages/7", "/books/*/pages/*"),
-            ("/books/", "/books/"),
-            ("/u/6f1c2a34-0b1d-4e5f-8a9b-0c1d2e3f4a5b/x", "/u/*/x"),
-            ("/u/6f1c2a340b1d4e5f-8a9b-0c1d2e3f4a5b--/x", "/u/6f1c2a340b1d4e5f-8a9b-0c1d2e3f4a5b--/x"),
-            ("/blobs/0123456789abcdefABCDEF", "/blobs/*"),
-            ("/feed/beef/c0ffee/v1/2x", "/feed/beef/c0ffee/v1/2x"),
-            ("/größe/1", "/größe/*"),
-        ] {
-            assert_eq!(pattern(path, &mut [0; PATH_LEN_MAX]), Some(expected), "{path}");
-        }
-    }
-
-    #[test]
     fn threads_are_added_up_by_pattern_and_end() {
         let paths = Paths::default();
         for thread in [paths.thread(), paths.thread()] {
@@ -380,10 +384,45 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_asks_for_any_more_makes_room_for_what_is_new() {
+        let paths = Paths::default();
+        let (first, second, idle) = (paths.thread(), paths.thread(), paths.thread());
+        let old = |i: usize| format!("/old-{i}");
+        for i in 0..PATHS_MAX {
+            first.row(true, "GET", &old(i)).end(End::Http(200), None);
+        }
+        idle.row(true, "GET", &old(1)).end(End::Http(200), None);
+        second.row(true, "GET", "/new").end(End::Http(200), None);
+        let told_apart = |path: &str| seen(&paths).into_iter().find(|row| row.1 == path).map(|row| row.2);
+        assert_eq!((told_apart("/new"), told_apart(OTHER)), (None, Some(1)));
+        // While there is room, and as long as something is used, nothing is forgotten.
+        let now = Instant::now();
+        paths.forget_unused(now);
+        let under_way = first.row(true, "GET", &old(2));
+        first.row(true, "GET", &old(3)).end(End::Http(200), None);
+        paths.forget_unused(now + FORGOTTEN_AFTER / 2);
+        assert_eq!(seen(&paths).len(), PATHS_MAX + 1);
+        paths.forget_unused(now + FORGOTTEN_AFTER);
+        for thread in [&first, &second] {
+            thread.row(true, "GET", "/new").end(End::Http(200), None);
+            thread.row(true, "GET", &old(3)).end(End::Http(200), None);
+        }
+        under_way.end(End::Http(200), None);
+        paths.forget_unused(now + FORGOTTEN_AFTER);
+        assert_eq!((told_apart("/new"), told_apart(OTHER)), (Some(2), Some(1)));
+        assert_eq!((told_apart(&old(3)), told_apart(&old(2))), (Some(4), Some(2)));
+        drop(under_way);
+        idle.row(true, "GET", "/new");
+        paths.forget_unused(now + FORGOTTEN_AFTER);
+        assert_eq!(seen(&paths).len(), 3);
+        assert!(paths.locked().counters.len() <= 7, "{}", paths.locked().counters.len());
+    }
+
+    #[test]
     fn long_names_and_many_ends_are_counted_all_the_same() {
         let paths = Paths::default();
         let thread = paths.thread();
-        thread.row(true, "GET", &format!("/{}", "x".repeat(PATH_LEN_MAX))).end(End::Http(200), None);
+        thread.row(true, "GET", &"/word".repeat(PATH_LEN_MAX / 5 + 1)).end(End::Http(200), None);
         thread.row(true, &"X".repeat(METHOD_LEN_MAX + 1), "/").end(End::Http(200), None);
         let row = thread.row(true, "GET", "/");
         (200..300).chain(500..510).for_each(|status| row.end(End::Http(status), None));

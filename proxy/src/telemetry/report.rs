@@ -220,6 +220,7 @@ impl Reporter {
         let mut reports = Reports::new(Instant::now(), rand::random());
         loop {
             ticks.tick().await;
+            self.telemetry.forget_unused(Instant::now());
             while let Some(report) = reports.next(Instant::now(), || Sums::of(&self.telemetry)) {
                 let late = reports.told_at.elapsed() >= INTERVAL;
                 let report = ReportRequest { namespace: self.namespace.clone(), pod: self.pod.clone(), ..report };
@@ -289,7 +290,9 @@ fn path_counts(pattern: &Pattern, before: &PathTotals, after: &PathTotals) -> Op
 }
 
 fn latency_since(before: &HistogramTotals, after: &HistogramTotals) -> Vec<LatencyBucket> {
-    let counts = after.buckets.iter().map(|(index, count)| (*index, count - before.buckets.get(index).unwrap_or(&0)));
+    // What was forgotten and is known again counts from zero.
+    let since = |index, count: &u64| count.saturating_sub(*before.buckets.get(index).unwrap_or(&0));
+    let counts = after.buckets.iter().map(|(index, count)| (*index, since(index, count)));
     counts.filter(|(_, count)| *count > 0).map(|(index, count)| LatencyBucket { index, count }).collect()
 }
 
