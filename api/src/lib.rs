@@ -4,11 +4,10 @@
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`gateway`]: how people say it.
 //! - [`journal`]: what proxies write down of requests one by one.
-//! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
-//! - [`grpc`]: the names of its status codes. [`failover`]: which errors are those of one replica.
+//! - [`grpc`]: its status codes. [`failover`]: which errors are those of one replica.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;

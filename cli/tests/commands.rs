@@ -149,8 +149,10 @@ web           1/1    85.00%   2.0rps           3ms           3ms           3ms  
     assert_eq!(json["partial"], Value::Bool(false));
 
     assert_eq!(ok(&format!("{flags} stat deploy")).await, (String::new(), "No traffic found.\n".to_owned()));
-    let error = fails(&format!("{flags} stat svc")).await;
-    assert_eq!(error, "error: there are no stats by `service`\n");
+    let error = fails(&format!("{flags} stat ns")).await;
+    assert_eq!(error, "error: there are no stats by `namespace`\n");
+    let (_, notes) = ok(&format!("{flags} stat svc -n emojivoto")).await;
+    assert_eq!(notes, "No traffic found.\n");
 }
 
 #[tokio::test]
@@ -230,6 +232,11 @@ async fn partial_figures_are_noted() {
     let replica = Replica::start(Answers { stat, ..Answers::default() });
     let (_, notes) = ok(&format!("--api-addr {} -n emojivoto stat deploy", replica.address())).await;
     assert_eq!(notes, "note: 2 of 3 controllers answered: the figures are partial\n");
+    let stat = StatResponse { covered_ms: 20_000, window_ms: 58_000, truncated: true, ..emojivoto() };
+    let replica = Replica::start(Answers { stat, ..Answers::default() });
+    let (json, notes) = ok(&format!("--api-addr {} -n emojivoto stat deploy -o json", replica.address())).await;
+    assert!(notes.contains("of what was more than 20s ago") && notes.contains("least traffic is left out"), "{notes}");
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["partial"], true);
 }
 
 #[tokio::test]

@@ -138,6 +138,7 @@ fn report(proxy: u64, slot: u64) -> ReportRequest {
             tls: Some(tls.clone()),
             success: 17,
             latency: latencies(17),
+            service: peer.name.clone(),
             ..RequestCounts::default()
         });
         let (peer, tls, read_bytes, write_bytes, open) = (Some(peer), Some(tls), 20_000, 2_000, 1);

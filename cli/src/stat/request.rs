@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What `all` is, where there is any traffic of it.
-const ALL: [Kind; 9] = [
+const ALL: [Kind; 10] = [
     Kind::Deployment,
     Kind::DaemonSet,
     Kind::StatefulSet,
@@ -27,12 +27,13 @@ const ALL: [Kind; 9] = [
     Kind::Job,
     Kind::CronJob,
     Kind::Pod,
+    Kind::Service,
     Kind::Authority,
 ];
 /// Which traffic, and how it is shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// TYPE, TYPE NAME or TYPE/NAME, several of them, or all; TYPE is pod, namespace, authority, or a kind of workload as deployment
+    /// TYPE, TYPE NAME or TYPE/NAME, several of them, or all; TYPE is pod, namespace, service, authority, or a kind of workload as deployment
     #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
     resource: Vec<String>,
     /// How far to look back: 15s to 6h
@@ -105,7 +106,9 @@ impl Args {
         if !self.is_all() {
             return Ok(Selection::parse_all(&self.resource, scope)?);
         }
-        let kinds = ALL.iter().filter(|kind| self.by.is_empty() || **kind != Kind::Authority);
+        // Who asks for these does not know what becomes of paths.
+        let is_told_by_clients = |kind: &Kind| matches!(kind, Kind::Service | Kind::Authority);
+        let kinds = ALL.iter().filter(|kind| self.by.is_empty() || !is_told_by_clients(kind));
         Ok(kinds.map(|kind| Selection::parse(&[kind.as_str()], scope)).collect::<Result<_, _>>()?)
     }
 
@@ -210,7 +213,7 @@ mod tests {
             blocks(args).unwrap().iter().map(block).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(shape("conduit stat deploy/web po deploy/voting"), "deploy*2 po*1");
-        assert_eq!(shape("conduit stat all"), "deploy*1 ds*1 sts*1 rs*1 rc*1 job*1 cj*1 po*1 au*1");
+        assert_eq!(shape("conduit stat all"), "deploy*1 ds*1 sts*1 rs*1 rc*1 job*1 cj*1 po*1 svc*1 au*1");
         assert_eq!(shape("conduit stat all --by path"), "deploy*1 ds*1 sts*1 rs*1 rc*1 job*1 cj*1 po*1");
         let by = request("conduit stat deploy/web --by status,path,status").unwrap();
         assert_eq!(by.by().collect::<Vec<_>>(), [By::Path, By::Status]);

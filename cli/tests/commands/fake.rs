@@ -230,7 +230,7 @@ impl Api for Answers {
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
         let selector = request.into_inner().selector.unwrap_or_default();
-        if selector.kind == "service" {
+        if selector.kind == "namespace" {
             return Err(Status::invalid_argument(format!("there are no stats by `{}`", selector.kind)));
         }
         let mut stat = self.stat.clone();

@@ -22,7 +22,8 @@ use crate::{
 /// INVALID_ARGUMENT when it asks for what is not counted.
 pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse, Status> {
     let selector = request.selector.clone().ok_or_else(|| Status::invalid_argument("a series without a resource"))?;
-    counted_kind(&selector.kind, &["authority"])?;
+    counted_kind(&selector.kind, &["authority", "service"])?;
+    let needed_level = u32::from(selector.kind == "service");
     counted_window(request.window_ms)?;
     let steps = Steps::of(&request, unix_ms(own.clock.now())).map_err(Status::invalid_argument)?;
     let collect = CollectSeriesRequest {
@@ -36,7 +37,7 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
         async move { peer.collect_series(collect).await.map(Response::into_inner) }
     });
     let (own_answer, others) = tokio::join!(own.collect_series(collect.clone()), others);
-    let mut merged = Merged::new(own, request.window_ms, 0);
+    let mut merged = Merged::new(own, request.window_ms, needed_level);
     // One series after the other.
     let parts =
         |answer: CollectSeriesResponse| (answer.heard, (0..steps.count).cycle().zip(answer.steps).collect::<Vec<_>>());

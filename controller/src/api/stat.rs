@@ -84,12 +84,13 @@ fn validate(request: &StatRequest) -> Result<&ResourceSelection, Status> {
         None => None,
     };
     for selection in other.into_iter().chain([selector]) {
-        counted_kind(&selection.kind, &["authority"])?;
+        counted_kind(&selection.kind, &["authority", "service"])?;
     }
     counted_window(request.window_ms)?;
-    if !request.by.is_empty() && (request.other.is_some() || selector.kind == "authority") {
-        let message = "paths, methods and statuses are counted of what is received: not of authorities, and not together \
-                       with --to or --from";
+    let is_told_by_clients = matches!(selector.kind.as_str(), "authority" | "service");
+    if !request.by.is_empty() && (request.other.is_some() || is_told_by_clients) {
+        let message = "paths, methods and statuses are counted of what is received: not of authorities and services, and not \
+                       together with --to or --from";
         return Err(Status::invalid_argument(message));
     }
     if request.by.len() > BY_MAX || request.by().any(|by| by == By::Unspecified) {
@@ -149,9 +150,15 @@ fn rows(
     rows.into_iter().map(row).collect()
 }
 
-/// How many pods each selected resource has: meshed, and all.
+/// How many pods each selected resource has: meshed, and all. A service has none of its own: it is what clients ask for.
 fn pods_by_resource(selector: &ResourceSelection, state: &MeshState) -> BTreeMap<(String, String), (u32, u32)> {
     let mut found = BTreeMap::new();
+    if selector.kind == "service" {
+        let services =
+            state.services().keys().map(|service| (service.namespace().to_owned(), service.name().to_owned()));
+        let selected = services.filter(|(namespace, name)| matches(selector, "service", namespace, name));
+        return selected.map(|service| (service, (0, 0))).collect();
+    }
     for pod in state.pods().values().map(|pod| &pod.value) {
         let namespace = pod.name.namespace().to_owned();
         let resource = match (selector.kind.as_str(), &pod.workload) {

@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 use conduit_api::proto::{
     peer::{
         CollectEdgesRequest, CollectEdgesResponse, CollectSeriesRequest, CollectSeriesResponse, CollectStatRequest,
-        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, PeerRecoverRequest, PeerTapRequest, StatusRequest,
-        StatusResponse, peer_server,
-        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, Heard, PeerTapRequest, StatusRequest, StatusResponse,
-        peer_server,
+        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, Heard, PeerRecoverRequest, PeerTapRequest,
+        StatusRequest, StatusResponse, peer_server,
     },
     public::RecoverResponse,
     tap::TapEvent,

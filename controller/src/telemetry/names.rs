@@ -35,6 +35,8 @@ pub struct Requests {
     pub(super) authority: String,
     /// Without its pod: clients use all pods of a service, which would be as many rows.
     pub(super) peer: Peer,
+    /// Which service was asked for, in the namespace of the peer.
+    pub(super) service: String,
 }
 
 /// What connections are counted by, and requests between two pods.
@@ -50,7 +52,8 @@ impl Requests {
     /// Of a row of a report.
     pub(super) fn of(counts: &RequestCounts) -> Self {
         let peer = Peer { pod: String::new(), ..Peer::of(counts.peer.as_ref(), "") };
-        Self { inbound: counts.direction() == Direction::Inbound, authority: cut(&counts.authority).to_owned(), peer }
+        let (authority, service) = (cut(&counts.authority).to_owned(), cut(&counts.service).to_owned());
+        Self { inbound: counts.direction() == Direction::Inbound, authority, peer, service }
     }
 }
 
@@ -75,9 +78,12 @@ impl Name {
     fn past_the_budget(&self) -> Self {
         let other = || OTHER.to_owned();
         match self {
-            Self::Requests(requests) => {
-                Self::Requests(Requests { authority: other(), peer: Peer::default(), ..requests.clone() })
-            }
+            Self::Requests(requests) => Self::Requests(Requests {
+                inbound: requests.inbound,
+                authority: other(),
+                peer: Peer::default(),
+                service: String::new(),
+            }),
             Self::Link(link) => {
                 Self::Link(Link { inbound: link.inbound, peer: Peer::default(), tls: Default::default() })
             }
@@ -89,7 +95,7 @@ impl Name {
     fn size(&self) -> usize {
         let peer = |peer: &Peer| peer.kind.len() + peer.namespace.len() + peer.name.len() + peer.pod.len();
         let text = match self {
-            Self::Requests(requests) => requests.authority.len() + peer(&requests.peer),
+            Self::Requests(requests) => requests.authority.len() + requests.service.len() + peer(&requests.peer),
             Self::Link(link) => link.tls.1.len() + peer(&link.peer),
             Self::Path(path) => path.text_len(),
         };

@@ -73,12 +73,37 @@ pub fn requests(
     selector: &ResourceSelection,
     other: Option<&Other>,
 ) -> Option<(String, String)> {
-    if selector.kind != "authority" || other.is_some() {
-        return ends(reporter, key.inbound, &key.peer, selector, other);
+    let Some(other) = other else {
+        let resource = match selector.kind.as_str() {
+            // Known to who asks, who may be anywhere.
+            "service" => service(key)?,
+            "authority" if !key.inbound && !key.authority.is_empty() => {
+                (reporter.pod.namespace().to_owned(), key.authority.clone())
+            }
+            "authority" => return None,
+            _ => return ends(reporter, key.inbound, &key.peer, selector, None),
+        };
+        return matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource);
+    };
+    match other {
+        Other::To(to) if to.kind == "service" => {
+            let (namespace, name) = service(key)?;
+            let from = matches(to, "service", &namespace, &name).then(|| reporter.resource(&selector.kind))??;
+            matches(selector, &selector.kind, &from.0, &from.1).then_some(from)
+        }
+        Other::From(from) if selector.kind == "service" => {
+            let to = service(key)?;
+            let (namespace, name) = reporter.resource(&from.kind)?;
+            let is_asked_for = matches(from, &from.kind, &namespace, &name);
+            (is_asked_for && matches(selector, "service", &to.0, &to.1)).then_some(to)
+        }
+        other => ends(reporter, key.inbound, &key.peer, selector, Some(other)),
     }
-    let resource = (!key.inbound && !key.authority.is_empty())
-        .then(|| (reporter.pod.namespace().to_owned(), key.authority.clone()))?;
-    matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource)
+}
+
+/// The service that a request went to.
+fn service(key: &Requests) -> Option<(String, String)> {
+    (!key.inbound && !key.service.is_empty()).then(|| (key.peer.namespace.clone(), key.service.clone()))
 }
 
 /// The same of requests by path.

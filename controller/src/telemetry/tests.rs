@@ -121,6 +121,33 @@ fn from_and_to_are_what_the_sender_saw() {
 }
 
 #[test]
+fn a_service_gets_what_clients_ask_it_for() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let to = |service: &str, peer: &str, success| RequestCounts {
+        service: service.into(),
+        ..counts(Direction::Outbound, Some(peer), success, 1, 1_500)
+    };
+    add(
+        &mut telemetry,
+        now,
+        "bot-0",
+        1,
+        vec![to("web-svc", "web", 3), to("web-svc", "web-canary", 2), to("", "web", 9)],
+    );
+    add(&mut telemetry, now, "web-0", 1, vec![to("db", "db", 4), counts(Direction::Inbound, None, 9, 0, 1_000)]);
+    assert_eq!(query(&telemetry, now, "service", None), [("db".into(), 4, 1), ("web-svc".into(), 5, 2)]);
+    let from = |kind, name: &str| Some(stat_request::Other::From(selection(kind, name)));
+    let to = |kind, name: &str| Some(stat_request::Other::To(selection(kind, name)));
+    assert_eq!(query(&telemetry, now, "service", from("deployment", "bot")), [("web-svc".into(), 5, 2)]);
+    assert_eq!(query(&telemetry, now, "deployment", to("service", "db")), [("web".into(), 4, 1)]);
+    assert_eq!(query(&telemetry, now, "pod", to("service", "")), [("bot-0".into(), 5, 2), ("web-0".into(), 4, 1)]);
+    assert_eq!(query(&telemetry, now, "service", to("deployment", "web")), []);
+    // A service sends nothing.
+    assert_eq!(query(&telemetry, now, "deployment", from("service", "web-svc")), []);
+}
+
+#[test]
 fn a_report_counts_once() {
     let now = now();
     let mut telemetry = Telemetry::new(now, MEMORY);

@@ -267,6 +267,7 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
         failure,
         latency,
         peer_pod: peer_pod(labels.destination.as_deref()),
+        service: labels.destination.as_deref().and_then(|peer| peer.service.clone()).unwrap_or_default(),
     })
 }
 

@@ -42,6 +42,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Of pods that a deployment has made: what their ReplicaSet's name ends with.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// Minutes by which a Job of a CronJob may run late, and its pods be made again.
+const CRON_JOB_LATE_MAX: i64 = 7 * 24 * 60;
 /// Looks in a row, a minute from one to the next, after which it is believed that there are no routes because there is no such kind.
 const ROUTES_MISSED_BELIEVED: usize = 2;
 
@@ -404,17 +406,33 @@ fn pod(object: core::Pod, control_plane: &str) -> Option<(PodName, Option<PodFac
     Some((name, Some(facts)))
 }
 
-/// What has made a pod, as people know it: of a ReplicaSet, the deployment that has made that.
+/// What has made a pod, as people know it: of a ReplicaSet the deployment that has made that, and of a Job the CronJob.
 fn workload(metadata: &ObjectMeta) -> Option<WorkloadRef> {
     let owners = metadata.owner_references.as_deref().unwrap_or_default();
     let owner = owners.iter().find(|owner| owner.controller.unwrap_or_default())?;
-    let hash = metadata.labels.as_ref().and_then(|labels| labels.get(POD_TEMPLATE_HASH));
-    let deployment =
-        hash.filter(|_| owner.kind == "ReplicaSet").and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
-    Some(match deployment {
-        Some(name) => WorkloadRef { kind: "deployment".to_owned(), name: name.to_owned() },
+    let (kind, name) = match owner.kind.as_str() {
+        "ReplicaSet" => ("deployment", deployment(metadata, &owner.name)),
+        "Job" => ("cronjob", cron_job(metadata, &owner.name)),
+        _ => ("", None),
+    };
+    Some(match name {
+        Some(name) => WorkloadRef { kind: kind.to_owned(), name: name.to_owned() },
         None => WorkloadRef { kind: owner.kind.to_lowercase(), name: owner.name.clone() },
     })
+}
+
+fn deployment<'a>(pod: &ObjectMeta, replica_set: &'a str) -> Option<&'a str> {
+    let hash = pod.labels.as_ref()?.get(POD_TEMPLATE_HASH)?;
+    replica_set.strip_suffix(hash)?.strip_suffix('-')
+}
+
+/// A CronJob calls its Jobs after itself and the minute, since the Unix epoch, at which they were to run. Others may have numbers in their names as
+/// well, but not that of a minute shortly before their pods were made. The owner of a Job could be asked for; a right to read Jobs for it is more than it is worth.
+fn cron_job<'a>(pod: &ObjectMeta, job: &'a str) -> Option<&'a str> {
+    let (name, minute) = job.rsplit_once('-')?;
+    let made = pod.creation_timestamp.as_ref()?.0.as_second() / 60;
+    let late = made.checked_sub(minute.parse().ok()?)?;
+    (0..=CRON_JOB_LATE_MAX).contains(&late).then_some(name)
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

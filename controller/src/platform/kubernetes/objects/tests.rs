@@ -100,6 +100,35 @@ fn with_web() -> Objects {
 }
 
 #[test]
+fn what_has_made_a_pod_is_what_people_have_made() {
+    let made_by = |kind: &str, name: &str| {
+        let owner = json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": "x", "controller": true});
+        let mut metadata = metadata("pod");
+        metadata["labels"] = json!({POD_TEMPLATE_HASH: "abc12"});
+        metadata["ownerReferences"] = json!([owner]);
+        // Minute 29 000 010 since the Unix epoch.
+        metadata["creationTimestamp"] = json!("2025-02-19T21:30:30Z");
+        let WorkloadRef { kind, name } = workload(&read(metadata)).unwrap();
+        format!("{kind}/{name}")
+    };
+    for (kind, name, expected) in [
+        ("ReplicaSet", "web-abc12", "deployment/web"),
+        ("ReplicaSet", "web-other", "replicaset/web-other"),
+        ("StatefulSet", "db", "statefulset/db"),
+        ("Job", "backup-29000010", "cronjob/backup"),
+        ("Job", "nightly-backup-28999000", "cronjob/nightly-backup"),
+        // Numbers that are no minute shortly before the pod was made: a day, one to come, and one long ago.
+        ("Job", "import-20250220", "job/import-20250220"),
+        ("Job", "import-29000011", "job/import-29000011"),
+        ("Job", "import-28900000", "job/import-28900000"),
+        ("Job", "import-7", "job/import-7"),
+        ("Job", "import", "job/import"),
+    ] {
+        assert_eq!(made_by(kind, name), expected, "{kind} {name}");
+    }
+}
+
+#[test]
 fn a_service_leads_to_its_ready_instances_and_their_identities() {
     let inventory = with_web().inventory();
     let web = found(&inventory, "web");
