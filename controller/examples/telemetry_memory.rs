@@ -82,6 +82,7 @@ fn reporter(proxy: u64) -> Reporter {
     let name = format!("deployment-{proxy}");
     Reporter {
         pod: PodName::new("some-namespace", &format!("{name}-5d4f8c7b9c-x2x4z")).expect("a name"),
+        is_known: true,
         identity: format!("spiffe://cluster.local/ns/some-namespace/sa/{name}"),
         workload: Some(WorkloadRef { kind: "deployment".to_owned(), name }),
     }

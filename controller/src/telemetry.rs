@@ -35,20 +35,36 @@ use self::{history::History, questions::Counted, slots::Now};
 /// replicas has a third, 49 MB, and 73 MB when one of them is gone. Past it whoever has more than an equal share forgets its oldest slots, and
 /// answers say what they cover.
 pub const BYTES_MAX: usize = 96 << 20;
+/// Bytes of one proxy, however much room there is: what it costs to look through them while others report.
+pub const HISTORY_BYTES_MAX: usize = 4 << 20;
 /// Proxies that are known. Past it the one goes that was not heard of for the longest time.
 pub const REPORTERS_MAX: usize = 20_000;
+/// Proxies of pods that this replica has not heard of: those that have just begun, and those that are about to end. A name is all that it takes to be
+/// one, so there are few.
+pub const STRANGERS_MAX: usize = 256;
 /// A proxy that says nothing for so long is looked after when others say something.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Whose proxy counted it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reporter {
     /// The pod beside it.
     pub pod: PodName,
+    /// Whether this replica knows that there is such a pod. It may hear of it a moment later than of what its proxy has counted.
+    pub is_known: bool,
     /// What owns that.
     pub workload: Option<WorkloadRef>,
     /// Its SPIFFE id.
     pub identity: String,
+}
+
+/// What does not change of it.
+type ReporterKey = (PodName, String);
+
+impl Reporter {
+    fn key(&self) -> ReporterKey {
+        (self.pod.clone(), self.identity.clone())
+    }
 }
 
 /// Namespace and name of a resource, and what the request for rows asked to tell them apart by.
@@ -59,12 +75,12 @@ pub struct Telemetry {
     /// Known by it to proxies and other replicas: another one with each process.
     memory: u64,
     began: Instant,
-    histories: BTreeMap<Arc<Reporter>, Arc<History>>,
+    histories: BTreeMap<ReporterKey, Arc<History>>,
     /// Of all of them.
     size: usize,
     bytes_max: usize,
     /// Who was looked after last.
-    tidied: Option<Arc<Reporter>>,
+    tidied: Option<ReporterKey>,
     crowded_rows: u64,
     reports: u64,
 }
@@ -86,23 +102,25 @@ impl Telemetry {
 
     /// Adds a proxy's report; one that was added before is ignored.
     pub fn report(&mut self, now: Now, reporter: Reporter, report: ReportRequest) {
-        let reporter = Arc::new(reporter);
-        if !self.histories.contains_key(&reporter) {
-            self.make_room();
-            let history = History::new(reporter.clone(), now);
+        let key = reporter.key();
+        if !self.histories.contains_key(&key) {
+            self.make_room(reporter.is_known);
+            let history = History::new(Arc::new(reporter.clone()), now);
             self.size += history.size();
-            self.histories.insert(reporter.clone(), Arc::new(history));
+            self.histories.insert(key.clone(), Arc::new(history));
         }
         let share = self.share();
-        if let Some(history) = self.histories.get_mut(&reporter) {
+        if let Some(history) = self.histories.get_mut(&key) {
             let before = history.size();
             let history = Arc::make_mut(history);
+            history.know(reporter);
             if let Some(crowded) = history.report(now, report) {
                 self.reports += 1;
                 self.crowded_rows += crowded;
             }
+            history.shrink(HISTORY_BYTES_MAX);
             self.size = self.size - before + history.size();
-            self.keep_share(&reporter, share);
+            self.keep_share(&key, share);
         }
         self.tidy_another(now);
     }
@@ -112,37 +130,41 @@ impl Telemetry {
         self.bytes_max / self.histories.len().max(1)
     }
 
-    fn keep_share(&mut self, reporter: &Arc<Reporter>, share: usize) {
+    fn keep_share(&mut self, key: &ReporterKey, share: usize) {
         if self.size <= self.bytes_max {
             return;
         }
-        if let Some(history) = self.histories.get_mut(reporter).filter(|history| history.size() > share) {
+        if let Some(history) = self.histories.get_mut(key).filter(|history| history.size() > share) {
             let before = history.size();
             Arc::make_mut(history).shrink(share);
             self.size = self.size - before + history.size();
         }
     }
 
-    /// Leaves room for one more.
-    fn make_room(&mut self) {
-        if self.histories.len() < REPORTERS_MAX {
-            return;
-        }
-        let oldest = self.histories.values().min_by_key(|history| history.heard());
-        if let Some(oldest) = oldest.map(|history| history.reporter().clone()) {
+    /// Leaves room for one more: of all, or of those of which nobody else has spoken.
+    fn make_room(&mut self, is_known: bool) {
+        let is_stranger = |history: &&Arc<History>| !history.reporter().is_known;
+        let oldest = if !is_known && self.histories.values().filter(is_stranger).count() >= STRANGERS_MAX {
+            self.histories.values().filter(is_stranger).min_by_key(|history| history.heard())
+        } else if self.histories.len() >= REPORTERS_MAX {
+            self.histories.values().min_by_key(|history| history.heard())
+        } else {
+            None
+        };
+        if let Some(oldest) = oldest.map(|history| history.reporter().key()) {
             self.forget(&oldest);
         }
     }
 
-    fn forget(&mut self, reporter: &Arc<Reporter>) {
-        self.size -= self.histories.remove(reporter).map_or(0, |history| history.size());
+    fn forget(&mut self, key: &ReporterKey) {
+        self.size -= self.histories.remove(key).map_or(0, |history| history.size());
     }
 
     /// Looks after one of those that say nothing themselves, so that nobody has to look after all of them at once.
     fn tidy_another(&mut self, now: Now) {
         let from = self.tidied.take().map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.histories.range((from, Bound::Unbounded)).next();
-        let Some((reporter, quiet_for)) = next.map(|(reporter, it)| (reporter.clone(), now.since(it.heard()))) else {
+        let Some((reporter, quiet_for)) = next.map(|(key, it)| (key.clone(), now.since(it.heard()))) else {
             return;
         };
         self.tidied = Some(reporter.clone());

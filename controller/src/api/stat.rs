@@ -87,6 +87,16 @@ fn validate(request: &StatRequest) -> Result<&ResourceSelection, Status> {
         counted_kind(&selection.kind, &["authority", "service"])?;
     }
     counted_window(request.window_ms)?;
+    let asks = match &request.other {
+        Some(stat_request::Other::From(from)) => Some(from),
+        Some(stat_request::Other::To(_)) => Some(selector),
+        None => None,
+    };
+    if asks.is_some_and(|asks| asks.kind == "service") {
+        return Err(Status::invalid_argument(
+            "a service sends nothing: ask what is sent to it, as in `stat svc/NAME --from deploy/NAME`",
+        ));
+    }
     let is_told_by_clients = matches!(selector.kind.as_str(), "authority" | "service");
     if !request.by.is_empty() && (request.other.is_some() || is_told_by_clients) {
         let message = "paths, methods and statuses are counted of what is received: not of authorities and services, and not \

@@ -28,6 +28,11 @@ const OPEN_FOR: Duration = Duration::from_secs(15);
 const SLOT_SIZE: usize = 80;
 const HISTORY_SIZE: usize = 512;
 
+/// What is told apart in one slot may take more than a share, but not so many times as much.
+const SHARES_MAX: usize = 4;
+/// Times of which nothing is known, of one proxy: it moves when a controller is restarted. Past it the oldest two are one.
+const UNKNOWN_MAX: usize = 8;
+
 /// Whose memory has what this one does not: nobody's has to, ...
 pub const NOBODYS: u64 = 0;
 /// ... or nobody knows.
@@ -45,13 +50,16 @@ pub struct History {
     /// The last report: its incarnation and sequence, and when it came.
     last: (u64, u64),
     heard: Instant,
-    unknown: Option<Unknown>,
+    /// The oldest first.
+    unknown: VecDeque<Unknown>,
 }
 
 #[derive(Clone, Debug)]
 struct Slot {
     start: Instant,
     counts: Block,
+    /// It has been made of others, or has become long by itself.
+    is_long: bool,
 }
 
 /// A time of which nothing is known here.
@@ -74,13 +82,20 @@ impl History {
             open: BTreeMap::new(),
             last: (0, 0),
             heard: now.monotonic,
-            unknown: None,
+            unknown: VecDeque::new(),
         }
     }
 
     /// Whose it is.
     pub fn reporter(&self) -> &Arc<Reporter> {
         &self.reporter
+    }
+
+    /// What is known of whose it is, now.
+    pub fn know(&mut self, reporter: Reporter) {
+        if *self.reporter != reporter {
+            self.reporter = Arc::new(reporter);
+        }
     }
 
     /// When it was last added to.
@@ -112,9 +127,10 @@ impl History {
         // Before names get numbers for this report: those that nothing is counted under are forgotten.
         if !self.slots.back().is_some_and(|last| now.is_in(last.start)) {
             self.tidy(now);
-        }
-        if self.names.count() >= NAMES_MAX {
-            self.forget_names(NAMES_MAX / 2);
+            // Not with each report: it looks through everything.
+            if self.names.is_full() {
+                self.forget_names(self.names.count() / 2);
+            }
         }
         let (rows, crowded) = self.rows(now, report);
         self.add(now, rows);
@@ -132,11 +148,19 @@ impl History {
         let to = now.monotonic.checked_sub(begin).unwrap_or(now.monotonic);
         let from = (self.last != (0, 0)).then_some(self.heard);
         let kept_by = if report.previous_memory > LOST { report.previous_memory } else { LOST };
-        self.unknown = Some(Unknown { from, to, kept_by });
+        self.unknown.retain(|unknown| now.since(unknown.to) < WINDOW_MAX);
+        self.unknown.push_back(Unknown { from, to, kept_by });
+        if self.unknown.len() > UNKNOWN_MAX
+            && let (Some(oldest), Some(next)) = (self.unknown.pop_front(), self.unknown.front_mut())
+        {
+            // What is known between them is not counted on.
+            (next.from, next.kept_by) = (oldest.from, LOST);
+        }
     }
 
     fn rows(&mut self, now: Now, report: ReportRequest) -> (BTreeMap<u32, Sums>, u64) {
         let (mut rows, mut crowded) = (BTreeMap::<u32, Sums>::new(), 0);
+        let mut open = BTreeMap::<u32, u64>::new();
         for counts in report.requests {
             let parsed = Counts::of(&counts);
             let link = Link::of_requests(&counts).map(Name::Link);
@@ -153,8 +177,11 @@ impl History {
             if read_bytes | write_bytes > 0 {
                 rows.entry(number).or_default().tcp.merge(&Tcp { open: 0, read_bytes, write_bytes });
             }
-            self.open.insert(number, (counts.open, now.monotonic));
+            // Several links are one when there is no room for their names.
+            let sum = open.entry(number).or_default();
+            *sum = sum.saturating_add(counts.open);
         }
+        self.open.extend(open.into_iter().map(|(number, count)| (number, (count, now.monotonic))));
         (rows, crowded)
     }
 
@@ -176,7 +203,7 @@ impl History {
                 last.counts.add_to(&mut rows, |number| number);
                 last.counts = Block::of(&rows);
             }
-            _ => self.slots.push_back(Slot { start: now.slot_start(), counts: Block::of(&rows) }),
+            _ => self.slots.push_back(Slot { start: now.slot_start(), counts: Block::of(&rows), is_long: false }),
         }
     }
 
@@ -190,7 +217,10 @@ impl History {
         // One that is half of a slot after another does not begin with it: clocks are set.
         let together = |a: &Slot, b: &Slot| of(a) == of(b) && of(a).1 > SLOT.as_millis() as u64;
         for group in slots.chunk_by(together) {
-            let counts = if let [only] = group {
+            let is_long = of(&group[0]).1 > SLOT.as_millis() as u64;
+            let counts = if let [only] = group
+                && only.is_long == is_long
+            {
                 only.counts.clone()
             } else {
                 let mut rows = BTreeMap::new();
@@ -198,7 +228,7 @@ impl History {
                 self.forget_latencies_of_links(&mut rows);
                 Block::of(&rows)
             };
-            self.slots.push_back(Slot { start: group[0].start, counts });
+            self.slots.push_back(Slot { start: group[0].start, counts, is_long });
         }
         self.open.retain(|_, (_, told)| now.since(*told) <= OPEN_FOR);
         if self.slots.len() < before {
@@ -222,15 +252,14 @@ impl History {
             slot.counts.rows().for_each(|(number, _)| used[number as usize] = age);
         }
         self.open.keys().for_each(|number| used[*number as usize] = usize::MAX);
-        let mut ages: Vec<_> = used.iter().copied().filter(|age| *age > 0).collect();
-        ages.sort_unstable_by(|a, b| b.cmp(a));
-        let youngest = ages.get(most).map_or(1, |age| age.saturating_add(1));
-        let kept = used.iter().filter(|age| **age >= youngest).count();
-        if kept == used.len() {
+        let mut by_age: Vec<_> = (0..used.len()).filter(|number| used[*number] > 0).collect();
+        if by_age.len() == used.len() && used.len() <= most {
             return;
         }
-        let (names, numbers) =
-            self.names.retain(|number| used[number as usize] >= youngest, |number| used[number as usize] > 0);
+        by_age.sort_by_key(|number| std::cmp::Reverse(used[*number]));
+        let mut is_kept = vec![false; used.len()];
+        by_age.into_iter().take(most).for_each(|number| is_kept[number] = true);
+        let (names, numbers) = self.names.retain(|number| is_kept[number as usize], |number| used[number as usize] > 0);
         let renamed = |number: u32| numbers[number as usize];
         for slot in &mut self.slots {
             let mut rows = BTreeMap::new();
@@ -245,17 +274,27 @@ impl History {
         (self.open, self.names) = (open, Arc::new(names));
     }
 
-    /// Forgets the oldest slots until it takes no more than `size`, but the last one.
+    /// Forgets the oldest slots until it takes no more than `size`, but the last one; all that was counted, if that takes [`SHARES_MAX`] times as much.
     pub fn shrink(&mut self, size: usize) {
-        let before = self.slots.len();
         let mut rest = self.size();
+        if rest <= size {
+            return;
+        }
         while rest > size && self.slots.len() > 1 {
             rest -= self.slots.pop_front().map_or(0, |slot| slot.counts.size() + SLOT_SIZE);
         }
-        if let Some(oldest) = self.slots.front().filter(|_| self.slots.len() < before) {
-            let to = self.unknown.map_or(oldest.start, |unknown| unknown.to.max(oldest.start));
-            self.unknown = Some(Unknown { from: None, to, kept_by: LOST });
-            self.forget_names(NAMES_MAX);
+        self.forget_names(NAMES_MAX);
+        if self.size() > size.saturating_mul(SHARES_MAX) {
+            self.slots.clear();
+            self.open.clear();
+            self.names = Arc::default();
+        }
+        let known_from = self.slots.front().map_or(self.heard, |oldest| oldest.start);
+        self.unknown.retain(|unknown| unknown.to > known_from);
+        if let Some(first) = self.unknown.front_mut() {
+            (first.from, first.kept_by) = (None, LOST);
+        } else {
+            self.unknown.push_back(Unknown { from: None, to: known_from, kept_by: LOST });
         }
     }
 
@@ -279,12 +318,15 @@ impl History {
 
     /// How much of the last `window` is known here, and whose memory has the rest.
     pub fn covers(&self, now: Now, window: Duration) -> (Duration, u64) {
-        let Some(Unknown { from, to, kept_by }) = self.unknown else { return (window, NOBODYS) };
-        let until = now.since(to);
-        let since = from.map_or(window, |from| now.since(from)).min(window);
-        match since.saturating_sub(until) {
-            Duration::ZERO => (window, NOBODYS),
-            unknown => (window.saturating_sub(unknown), kept_by),
+        let (mut unknown, mut kept) = (Duration::ZERO, None);
+        for Unknown { from, to, kept_by } in &self.unknown {
+            let since = from.map_or(window, |from| now.since(from)).min(window);
+            let part = since.saturating_sub(now.since(*to));
+            if part > Duration::ZERO {
+                unknown += part;
+                kept = Some(kept.map_or(*kept_by, |others| if others == *kept_by { others } else { LOST }));
+            }
         }
+        (window.saturating_sub(unknown), kept.unwrap_or(NOBODYS))
     }
 }

@@ -10,8 +10,9 @@ use conduit_api::proto::{
 use super::{paths::Path, select::Peer};
 
 /// Names of one proxy. A proxy tells 1 000 label sets of requests apart, as many of connections, and 1 024 paths and ends; these are kept for hours.
-/// At some 300 bytes each, the worst that one can do is a megabyte.
 pub const NAMES_MAX: usize = 4096;
+/// Bytes of them: some three times as many as those usually take.
+pub const NAMES_BYTES_MAX: usize = 1 << 20;
 /// What proxies may say of an authority, a path, a method or an identity; what is longer is cut.
 pub const NAME_LEN_MAX: usize = 256;
 /// What is counted under it has names that there was no room for.
@@ -128,6 +129,11 @@ impl Names {
         self.size
     }
 
+    /// There is no room for another one.
+    pub fn is_full(&self) -> bool {
+        self.count() >= NAMES_MAX || self.size >= NAMES_BYTES_MAX
+    }
+
     /// The number of a name.
     pub fn known(&self, name: &Name) -> Option<u32> {
         self.numbers.get(name).copied()
@@ -135,7 +141,7 @@ impl Names {
 
     /// The number of a name that is not known, or of what it is counted under, and whether it is that.
     pub fn learn(&mut self, name: Name) -> (u32, bool) {
-        if self.count() < NAMES_MAX {
+        if !self.is_full() {
             return (self.add(Arc::new(name)), false);
         }
         let other = name.past_the_budget();

@@ -42,8 +42,10 @@ impl telemetry_server::Telemetry for TelemetryServer {
             return Err(Status::permission_denied(message));
         }
         let pod = PodName::new(&report.namespace, &report.pod).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let workload = self.state.borrow().pods().get(&pod).and_then(|pod| pod.value.workload.clone());
-        let reporter = Reporter { pod, workload, identity: peer.id().to_string() };
+        let state = self.state.borrow().clone();
+        let known = state.pods().get(&pod);
+        let (is_known, workload) = (known.is_some(), known.and_then(|pod| pod.value.workload.clone()));
+        let reporter = Reporter { pod, is_known, workload, identity: peer.id().to_string() };
         let mut telemetry = self.telemetry.lock();
         telemetry.report(now(&self.clock), reporter, report);
         Ok(Response::new(ReportResponse { memory: telemetry.memory() }))

@@ -74,6 +74,7 @@ fn reporter(pod: &str) -> Reporter {
     let workload = Some(WorkloadRef { kind: "deployment".into(), name: deployment.into() });
     Reporter {
         pod: PodName::new("ns", pod).unwrap(),
+        is_known: true,
         workload,
         identity: format!("spiffe://mesh/ns/ns/sa/{deployment}"),
     }
@@ -624,4 +625,76 @@ fn what_is_known_of_a_proxy_is_what_it_has_told_here_or_elsewhere() {
     assert_eq!(covered(&telemetry, at(start, 150), "new-0"), (99, 27_000));
     assert_eq!(covered(&telemetry, at(start, 150), "moved-0"), (99, 52_000));
     assert_eq!(covered(&telemetry, at(start, 170), "moved-0"), (NOBODYS, 60_000));
+}
+
+#[test]
+fn names_that_are_made_up_are_not_kept_without_end() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry { bytes_max: 1 << 20, ..Telemetry::new(at(start, 0), MEMORY) };
+    // Pods that nobody has heard of, ...
+    for pod in 0..STRANGERS_MAX as u64 * 2 {
+        let stranger = Reporter { is_known: false, ..reporter(&format!("x-{pod}")) };
+        telemetry.report(at(start, 0), stranger, ReportRequest { sequence: 1, ..ReportRequest::default() });
+    }
+    assert_eq!(telemetry.histories.len(), STRANGERS_MAX);
+    // ... do not keep those out that are there, and these may not tell whatever they like apart.
+    for slot in 0..20 {
+        for pod in 0..20 {
+            add(
+                &mut telemetry,
+                at(start, slot * 5),
+                &format!("hog-{pod}"),
+                slot + 1,
+                attack(slot as usize * 1_000, 1_000),
+            );
+        }
+    }
+    assert_eq!(telemetry.histories.len(), STRANGERS_MAX + 20);
+    assert!(telemetry.size() < 5 << 20, "{}", telemetry.size());
+}
+
+#[test]
+fn a_pod_whose_owner_is_heard_of_later_is_the_same_one() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    let early = Reporter { is_known: false, workload: None, ..reporter("web-0") };
+    let report = |sequence| ReportRequest {
+        sequence,
+        incarnation: 1,
+        requests: vec![counts(Direction::Inbound, None, 3, 0, 1_000)],
+        ..ReportRequest::default()
+    };
+    telemetry.report(at(start, 0), early, report(1));
+    telemetry.report(at(start, 1), reporter("web-0"), report(1));
+    telemetry.report(at(start, 2), reporter("web-0"), report(2));
+    let request = StatRequest { selector: Some(selection("deployment", "web")), ..StatRequest::default() };
+    let traffic = stat(&telemetry, at(start, 3), 60, &request).into_values().next().unwrap();
+    assert_eq!((telemetry.histories.len(), traffic.requests.success), (1, 6));
+}
+
+#[test]
+fn all_gaps_count() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    let mut tell = |second, sequence, interval_ms, previous_memory| {
+        let report = ReportRequest {
+            sequence,
+            incarnation: 1,
+            interval_ms,
+            previous_memory,
+            requests: vec![counts(Direction::Inbound, None, 1, 0, 1_000)],
+            ..ReportRequest::default()
+        };
+        telemetry.report(at(start, second), reporter("web-0"), report);
+    };
+    tell(0, 1, 0, 0);
+    // Elsewhere for ten seconds, here for ten, and elsewhere for another ten.
+    tell(12, 7, 2_000, 77);
+    tell(22, 8, 10_000, MEMORY);
+    tell(34, 14, 2_000, 78);
+    let history = telemetry.histories.values().next().unwrap();
+    let (covered, kept_by) = history.covers(at(start, 34), Duration::from_secs(34));
+    assert_eq!((covered, kept_by), (Duration::from_secs(14), history::LOST));
+    let (covered, kept_by) = history.covers(at(start, 34), Duration::from_secs(15));
+    assert_eq!((covered, kept_by), (Duration::from_secs(5), 78));
 }
