@@ -292,10 +292,16 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// As far as members of feature level 4 know it: what they do not, they would not keep, and so be of another opinion later. Of routes
-    /// nothing is said before, because older ones know none.
-    pub fn simplify(&mut self) {
-        self.routes = None;
+    /// As far as members of feature level `level` know it: what they do not, they would not keep, and so be of another opinion later.
+    /// Nothing is said of routes before all of them can be told, and before level 5 in any case, because older ones know none.
+    pub fn simplify(&mut self, level: u32) {
+        if level < 6 {
+            self.routes.iter_mut().flatten().for_each(|route| route.created_ms = None);
+            self.routes.take_if(|routes| level < 5 || !routes.iter().all(HttpRoute::is_plain));
+        }
+        if level >= 5 {
+            return;
+        }
         for pod in &mut self.pods {
             (pod.ports, pod.zone) = (PodPorts::default(), None);
         }

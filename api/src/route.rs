@@ -43,6 +43,10 @@ pub struct HttpRoute {
     pub parents: BTreeSet<ParentRef>,
     /// In the order in which they were written, which decides between equally good matches.
     pub rules: Vec<RouteRule>,
+    /// When its platform first had it, in milliseconds since the Unix epoch, which decides between those of different routes; nothing where
+    /// no platform says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_ms: Option<u64>,
 }
 
 /// A service, or one port of it.
@@ -141,7 +145,18 @@ impl HttpRoute {
         within("spec.rules: all matches together", matches, 1, MATCHES_MAX)?;
         let bytes = rules.iter().flat_map(|rule| &rule.matches).map(RouteMatch::bytes).sum();
         within("spec.rules: bytes of all paths and headers together", bytes, 0, BYTES_MAX)?;
-        Ok(Self { name, parents, rules })
+        Ok(Self { name, parents, rules, created_ms: None })
+    }
+
+    /// Whether members of feature level 5 know all of it.
+    pub fn is_plain(&self) -> bool {
+        self.created_ms.is_none()
+    }
+
+    /// Smaller is better, between equally good matches: the oldest route, then the first one by its name
+    /// (Gateway API, `HTTPRouteRule.matches`). One whose age nobody knows comes last.
+    fn precedence(&self) -> impl Ord + use<'_> {
+        (self.created_ms.is_none(), self.created_ms, &self.name)
     }
 }
 
@@ -233,6 +248,8 @@ pub struct RouteTable {
 /// One match, and where the requests go that it accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteChoice {
+    /// Whose it is.
+    pub route: RouteName,
     /// All ports if absent.
     pub port: Option<u16>,
     /// Which requests.
@@ -242,13 +259,16 @@ pub struct RouteChoice {
 }
 
 impl RouteTable {
-    /// Of `service`, by `routes` in the order of their names, which decides between equally good matches of different routes.
+    /// Of `service`, by `routes` in any order.
     pub fn new<'a>(service: &ServiceName, routes: impl Iterator<Item = &'a HttpRoute>) -> Self {
         let mut choices = Vec::new();
+        let mut routes: Vec<_> = routes.collect();
+        routes.sort_by_key(|route| route.precedence());
         for route in routes {
             for parent in route.parents.iter().filter(|parent| parent.service == *service) {
                 for rule in &route.rules {
                     choices.extend(rule.matches.iter().map(|accepted| RouteChoice {
+                        route: route.name.clone(),
                         port: parent.port,
                         accepted: accepted.clone(),
                         backends: rule.backends.clone(),
@@ -411,6 +431,16 @@ mod tests {
         assert_eq!(names(80), ["exact", "method", "prefix", "later", "any"]);
         assert_eq!(names(81), ["prefix", "any"]);
         assert_eq!(RouteTable::new(&service("other"), routes.iter()), RouteTable::default());
+    }
+
+    #[test]
+    fn the_oldest_route_decides_between_equally_good_matches() {
+        let made =
+            |name: &str, created_ms| HttpRoute { created_ms, ..route(name, None, vec![rule(prefix("/"), name)]) };
+        let routes = [made("a", None), made("c", Some(2)), made("d", Some(1)), made("b", Some(2))];
+        let table = RouteTable::new(&service("web"), routes.iter());
+        let names: Vec<_> = table.of_port(80).map(|choice| choice.backends[0].service.name()).collect();
+        assert_eq!(names, ["d", "b", "c", "a"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::state::{
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 5;
+pub const FEATURE_LEVEL: u32 = 6;
 
 /// One entry of the log: a command, and who gave it when.
 ///
@@ -177,6 +177,7 @@ impl Command {
             | Self::SetServiceAccountKeys(_)
             | Self::ResealRoot { .. } => 4,
             Self::Learn { .. } | Self::Forget(_) => 5,
+            Self::Restore(backup) if !backup.has_plain_routes() => 6,
             Self::Restore(backup) if !backup.is_plain() => 5,
             Self::Restore(backup) if backup.routes().is_empty() => 1,
             Self::Restore(_) | Self::Rollback { .. } => 2,
@@ -216,6 +217,7 @@ impl Change {
             Self::UpsertService(service) if !service.is_plain() => 5,
             Self::UpsertPod(pod) if !pod.is_plain() => 5,
             Self::UpsertService(_) | Self::RemoveService(_) | Self::UpsertPod(_) | Self::RemovePod(_) => 1,
+            Self::UpsertRoute(route) if !route.is_plain() => 6,
             Self::UpsertRoute(_) | Self::RemoveRoute(_) => 2,
         }
     }

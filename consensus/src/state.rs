@@ -240,6 +240,11 @@ impl MeshState {
             && self.pods.values().all(|pod| pod.value.is_plain())
     }
 
+    /// Whether members of feature level 5 know all that is in it of routes, of those that were as well: they may be brought back.
+    pub(crate) fn has_plain_routes(&self) -> bool {
+        self.routes.all().all(HttpRoute::is_plain)
+    }
+
     /// All that was seen of ports.
     pub fn lessons(&self) -> impl Iterator<Item = (&ServiceName, u16, Lesson)> {
         self.learned.all()

@@ -10,7 +10,7 @@ use conduit_api::{
     Balancing, Endpoint, Pod, PodName, PortRange, ProtocolHint, Service, ServiceName, SpiffeId, Target, TrustDomain,
     mesh::Strategy,
     proto::public::{ResourceSelection, explain_response::Step},
-    route::{RouteBackend, RouteChoice},
+    route::RouteBackend,
 };
 use conduit_consensus::{Belief, MeshState};
 
@@ -264,7 +264,7 @@ impl<'a> Explained<'a> {
             self.say("route", "404, conduit-proxy-error: no-route", reason);
             return None;
         };
-        let reason = format!("{} accepts {method} {path}", self.name_of(service, choice));
+        let reason = format!("httproute/{} accepts {method} {path}", choice.route);
         let backends: Vec<_> = choice.backends.iter().filter(|backend| backend.weight > 0).cloned().collect();
         if backends.is_empty() {
             self.say("route", "500, conduit-proxy-error: no-backend", reason);
@@ -281,18 +281,6 @@ impl<'a> Explained<'a> {
         });
         self.say("route", shares.collect::<Vec<_>>().join(", "), reason);
         Some(backends)
-    }
-
-    fn name_of(&self, service: &Service, choice: &RouteChoice) -> String {
-        let is_it = |route: &conduit_api::HttpRoute| {
-            route.parents.iter().any(|parent| parent.service == service.name && parent.port == choice.port)
-                && route
-                    .rules
-                    .iter()
-                    .any(|rule| rule.matches.contains(&choice.accepted) && rule.backends == choice.backends)
-        };
-        let route = self.state.routes().values().find(|route| is_it(&route.value));
-        route.map_or_else(|| "a route".to_owned(), |route| format!("httproute/{}", route.value.name))
     }
 
     fn backend(&mut self, backend: &RouteBackend, is_one_of_several: bool) {

@@ -43,6 +43,12 @@ impl Routes {
         &self.current
     }
 
+    /// All that there are, and all that there were.
+    pub(super) fn all(&self) -> impl Iterator<Item = &HttpRoute> {
+        let past = self.past.iter().filter_map(|past| past.before.as_ref());
+        self.current.values().chain(past).map(|route| &route.value)
+    }
+
     /// Sets or removes a route; the services whose requests it has routed or routes now, `None` when it is so already.
     pub(super) fn set(
         &mut self,

@@ -1,5 +1,6 @@
 use conduit_api::{
     Endpoint, ServicePort,
+    mesh::Inventory,
     route::{ParentRef, RouteBackend, RouteRule},
 };
 use conduit_api::{SpiffeId, TrustDomain};
@@ -324,6 +325,41 @@ fn what_older_members_would_not_keep_is_not_given_to_them() {
         apply(&mut state, 1, command);
         assert_eq!(Command::Restore(Box::new(state)).feature_level(), 5);
     }
+}
+
+#[test]
+fn routes_that_older_members_would_not_keep_are_not_given_to_them() {
+    let dated = HttpRoute { created_ms: Some(1), ..route(1, 0, 2) };
+    let mut state = MeshState::default();
+    for (index, change, level) in [
+        (1, Change::UpsertRoute(route(1, 0, 2)), 2),
+        (2, Change::UpsertRoute(dated), 6),
+        // It is remembered, and may be brought back.
+        (3, Change::RemoveRoute(route(1, 0, 2).name), 2),
+    ] {
+        let command = Command::Batch(vec![change]);
+        assert_eq!(command.feature_level(), level, "{command}");
+        apply(&mut state, index, command);
+        assert_eq!(Command::Restore(Box::new(state.clone())).feature_level() >= 6, index >= 2, "{index}");
+    }
+    let mut inventory =
+        Inventory { routes: Some(vec![HttpRoute { created_ms: Some(1), ..route(1, 0, 2) }]), ..Inventory::default() };
+    inventory.simplify(5);
+    assert_eq!(inventory.routes, Some(vec![route(1, 0, 2)]), "as far as they know it");
+    inventory.simplify(4);
+    assert_eq!(inventory.routes, None);
+}
+
+#[test]
+fn the_oldest_route_wins_whatever_its_name() {
+    let mut state = MeshState::default();
+    let made = |name, backend, created_ms| Change::UpsertRoute(HttpRoute { created_ms, ..route(name, 0, backend) });
+    let changes = vec![made(1, 1, Some(20)), made(2, 2, Some(10)), made(3, 3, Some(10))];
+    apply(&mut state, 1, Command::Batch(changes));
+    let state: MeshState = rmp_serde::from_slice(&encoded(&state)).unwrap();
+    let table = state.routes_of(&service(0, None, &[]).name).unwrap();
+    let order: Vec<_> = table.of_port(80).map(|choice| choice.backends[0].service.clone()).collect();
+    assert_eq!(order, [2, 3, 1].map(|i| service(i, None, &[]).name));
 }
 
 #[test]

@@ -27,7 +27,7 @@ const MAILBOX: usize = 64;
 /// then the platform is described to them as it is.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// From which on they keep all that is said of ports, zones, balancing and routes.
-const LEVEL_OF_ALL: u32 = 5;
+const LEVEL_OF_ALL: u32 = 6;
 
 /// Writes what the platform says into the replicated state, while this replica leads.
 pub struct PlatformActor {
@@ -135,9 +135,10 @@ impl StreamHandler<Inventory> for PlatformActor {
     fn handle(&mut self, mut inventory: Inventory, ctx: &mut Context<Self>) {
         self.metrics.described(SystemTime::now());
         self.untold = None;
-        if self.cluster.feature_level() < LEVEL_OF_ALL {
+        let level = self.cluster.feature_level();
+        if level < LEVEL_OF_ALL {
             self.untold = Some(inventory.clone());
-            inventory.simplify();
+            inventory.simplify(level);
         }
         self.step(Input::Inventory(inventory), ctx);
     }

@@ -23,6 +23,7 @@ pub type Key = (String, String);
 pub struct RouteFacts {
     resource_version: String,
     generation: Option<i64>,
+    created_ms: Option<u64>,
     parents: Vec<Parent>,
     backends: Vec<Backend>,
     /// What is carried out, or why it is not.
@@ -87,6 +88,7 @@ pub fn read(mut object: DynamicObject) -> Option<(Key, Option<RouteFacts>)> {
     let facts = RouteFacts {
         resource_version: object.metadata.resource_version.unwrap_or_default(),
         generation: object.metadata.generation,
+        created_ms: object.metadata.creation_timestamp.and_then(|at| at.0.as_millisecond().try_into().ok()),
         parents,
         backends,
         rules: rules(&key, spec),
@@ -157,7 +159,8 @@ impl RouteFacts {
         if parents.is_empty() {
             return Ok(None);
         }
-        HttpRoute::new(name.clone(), parents, rules.clone()).map(Some).map_err(|error| error.to_string())
+        let route = HttpRoute::new(name.clone(), parents, rules.clone()).map_err(|error| error.to_string())?;
+        Ok(Some(HttpRoute { created_ms: self.created_ms, ..route }))
     }
 
     /// One whose name is also the reason for it to be true.

@@ -7,7 +7,8 @@ fn object() -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
-        "metadata": {"name": "canary", "namespace": "shop", "resourceVersion": "7", "generation": 3},
+        "metadata": {"name": "canary", "namespace": "shop", "resourceVersion": "7", "generation": 3,
+            "creationTimestamp": "2026-01-01T00:00:01Z"},
         "spec": {
             "parentRefs": [
                 {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge", "sectionName": "http"},
@@ -58,6 +59,7 @@ fn a_route_is_what_its_file_would_be() {
     let (route, patch) = decided(object());
     let route = route.unwrap();
     assert_eq!(route.name.to_string(), "shop/canary");
+    assert_eq!(route.created_ms, Some(1_767_225_601_000), "its age decides between it and others");
     let parent = ParentRef { service: "shop/web".parse().unwrap(), port: Some(80) };
     assert_eq!(route.parents, [parent].into(), "the Gateway is somebody else's");
     assert_eq!(route.rules[0].backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(), [90, 10]);
