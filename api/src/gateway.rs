@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     HttpRoute, RouteName, ServiceName,
-    route::{ParentRef, PathMatch, RouteBackend, RouteError, RouteMatch, RouteRule},
+    route::{
+        BACKENDS_MAX, ParentRef, PathMatch, RouteBackend, RouteError, RouteMatch, RouteRule, WEIGHT_MAX, same_namespace,
+    },
 };
 
 /// What its objects are of: this kind, this group, and this version of it.
@@ -98,18 +100,28 @@ impl Spec {
             Ok(ParentRef { service, port: parent.port })
         });
         let parents: BTreeSet<_> = parents.collect::<Result<_, _>>()?;
-        let rules = self.rules(name.namespace())?;
+        let rules = rules(self.rules, name.namespace(), Err)?;
         HttpRoute::new(name, parents, rules)
     }
 
-    /// Its rules alone, for who reads its parents otherwise; the route is in `namespace`.
+    /// Its rules alone, for who reads its parents otherwise; the route is in `namespace`. Who says of each backend whether it is there gets
+    /// also those that cannot be: requests for them fail, and no others.
     ///
     /// # Errors
     /// Names the field that is not carried out. Limits are for [`HttpRoute::new`] to check.
     pub fn rules(self, namespace: &str) -> Result<Vec<RouteRule>, RouteError> {
-        let rules = self.rules.into_iter().enumerate();
-        rules.map(|(i, written)| rule(&format!("spec.rules[{i}]"), written, namespace)).collect()
+        rules(self.rules, namespace, |_| Ok(()))
     }
+}
+
+/// `on_unresolved` is asked about what cannot be a backend.
+fn rules(
+    written: Vec<Rule>,
+    namespace: &str,
+    on_unresolved: impl Fn(RouteError) -> Result<(), RouteError>,
+) -> Result<Vec<RouteRule>, RouteError> {
+    let rules = written.into_iter().enumerate();
+    rules.map(|(i, written)| rule(&format!("spec.rules[{i}]"), written, namespace, &on_unresolved)).collect()
 }
 
 fn service(field: &str, reference: &Reference, namespace: &str) -> Result<ServiceName, RouteError> {
@@ -120,16 +132,41 @@ fn service(field: &str, reference: &Reference, namespace: &str) -> Result<Servic
     name.map_err(|error| RouteError(error.to_string()))
 }
 
-fn rule(at: &str, written: Rule, namespace: &str) -> Result<RouteRule, RouteError> {
+fn rule(
+    at: &str,
+    written: Rule,
+    namespace: &str,
+    on_unresolved: impl Fn(RouteError) -> Result<(), RouteError>,
+) -> Result<RouteRule, RouteError> {
     let matches = written.matches.into_iter().enumerate();
     let matches = matches.map(|(i, written)| accepted(&format!("{at}.matches[{i}]"), written));
-    let backends = written.backend_refs.iter().map(|backend| {
-        let without_port = || RouteError(format!("{at}.backendRefs: `{}` needs a port", backend.name));
-        let port = backend.port.ok_or_else(without_port)?;
-        let service = service(&format!("{at}.backendRefs"), backend, namespace)?;
-        Ok(RouteBackend { service, port, weight: backend.weight.unwrap_or(1) })
-    });
-    Ok(RouteRule { matches: matches.collect::<Result<_, _>>()?, backends: backends.collect::<Result<_, _>>()? })
+    let mut rule = RouteRule { matches: matches.collect::<Result<_, _>>()?, ..RouteRule::default() };
+    let at = format!("{at}.backendRefs");
+    if written.backend_refs.len() > BACKENDS_MAX {
+        return Err(RouteError(format!("{at}: there must be 0 to {BACKENDS_MAX}, not {}", written.backend_refs.len())));
+    }
+    for reference in &written.backend_refs {
+        let weight = reference.weight.unwrap_or(1);
+        if weight > WEIGHT_MAX {
+            return Err(RouteError(format!("{at}: a weight is at most {WEIGHT_MAX}")));
+        }
+        match backend(&at, reference, namespace) {
+            Ok((service, port)) => rule.backends.push(RouteBackend { service, port, weight }),
+            Err(error) => {
+                on_unresolved(error)?;
+                rule.unresolved += weight;
+            }
+        }
+    }
+    Ok(rule)
+}
+
+/// A port of a Service in the route's namespace, which it may not leave: there are no ReferenceGrants here.
+fn backend(at: &str, reference: &Reference, namespace: &str) -> Result<(ServiceName, u16), RouteError> {
+    let service = service(at, reference, namespace)?;
+    same_namespace(at, namespace, &service)?;
+    let without_port = || RouteError(format!("{at}: `{}` needs a port", reference.name));
+    Ok((service, reference.port.ok_or_else(without_port)?))
 }
 
 fn accepted(at: &str, written: Match) -> Result<RouteMatch, RouteError> {
@@ -178,9 +215,21 @@ impl From<&HttpRoute> for Spec {
             method: accepted.method.clone(),
             headers: accepted.headers.iter().map(|(name, text)| value("Exact", Some(name), text)).collect(),
         };
-        let rule = |rule: &RouteRule| Rule {
-            matches: rule.matches.iter().map(accepted).collect(),
-            backend_refs: rule.backends.iter().map(|b| reference(&b.service, Some(b.port), Some(b.weight))).collect(),
+        // What it was is not known any more; it is refused if it is read again.
+        let unresolved = |weight| Reference {
+            group: "conduit.io".to_owned(),
+            kind: "Unresolved".to_owned(),
+            name: "unresolved".to_owned(),
+            namespace: None,
+            port: None,
+            weight: Some(weight),
+        };
+        let rule = |rule: &RouteRule| {
+            let backends = rule.backends.iter().map(|b| reference(&b.service, Some(b.port), Some(b.weight)));
+            Rule {
+                matches: rule.matches.iter().map(accepted).collect(),
+                backend_refs: backends.chain((rule.unresolved > 0).then(|| unresolved(rule.unresolved))).collect(),
+            }
         };
         Self {
             parent_refs: route.parents.iter().map(|parent| reference(&parent.service, parent.port, None)).collect(),

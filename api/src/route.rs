@@ -22,9 +22,9 @@ const MATCHES_MAX: usize = 128;
 /// See [`PARENTS_MAX`]; in one match.
 const HEADERS_MAX: usize = 16;
 /// See [`PARENTS_MAX`]; of one rule.
-const BACKENDS_MAX: usize = 16;
+pub(crate) const BACKENDS_MAX: usize = 16;
 /// See [`PARENTS_MAX`].
-const WEIGHT_MAX: u32 = 1_000_000;
+pub(crate) const WEIGHT_MAX: u32 = 1_000_000;
 /// See [`PARENTS_MAX`]; in bytes.
 const PATH_MAX: usize = 1024;
 /// See [`PARENTS_MAX`]; in bytes.
@@ -60,12 +60,27 @@ pub struct ParentRef {
 }
 
 /// Requests, and where they go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteRule {
     /// Any of them; at least one.
     pub matches: Vec<RouteMatch>,
     /// May be empty: then the requests fail.
     pub backends: Vec<RouteBackend>,
+    /// Together with the weights of `backends`: the share of requests that fail, because they are for what cannot be a backend.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unresolved: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(weight: &u32) -> bool {
+    *weight == 0
+}
+
+impl RouteRule {
+    /// Sum of all weights.
+    pub fn weight(&self) -> u64 {
+        self.backends.iter().map(|backend| u64::from(backend.weight)).sum::<u64>() + u64::from(self.unresolved)
+    }
 }
 
 /// All of it must be so.
@@ -122,14 +137,17 @@ impl HttpRoute {
         within("spec.parentRefs", parents.len(), 1, PARENTS_MAX)?;
         within("spec.rules", rules.len(), 1, RULES_MAX)?;
         for parent in &parents {
-            same_namespace("spec.parentRefs", &name, &parent.service)?;
+            same_namespace("spec.parentRefs", name.namespace(), &parent.service)?;
         }
         let mut matches = 0;
         for (i, rule) in rules.iter_mut().enumerate() {
             let at = |field: &str| format!("spec.rules[{i}].{field}");
             within(&at("backendRefs"), rule.backends.len(), 0, BACKENDS_MAX)?;
+            if rule.unresolved > WEIGHT_MAX * BACKENDS_MAX as u32 {
+                return Err(RouteError(format!("{}: a weight is at most {WEIGHT_MAX}", at("backendRefs"))));
+            }
             for backend in &rule.backends {
-                same_namespace(&at("backendRefs"), &name, &backend.service)?;
+                same_namespace(&at("backendRefs"), name.namespace(), &backend.service)?;
                 if backend.weight > WEIGHT_MAX {
                     return Err(RouteError(format!("{}: a weight is at most {WEIGHT_MAX}", at("backendRefs"))));
                 }
@@ -150,7 +168,7 @@ impl HttpRoute {
 
     /// Whether members of feature level 5 know all of it.
     pub fn is_plain(&self) -> bool {
-        self.created_ms.is_none()
+        self.created_ms.is_none() && self.rules.iter().all(|rule| rule.unresolved == 0)
     }
 
     /// Smaller is better, between equally good matches: the oldest route, then the first one by its name
@@ -167,11 +185,11 @@ fn within(field: &str, count: usize, least: usize, most: usize) -> Result<(), Ro
     Err(RouteError(format!("{field}: there must be {least} to {most}, not {count}")))
 }
 
-fn same_namespace(field: &str, route: &RouteName, service: &ServiceName) -> Result<(), RouteError> {
-    if route.namespace() == service.namespace() {
+pub(crate) fn same_namespace(field: &str, namespace: &str, service: &ServiceName) -> Result<(), RouteError> {
+    if namespace == service.namespace() {
         return Ok(());
     }
-    Err(RouteError(format!("{field}: {service} is not in the route's namespace, `{}`", route.namespace())))
+    Err(RouteError(format!("{field}: {service} is not in the route's namespace, `{namespace}`")))
 }
 
 impl RouteMatch {
@@ -254,8 +272,8 @@ pub struct RouteChoice {
     pub port: Option<u16>,
     /// Which requests.
     pub accepted: RouteMatch,
-    /// As in [`RouteRule`].
-    pub backends: Vec<RouteBackend>,
+    /// What becomes of them; without its matches.
+    pub rule: RouteRule,
 }
 
 impl RouteTable {
@@ -266,12 +284,13 @@ impl RouteTable {
         routes.sort_by_key(|route| route.precedence());
         for route in routes {
             for parent in route.parents.iter().filter(|parent| parent.service == *service) {
-                for rule in &route.rules {
-                    choices.extend(rule.matches.iter().map(|accepted| RouteChoice {
+                for whole in &route.rules {
+                    let rule = RouteRule { matches: Vec::new(), ..whole.clone() };
+                    choices.extend(whole.matches.iter().map(|accepted| RouteChoice {
                         route: route.name.clone(),
                         port: parent.port,
                         accepted: accepted.clone(),
-                        backends: rule.backends.clone(),
+                        rule: rule.clone(),
                     }));
                 }
             }
@@ -293,15 +312,11 @@ impl From<&HttpRoute> for route::HttpRoute {
             service: parent.service.name().to_owned(),
             port: parent.port.map(u32::from),
         };
-        let rule = |rule: &RouteRule| route::Rule {
-            matches: rule.matches.iter().map(Into::into).collect(),
-            backends: rule.backends.iter().map(Into::into).collect(),
-        };
         Self {
             namespace: route.name.namespace().to_owned(),
             name: route.name.name().to_owned(),
             parents: route.parents.iter().map(parent).collect(),
-            rules: route.rules.iter().map(rule).collect(),
+            rules: route.rules.iter().map(Into::into).collect(),
         }
     }
 }
@@ -315,25 +330,38 @@ impl TryFrom<&route::HttpRoute> for HttpRoute {
             let port = parent.port.map(wire::port).transpose()?;
             Ok(ParentRef { service: ServiceName::new(namespace, &parent.service)?, port })
         });
-        let rules = wire.rules.iter().map(|rule| {
-            let matches = rule.matches.iter().map(RouteMatch::from).collect();
-            Ok(RouteRule { matches, backends: backends(namespace, &rule.backends)? })
-        });
+        let rules = wire.rules.iter().map(|rule| RouteRule::read(namespace, rule));
         let (parents, rules) = (parents.collect::<Result<_, WireError>>()?, rules.collect::<Result<_, WireError>>()?);
         Ok(Self::new(RouteName::new(namespace, &wire.name)?, parents, rules)?)
     }
 }
 
-/// Backends in `namespace`.
-///
-/// # Errors
-/// When one is no service port.
-pub fn backends(namespace: &str, wire: &[route::Backend]) -> Result<Vec<RouteBackend>, WireError> {
-    let backend = |backend: &route::Backend| {
-        let service = ServiceName::new(namespace, &backend.service)?;
-        Ok(RouteBackend { service, port: wire::port(backend.port)?, weight: backend.weight })
-    };
-    wire.iter().map(backend).collect()
+impl RouteRule {
+    /// A rule of a route in `namespace`. Limits are for [`HttpRoute::new`] to check.
+    ///
+    /// # Errors
+    /// When a backend is no service port.
+    pub fn read(namespace: &str, wire: &route::Rule) -> Result<Self, WireError> {
+        let backend = |backend: &route::Backend| {
+            let service = ServiceName::new(namespace, &backend.service)?;
+            Ok(RouteBackend { service, port: wire::port(backend.port)?, weight: backend.weight })
+        };
+        Ok(Self {
+            matches: wire.matches.iter().map(RouteMatch::from).collect(),
+            backends: wire.backends.iter().map(backend).collect::<Result<_, WireError>>()?,
+            unresolved: wire.unresolved,
+        })
+    }
+}
+
+impl From<&RouteRule> for route::Rule {
+    fn from(rule: &RouteRule) -> Self {
+        Self {
+            matches: rule.matches.iter().map(Into::into).collect(),
+            backends: rule.backends.iter().map(Into::into).collect(),
+            unresolved: rule.unresolved,
+        }
+    }
 }
 
 impl From<&RouteBackend> for route::Backend {
@@ -384,7 +412,7 @@ mod tests {
 
     fn rule(accepted: RouteMatch, backend: &str) -> RouteRule {
         let backends = vec![RouteBackend { service: service(backend), port: 80, weight: 1 }];
-        RouteRule { matches: vec![accepted], backends }
+        RouteRule { matches: vec![accepted], backends, ..RouteRule::default() }
     }
 
     fn route(name: &str, port: Option<u16>, rules: Vec<RouteRule>) -> HttpRoute {
@@ -427,7 +455,7 @@ mod tests {
             route("b", Some(80), vec![rule(method, "method"), rule(exact, "exact"), rule(prefix("/v1"), "later")]),
         ];
         let table = RouteTable::new(&service("web"), routes.iter());
-        let names = |port| table.of_port(port).map(|choice| choice.backends[0].service.name()).collect::<Vec<_>>();
+        let names = |port| table.of_port(port).map(|choice| choice.rule.backends[0].service.name()).collect::<Vec<_>>();
         assert_eq!(names(80), ["exact", "method", "prefix", "later", "any"]);
         assert_eq!(names(81), ["prefix", "any"]);
         assert_eq!(RouteTable::new(&service("other"), routes.iter()), RouteTable::default());
@@ -439,7 +467,7 @@ mod tests {
             |name: &str, created_ms| HttpRoute { created_ms, ..route(name, None, vec![rule(prefix("/"), name)]) };
         let routes = [made("a", None), made("c", Some(2)), made("d", Some(1)), made("b", Some(2))];
         let table = RouteTable::new(&service("web"), routes.iter());
-        let names: Vec<_> = table.of_port(80).map(|choice| choice.backends[0].service.name()).collect();
+        let names: Vec<_> = table.of_port(80).map(|choice| choice.rule.backends[0].service.name()).collect();
         assert_eq!(names, ["d", "b", "c", "a"]);
     }
 

@@ -265,21 +265,18 @@ impl<'a> Explained<'a> {
             return None;
         };
         let reason = format!("httproute/{} accepts {method} {path}", choice.route);
-        let backends: Vec<_> = choice.backends.iter().filter(|backend| backend.weight > 0).cloned().collect();
+        let rule = &choice.rule;
+        let backends: Vec<_> = rule.backends.iter().filter(|backend| backend.weight > 0).cloned().collect();
         if backends.is_empty() {
             self.say("route", "500, conduit-proxy-error: no-backend", reason);
             return None;
         }
-        let all: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-        let shares = backends.iter().map(|backend| {
-            format!(
-                "{:.1}% to service/{}:{}",
-                backend.weight as f64 * 100.0 / all as f64,
-                backend.service,
-                backend.port
-            )
-        });
-        self.say("route", shares.collect::<Vec<_>>().join(", "), reason);
+        let share =
+            |weight: u32, to: String| format!("{:.1}% to {to}", f64::from(weight) * 100.0 / rule.weight() as f64);
+        let shares = backends.iter().map(|b| share(b.weight, format!("service/{}:{}", b.service, b.port)));
+        let nowhere = || share(rule.unresolved, "500, conduit-proxy-error: no-backend".to_owned());
+        let shares: Vec<_> = shares.chain((rule.unresolved > 0).then(nowhere)).collect();
+        self.say("route", shares.join(", "), reason);
         Some(backends)
     }
 

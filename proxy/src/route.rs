@@ -5,7 +5,7 @@ use std::sync::Arc;
 use conduit_api::{
     ServiceName, Target,
     proto::{discovery, route as wire},
-    route::{self, RouteMatch},
+    route::{RouteBackend, RouteMatch, RouteRule},
     wire::WireError,
 };
 
@@ -21,7 +21,7 @@ pub struct Routes {
 struct Rule {
     accepted: RouteMatch,
     backends: Vec<Backend>,
-    /// Sum over `backends`.
+    /// Sum over `backends`, and the share of requests that go nowhere.
     weight: u64,
 }
 
@@ -52,18 +52,16 @@ impl Routes {
     /// When they are none.
     pub fn new(name: &ServiceName, port: u16, wire: Option<&discovery::RouteTable>) -> Result<Self, WireError> {
         let rules = wire.into_iter().flat_map(|table| &table.rules).map(|rule| {
-            let own = |backend: &route::RouteBackend| (&backend.service, backend.port) == (name, port);
-            let backend = |backend: route::RouteBackend| Backend {
+            let rule = RouteRule::read(name.namespace(), rule)?;
+            let own = |backend: &RouteBackend| (&backend.service, backend.port) == (name, port);
+            let weight = rule.weight();
+            let backend = |backend: RouteBackend| Backend {
                 weight: backend.weight.into(),
                 target: (!own(&backend)).then_some(Target::Service(backend.service, backend.port)),
             };
-            let backends: Vec<_> =
-                route::backends(name.namespace(), &rule.backends)?.into_iter().map(backend).collect();
-            Ok(Rule {
-                accepted: rule.matches.first().map(RouteMatch::from).unwrap_or_default(),
-                weight: backends.iter().map(|backend| backend.weight).sum(),
-                backends,
-            })
+            let backends = rule.backends.into_iter().map(backend).collect();
+            let accepted = rule.matches.into_iter().next().unwrap_or_default();
+            Ok(Rule { accepted, weight, backends })
         });
         Ok(Self { rules: rules.collect::<Result<_, WireError>>()? })
     }
@@ -80,6 +78,7 @@ impl Routes {
         let rule = |rule: &Rule| wire::Rule {
             matches: vec![(&rule.accepted).into()],
             backends: rule.backends.iter().map(backend).collect(),
+            unresolved: (rule.weight - rule.backends.iter().map(|backend| backend.weight).sum::<u64>()) as u32,
         };
         discovery::RouteTable { rules: self.rules.iter().map(rule).collect() }
     }
@@ -117,7 +116,8 @@ mod tests {
             |(service, weight): &(&str, u32)| Backend { service: (*service).into(), port: 80, weight: *weight };
         let rule = |(prefix, backends): &(&str, &[(&str, u32)])| Rule {
             matches: vec![Match { path: Some(Path::Prefix((*prefix).into())), ..Match::default() }],
-            backends: backends.iter().map(backend).collect(),
+            backends: backends.iter().filter(|(service, _)| !service.is_empty()).map(backend).collect(),
+            unresolved: backends.iter().filter(|(service, _)| service.is_empty()).map(|(_, weight)| *weight).sum(),
         };
         let table = discovery::RouteTable { rules: rules.iter().map(rule).collect() };
         let name = ServiceName::new("shop", "web").unwrap();
@@ -163,5 +163,12 @@ mod tests {
             }
         }
         assert_eq!(next, 100);
+    }
+
+    #[test]
+    fn what_cannot_be_a_backend_has_its_share_and_fails() {
+        let routes = routes(&[("", &[("next", 75), ("", 25)])]);
+        let failing = (0..100).filter(|i| choose(&routes, "/", f64::from(*i) / 100.0) == "NoBackend");
+        assert_eq!(failing.count(), 25);
     }
 }

@@ -670,7 +670,7 @@ fn backends(backends: &[(u8, u32)]) -> Vec<route::Backend> {
 fn rule(prefix: Option<&str>, to: &[(u8, u32)]) -> route::Rule {
     let path = prefix.map(|prefix| r#match::Path::Prefix(prefix.to_owned()));
     let matches = path.into_iter().map(|path| route::Match { path: Some(path), ..route::Match::default() });
-    route::Rule { matches: matches.collect(), backends: backends(to) }
+    route::Rule { matches: matches.collect(), backends: backends(to), ..route::Rule::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,7 +50,7 @@ fn route(name: u8, parent: u8, backend: u8) -> HttpRoute {
     let service = |i| service(i, None, &[]).name;
     let backends = vec![RouteBackend { service: service(backend), port: 80, weight: 1 }];
     let parents = [ParentRef { service: service(parent), port: None }].into();
-    let rules = vec![RouteRule { matches: Vec::new(), backends }];
+    let rules = vec![RouteRule { backends, ..RouteRule::default() }];
     HttpRoute::new(RouteName::new("ns", &format!("r{name}")).unwrap(), parents, rules).unwrap()
 }
 
@@ -358,7 +358,7 @@ fn the_oldest_route_wins_whatever_its_name() {
     apply(&mut state, 1, Command::Batch(changes));
     let state: MeshState = rmp_serde::from_slice(&encoded(&state)).unwrap();
     let table = state.routes_of(&service(0, None, &[]).name).unwrap();
-    let order: Vec<_> = table.of_port(80).map(|choice| choice.backends[0].service.clone()).collect();
+    let order: Vec<_> = table.of_port(80).map(|choice| choice.rule.backends[0].service.clone()).collect();
     assert_eq!(order, [2, 3, 1].map(|i| service(i, None, &[]).name));
 }
 

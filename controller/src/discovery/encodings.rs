@@ -115,10 +115,7 @@ fn delta(before: Routed<'_>, now: Routed<'_>, port: u16) -> Option<Bytes> {
 
 fn routes_of(routes: Option<&RouteTable>, port: u16) -> discovery::RouteTable {
     let choices = routes.into_iter().flat_map(|routes| routes.of_port(port));
-    let rule = |choice: &RouteChoice| route::Rule {
-        matches: vec![(&choice.accepted).into()],
-        backends: choice.backends.iter().map(Into::into).collect(),
-    };
+    let rule = |choice: &RouteChoice| route::Rule { matches: vec![(&choice.accepted).into()], ..(&choice.rule).into() };
     discovery::RouteTable { rules: choices.map(rule).collect() }
 }
 

@@ -127,7 +127,8 @@ fn routes_and_what_was_learned_are_in_it() {
     assert_eq!(decision(&state, "protocol", "mail", 80, "/"), "connect at once, and see who speaks first");
     let backend = |service, weight| RouteBackend { service: name(service), port: 80, weight };
     let accepted = RouteMatch { path: PathMatch::Prefix("/v2".into()), ..RouteMatch::default() };
-    let rule = RouteRule { matches: vec![accepted], backends: vec![backend("cart", 3), backend("mail", 1)] };
+    let backends = vec![backend("cart", 3), backend("mail", 1)];
+    let rule = RouteRule { matches: vec![accepted], backends, ..RouteRule::default() };
     let parents = [ParentRef { service: name("mail"), port: None }].into();
     let route = HttpRoute::new(RouteName::new("shop", "split").unwrap(), parents, vec![rule]).unwrap();
     apply(&mut state, Command::Batch(vec![Change::UpsertRoute(route)]));
@@ -135,4 +136,11 @@ fn routes_and_what_was_learned_are_in_it() {
     assert_eq!(decision(&state, "route", "mail", 80, "/v2/x"), shares);
     assert_eq!(decision(&state, "route", "mail", 80, "/v3"), "404, conduit-proxy-error: no-route");
     assert_eq!(decision(&state, "endpoint", "mail", 80, "/v3"), "", "nobody is asked");
+    let backends = vec![backend("cart", 3)];
+    let rule = RouteRule { backends, unresolved: 1, ..RouteRule::default() };
+    let parents = [ParentRef { service: name("mail"), port: None }].into();
+    let route = HttpRoute::new(RouteName::new("shop", "split").unwrap(), parents, vec![rule]).unwrap();
+    apply(&mut state, Command::Batch(vec![Change::UpsertRoute(route)]));
+    let shares = "75.0% to service/shop/cart:80, 25.0% to 500, conduit-proxy-error: no-backend";
+    assert_eq!(decision(&state, "route", "mail", 80, "/"), shares);
 }

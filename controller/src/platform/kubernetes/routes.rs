@@ -206,12 +206,13 @@ impl Backend {
         let (group, kind) =
             (reference.group.as_deref().unwrap_or_default(), reference.kind.as_deref().unwrap_or("Service"));
         if !gateway::is_service(group, kind) {
-            let message = format!("{at}.kind: only Services can be referred to, not `{kind}`");
+            let message = format!("{at}.kind: only Services can be referred to, not `{kind}`; requests for it fail");
             return Err(Refusal { reason: "InvalidKind", message });
         }
         if let Some(other) = reference.namespace.as_ref().filter(|other| *other != namespace) {
             let message = format!(
-                "{at}.namespace: only Services of the route's own namespace can be referred to, not of {other}"
+                "{at}.namespace: only Services of the route's own namespace can be referred to, not of {other}, whatever a \
+                 ReferenceGrant says; requests for it fail"
             );
             return Err(Refusal { reason: "RefNotPermitted", message });
         }

@@ -170,7 +170,7 @@ fn route(name: &str, backend: &str) -> HttpRoute {
     let service = |name| ServiceName::new("ns", name).unwrap();
     let backends = vec![RouteBackend { service: service(backend), port: 80, weight: 1 }];
     let parents = [ParentRef { service: service("web"), port: None }].into();
-    let rules = vec![RouteRule { matches: vec![], backends }];
+    let rules = vec![RouteRule { backends, ..RouteRule::default() }];
     HttpRoute::new(RouteName::new("ns", name).unwrap(), parents, rules).unwrap()
 }
 

@@ -147,19 +147,22 @@ fn each_parent_is_judged_by_itself() {
 }
 
 #[test]
-fn a_backend_is_there_or_told_to_be_missing() {
-    for (field, value, reason, message, in_force) in [
-        ("name", json!("gone"), "BackendNotFound", "there is no Service shop/gone", true),
-        ("port", json!(81), "BackendNotFound", "Service shop/web-next has no TCP port 81", true),
-        ("kind", json!("Bucket"), "InvalidKind", "not `Bucket`", false),
-        ("namespace", json!("other"), "RefNotPermitted", "not of other", false),
+fn a_backend_is_there_or_told_to_be_missing_and_the_others_go_on() {
+    for (field, value, reason, message, unresolved) in [
+        ("name", json!("gone"), "BackendNotFound", "there is no Service shop/gone", 0),
+        ("port", json!(81), "BackendNotFound", "Service shop/web-next has no TCP port 81", 0),
+        ("name", json!("Not_A_Name"), "BackendNotFound", "`shop/Not_A_Name` is not a name", 10),
+        ("kind", json!("Bucket"), "InvalidKind", "not `Bucket`", 10),
+        ("group", json!("example.org"), "InvalidKind", "not `Service`", 10),
+        ("namespace", json!("other"), "RefNotPermitted", "not of other", 10),
     ] {
         let (route, patch) = decided(with(&format!("/spec/rules/0/backendRefs/1/{field}"), value));
-        assert_eq!(route.is_some(), in_force, "{field}");
         let (told, text) = said(&patch, "ResolvedRefs");
         assert_eq!(told, reason);
         assert!(text.starts_with("spec.rules[0].backendRefs[1]") && text.contains(message), "{text}");
-        assert_eq!(said(&patch, "Accepted").0 == "Accepted", in_force);
+        assert_eq!(said(&patch, "Accepted").0, "Accepted", "{reason}");
+        let rule = &route.expect("it is in force").rules[0];
+        assert_eq!((rule.weight(), rule.unresolved), (100, unresolved), "{field}: its share fails, and no other");
     }
 }
 
