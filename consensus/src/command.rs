@@ -1,6 +1,6 @@
 //! What can be asked of the replicated state.
 
-use std::fmt;
+use std::{fmt, io};
 
 use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service, ServiceName, SpiffeId, TrustDomain};
 use conduit_ca::{KeyId, SealedKey, SealedRoot};
@@ -211,7 +211,28 @@ pub enum Change {
     RemoveRoute(RouteName),
 }
 
+/// Counts what is written to it.
+struct Counted(usize);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Change {
+    /// In bytes, as the log has it.
+    pub fn size(&self) -> usize {
+        let mut counted = Counted(0);
+        rmp_serde::encode::write_named(&mut counted, self).expect("every change can be written to the log");
+        counted.0
+    }
+
     fn feature_level(&self) -> u32 {
         match self {
             Self::UpsertService(service) if !service.is_plain() => 5,

@@ -3,6 +3,7 @@
 
 mod callers;
 mod httproutes;
+mod kinds;
 mod known;
 mod objects;
 mod revisioned;

@@ -16,8 +16,8 @@ const QUIET: Duration = Duration::from_millis(25);
 const GATHER_MAX: Duration = Duration::from_millis(500);
 /// In one proposal: a few hundred kilobytes, so that no entry of the log holds up those behind it for long.
 const CHANGES_MAX: usize = 1_000;
-/// See [`CHANGES_MAX`]: routes among them, which have some seventy kilobytes at most.
-const ROUTES_MAX: usize = 256;
+/// See [`CHANGES_MAX`]: of all of them as the log has them. One that is larger goes alone.
+const BYTES_MAX: usize = 1024 * 1024;
 /// Pause after a refused proposal, so that a cluster in trouble is not hammered.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -58,17 +58,21 @@ fn diff_routes(state: &MeshState, routes: &[HttpRoute]) -> Vec<Change> {
 
 /// As many as one proposal takes; if that is not all, what is gone first.
 fn first(mut changes: Vec<Change>, state: &MeshState) -> Vec<Change> {
-    let is_route = |change: &Change| matches!(change, Change::UpsertRoute(_));
-    if changes.len() > CHANGES_MAX {
+    if fitting(&changes) < changes.len() {
         changes.sort_by_key(|change| !removes(change, state));
-        changes.truncate(CHANGES_MAX);
+        changes.truncate(fitting(&changes));
     }
-    let mut routes = 0;
-    changes.retain(|change| {
-        routes += usize::from(is_route(change));
-        !is_route(change) || routes <= ROUTES_MAX
-    });
     changes
+}
+
+/// How many of them, from the first on, one proposal takes.
+fn fitting(changes: &[Change]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |change: &&Change| {
+        bytes = bytes.saturating_add(change.size());
+        bytes <= BYTES_MAX
+    };
+    changes.iter().take(CHANGES_MAX).take_while(fits).count().max(1)
 }
 
 /// Whether a change takes something away that proxies may be sending to.

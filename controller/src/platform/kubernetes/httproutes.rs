@@ -15,10 +15,14 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
 use super::{
+    kinds,
     objects::Observed,
     status::Statement,
     watch::{NOT_TOLD, config},
@@ -26,6 +30,8 @@ use super::{
 
 /// Between two looks whether the cluster has the kind by now, which somebody has to install.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// For the list of all kinds. Who says nothing by then has not said that one is missing.
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Routes whose status is written at once: a Service that is deleted may be that of many.
 const AT_ONCE: usize = 8;
 /// Between two rounds of writing: the API server has told of the last one's by then.
@@ -38,6 +44,7 @@ fn resource() -> ApiResource {
 }
 
 struct Watch {
+    client: Client,
     routes: Api<DynamicObject>,
     /// Nothing while the cluster has no such kind.
     events: Option<BoxStream<'static, watcher::Result<Event<DynamicObject>>>>,
@@ -48,7 +55,7 @@ struct Watch {
 /// What happens to routes; and that there are none to be had, at each look.
 pub fn observe(client: &Client) -> impl Stream<Item = Observed> + Send + 'static {
     let routes = Api::all_with(client.clone(), &resource());
-    let first = Watch { events: Some(events(&routes)), routes, is_missed: false };
+    let first = Watch { client: client.clone(), events: Some(events(&routes)), routes, is_missed: false };
     stream::unfold(first, |mut watch| async {
         loop {
             let Some(following) = &mut watch.events else {
@@ -62,7 +69,8 @@ pub fn observe(client: &Client) -> impl Stream<Item = Observed> + Send + 'static
                     watch.is_missed &= matches!(event, Event::Init);
                     return Some((Observed::Route(event), watch));
                 }
-                Err(error) if is_missing(&error) => {
+                // Whoever stands in between can say that there is no such path.
+                Err(error) if is_missing(&error) && is_absent(&watch.client).await => {
                     watch.events = None;
                     if !std::mem::replace(&mut watch.is_missed, true) {
                         info!(
@@ -71,7 +79,10 @@ pub fn observe(client: &Client) -> impl Stream<Item = Observed> + Send + 'static
                     }
                     return Some((Observed::NoRouteKind, watch));
                 }
-                Err(error) => warn!(what = "httproutes", %error, "{NOT_TOLD}"),
+                Err(error) => {
+                    warn!(what = "httproutes", %error, "{NOT_TOLD}");
+                    return Some((Observed::RoutesUntold, watch));
+                }
             }
         }
     })
@@ -86,6 +97,26 @@ fn events(routes: &Api<DynamicObject>) -> BoxStream<'static, watcher::Result<Eve
 fn is_missing(error: &watcher::Error) -> bool {
     use watcher::Error::{InitialListFailed, WatchStartFailed};
     matches!(error, InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
+/// Whether the cluster says, in all that it says of itself, that it has no such kind.
+async fn is_absent(client: &Client) -> bool {
+    let asked = async {
+        let groups = client.list_api_groups().await?;
+        if kinds::has_version(&groups, GROUP, VERSION) != Some(true) {
+            return Ok(kinds::has_version(&groups, GROUP, VERSION) == Some(false));
+        }
+        let resources = client.list_api_group_resources(&format!("{GROUP}/{VERSION}")).await?;
+        Ok::<_, kube::Error>(!kinds::has_kind(&resources, KIND))
+    };
+    match timeout(DISCOVERY_TIMEOUT, asked).await {
+        Ok(Ok(is_absent)) => is_absent,
+        Ok(Err(error)) => {
+            warn!(%error, "the API server does not say which kinds it has");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 /// Writes what is to be said, until nobody has anything to say any more.

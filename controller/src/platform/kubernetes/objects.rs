@@ -45,6 +45,7 @@ const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Minutes by which a Job of a CronJob may run late, and its pods be made again.
 const CRON_JOB_LATE_MAX: i64 = 7 * 24 * 60;
 /// Looks in a row, a minute from one to the next, after which it is believed that there are no routes because there is no such kind.
+/// Looks in a row, a minute from one to the next and with no other error in between, after which it is believed that there are no routes because there is no such kind.
 const ROUTES_MISSED_BELIEVED: usize = 2;
 
 /// What has happened to an object, by its kind.
@@ -62,8 +63,10 @@ pub enum Observed {
     Pod(Event<core::Pod>),
     /// Which requests go where.
     Route(Event<DynamicObject>),
-    /// The cluster does not know what a route is.
+    /// The cluster does not know what a route is, and has said so in all that it says of itself.
     NoRouteKind,
+    /// Nobody could say anything of routes.
+    RoutesUntold,
 }
 
 /// What is known of the cluster.
@@ -168,6 +171,10 @@ impl Objects {
                     self.routes_missed = 0;
                 }
                 self.routes.observe(event, routes::read)
+            }
+            Observed::RoutesUntold => {
+                self.routes_missed = 0;
+                false
             }
             Observed::NoRouteKind => {
                 self.routes_missed = self.routes_missed.saturating_add(1);

@@ -1,6 +1,6 @@
 use conduit_api::{
     Endpoint, Pod, PodName, RouteName, Service, ServiceName, ServicePort,
-    route::{ParentRef, RouteBackend, RouteRule},
+    route::{ParentRef, RouteBackend, RouteMatch, RouteRule},
 };
 use conduit_consensus::{Command, Proposal};
 
@@ -192,20 +192,39 @@ fn routes_are_the_platforms_where_it_tells_of_them() {
 }
 
 #[test]
-fn many_routes_take_several_proposals() {
+fn much_takes_several_proposals() {
     let now = Instant::now();
     let mut wanted = inventory(&[service("web", &[])], &[]);
-    wanted.routes = Some((0..ROUTES_MAX + 1).map(|n| route(&format!("route-{n}"), "a")).collect());
+    // Some sixty kilobytes each.
+    let header = |i| (format!("x-{i}"), "v".repeat(4000));
+    let accepted = RouteMatch { headers: (0..15).map(header).collect(), ..RouteMatch::default() };
+    let large = |n| {
+        let mut route = route(&format!("route-{n}"), "a");
+        route.rules[0].matches = vec![accepted.clone()];
+        route
+    };
+    wanted.routes = Some((0..40).map(large).collect());
     let mut state = MeshState::default();
     let mut reconciler = Reconciler::default();
     reconciler.handle(now, &state, Input::Leading(true));
-    reconciler.handle(now, &state, Input::Inventory(wanted));
-    let mut proposed = Vec::new();
+    reconciler.handle(now, &state, Input::Inventory(wanted.clone()));
+    let mut proposed = 0;
     let mut effects = reconciler.handle(now + QUIET, &state, Input::Timer);
     while let Some(Effect::Propose(changes)) = effects.pop() {
-        proposed.push(changes.len());
-        state.apply(proposed.len() as u64, Proposal::new("test", 0, Command::Batch(changes)));
+        proposed += 1;
+        assert!(changes.iter().map(Change::size).sum::<usize>() <= BYTES_MAX);
+        state.apply(proposed, Proposal::new("test", 0, Command::Batch(changes)));
         effects = reconciler.handle(now + QUIET, &state, Input::Proposed(true));
     }
-    assert_eq!(proposed, [1 + ROUTES_MAX, 1]);
+    assert_eq!(proposed, 3);
+    assert_eq!(diff(&state, &wanted), []);
+}
+
+#[test]
+fn what_is_larger_than_a_proposal_is_proposed_alone() {
+    let endpoints: Vec<_> = (0..20_000).map(|i| format!("10.{}.{}.1:80", i / 256, i % 256)).collect();
+    let large = service("large", &endpoints.iter().map(String::as_str).collect::<Vec<_>>());
+    let changes = vec![Change::UpsertService(large), Change::UpsertService(service("small", &[]))];
+    assert!(changes[0].size() > BYTES_MAX);
+    assert_eq!(first(changes, &MeshState::default()).len(), 1);
 }

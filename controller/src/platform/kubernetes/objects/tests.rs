@@ -323,6 +323,10 @@ fn a_kind_that_is_missing_removes_nothing_until_it_is_missing_again() {
     list(&mut objects, Observed::Route, vec![route_of("canary", "web")]);
     assert!(!miss_routes(&mut objects));
     assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
+    // Who could not be asked in between is not sure.
+    assert!(!objects.observe(Observed::RoutesUntold));
+    assert!(!miss_routes(&mut objects));
+    assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
     assert!(miss_routes(&mut objects));
     assert_eq!(routes(&objects), Some(vec![]));
     assert!(!miss_routes(&mut objects), "that is nothing new");
