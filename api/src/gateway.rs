@@ -2,6 +2,8 @@
 //!
 //! A field that is not carried out is refused by its name, never ignored.
 
+mod filters;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -53,10 +55,14 @@ struct Rule {
     matches: Vec<Match>,
     #[serde(default)]
     backend_refs: Vec<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeouts: Option<filters::Timeouts>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    filters: Vec<filters::Filter>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Match {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<Value>,
@@ -64,9 +70,11 @@ struct Match {
     method: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     headers: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    query_params: Vec<Value>,
 }
 
-/// A path, or a header.
+/// A path, a header, or a part of a query.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Value {
@@ -140,7 +148,12 @@ fn rule(
 ) -> Result<RouteRule, RouteError> {
     let matches = written.matches.into_iter().enumerate();
     let matches = matches.map(|(i, written)| accepted(&format!("{at}.matches[{i}]"), written));
-    let mut rule = RouteRule { matches: matches.collect::<Result<_, _>>()?, ..RouteRule::default() };
+    let mut rule = RouteRule {
+        matches: matches.collect::<Result<_, _>>()?,
+        timeouts: filters::timeouts(&format!("{at}.timeouts"), written.timeouts)?,
+        filters: filters::filters(&format!("{at}.filters"), written.filters)?,
+        ..RouteRule::default()
+    };
     let at = format!("{at}.backendRefs");
     if written.backend_refs.len() > BACKENDS_MAX {
         return Err(RouteError(format!("{at}: there must be 0 to {BACKENDS_MAX}, not {}", written.backend_refs.len())));
@@ -175,19 +188,27 @@ fn accepted(at: &str, written: Match) -> Result<RouteMatch, RouteError> {
         "Exact" => Ok(PathMatch::Exact(path.value)),
         other => Err(RouteError(format!("{at}.path: a path can be compared by Exact or PathPrefix, not by {other}"))),
     });
-    let headers = written.headers.into_iter().map(|header| match header.kind.as_deref().unwrap_or("Exact") {
-        "Exact" => {
-            let nameless = || RouteError(format!("{at}.headers: a header has a name"));
-            Ok((header.name.ok_or_else(nameless)?, header.value))
+    Ok(RouteMatch {
+        path: path.transpose()?.unwrap_or_default(),
+        method: written.method,
+        headers: named(&format!("{at}.headers"), written.headers)?,
+        query: named(&format!("{at}.queryParams"), written.query_params)?,
+    })
+}
+
+fn named(at: &str, written: Vec<Value>) -> Result<BTreeMap<String, String>, RouteError> {
+    let mut values = BTreeMap::new();
+    for value in written {
+        match value.kind.as_deref().unwrap_or("Exact") {
+            "Exact" => {}
+            other => return Err(RouteError(format!("{at}: what is here can be compared by Exact, not by {other}"))),
         }
-        other => Err(RouteError(format!("{at}.headers: a header can be compared by Exact, not by {other}"))),
-    });
-    let headers = headers.collect::<Result<Vec<_>, _>>()?;
-    let (count, headers) = (headers.len(), headers.into_iter().collect::<BTreeMap<_, _>>());
-    if headers.len() < count {
-        return Err(RouteError(format!("{at}.headers: a header is there twice")));
+        let name = value.name.ok_or_else(|| RouteError(format!("{at}: what is here has a name")))?;
+        if values.insert(name.clone(), value.value).is_some() {
+            return Err(RouteError(format!("{at}: `{name}` is there twice")));
+        }
     }
-    Ok(RouteMatch { path: path.transpose()?.unwrap_or_default(), method: written.method, headers })
+    Ok(values)
 }
 
 /// As it could have been written.
@@ -214,6 +235,7 @@ impl From<&HttpRoute> for Spec {
             }),
             method: accepted.method.clone(),
             headers: accepted.headers.iter().map(|(name, text)| value("Exact", Some(name), text)).collect(),
+            query_params: accepted.query.iter().map(|(name, text)| value("Exact", Some(name), text)).collect(),
         };
         // What it was is not known any more; it is refused if it is read again.
         let unresolved = |weight| Reference {
@@ -229,6 +251,8 @@ impl From<&HttpRoute> for Spec {
             Rule {
                 matches: rule.matches.iter().map(accepted).collect(),
                 backend_refs: backends.chain((rule.unresolved > 0).then(|| unresolved(rule.unresolved))).collect(),
+                timeouts: filters::Timeouts::written(rule.timeouts),
+                filters: filters::Filter::written(&rule.filters),
             }
         };
         Self {

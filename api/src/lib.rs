@@ -5,6 +5,9 @@
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`gateway`]: how people say it.
 //! - [`journal`]: what proxies write down of requests one by one.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
+//!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`filters`]: what else
+//!   becomes of them; [`gateway`]: how people say it.
+//! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
 //! - [`grpc`]: its status codes. [`failover`]: which errors are those of one replica.
@@ -13,6 +16,7 @@
 pub mod access;
 pub mod codec;
 pub mod failover;
+pub mod filters;
 pub mod gateway;
 pub mod grpc;
 pub mod journal;

@@ -1,13 +1,14 @@
 //! Which requests go where: Gateway API's `HTTPRoute` with Services as parents (GAMMA, GEP-1426).
 //!
-//! What is carried out: matches by path (exact and prefix), method and headers (exact); weighted backends. A route, its parents and
-//! its backends are in one namespace.
+//! What is carried out: matches by path (exact and prefix), method, headers and query (exact); weighted backends; what is in
+//! [`filters`](crate::filters). A route, its parents and its backends are in one namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    filters::{Filters, Timeouts},
     mesh::{RouteName, ServiceName},
     proto::route::{self, r#match},
     wire::{self, WireError},
@@ -19,16 +20,16 @@ const PARENTS_MAX: usize = 32;
 const RULES_MAX: usize = 16;
 /// See [`PARENTS_MAX`]; of all rules together.
 const MATCHES_MAX: usize = 128;
-/// See [`PARENTS_MAX`]; in one match.
+/// See [`PARENTS_MAX`]; in one match, as many again in its query.
 const HEADERS_MAX: usize = 16;
 /// See [`PARENTS_MAX`]; of one rule.
 pub(crate) const BACKENDS_MAX: usize = 16;
 /// See [`PARENTS_MAX`].
 pub(crate) const WEIGHT_MAX: u32 = 1_000_000;
 /// See [`PARENTS_MAX`]; in bytes.
-const PATH_MAX: usize = 1024;
+pub(crate) const PATH_MAX: usize = 1024;
 /// See [`PARENTS_MAX`]; in bytes.
-const HEADER_VALUE_MAX: usize = 4096;
+pub(crate) const HEADER_VALUE_MAX: usize = 4096;
 
 /// Of all paths and headers of a route: it is kept by every replica as often as it changes, and sent to every proxy that follows one
 /// of its parents.
@@ -69,6 +70,12 @@ pub struct RouteRule {
     /// Together with the weights of `backends`: the share of requests that fail, because they are for what cannot be a backend.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unresolved: u32,
+    /// How long they may take.
+    #[serde(default, skip_serializing_if = "Timeouts::is_none")]
+    pub timeouts: Timeouts,
+    /// What else becomes of them.
+    #[serde(default, skip_serializing_if = "Filters::is_none")]
+    pub filters: Filters,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -94,6 +101,9 @@ pub struct RouteMatch {
     /// By lower-case name.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// By name. Of several values the first one counts, as it is without its encoding.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
 }
 
 /// How a path is compared.
@@ -159,16 +169,27 @@ impl HttpRoute {
             for (j, accepted) in rule.matches.iter_mut().enumerate() {
                 accepted.normalise(&at(&format!("matches[{j}]")))?;
             }
+            rule.timeouts.check(&at("timeouts"))?;
+            let mut filters = std::mem::take(&mut rule.filters);
+            filters.normalise(&at("filters"), rule)?;
+            rule.filters = filters;
         }
         within("spec.rules: all matches together", matches, 1, MATCHES_MAX)?;
-        let bytes = rules.iter().flat_map(|rule| &rule.matches).map(RouteMatch::bytes).sum();
+        let bytes = rules.iter().flat_map(|rule| &rule.matches).map(RouteMatch::bytes).sum::<usize>()
+            + rules.iter().map(|rule| rule.filters.bytes()).sum::<usize>();
         within("spec.rules: bytes of all paths and headers together", bytes, 0, BYTES_MAX)?;
         Ok(Self { name, parents, rules, created_ms: None })
     }
 
     /// Whether members of feature level 5 know all of it.
     pub fn is_plain(&self) -> bool {
-        self.created_ms.is_none() && self.rules.iter().all(|rule| rule.unresolved == 0)
+        let is_plain = |rule: &RouteRule| {
+            rule.unresolved == 0
+                && rule.timeouts.is_none()
+                && rule.filters.is_none()
+                && rule.matches.iter().all(|accepted| accepted.query.is_empty())
+        };
+        self.created_ms.is_none() && self.rules.iter().all(is_plain)
     }
 
     /// Smaller is better, between equally good matches: the oldest route, then the first one by its name
@@ -176,6 +197,33 @@ impl HttpRoute {
     fn precedence(&self) -> impl Ord + use<'_> {
         (self.created_ms.is_none(), self.created_ms, &self.name)
     }
+}
+
+/// RFC 9110 section 5.6.2.
+pub(crate) fn is_token(text: &str) -> bool {
+    let special = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.len() <= 256 && text.bytes().all(special)
+}
+
+/// Whether what stands in a query, encoded, is `wanted`.
+fn decodes_to(encoded: &str, wanted: &str) -> bool {
+    let hex = |digit: u8| (digit as char).to_digit(16).map(|digit| digit as u8);
+    let (mut encoded, mut wanted) = (encoded.as_bytes(), wanted.as_bytes());
+    while let [first, rest @ ..] = encoded {
+        let (byte, rest) = match (*first, rest) {
+            (b'+', rest) => (b' ', rest),
+            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, after),
+                _ => (b'%', rest),
+            },
+            (byte, rest) => (byte, rest),
+        };
+        match wanted.split_first() {
+            Some((next, after)) if *next == byte => (encoded, wanted) = (rest, after),
+            _ => return false,
+        }
+    }
+    wanted.is_empty()
 }
 
 fn within(field: &str, count: usize, least: usize, most: usize) -> Result<(), RouteError> {
@@ -203,10 +251,6 @@ impl RouteMatch {
         if let PathMatch::Prefix(path) = &mut self.path {
             path.truncate(path.trim_end_matches('/').len());
         }
-        let is_token = |text: &str| {
-            let special = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-            !text.is_empty() && text.len() <= 256 && text.bytes().all(special)
-        };
         if let Some(method) = self.method.as_ref().filter(|method| !is_token(method)) {
             return Err(RouteError(format!("{at}.method: `{method}` is not a method")));
         }
@@ -223,16 +267,31 @@ impl RouteMatch {
                 return Err(RouteError(format!("{at}.headers: `{name}` is there twice")));
             }
         }
-        Ok(())
+        within(&format!("{at}.queryParams"), self.query.len(), 0, HEADERS_MAX)?;
+        match self.query.iter().find(|(name, value)| !is_token(name) || value.len() > PATH_MAX) {
+            Some((name, _)) => {
+                let error =
+                    format!("{at}.queryParams: `{name}` is not a name with a value of at most {PATH_MAX} bytes");
+                Err(RouteError(error))
+            }
+            None => Ok(()),
+        }
     }
 
     fn bytes(&self) -> usize {
         let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = &self.path;
-        path.len() + self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        let pairs = self.headers.iter().chain(&self.query);
+        path.len() + pairs.map(|(name, value)| name.len() + value.len()).sum::<usize>()
     }
 
-    /// Whether it accepts a request; `header` gives the value of a header by its lower-case name.
-    pub fn accepts<'a>(&self, method: &str, path: &str, header: impl Fn(&str) -> Option<&'a [u8]>) -> bool {
+    /// Whether it accepts a request; `query` is without `?`, and `header` gives the value of a header by its lower-case name.
+    pub fn accepts<'a>(
+        &self,
+        method: &str,
+        path: &str,
+        query: &str,
+        header: impl Fn(&str) -> Option<&'a [u8]>,
+    ) -> bool {
         let path_accepted = match &self.path {
             PathMatch::Exact(exact) => path == exact,
             PathMatch::Prefix(prefix) => {
@@ -243,17 +302,22 @@ impl RouteMatch {
         path_accepted
             && self.method.as_ref().is_none_or(|wanted| wanted == method)
             && self.headers.iter().all(|(name, value)| header(name) == Some(value.as_bytes()))
+            && self.query.iter().all(|(name, value)| {
+                let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                pairs.find(|(known, _)| decodes_to(known, name)).is_some_and(|(_, known)| decodes_to(known, value))
+            })
     }
 
     /// Smaller is better, in the order of Gateway API's `HTTPRouteRule`: an exact path, the longest prefix, a method, the most
-    /// headers.
+    /// headers, the most of the query.
     fn rank(&self) -> impl Ord + use<> {
         let (kind, path) = match &self.path {
             PathMatch::Exact(path) => (0, path),
             PathMatch::Prefix(path) => (1, path),
         };
         let longest = usize::MAX - path.len();
-        (kind, longest, self.method.is_none(), HEADERS_MAX.saturating_sub(self.headers.len()))
+        let most = |pairs: &BTreeMap<_, _>| HEADERS_MAX.saturating_sub(pairs.len());
+        (kind, longest, self.method.is_none(), most(&self.headers), most(&self.query))
     }
 }
 
@@ -350,6 +414,8 @@ impl RouteRule {
             matches: wire.matches.iter().map(RouteMatch::from).collect(),
             backends: wire.backends.iter().map(backend).collect::<Result<_, WireError>>()?,
             unresolved: wire.unresolved,
+            timeouts: wire.timeouts.map(Into::into).unwrap_or_default(),
+            filters: wire.filters.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -360,6 +426,8 @@ impl From<&RouteRule> for route::Rule {
             matches: rule.matches.iter().map(Into::into).collect(),
             backends: rule.backends.iter().map(Into::into).collect(),
             unresolved: rule.unresolved,
+            timeouts: (!rule.timeouts.is_none()).then(|| rule.timeouts.into()),
+            filters: (!rule.filters.is_none()).then(|| (&rule.filters).into()),
         }
     }
 }
@@ -381,6 +449,7 @@ impl From<&RouteMatch> for route::Match {
             path: Some(path),
             method: accepted.method.clone().unwrap_or_default(),
             headers: accepted.headers.iter().map(header).collect(),
+            query: accepted.query.iter().map(header).collect(),
         }
     }
 }
@@ -393,8 +462,9 @@ impl From<&route::Match> for RouteMatch {
             None => PathMatch::default(),
         };
         let method = Some(wire.method.clone()).filter(|method| !method.is_empty());
-        let headers = wire.headers.iter().map(|header| (header.name.clone(), header.value.clone())).collect();
-        Self { path, method, headers }
+        let pair = |pair: &route::Header| (pair.name.clone(), pair.value.clone());
+        let (headers, query) = (wire.headers.iter().map(pair).collect(), wire.query.iter().map(pair).collect());
+        Self { path, method, headers, query }
     }
 }
 
@@ -423,21 +493,22 @@ mod tests {
     #[test]
     fn prefixes_are_of_whole_elements() {
         let route = route("a", None, vec![rule(prefix("/v1/"), "a")]);
-        let accepts = |path| route.rules[0].matches[0].accepts("GET", path, |_| None);
+        let accepts = |path| route.rules[0].matches[0].accepts("GET", path, "", |_| None);
         for (path, accepted) in [("/v1", true), ("/v1/", true), ("/v1/x", true), ("/v10", false), ("/", false)] {
             assert_eq!(accepts(path), accepted, "{path}");
         }
-        assert!(RouteMatch::default().accepts("OPTIONS", "*", |_| None), "without a path every request is meant");
+        assert!(RouteMatch::default().accepts("OPTIONS", "*", "", |_| None), "without a path every request is meant");
     }
 
     #[test]
     fn all_of_a_match_must_be_so() {
         let headers = [("X-Canary".to_owned(), "yes".to_owned())].into();
-        let accepted = RouteMatch { path: PathMatch::Exact("/a".into()), method: Some("GET".into()), headers };
+        let (path, method) = (PathMatch::Exact("/a".into()), Some("GET".into()));
+        let accepted = RouteMatch { path, method, headers, ..RouteMatch::default() };
         let route = route("a", None, vec![rule(accepted, "a")]);
         let accepts = |method, path, canary: Option<&'static str>| {
             let header = |name: &str| canary.filter(|_| name == "x-canary").map(str::as_bytes);
-            route.rules[0].matches[0].accepts(method, path, header)
+            route.rules[0].matches[0].accepts(method, path, "", header)
         };
         assert!(accepts("GET", "/a", Some("yes")));
         assert!(!accepts("POST", "/a", Some("yes")));
@@ -447,16 +518,41 @@ mod tests {
     }
 
     #[test]
+    fn a_query_is_compared_without_its_encoding() {
+        let query = [("user name".to_owned(), "a+b".to_owned())].map(|(name, value)| (name.replace(' ', "-"), value));
+        let accepted = RouteMatch { query: query.into(), ..RouteMatch::default() };
+        for (query, expected) in [
+            ("user-name=a%2Bb", true),
+            ("x=1&user%2dname=a%2bb&user-name=other", true),
+            ("user-name=other&user-name=a%2Bb", false),
+            ("user-name=a+b", false),
+            ("user-name=a%2Bbc", false),
+            ("user-name=a%2B", false),
+            ("user-name", false),
+            ("User-Name=a%2Bb", false),
+            ("", false),
+        ] {
+            assert_eq!(accepted.accepts("GET", "/", query, |_| None), expected, "{query}");
+        }
+        assert!(decodes_to("a%2", "a%2") && decodes_to("a+b", "a b") && !decodes_to("%zz", "z"));
+    }
+
+    #[test]
     fn the_best_match_decides_whatever_the_order() {
         let exact = RouteMatch { path: PathMatch::Exact("/v1".into()), ..RouteMatch::default() };
+        let query = RouteMatch { query: [("a".to_owned(), "b".to_owned())].into(), ..prefix("/v1") };
         let method = RouteMatch { method: Some("GET".into()), ..prefix("/v1") };
         let routes = [
             route("a", None, vec![rule(RouteMatch::default(), "any"), rule(prefix("/v1"), "prefix")]),
-            route("b", Some(80), vec![rule(method, "method"), rule(exact, "exact"), rule(prefix("/v1"), "later")]),
+            route(
+                "b",
+                Some(80),
+                vec![rule(method, "method"), rule(exact, "exact"), rule(prefix("/v1"), "later"), rule(query, "query")],
+            ),
         ];
         let table = RouteTable::new(&service("web"), routes.iter());
         let names = |port| table.of_port(port).map(|choice| choice.rule.backends[0].service.name()).collect::<Vec<_>>();
-        assert_eq!(names(80), ["exact", "method", "prefix", "later", "any"]);
+        assert_eq!(names(80), ["exact", "method", "query", "prefix", "later", "any"]);
         assert_eq!(names(81), ["prefix", "any"]);
         assert_eq!(RouteTable::new(&service("other"), routes.iter()), RouteTable::default());
     }

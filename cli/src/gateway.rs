@@ -145,7 +145,7 @@ spec:
     #[test]
     fn what_is_not_carried_out_is_refused_by_its_name() {
         for (written, instead, error) in [
-            ("method: GET", "queryParams: []", "unknown field `queryParams`"),
+            ("method: GET", "cookies: []", "unknown field `cookies`"),
             ("type: Exact", "type: RegularExpression", "compared by Exact or PathPrefix, not by RegularExpression"),
             ("kind: Service", "kind: Gateway", "only Services can be referred to, not `Gateway`"),
             (

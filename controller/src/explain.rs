@@ -8,6 +8,7 @@ use std::{
 
 use conduit_api::{
     Balancing, Endpoint, Pod, PodName, PortRange, ProtocolHint, Service, ServiceName, SpiffeId, Target, TrustDomain,
+    filters::Timeouts,
     mesh::Strategy,
     proto::public::{ResourceSelection, explain_response::Step},
     route::RouteBackend,
@@ -259,7 +260,8 @@ impl<'a> Explained<'a> {
         }
         let Question { method, path, headers, .. } = *self.question;
         let header = |name: &str| headers.get(name).map(String::as_bytes);
-        let Some(choice) = choices.iter().find(|choice| choice.accepted.accepts(method, path, header)) else {
+        let (bare, query) = path.split_once('?').unwrap_or((path, ""));
+        let Some(choice) = choices.iter().find(|choice| choice.accepted.accepts(method, bare, query, header)) else {
             let reason = format!("{} matches were tried, and none accepts {method} {path}", choices.len());
             self.say("route", "404, conduit-proxy-error: no-route", reason);
             return None;
@@ -267,6 +269,10 @@ impl<'a> Explained<'a> {
         let reason = format!("httproute/{} accepts {method} {path}", choice.route);
         let rule = &choice.rule;
         let backends: Vec<_> = rule.backends.iter().filter(|backend| backend.weight > 0).cloned().collect();
+        if let Some(redirect) = &rule.filters.redirect {
+            self.say("route", format!("{}, a redirect", redirect.status), reason);
+            return None;
+        }
         if backends.is_empty() {
             self.say("route", "500, conduit-proxy-error: no-backend", reason);
             return None;
@@ -276,7 +282,10 @@ impl<'a> Explained<'a> {
         let shares = backends.iter().map(|b| share(b.weight, format!("service/{}:{}", b.service, b.port)));
         let nowhere = || share(rule.unresolved, "500, conduit-proxy-error: no-backend".to_owned());
         let shares: Vec<_> = shares.chain((rule.unresolved > 0).then(nowhere)).collect();
-        self.say("route", shares.join(", "), reason);
+        let Timeouts { request_ms, backend_request_ms } = rule.timeouts;
+        let least = [request_ms, backend_request_ms].into_iter().filter(|ms| *ms > 0).min();
+        let late = least.map(|ms| format!(", 504 after {ms} ms")).unwrap_or_default();
+        self.say("route", shares.join(", ") + &late, reason);
         Some(backends)
     }
 

@@ -11,7 +11,7 @@ pub mod h2;
 pub mod head;
 pub mod pool;
 
-use std::{cell::RefCell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::Future, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conduit_api::SpiffeId;
@@ -23,6 +23,7 @@ use crate::{
     balance::Balancer,
     buffer::TooLarge,
     buffered::Buffered,
+    policy::Policy,
     telemetry::{Direction, Layer},
     worker::Worker,
 };
@@ -184,8 +185,16 @@ pub trait Forward: 'static {
     /// What decides among several, and is to know what becomes of the request.
     fn balancer<'a>(&self, service: &'a Self::Service) -> Option<&'a Rc<RefCell<Balancer>>>;
 
-    /// Nobody got it: it counts all the same.
-    fn failed(&self, request: &RequestView<'_>, failure: Failure);
+    /// What its route says of it besides.
+    fn policy<'a>(&self, service: &'a Self::Service) -> Option<&'a Arc<Policy>>;
+
+    /// Nobody got it, and it is answered here, with `status`: it counts all the same.
+    fn answered(&self, request: &RequestView<'_>, status: u16);
+
+    /// The same, because it could not be answered otherwise.
+    fn failed(&self, request: &RequestView<'_>, failure: Failure) {
+        self.answered(request, failure.status());
+    }
 
     /// Its clients are to leave: this proxy is told to stop.
     fn is_leaving(&self) -> bool;
@@ -215,6 +224,8 @@ pub enum Failure {
     NoRoute,
     /// The route for such requests leads nowhere.
     NoBackend,
+    /// The response did not come within the time that the route gives it.
+    Timeout,
     /// The request is refused as it is.
     Refused(Refusal),
 }
@@ -342,6 +353,7 @@ impl Failure {
             Self::Connect | Self::Broken | Self::BadResponse => 502,
             Self::NoRoute => 404,
             Self::NoBackend => 500,
+            Self::Timeout => 504,
             Self::Refused(refusal) => refusal.status(),
         }
     }
@@ -352,6 +364,14 @@ impl Failure {
             Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => 14,
             Self::NoRoute => 12,
             Self::BadResponse | Self::Refused(_) => 13,
+    /// What a gRPC client is told: what it may ask again elsewhere is UNAVAILABLE, what is not there UNIMPLEMENTED,
+    /// what was late DEADLINE_EXCEEDED.
+    fn grpc_status(self) -> &'static str {
+        match self {
+            Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => "14",
+            Self::NoRoute => "12",
+            Self::Timeout => "4",
+            Self::BadResponse | Self::Refused(_) => "13",
         }
     }
 
@@ -365,6 +385,7 @@ impl Failure {
             Self::BadResponse => "bad-response",
             Self::NoRoute => "no-route",
             Self::NoBackend => "no-backend",
+            Self::Timeout => "timeout",
             Self::Refused(refusal) => refusal.reason(),
         }
     }
@@ -379,6 +400,7 @@ impl Failure {
             Self::BadResponse => "the endpoint's response could not be understood",
             Self::NoRoute => "no route accepts the request",
             Self::NoBackend => "the route has no backend",
+            Self::Timeout => "the response did not come within the route's timeout",
             Self::Refused(_) => "the request could mean more than one thing, or is beyond a limit",
         }
     }
@@ -415,5 +437,10 @@ mod tests {
         let grpc = Failure::Connect.response(true);
         assert_eq!((grpc.status(), &grpc.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("14")));
         assert!(grpc.body().is_empty());
+        let late = Failure::Timeout.response(true);
+        assert_eq!(
+            (&late.headers()["grpc-status"], &late.headers()[ERROR_HEADER]),
+            (&HeaderValue::from_static("4"), &HeaderValue::from_static("timeout"))
+        );
     }
 }

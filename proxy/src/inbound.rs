@@ -2,7 +2,7 @@
 //!
 //! accept → original destination → TLS → identity → authorize → detect → connect → forward → record
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use conduit_api::PortRange;
 use conduit_ca::{AuthenticatedPeer, ClientAuth, Refusal};
@@ -18,6 +18,7 @@ use crate::{
     forward::{self, ANYBODY_FIRST, Spoken},
     http::{self, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::{Prefixed, Stream},
+    policy::Policy,
     telemetry::{Direction, End, Labels, Layer, Tls},
     worker::Worker,
 };
@@ -177,12 +178,17 @@ impl Forward for Connection {
         None
     }
 
-    fn failed(&self, request: &RequestView<'_>, failure: Failure) {
+    /// Routes are for those who send.
+    fn policy<'a>(&self, (): &'a ()) -> Option<&'a Arc<Policy>> {
+        None
+    }
+
+    fn answered(&self, request: &RequestView<'_>, status: u16) {
         let counters = self.client.worker.telemetry.requests(&self.labels(request.authority));
-        counters.fail(failure.status());
+        counters.fail(status);
         let is_mutual = matches!(self.tls, Tls::Mutual(_));
         let row = self.client.worker.telemetry.paths.row(is_mutual, request.method, request.path);
-        row.end(End::Http(failure.status()), None);
+        row.end(End::Http(status), None);
     }
 
     fn is_leaving(&self) -> bool {

@@ -34,6 +34,7 @@ pub mod listeners;
 pub mod live;
 pub mod original;
 pub mod outbound;
+pub mod policy;
 pub mod redirect;
 pub mod route;
 pub mod tap;

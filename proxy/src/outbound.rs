@@ -17,6 +17,7 @@ use crate::{
     forward::{self, APPLICATION_FIRST, Spoken},
     http::{self, ATTEMPTS_MAX, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::Stream,
+    policy::Policy,
     route::Chosen,
     telemetry::{Direction, Labels, Peer, Tls, transport::Counted},
     worker::{Followed, Worker},
@@ -101,6 +102,13 @@ impl Spoken {
     }
 }
 
+/// Where a request goes.
+struct Routed {
+    followed: Rc<Followed>,
+    /// What its route says of it besides; mostly nothing.
+    policy: Option<Arc<Policy>>,
+}
+
 /// A connection that carries requests.
 struct Connection {
     client: Client,
@@ -111,7 +119,7 @@ struct Connection {
 }
 
 impl Forward for Connection {
-    type Service = Rc<Followed>;
+    type Service = Routed;
 
     fn client(&self) -> &Client {
         &self.client
@@ -119,14 +127,14 @@ impl Forward for Connection {
 
     /// The original destination, or the headless service that the request names and the destination is part of; and from there
     /// where the service's routes send such requests.
-    async fn resolve(&self, request: &RequestView<'_>) -> Result<Rc<Followed>, Failure> {
+    async fn resolve(&self, request: &RequestView<'_>) -> Result<Routed, Failure> {
         let followed = self.service(request.authority).await;
         self.route(followed, request).await
     }
 
     fn pick(
         &self,
-        followed: &Rc<Followed>,
+        Routed { followed, .. }: &Routed,
         request: &RequestView<'_>,
         tried: &[SocketAddr],
     ) -> Result<Rc<Hop>, Failure> {
@@ -140,15 +148,19 @@ impl Forward for Connection {
         hop.with_room()
     }
 
-    fn balancer<'a>(&self, followed: &'a Rc<Followed>) -> Option<&'a Rc<RefCell<Balancer>>> {
-        Some(&followed.balancer)
+    fn balancer<'a>(&self, routed: &'a Routed) -> Option<&'a Rc<RefCell<Balancer>>> {
+        Some(&routed.followed.balancer)
     }
 
-    fn failed(&self, request: &RequestView<'_>, failure: Failure) {
+    fn policy<'a>(&self, routed: &'a Routed) -> Option<&'a Arc<Policy>> {
+        routed.policy.as_ref()
+    }
+
+    fn answered(&self, request: &RequestView<'_>, status: u16) {
         let (endpoint, tls) = (foreign(self.original), Tls::NoIdentity);
         let nobody = Upstream { direction: Direction::Outbound, endpoint, service: None, tls };
         let counters = self.client.worker.telemetry.requests(&labels(request.authority, &nobody));
-        counters.fail(failure.status());
+        counters.fail(status);
     }
 
     /// The application leaves when it has done what it has to do; until then it is served.
@@ -177,17 +189,22 @@ impl Connection {
     }
 
     /// Where a request for `followed` goes: a backend is its endpoints, whatever routes it has itself.
-    async fn route(&self, followed: Rc<Followed>, request: &RequestView<'_>) -> Result<Rc<Followed>, Failure> {
+    async fn route(&self, followed: Rc<Followed>, request: &RequestView<'_>) -> Result<Routed, Failure> {
         let destination = followed.destination();
-        let Destination::Service(service) = &*destination else { return Ok(followed) };
-        let backend = match service.routes.choose(request, rand::random) {
-            Chosen::Own => return Ok(followed),
+        let Destination::Service(service) = &*destination else { return Ok(Routed { followed, policy: None }) };
+        let (chosen, policy) = service.routes.choose(request, rand::random);
+        let policy = policy.cloned();
+        if policy.as_ref().is_some_and(|policy| policy.filters.redirect.is_some()) {
+            return Ok(Routed { followed, policy });
+        }
+        let backend = match chosen {
+            Chosen::Own => return Ok(Routed { followed, policy }),
             Chosen::Other(target) => self.client.worker.follow(target).await,
             Chosen::NoRoute => return Err(Failure::NoRoute),
             Chosen::NoBackend => return Err(Failure::NoBackend),
         };
         match &*backend.destination() {
-            Destination::Service(_) => Ok(backend),
+            Destination::Service(_) => Ok(Routed { followed: backend, policy }),
             Destination::Pod(_) | Destination::Unknown => Err(Failure::NoBackend),
         }
     }

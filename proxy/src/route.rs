@@ -9,7 +9,7 @@ use conduit_api::{
     wire::WireError,
 };
 
-use crate::http::RequestView;
+use crate::{http::RequestView, policy::Policy};
 
 /// The routes of one service port; none for most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub struct Routes {
 struct Rule {
     accepted: RouteMatch,
     backends: Vec<Backend>,
+    policy: Option<Arc<Policy>>,
     /// Sum over `backends`, and the share of requests that go nowhere.
     weight: u64,
 }
@@ -59,9 +60,9 @@ impl Routes {
                 weight: backend.weight.into(),
                 target: (!own(&backend)).then_some(Target::Service(backend.service, backend.port)),
             };
-            let backends = rule.backends.into_iter().map(backend).collect();
-            let accepted = rule.matches.into_iter().next().unwrap_or_default();
-            Ok(Rule { accepted, weight, backends })
+            let accepted = rule.matches.first().cloned().unwrap_or_default();
+            let policy = Policy::new(&rule, &accepted);
+            Ok(Rule { accepted, backends: rule.backends.into_iter().map(backend).collect(), policy, weight })
         });
         Ok(Self { rules: rules.collect::<Result<_, WireError>>()? })
     }
@@ -79,22 +80,33 @@ impl Routes {
             matches: vec![(&rule.accepted).into()],
             backends: rule.backends.iter().map(backend).collect(),
             unresolved: (rule.weight - rule.backends.iter().map(|backend| backend.weight).sum::<u64>()) as u32,
+            timeouts: rule.policy.as_ref().filter(|p| !p.timeouts.is_none()).map(|policy| policy.timeouts.into()),
+            filters: rule.policy.as_ref().filter(|p| !p.filters.is_none()).map(|policy| (&policy.filters).into()),
         };
         discovery::RouteTable { rules: self.rules.iter().map(rule).collect() }
     }
 
-    /// Where `request` goes; `random` gives numbers below 1.
-    pub fn choose(&self, request: &RequestView<'_>, random: impl FnOnce() -> f64) -> Chosen<'_> {
+    /// Where `request` goes, and what else its route says of it; `random` gives numbers below 1.
+    pub fn choose(
+        &self,
+        request: &RequestView<'_>,
+        random: impl FnOnce() -> f64,
+    ) -> (Chosen<'_>, Option<&Arc<Policy>>) {
         if self.rules.is_empty() {
-            return Chosen::Own;
+            return (Chosen::Own, None);
         }
         let header = |name: &str| request.headers.get(name);
-        let path = request.path.split_once('?').map_or(request.path, |(path, _)| path);
-        let Some(rule) = self.rules.iter().find(|rule| rule.accepted.accepts(request.method, path, header)) else {
-            return Chosen::NoRoute;
-        };
-        let mut left = (random() * rule.weight as f64) as u64;
-        for backend in &rule.backends {
+        let (path, query) = request.path.split_once('?').unwrap_or((request.path, ""));
+        let accepts = |rule: &&Rule| rule.accepted.accepts(request.method, path, query, header);
+        let Some(rule) = self.rules.iter().find(accepts) else { return (Chosen::NoRoute, None) };
+        (rule.backend(random), rule.policy.as_ref())
+    }
+}
+
+impl Rule {
+    fn backend(&self, random: impl FnOnce() -> f64) -> Chosen<'_> {
+        let mut left = (random() * self.weight as f64) as u64;
+        for backend in &self.backends {
             match left.checked_sub(backend.weight) {
                 Some(rest) => left = rest,
                 None => return backend.target.as_ref().map_or(Chosen::Own, Chosen::Other),
@@ -118,6 +130,7 @@ mod tests {
             matches: vec![Match { path: Some(Path::Prefix((*prefix).into())), ..Match::default() }],
             backends: backends.iter().filter(|(service, _)| !service.is_empty()).map(backend).collect(),
             unresolved: backends.iter().filter(|(service, _)| service.is_empty()).map(|(_, weight)| *weight).sum(),
+            ..Rule::default()
         };
         let table = discovery::RouteTable { rules: rules.iter().map(rule).collect() };
         let name = ServiceName::new("shop", "web").unwrap();
@@ -129,7 +142,7 @@ mod tests {
     fn choose(routes: &Routes, path: &str, random: f64) -> String {
         let headers = Headers::Http1(b"");
         let request = RequestView { method: "GET", scheme: "http", authority: "", path, is_grpc: false, headers };
-        match routes.choose(&request, || random) {
+        match routes.choose(&request, || random).0 {
             Chosen::Other(Target::Service(name, port)) => format!("{name}:{port}"),
             other => format!("{other:?}"),
         }
@@ -163,6 +176,21 @@ mod tests {
             }
         }
         assert_eq!(next, 100);
+    }
+
+    #[test]
+    fn what_a_rule_says_besides_goes_with_its_requests() {
+        let rule =
+            Rule { timeouts: Some(wire::Timeouts { request_ms: 100, backend_request_ms: 0 }), ..Rule::default() };
+        let table = discovery::RouteTable { rules: vec![rule] };
+        let name = ServiceName::new("shop", "web").unwrap();
+        let routes = Routes::new(&name, 80, Some(&table)).unwrap();
+        let (method, scheme, headers) = ("GET", "http", Headers::Http1(b""));
+        let request = RequestView { method, scheme, authority: "", path: "/?a", is_grpc: false, headers };
+        let (chosen, policy) = routes.choose(&request, || 0.0);
+        assert_eq!((chosen, policy.unwrap().timeouts.request_ms), (Chosen::NoBackend, 100));
+        let kept = routes.to_wire(&name, 80);
+        assert_eq!(Routes::new(&name, 80, Some(&kept)).unwrap(), routes);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod data_plane {
     mod abuse;
     pub mod harness;
     mod journal;
+    mod policies;
     mod smuggling;
 }
 mod programs;

@@ -245,11 +245,11 @@ fn routes_are_followed(cluster: &Cluster) {
 }
 
 fn a_route_says_what_it_lacks(cluster: &Cluster) {
-    let unsupported = json!({"timeouts": {"request": "1s"}});
+    let unsupported = json!({"filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "a"}}]});
     cluster.apply(&route("wrong", "web", unsupported));
     eventually("what is not carried out is named", || {
         let (reason, message) = complaints(cluster, "wrong")?.first()?.clone();
-        (reason == "UnsupportedValue" && message.starts_with("spec.rules[0].timeouts")).then_some(())
+        (reason == "UnsupportedValue" && message.starts_with("spec.rules[0].filters[0]")).then_some(())
     });
     assert_eq!(routes(cluster, "controller-0").unwrap(), ["kept"], "half a route is none");
     cluster.apply(&route("wrong", "late", json!({})));

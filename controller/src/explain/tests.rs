@@ -137,10 +137,11 @@ fn routes_and_what_was_learned_are_in_it() {
     assert_eq!(decision(&state, "route", "mail", 80, "/v3"), "404, conduit-proxy-error: no-route");
     assert_eq!(decision(&state, "endpoint", "mail", 80, "/v3"), "", "nobody is asked");
     let backends = vec![backend("cart", 3)];
-    let rule = RouteRule { backends, unresolved: 1, ..RouteRule::default() };
+    let timeouts = Timeouts { request_ms: 500, backend_request_ms: 200 };
+    let rule = RouteRule { backends, unresolved: 1, timeouts, ..RouteRule::default() };
     let parents = [ParentRef { service: name("mail"), port: None }].into();
     let route = HttpRoute::new(RouteName::new("shop", "split").unwrap(), parents, vec![rule]).unwrap();
     apply(&mut state, Command::Batch(vec![Change::UpsertRoute(route)]));
-    let shares = "75.0% to service/shop/cart:80, 25.0% to 500, conduit-proxy-error: no-backend";
+    let shares = "75.0% to service/shop/cart:80, 25.0% to 500, conduit-proxy-error: no-backend, 504 after 200 ms";
     assert_eq!(decision(&state, "route", "mail", 80, "/"), shares);
 }

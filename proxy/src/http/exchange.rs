@@ -222,8 +222,12 @@ impl Exchange {
         self.finish(End::Reset);
     }
 
-    /// It was answered by this proxy itself.
+    /// It was answered by this proxy itself. Who is late is not to be asked all the more.
     pub fn fail(mut self, failure: Failure) {
+        if let Some(balancer) = self.load.as_ref().filter(|_| failure == Failure::Timeout) {
+            let (now, address) = (Instant::now(), self.hop.upstream.endpoint.address);
+            balancer.borrow_mut().observe(now, address, now.duration_since(self.started));
+        }
         self.finish(End::Http(failure.status()));
     }
 

@@ -15,13 +15,14 @@ use std::{
     future::poll_fn,
     io,
     rc::Rc,
+    sync::Arc,
     task::{Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::Response;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use self::{
@@ -35,6 +36,11 @@ use super::{
     head::{self, EndOfHead, Ending, RequestHead},
 };
 use crate::{buffer::Buffer, buffered::Buffered, journal::Entry};
+use crate::{
+    buffer::Buffer,
+    buffered::Buffered,
+    policy::{Policy, edit_lines},
+};
 
 /// From the first byte of a head to its last: a client that takes longer is let go (slowloris). Between two requests a client may
 /// take its time.
@@ -160,6 +166,7 @@ async fn exchange<F: Forward>(
         }
         entry
     });
+    let (head_length, mut edited) = (head.filled().len(), Buffer::small());
     // What of the body is here already goes in the same write.
     let mut body = Body::new(request.framing);
     let taken = take(&mut body, &mut client.input, &mut head);
@@ -195,8 +202,24 @@ async fn deliver<F: Forward>(
         Err(failure) => {
             forward.failed(&view, failure);
             return answer(client, request, upload, failure, entry).await;
+            return fail(client, request, &upload, failure).await;
         }
     };
+    let policy = forward.policy(&service).map(Arc::as_ref);
+    let deadline = policy.and_then(|policy| policy.deadline(Instant::now()));
+    if let Some(response) = policy.and_then(|policy| policy.redirect(&view)) {
+        forward.answered(&view, response.status().as_u16());
+        return answer(client, request, &upload, &response).await;
+    }
+    if let Some(edits) = policy.and_then(Policy::of_requests) {
+        let (lines, body) = head.filled().split_at(head_length);
+        if edit_lines(edits, lines, &mut edited).and_then(|()| edited.append_all(body)).is_err() {
+            let failure = Failure::Refused(Refusal::HeadTooLarge);
+            forward.failed(&view, failure);
+            return fail(client, request, &upload, failure).await;
+        }
+        upload.leads(&edited);
+    }
 
     let (mut tried, mut failure, mut was_sent) = (Vec::new(), Failure::NoEndpoints, false);
     for attempt in 0..ATTEMPTS_MAX {
@@ -216,11 +239,16 @@ async fn deliver<F: Forward>(
         // One that was closed meanwhile costs a request that may be sent again nothing; of any other it is looked at twice.
         let idle = if was_sent { None } else { hop.connections.idle(!request.is_idempotent) };
         let is_reused = idle.is_some();
+        let deadline = policy.and_then(|policy| policy.deadline_of_attempt(Instant::now(), deadline));
         let server = match idle {
             Some(server) => server,
-            None => match worker.pool.connect(&hop.upstream, Protocol::Http1).await {
-                Ok(server) => Buffered::new(server, Buffer::default()),
-                Err(error) => {
+            None => match within(deadline, worker.pool.connect(&hop.upstream, Protocol::Http1)).await {
+                Some(Ok(server)) => Buffered::new(server, Buffer::default()),
+                None => {
+                    recorded.fail(Failure::Timeout);
+                    return fail(client, request, &upload, Failure::Timeout).await;
+                }
+                Some(Err(error)) => {
                     let address = hop.upstream.endpoint.address;
                     debug!(dst.addr = %address, %error, "an endpoint cannot be connected to");
                     recorded.unreachable();
@@ -239,6 +267,8 @@ async fn deliver<F: Forward>(
             ends: Client::Waits,
             has_answered: false,
             is_mesh: hop.upstream.peer().is_some(),
+            policy,
+            deadline,
         };
         match flight.run(forward, &hop, &mut recorded).await {
             Ok(after) => return Ok(after),
@@ -251,6 +281,7 @@ async fn deliver<F: Forward>(
                 failure = Failure::BadResponse;
                 forward.refused(refusal);
             }
+            Err(Broken::Late) => failure = Failure::Timeout,
             Err(Broken::Undelivered) => {
                 recorded.unreachable();
                 tried.push(hop.upstream.endpoint.address);
@@ -276,11 +307,28 @@ async fn deliver<F: Forward>(
     }
     forward.failed(&view, failure);
     answer(client, request, upload, failure, entry).await
+        return fail(client, request, &upload, failure).await;
+    }
+    forward.failed(&view, failure);
+    fail(client, request, &upload, failure).await
+}
+
+/// What `done` comes to by then; nothing, if that is later. What has no bound has no timer and no memory for one.
+async fn within<F: Future>(deadline: Option<Instant>, done: F) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => Box::pin(timeout_at(deadline, done)).await.ok(),
+        None => Some(done.await),
+    }
 }
 
 /// Not "nobody got it", if somebody may have.
 fn undelivered(was_sent: bool) -> Failure {
     if was_sent { Failure::Broken } else { Failure::Connect }
+}
+
+/// This proxy's own answer, because there is no other.
+async fn fail(client: &mut Buffered, request: &RequestHead, upload: &Pump<'_>, failure: Failure) -> io::Result<After> {
+    answer(client, request, upload, &failure.response(request.is_grpc)).await
 }
 
 /// This proxy's own answer.
@@ -290,13 +338,14 @@ async fn answer(
     upload: &Pump<'_>,
     failure: Failure,
     entry: Option<&Rc<Entry>>,
+    response: &Response<Bytes>,
 ) -> io::Result<After> {
     if let Some(entry) = entry {
         entry.fail(failure);
     }
     let keep = request.keep_alive && !request.is_old && upload.body.is_end() && upload.passing == 0;
     let ending = if keep { Ending::Silent } else { Ending::Close };
-    say(client, &failure.response(request.is_grpc), ending, !request.is_head).await?;
+    say(client, response, ending, !request.is_head).await?;
     Ok(if keep { After::Next } else { After::Close })
 }
 

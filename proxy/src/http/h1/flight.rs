@@ -6,11 +6,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     After,
     pump::{Pump, Side, take},
+    within,
 };
 use crate::{
     buffer::Buffer,
@@ -21,6 +22,7 @@ use crate::{
         exchange::{Exchange, Hop},
         head::{self, EndOfHead, Ending, Framing, RequestHead, ResponseHead},
     },
+    policy::{Policy, edit_lines},
 };
 
 /// Why there is no response that could be passed on. None of one has been, then.
@@ -35,6 +37,8 @@ pub(super) enum Broken {
     Server { error: io::Error, is_silent: bool },
     /// The response is none.
     BadResponse(Refusal),
+    /// It did not come in time.
+    Late,
 }
 
 /// How far the request is.
@@ -69,6 +73,10 @@ pub(super) struct Flight<'a, 'b> {
     pub(super) has_answered: bool,
     /// The server is a proxy of this mesh, and may speak for it.
     pub(super) is_mesh: bool,
+    /// What the request's route says of it besides.
+    pub(super) policy: Option<&'a Policy>,
+    /// When all of the response is to be here.
+    pub(super) deadline: Option<Instant>,
 }
 
 impl Flight<'_, '_> {
@@ -85,6 +93,10 @@ impl Flight<'_, '_> {
             return Err(Broken::Undelivered);
         }
         recorded.head(head.status, head.grpc_status, self.is_mesh && head.is_proxy_error);
+        if let Some(edits) = self.policy.and_then(Policy::of_responses) {
+            let lines = std::mem::replace(&mut out, Buffer::small());
+            edit_lines(edits, lines.filled(), &mut out).map_err(|error| Broken::BadResponse(error.into()))?;
+        }
         if head.starts_tunnel {
             // The request first, whole; what follows it is the tunnel's.
             let uploaded = poll_fn(|cx| {
@@ -112,6 +124,7 @@ impl Flight<'_, '_> {
         let mut body = Body::new(head.framing);
         let taken = take(&mut body, &mut self.server.input, &mut out).map_err(Broken::BadResponse)?;
         let mut download = Pump::new(&out, body, taken);
+        let deadline = self.deadline;
         let downloaded = poll_fn(|cx| {
             self.poll_upload(cx)?;
             let polled = download.poll(cx, &mut self.server, self.client);
@@ -127,9 +140,10 @@ impl Flight<'_, '_> {
             }
         });
         // A request whose body goes wrong now gets no other answer than this one, cut short.
-        let is_complete = match downloaded.await {
-            Err(Broken::Client(error)) => return Err(Broken::Client(error)),
-            downloaded => downloaded.unwrap_or(false),
+        let is_complete = match within(deadline, downloaded).await {
+            Some(Err(Broken::Client(error))) => return Err(Broken::Client(error)),
+            Some(downloaded) => downloaded.unwrap_or(false),
+            None => false,
         };
         if !is_complete {
             recorded.reset();
@@ -150,7 +164,7 @@ impl Flight<'_, '_> {
     /// The head of the final response; interim ones are passed on as they come.
     async fn final_head(&mut self, out: &mut Buffer) -> Result<ResponseHead, Broken> {
         for _ in 0..INTERIM_MAX {
-            let head = self.response_head(out).await?;
+            let head = within(self.deadline, self.response_head(out)).await.unwrap_or(Err(Broken::Late))?;
             if head.status >= 200 || head.status == 101 {
                 return Ok(head);
             }

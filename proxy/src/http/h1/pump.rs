@@ -62,6 +62,9 @@ impl<'a> Pump<'a> {
     /// The head as it goes on, and what of the body is behind it.
     pub(super) fn head(&self) -> &'a [u8] {
         self.lead.filled()
+    /// `lead` goes first instead; nothing of it was sent yet.
+    pub(super) fn leads(&mut self, lead: &'a Buffer) {
+        self.lead = lead;
     }
 
     /// Nothing of it was sent yet.

@@ -187,6 +187,10 @@ impl<F: Forward> Clients<F> {
                 recorded.into_iter().for_each(|recorded| recorded.fail(Failure::Broken));
                 flight.say(Failure::Broken, now);
             }
+            Outcome::Late => {
+                recorded.into_iter().for_each(|recorded| recorded.fail(Failure::Timeout));
+                flight.say(Failure::Timeout, now);
+            }
         }
     }
 }
@@ -201,20 +205,29 @@ async fn dispatch<F: Forward>(forward: Rc<F>, flight: Rc<Flight>) {
             return flight.say(failure, Instant::now());
         }
     };
-    while !flight.is_cancelled() {
+    if let Some(policy) = forward.policy(&service) {
+        if let Some(response) = policy.redirect(&view) {
+            forward.answered(&view, response.status().as_u16());
+            return flight.answer(&response, Instant::now());
+        }
+        flight.obeys(policy);
+    }
+    while flight.is_awaited() {
         let Some(hop) = flight.attempt(|tried| forward.pick(&service, &view, tried)) else { break };
         let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, flight.asked, flight.entry.as_ref());
         if let Some(balancer) = forward.balancer(&service) {
             recorded.loads(balancer);
         }
+        flight.begins();
         let connected = match hop.connections.http2() {
             Some(server) => Ok(server),
             // It must not be given up halfway: others wait for it, and whether it can be made is to be known.
             None => worker.pool.http2(&hop.upstream, &hop.connections).await,
         };
         match connected {
+            Ok(_) if flight.has_timed_out() => return recorded.fail(Failure::Timeout),
             // The client waits no longer, and `recorded` says so.
-            Ok(_) if flight.is_cancelled() => return,
+            Ok(_) if !flight.is_awaited() => return,
             Ok(server) => return flight.send(&server, hop.upstream.peer().is_some(), recorded, Instant::now()),
             Err(error) => {
                 let address = hop.upstream.endpoint.address;
@@ -226,7 +239,10 @@ async fn dispatch<F: Forward>(forward: Rc<F>, flight: Rc<Flight>) {
             }
         }
     }
-    if flight.is_cancelled() {
+    if flight.has_timed_out() {
+        return forward.failed(&view, Failure::Timeout);
+    }
+    if !flight.is_awaited() {
         return;
     }
     let (failure, is_unprocessed) = {

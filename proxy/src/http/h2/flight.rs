@@ -1,12 +1,17 @@
 //! A request of HTTP/2 and its response, between two connections.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
 };
 
-use tokio::time::Instant;
+use bytes::Bytes;
+use tokio::{
+    task::{AbortHandle, spawn_local},
+    time::{Instant, sleep_until},
+};
 
 use super::{
     connection::Expects,
@@ -20,6 +25,7 @@ use crate::{
         exchange::{Asked, Exchange},
     },
     journal::Entry,
+    policy::{Policy, edit_fields},
     worker::Busy,
 };
 
@@ -38,6 +44,8 @@ pub(super) enum Outcome {
     Cut(Refusal),
     /// The connection broke.
     Broken,
+    /// It did not come in time.
+    Late,
 }
 
 /// Where a request is.
@@ -56,6 +64,8 @@ enum Stage {
     Awaited,
     Begun,
     Ended,
+    /// Its time is over, which its client is about to be told.
+    Late,
     /// Nobody waits for it.
     Cancelled,
 }
@@ -79,6 +89,20 @@ pub(super) struct Flight {
     /// What is written down of it.
     pub(super) entry: Option<Rc<Entry>>,
     pub(super) attempts: RefCell<Attempts>,
+    /// What its route says of it besides, and until when all of the response is to be here.
+    policy: OnceCell<(Arc<Policy>, Option<Instant>)>,
+    /// Of the attempt that is under way.
+    timer: Cell<Option<Timer>>,
+    has_timed_out: Cell<bool>,
+}
+
+/// Ends a request that takes too long, unless it is dropped before.
+struct Timer(AbortHandle);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What has become of a request so far.
@@ -119,6 +143,9 @@ impl Flight {
             recorded: RefCell::default(),
             entry,
             attempts: RefCell::new(attempts),
+            policy: OnceCell::new(),
+            timer: Cell::default(),
+            has_timed_out: Cell::default(),
         })
     }
 
@@ -133,6 +160,11 @@ impl Flight {
     /// Whether its client has nothing of a response.
     pub(super) fn is_awaited(&self) -> bool {
         self.stage.get() == Stage::Awaited
+    }
+
+    /// Whether it was answered, or is about to be, because its response did not come in time.
+    pub(super) fn has_timed_out(&self) -> bool {
+        self.has_timed_out.get()
     }
 
     /// What records it, while nobody else does.
@@ -155,6 +187,47 @@ impl Flight {
                 }
                 None
             }
+        }
+    }
+
+    /// Its route says so of it.
+    pub(super) fn obeys(&self, policy: &Arc<Policy>) {
+        self.policy.get_or_init(|| (policy.clone(), policy.deadline(Instant::now())));
+    }
+
+    fn policy(&self) -> Option<&Policy> {
+        self.policy.get().map(|(policy, _)| policy.as_ref())
+    }
+
+    /// An attempt begins, which may take as long as the route allows.
+    pub(super) fn begins(self: &Rc<Self>) {
+        let deadline =
+            self.policy.get().and_then(|(policy, deadline)| policy.deadline_of_attempt(Instant::now(), *deadline));
+        let Some(deadline) = deadline else { return };
+        let flight = Rc::downgrade(self);
+        let late = spawn_local(async move {
+            sleep_until(deadline).await;
+            if let Some(flight) = flight.upgrade() {
+                flight.times_out();
+            }
+        });
+        self.timer.set(Some(Timer(late.abort_handle())));
+    }
+
+    /// Its time is over.
+    fn times_out(self: &Rc<Self>) {
+        match self.stage.get() {
+            Stage::Awaited => {
+                self.stage.set(Stage::Late);
+                self.has_timed_out.set(true);
+                self.leave_server(Reason::CANCEL);
+                self.fails(Outcome::Late);
+            }
+            Stage::Begun => {
+                self.leave_server(Reason::CANCEL);
+                self.reset(Reason::CANCEL);
+            }
+            Stage::Ended | Stage::Late | Stage::Cancelled => {}
         }
     }
 
@@ -191,7 +264,10 @@ impl Flight {
             _ => Expects::Body,
         };
         let ends = client.has_passed(self.stream);
-        let Some(stream) = server.open(&self.request.fields, expects, ends, self.clone()) else {
+        let edits = self.policy().and_then(Policy::of_requests);
+        let edited = edits.map(|edits| edit_fields(edits, &self.request.fields));
+        let fields = edited.as_ref().unwrap_or(&self.request.fields);
+        let Some(stream) = server.open(fields, expects, ends, self.clone()) else {
             drop((client, server));
             return self.fails(Outcome::Unprocessed);
         };
@@ -229,6 +305,13 @@ impl Flight {
     /// Nobody waits for it any longer.
     pub(super) fn cancelled(&self, reason: Reason) {
         self.stage.set(Stage::Cancelled);
+        self.leave_server(reason);
+        // It was cancelled, if it has not ended.
+        self.recorded.take();
+    }
+
+    /// Whoever was to answer is not to do so any more.
+    fn leave_server(&self, reason: Reason) {
         if let Some((line, stream)) = self.place() {
             line.connection.borrow_mut().reset(stream, reason);
             line.wake();
@@ -236,17 +319,21 @@ impl Flight {
         if let Server::Waiting(line) = self.server.replace(Server::None) {
             line.waiting.borrow_mut().retain(|waiting| !std::ptr::eq(&raw const **waiting, self));
         }
-        // It was cancelled, if it has not ended.
-        self.recorded.take();
+    }
+
+    /// This proxy's own answer, because there is no other.
+    pub(super) fn say(&self, failure: Failure, now: Instant) {
+        self.answer(&failure.response(self.request.is_grpc()), now);
     }
 
     /// This proxy's own answer.
-    pub(super) fn say(&self, failure: Failure, now: Instant) {
+    pub(super) fn answer(&self, response: &http::Response<Bytes>, now: Instant) {
         self.stage.set(Stage::Ended);
         if let Some(entry) = &self.entry {
             entry.fail(failure);
         }
         say(&self.client, self.stream, Some(&self.request), failure, now);
+        answer(&self.client, self.stream, Some(&self.request), response, now);
     }
 }
 
@@ -329,6 +416,9 @@ impl Flight {
             self.stage.set(Stage::Begun);
             if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
                 recorded.head(response.status, response.grpc_status, is_mesh && response.is_proxy_error);
+            }
+            if let Some(edits) = self.policy().and_then(Policy::of_responses) {
+                fields = edit_fields(edits, &fields);
             }
             self.client.connection.borrow_mut().send_head(self.stream, &fields, ends, now);
             if ends {
@@ -419,7 +509,7 @@ impl Flight {
             Stage::Begun => self.reset(reason),
             // The response was whole.
             Stage::Ended => self.reset(Reason::NO_ERROR),
-            Stage::Cancelled => {}
+            Stage::Late | Stage::Cancelled => {}
         }
     }
 
@@ -429,7 +519,7 @@ impl Flight {
             Stage::Awaited => self.fails(Outcome::BadResponse(refusal)),
             Stage::Begun => self.fails(Outcome::Cut(refusal)),
             Stage::Ended => self.reset(Reason::NO_ERROR),
-            Stage::Cancelled => {}
+            Stage::Late | Stage::Cancelled => {}
         }
     }
 
@@ -440,7 +530,7 @@ impl Flight {
             // What is said of a connection is not said of its streams.
             Stage::Begun => self.reset(Reason::INTERNAL_ERROR),
             Stage::Ended => self.reset(Reason::NO_ERROR),
-            Stage::Cancelled => {}
+            Stage::Late | Stage::Cancelled => {}
         }
     }
 
@@ -461,9 +551,12 @@ pub(super) fn view(request: &Request) -> RequestView<'_> {
     }
 }
 
-/// Answers the request on `stream` of `line`, of which nothing more is wanted.
+/// Answers the request on `stream` of `line`, of which nothing more is wanted, because nobody else does.
 pub(super) fn say(line: &Line, stream: u32, request: Option<&Request>, failure: Failure, now: Instant) {
-    let response = failure.response(request.is_some_and(Request::is_grpc));
+    answer(line, stream, request, &failure.response(request.is_some_and(Request::is_grpc)), now);
+}
+
+fn answer(line: &Line, stream: u32, request: Option<&Request>, response: &http::Response<Bytes>, now: Instant) {
     let mut fields = Fields::default();
     fields.push(b":status", response.status().as_str().as_bytes(), Indexing::Incremental);
     for (name, value) in response.headers() {

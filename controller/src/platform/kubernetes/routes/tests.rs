@@ -76,9 +76,9 @@ fn a_route_is_what_its_file_would_be() {
 fn what_is_not_carried_out_is_not_in_force_and_named() {
     for (place, value, message) in [
         (
-            "/spec/rules/0/timeouts",
-            json!({"request": "1s"}),
-            "spec.rules[0].timeouts: unknown field `timeouts`, expected `matches` or `backendRefs`",
+            "/spec/rules/0/retry",
+            json!({"attempts": 1}),
+            "spec.rules[0].retry: unknown field `retry`, expected one of `matches`, `backendRefs`",
         ),
         ("/spec/hostnames", json!(["a"]), "spec.hostnames: unknown field `hostnames`"),
         (
