@@ -14,6 +14,10 @@ use crate::{
     wire::{self, WireError},
 };
 
+/// How much this release's proxies understand of routes, as they tell the control plane. Those that tell nothing know what
+/// [`RouteChoice::is_plain`] says.
+pub const PROXY_LEVEL: u32 = 1;
+
 /// Gateway API's own limits.
 const PARENTS_MAX: usize = 32;
 /// See [`PARENTS_MAX`].
@@ -84,6 +88,11 @@ fn is_zero(weight: &u32) -> bool {
 }
 
 impl RouteRule {
+    /// Whether it says nothing but where requests go, to backends that may be ones.
+    fn is_plain(&self) -> bool {
+        self.unresolved == 0 && self.timeouts.is_none() && self.filters.is_none()
+    }
+
     /// Sum of all weights.
     pub fn weight(&self) -> u64 {
         self.backends.iter().map(|backend| u64::from(backend.weight)).sum::<u64>() + u64::from(self.unresolved)
@@ -183,12 +192,8 @@ impl HttpRoute {
 
     /// Whether members of feature level 5 know all of it.
     pub fn is_plain(&self) -> bool {
-        let is_plain = |rule: &RouteRule| {
-            rule.unresolved == 0
-                && rule.timeouts.is_none()
-                && rule.filters.is_none()
-                && rule.matches.iter().all(|accepted| accepted.query.is_empty())
-        };
+        let is_plain =
+            |rule: &RouteRule| rule.is_plain() && rule.matches.iter().all(|accepted| accepted.query.is_empty());
         self.created_ms.is_none() && self.rules.iter().all(is_plain)
     }
 
@@ -338,6 +343,13 @@ pub struct RouteChoice {
     pub accepted: RouteMatch,
     /// What becomes of them; without its matches.
     pub rule: RouteRule,
+}
+
+impl RouteChoice {
+    /// Whether proxies know all of it that tell no level.
+    pub fn is_plain(&self) -> bool {
+        self.rule.is_plain() && self.accepted.query.is_empty()
+    }
 }
 
 impl RouteTable {

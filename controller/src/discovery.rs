@@ -9,6 +9,7 @@
 //! A slow stream is coalesced: it is diffed against the latest state when it can take more, and never queues states.
 
 pub mod encodings;
+mod levels;
 pub mod registry;
 pub mod server;
 
@@ -21,6 +22,7 @@ use conduit_api::{
         discovery::{self, destination, target_update},
         identity,
     },
+    route::PROXY_LEVEL,
     target::to_service_port,
 };
 use conduit_consensus::{FederatedRecord, MeshState, Versioned};
@@ -37,6 +39,8 @@ pub struct Subscriptions {
     pod: PodName,
     trust_domain: TrustDomain,
     encodings: Arc<Encodings>,
+    /// How much of routes the proxy understands.
+    level: u32,
     sent: BTreeMap<Target, Sent>,
     /// Where the proxy runs, as it was told; none before that.
     zone: Option<String>,
@@ -63,8 +67,8 @@ struct Held {
 }
 
 impl Held {
-    fn routed(&self) -> Routed<'_> {
-        Routed { service: &self.service, routes: self.routes.as_deref(), hint: self.hint }
+    fn routed(&self, level: u32) -> Routed<'_> {
+        Routed { service: &self.service, routes: self.routes.as_deref(), hint: self.hint, level }
     }
 }
 
@@ -74,9 +78,10 @@ impl Held {
 pub struct TooManyTargets;
 
 impl Subscriptions {
-    /// Of the proxy beside `pod`, which holds nothing yet. `encodings` are those of all streams.
-    pub fn new(pod: PodName, trust_domain: TrustDomain, encodings: Arc<Encodings>) -> Self {
-        Self { pod, trust_domain, encodings, sent: BTreeMap::new(), zone: None, bundle: None, greeted: false }
+    /// Of the proxy beside `pod`, which holds nothing yet, and says that it is of `level`. `encodings` are those of all streams.
+    pub fn new(pod: PodName, trust_domain: TrustDomain, encodings: Arc<Encodings>, level: u32) -> Self {
+        let level = level.min(PROXY_LEVEL);
+        Self { pod, trust_domain, encodings, level, sent: BTreeMap::new(), zone: None, bundle: None, greeted: false }
     }
 
     /// Follows `target`; `held` is the version that the proxy has of it from an earlier stream.
@@ -105,7 +110,8 @@ impl Subscriptions {
     pub fn update(&mut self, state: &MeshState) -> Option<discovery::WatchResponse> {
         let mut updates = Vec::new();
         for (target, sent) in &mut self.sent {
-            if let Some((version, kind)) = advance(sent, resolve(target, state, &self.trust_domain), &self.encodings) {
+            let now = resolve(target, state, &self.trust_domain);
+            if let Some((version, kind)) = advance(sent, now, &self.encodings, self.level) {
                 let version = version.as_u64();
                 updates.push(discovery::TargetUpdate { target: Some(target.into()), version, kind: Some(kind) });
             }
@@ -138,17 +144,25 @@ impl Subscriptions {
 }
 
 /// Makes `sent` what `now` is, and says what takes the proxy from the one to the other.
-fn advance(sent: &mut Sent, now: Resolved, encodings: &Encodings) -> Option<(Revision, target_update::Kind)> {
+fn advance(
+    sent: &mut Sent,
+    now: Resolved,
+    encodings: &Encodings,
+    level: u32,
+) -> Option<(Revision, target_update::Kind)> {
     match now {
         Resolved::Service(now, port) => {
             let kind = match &*sent {
                 Sent::Service(before) if Arc::ptr_eq(&before.service, &now.service) => return None,
                 Sent::Service(before) => {
-                    encodings.delta(before.routed(), now.routed(), port).map(target_update::Kind::Delta)
+                    encodings.delta(before.routed(level), now.routed(level), port).map(target_update::Kind::Delta)
                 }
-                Sent::Resumed(held) if *held == now.service.version => None,
+                // One of a level below may have it from its successor, which was told all of it.
+                Sent::Resumed(held) if *held == now.service.version && levels::is_told_all(now.routed(level), port) => {
+                    None
+                }
                 Sent::Resumed(_) | Sent::Other(_) => {
-                    Some(target_update::Kind::Full(encodings.full(now.routed(), port)))
+                    Some(target_update::Kind::Full(encodings.full(now.routed(level), port)))
                 }
             };
             let version = now.service.version;

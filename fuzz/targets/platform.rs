@@ -17,7 +17,7 @@ fuzz_target!(|file: &[u8]| {
     assert!(diff(&state, &inventory).is_empty());
 
     let (mut directory, domain) = (Directory::new("ns", "pod"), "cluster.local".parse().expect("a domain"));
-    let mut subscriptions = Subscriptions::new("ns/web-0".parse().expect("a name"), domain, Arc::default());
+    let mut subscriptions = Subscriptions::new("ns/web-0".parse().expect("a name"), domain, Arc::default(), 0);
     directory.connect(None);
     let of_services = inventory.services.iter().flat_map(|service| {
         let by_name = service.ports.keys().map(|port| Target::Service(service.name.clone(), *port));

@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 use conduit_api::{
     Revision,
     proto::{cache::Cache as Content, discovery::WatchRequest, identity},
+    route::PROXY_LEVEL,
 };
 use conduit_ca::{KeyPair, Standing, TrustBundle, WorkloadTls, cache};
 use prost::Message as _;
@@ -122,6 +123,7 @@ impl Cache {
             bundle: self.bundle.borrow().clone(),
             key: key.to_vec(),
             chain,
+            level: PROXY_LEVEL,
         };
         let plain = Zeroizing::new(content.encode_to_vec());
         drop(Zeroizing::new(content.key));
@@ -154,7 +156,11 @@ impl Cache {
         let sealed = fs::read(path)?;
         let token = Zeroizing::new(fs::read_to_string(&self.token).context("cannot read the identity token")?);
         let plain = cache::open(&token, &sealed).context("it was sealed under another token, or is damaged")?;
-        let Content { revision, targets, bundle, key, chain } = Content::decode(plain.as_slice())?;
+        let Content { revision, mut targets, bundle, key, chain, level } = Content::decode(plain.as_slice())?;
+        if level != PROXY_LEVEL {
+            // It is asked for anew as soon as anybody can be asked.
+            targets.iter_mut().for_each(|target| target.version = 0);
+        }
         // A certificate of this run is newer.
         if tls.identity().is_some() {
             return Ok(directory.restore(revision.into(), &targets)?);

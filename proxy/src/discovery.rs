@@ -18,6 +18,7 @@ use conduit_api::{
         self, Certified, EndpointDelta, Hello, Nack, Observed, Subscribe, TargetUpdate, WatchRequest, WatchResponse,
         observed::First, target_update, watch_request,
     },
+    route::PROXY_LEVEL,
     wire::WireError,
 };
 use prost::Message as _;
@@ -161,6 +162,7 @@ impl Directory {
             revision: self.revision.as_u64(),
             resume,
             certified,
+            level: PROXY_LEVEL,
         }))
     }
 

@@ -5,15 +5,13 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use bytes::Bytes;
 use conduit_api::{
     Endpoint, ProtocolHint, Revision, RouteTable, Service, ServiceName,
-    proto::{
-        discovery::{self, destination},
-        route,
-    },
-    route::RouteChoice,
+    proto::discovery::{self, destination},
 };
 use conduit_consensus::Versioned;
 use parking_lot::Mutex;
 use prost::Message as _;
+
+use super::levels;
 
 /// Ports of services that are remembered. What a replica's proxies follow changes slowly; beyond it, all is encoded anew.
 const PORTS_MAX: usize = 1024;
@@ -29,11 +27,16 @@ pub struct Routed<'a> {
     pub routes: Option<&'a RouteTable>,
     /// What connections to the port may be expected to carry.
     pub hint: ProtocolHint,
+    /// How much of the routes whoever is told understands.
+    pub level: u32,
 }
 
 /// The encodings of the latest version that was asked for, of each port of each service.
 #[derive(Default)]
-pub struct Encodings(Mutex<BTreeMap<(ServiceName, u16), Latest>>);
+pub struct Encodings(Mutex<BTreeMap<Key, Latest>>);
+
+/// A port of a service, and how much of its routes is understood.
+type Key = (ServiceName, u16, u32);
 
 #[derive(Default)]
 struct Latest {
@@ -68,12 +71,8 @@ impl Encodings {
 }
 
 /// Where this version is remembered; `None` for one that others have left behind.
-fn latest<'a>(
-    ports: &'a mut BTreeMap<(ServiceName, u16), Latest>,
-    now: Routed<'_>,
-    port: u16,
-) -> Option<&'a mut Latest> {
-    let (key, version) = ((now.service.value.name.clone(), port), now.service.version);
+fn latest<'a>(ports: &'a mut BTreeMap<Key, Latest>, now: Routed<'_>, port: u16) -> Option<&'a mut Latest> {
+    let (key, version) = ((now.service.value.name.clone(), port, now.level), now.service.version);
     if ports.len() >= PORTS_MAX && !ports.contains_key(&key) {
         ports.clear();
     }
@@ -84,22 +83,22 @@ fn latest<'a>(
     (latest.version == version).then_some(latest)
 }
 
-fn full(Routed { service, routes, hint }: Routed<'_>, port: u16) -> Bytes {
-    let service = &service.value;
+fn full(now: Routed<'_>, port: u16) -> Bytes {
+    let service = &now.service.value;
     let service = discovery::Service {
         namespace: service.name.namespace().to_owned(),
         name: service.name.name().to_owned(),
         port: port.into(),
         endpoints: endpoints_of(service, port).values().map(Into::into).collect(),
-        routes: Some(routes_of(routes, port)),
-        hint: discovery::ProtocolHint::from(hint).into(),
+        routes: Some(routes_of(now, port)),
+        hint: discovery::ProtocolHint::from(now.hint).into(),
         balancing: Some(service.balancing.into()),
     };
     discovery::Destination { kind: Some(destination::Kind::Service(service)) }.encode_to_vec().into()
 }
 
 fn delta(before: Routed<'_>, now: Routed<'_>, port: u16) -> Option<Bytes> {
-    let routes = (before.routes != now.routes).then(|| routes_of(now.routes, port));
+    let routes = (before.routes != now.routes).then(|| routes_of(now, port));
     let hint = (before.hint != now.hint).then(|| discovery::ProtocolHint::from(now.hint).into());
     let balancing = now.service.value.balancing;
     let balancing = (before.service.value.balancing != balancing).then(|| balancing.into());
@@ -113,10 +112,9 @@ fn delta(before: Routed<'_>, now: Routed<'_>, port: u16) -> Option<Bytes> {
     changed.then(|| discovery::EndpointDelta { upserts, removals, routes, hint, balancing }.encode_to_vec().into())
 }
 
-fn routes_of(routes: Option<&RouteTable>, port: u16) -> discovery::RouteTable {
-    let choices = routes.into_iter().flat_map(|routes| routes.of_port(port));
-    let rule = |choice: &RouteChoice| route::Rule { matches: vec![(&choice.accepted).into()], ..(&choice.rule).into() };
-    discovery::RouteTable { rules: choices.map(rule).collect() }
+fn routes_of(now: Routed<'_>, port: u16) -> discovery::RouteTable {
+    let rules = now.routes.map(|routes| levels::rules(routes, port, now.level)).unwrap_or_default();
+    discovery::RouteTable { rules }
 }
 
 fn endpoints_of(service: &Service, port: u16) -> &BTreeMap<SocketAddr, Endpoint> {
@@ -126,7 +124,7 @@ fn endpoints_of(service: &Service, port: u16) -> &BTreeMap<SocketAddr, Endpoint>
 
 #[cfg(test)]
 mod tests {
-    use conduit_api::ServicePort;
+    use conduit_api::{ServicePort, route::PROXY_LEVEL};
 
     use super::*;
 
@@ -146,7 +144,7 @@ mod tests {
     }
 
     fn plain(service: &Versioned<Service>) -> Routed<'_> {
-        Routed { service, routes: None, hint: ProtocolHint::None }
+        Routed { service, routes: None, hint: ProtocolHint::None, level: PROXY_LEVEL }
     }
 
     fn is_shared(a: &Bytes, b: &Bytes) -> bool {
@@ -183,7 +181,7 @@ mod tests {
         for version in 1..100 {
             assert!(encodings.delta(plain(&service(version, &[])), plain(&now), 80).is_some());
         }
-        let key = (now.value.name.clone(), 80);
+        let key = (now.value.name.clone(), 80, PROXY_LEVEL);
         assert_eq!(encodings.0.lock()[&key].deltas.len(), DELTAS_MAX);
     }
 }

@@ -82,7 +82,8 @@ impl discovery_server::Discovery for DiscoveryServer {
             return Err(Status::failed_precondition(message));
         }
 
-        let mut subscriptions = Subscriptions::new(pod.clone(), self.trust_domain.clone(), self.encodings.clone());
+        let mut subscriptions =
+            Subscriptions::new(pod.clone(), self.trust_domain.clone(), self.encodings.clone(), hello.level);
         for held in hello.resume {
             subscribe(&mut subscriptions, held)?;
         }
@@ -304,6 +305,7 @@ mod tests {
                     "ns/stuck".parse().unwrap(),
                     "cluster.local".parse().unwrap(),
                     Arc::default(),
+                    0,
                 ),
                 progress: Progress::default(),
                 observations: Observations::ignored(),

@@ -36,7 +36,7 @@ fn apply(state: &mut MeshState, index: u64, changes: Vec<Change>) {
 }
 
 fn subscriptions() -> Subscriptions {
-    Subscriptions::new("ns/web-0".parse().unwrap(), "cluster.local".parse().unwrap(), Arc::default())
+    Subscriptions::new("ns/web-0".parse().unwrap(), "cluster.local".parse().unwrap(), Arc::default(), PROXY_LEVEL)
 }
 
 fn address(text: &str) -> Target {
@@ -123,6 +123,38 @@ fn what_the_proxy_holds_already_is_not_sent_again() {
         subscriptions.subscribe(address("10.96.0.1:80"), held.into()).unwrap();
         let updates = subscriptions.update(&state).unwrap().updates;
         assert_eq!(!updates.is_empty(), sent, "held {held}");
+    }
+}
+
+/// It may have it from its successor, which was told more: the one before it reads what it kept as something else.
+#[test]
+fn proxies_of_the_release_before_are_told_again_of_routes_that_they_know_in_part() {
+    use conduit_api::{
+        RouteName,
+        route::{HttpRoute, ParentRef, RouteMatch, RouteRule},
+    };
+    let mut state = MeshState::default();
+    let web = ServiceName::new("ns", "web").unwrap();
+    let query = [("canary".to_owned(), "1".to_owned())].into();
+    let rules =
+        vec![RouteRule { matches: vec![RouteMatch { query, ..RouteMatch::default() }], ..RouteRule::default() }];
+    let parents = [ParentRef { service: web, port: None }].into();
+    let route = HttpRoute::new(RouteName::new("ns", "web").unwrap(), parents, rules).unwrap();
+    let service = service("web", Some("10.96.0.1"), &["10.0.0.1:80"]);
+    apply(&mut state, 5, vec![service, Change::UpsertRoute(route)]);
+    let encodings = Arc::<Encodings>::default();
+    for (level, held, rules) in
+        [(0, 0, Some(0)), (PROXY_LEVEL, 0, Some(1)), (0, 5, Some(0)), (PROXY_LEVEL, 5, None), (7, 0, Some(1))]
+    {
+        let (pod, domain) = ("ns/web-0".parse().unwrap(), "cluster.local".parse().unwrap());
+        let mut subscriptions = Subscriptions::new(pod, domain, encodings.clone(), level);
+        subscriptions.subscribe(address("10.96.0.1:80"), Revision::from(held)).unwrap();
+        let mut updates = subscriptions.update(&state).unwrap().updates;
+        let told = updates.pop().map(|update| match in_full(update.kind.unwrap()) {
+            destination::Kind::Service(service) => service.routes.unwrap().rules.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(told, rules, "level {level}, held {held}");
     }
 }
 
