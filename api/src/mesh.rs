@@ -293,11 +293,15 @@ pub struct Inventory {
 
 impl Inventory {
     /// As far as members of feature level `level` know it: what they do not, they would not keep, and so be of another opinion later.
-    /// Nothing is said of routes before all of them can be told, and before level 5 in any case, because older ones know none.
+    /// Before level 6 there are only the routes that their release would have accepted, as it had it; before level 5 nothing is said of them,
+    /// because older ones know none.
     pub fn simplify(&mut self, level: u32) {
         if level < 6 {
-            self.routes.iter_mut().flatten().for_each(|route| route.created_ms = None);
-            self.routes.take_if(|routes| level < 5 || !routes.iter().all(HttpRoute::is_plain));
+            self.routes.take_if(|_| level < 5);
+            if let Some(routes) = &mut self.routes {
+                routes.iter_mut().for_each(|route| route.created_ms = None);
+                routes.retain(HttpRoute::is_plain);
+            }
         }
         if level >= 5 {
             return;
@@ -318,6 +322,26 @@ impl Inventory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::{ParentRef, RouteRule};
+
+    /// One person's route must not hold up those of all others for as long as an upgrade takes.
+    #[test]
+    fn members_before_are_told_of_the_routes_that_they_know() {
+        let route = |name: &str, unresolved| {
+            let parents = [ParentRef { service: ServiceName::new("shop", "web").unwrap(), port: None }].into();
+            let rules = vec![RouteRule { unresolved, ..RouteRule::default() }];
+            let route = HttpRoute::new(RouteName::new("shop", name).unwrap(), parents, rules).unwrap();
+            HttpRoute { created_ms: Some(1), ..route }
+        };
+        for (level, told) in [(4, None), (5, Some(vec!["plain"])), (6, Some(vec!["new", "plain"]))] {
+            let routes = Some(vec![route("new", 1), route("plain", 0)]);
+            let mut inventory = Inventory { routes, ..Inventory::default() };
+            inventory.simplify(level);
+            let names = |routes: &Vec<HttpRoute>| routes.iter().map(|r| r.name.name().to_owned()).collect::<Vec<_>>();
+            let told: Option<Vec<String>> = told.map(|names| names.into_iter().map(str::to_owned).collect());
+            assert_eq!(inventory.routes.as_ref().map(names), told, "{level}");
+        }
+    }
 
     #[test]
     fn names_are_dns_names() {
