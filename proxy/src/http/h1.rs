@@ -239,14 +239,20 @@ async fn deliver<F: Forward>(
         // One that was closed meanwhile costs a request that may be sent again nothing; of any other it is looked at twice.
         let idle = if was_sent { None } else { hop.connections.idle(!request.is_idempotent) };
         let is_reused = idle.is_some();
-        let deadline = policy.and_then(|policy| policy.deadline_of_attempt(Instant::now(), deadline));
+        let attempt_deadline = policy.and_then(|policy| policy.deadline_of_attempt(Instant::now(), deadline));
         let server = match idle {
             Some(server) => server,
-            None => match within(deadline, worker.pool.connect(&hop.upstream, Protocol::Http1)).await {
+            None => match within(attempt_deadline, worker.pool.connect(&hop.upstream, Protocol::Http1)).await {
                 Some(Ok(server)) => Buffered::new(server, Buffer::default()),
                 None => {
-                    recorded.fail(Failure::Timeout);
-                    return fail(client, request, &upload, Failure::Timeout).await;
+                    // Nobody has it: as long as the request has time, another one may.
+                    recorded.unreachable();
+                    tried.push(hop.upstream.endpoint.address);
+                    failure = Failure::Timeout;
+                    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                        break;
+                    }
+                    continue;
                 }
                 Some(Err(error)) => {
                     let address = hop.upstream.endpoint.address;
@@ -268,7 +274,7 @@ async fn deliver<F: Forward>(
             has_answered: false,
             is_mesh: hop.upstream.peer().is_some(),
             policy,
-            deadline,
+            deadline: attempt_deadline,
         };
         match flight.run(forward, &hop, &mut recorded).await {
             Ok(after) => return Ok(after),
