@@ -186,6 +186,22 @@ impl Balancer {
         }
     }
 
+    /// A request was given up after `elapsed`, without an answer. Nothing was shown to be well by that, and so it stays put aside if it was; and
+    /// where latency does not count, it counts as a failure. `jitter` is below 1.
+    pub fn late(&mut self, now: Instant, address: SocketAddr, elapsed: Duration, jitter: f64) {
+        if self.balancing.strategy == Strategy::LeastRequest {
+            return self.unreachable(now, address, jitter);
+        }
+        let elapsed = elapsed.as_secs_f64();
+        if let Some(load) = self.load_mut(address) {
+            // Who was late is known, and is not tried as if it were not.
+            load.has_answered = true;
+            if elapsed > load.ewma {
+                (load.ewma, load.updated) = (elapsed, now);
+            }
+        }
+    }
+
     /// A request is over.
     pub fn end(&mut self, address: SocketAddr) {
         if let Some(load) = self.load_mut(address) {
@@ -491,6 +507,22 @@ mod tests {
         assert_eq!(balancer.load(0).aside_until, Some(later + ASIDE_MAX));
         balancer.over(later, address(0), Duration::from_millis(1));
         assert_eq!(balancer.load(0).aside_until, None);
+    }
+
+    #[test]
+    fn who_is_late_is_not_taken_for_well() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut balancer = balancer(now, 2);
+        balancer.unreachable(now, address(0), 1.0);
+        balancer.late(now, address(0), second, 0.0);
+        assert!(!balancer.load(0).is_fit(now) && balancer.load(0).failures == 1);
+        balancer.late(now, address(1), second, 0.0);
+        assert!(balancer.load(1).is_fit(now) && balancer.load(1).cost(now, Strategy::default()) >= 1.0);
+        balancer.late(now, address(1), second / 2, 0.0);
+        assert!(balancer.load(1).ewma >= 1.0, "it is never brought down");
+        balancer.balancing.strategy = Strategy::LeastRequest;
+        balancer.late(now, address(1), second, 0.0);
+        assert!(!balancer.load(1).is_fit(now));
     }
 
     #[test]

@@ -226,7 +226,7 @@ impl Exchange {
     pub fn fail(mut self, failure: Failure) {
         if let Some(balancer) = self.load.as_ref().filter(|_| failure == Failure::Timeout) {
             let (now, address) = (Instant::now(), self.hop.upstream.endpoint.address);
-            balancer.borrow_mut().observe(now, address, now.duration_since(self.started));
+            balancer.borrow_mut().late(now, address, now.duration_since(self.started), rand::random());
         }
         self.finish(End::Http(failure.status()));
     }
