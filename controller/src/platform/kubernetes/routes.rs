@@ -225,7 +225,9 @@ impl Backend {
             Some(port) if !ports.contains_key(&port) => {
                 Err(refusal(format!("{at}.port: Service {service} has no TCP port {port}")))
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            // The API server asks for it of the group "", and not of `core`.
+            None => Err(refusal(format!("{at}.port: Service {service} is referred to without a port"))),
         }
     }
 }

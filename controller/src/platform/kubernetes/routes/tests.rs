@@ -151,6 +151,7 @@ fn a_backend_is_there_or_told_to_be_missing_and_the_others_go_on() {
     for (field, value, reason, message, unresolved) in [
         ("name", json!("gone"), "BackendNotFound", "there is no Service shop/gone", 0),
         ("port", json!(81), "BackendNotFound", "Service shop/web-next has no TCP port 81", 0),
+        ("port", json!(null), "BackendNotFound", "Service shop/web-next is referred to without a port", 10),
         ("name", json!("Not_A_Name"), "BackendNotFound", "`shop/Not_A_Name` is not a name", 10),
         ("kind", json!("Bucket"), "InvalidKind", "not `Bucket`", 10),
         ("group", json!("example.org"), "InvalidKind", "not `Service`", 10),
