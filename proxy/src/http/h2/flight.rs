@@ -417,6 +417,10 @@ impl Flight {
             if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
                 recorded.head(response.status, response.grpc_status, is_mesh && response.is_proxy_error);
             }
+            if self.request.method() == "CONNECT" && (200..300).contains(&response.status) {
+                // A tunnel has no response that could be all here.
+                self.timer.take();
+            }
             if let Some(edits) = self.policy().and_then(Policy::of_responses) {
                 fields = edit_fields(edits, &fields);
             }
