@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::header::LOCATION;
 use tokio::{
     task::{AbortHandle, spawn_local},
     time::{Instant, sleep_until},
@@ -564,7 +565,9 @@ fn answer(line: &Line, stream: u32, request: Option<&Request>, response: &http::
     let mut fields = Fields::default();
     fields.push(b":status", response.status().as_str().as_bytes(), Indexing::Incremental);
     for (name, value) in response.headers() {
-        fields.push(name.as_str().as_bytes(), value.as_bytes(), Indexing::Incremental);
+        // Where somebody is sent may be for nobody else, and differs from one to the other.
+        let indexing = if name == LOCATION { Indexing::Without } else { Indexing::Incremental };
+        fields.push(name.as_str().as_bytes(), value.as_bytes(), indexing);
     }
     let body = if request.is_some_and(|request| request.method() == "HEAD") { &[][..] } else { response.body() };
     let mut connection = line.connection.borrow_mut();
