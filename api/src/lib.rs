@@ -2,12 +2,10 @@
 //!
 //! - [`proto`]: the gRPC services, generated from `proto/`.
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
-//!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`gateway`]: how people say it.
-//! - [`journal`]: what proxies write down of requests one by one.
-//! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`filters`]: what else
 //!   becomes of them; [`gateway`]: how people say it.
-//! - [`latency`]: the buckets in which proxies count and controllers take percentiles.
+//! - [`journal`]: what proxies write down of requests one by one.
+//! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
 //! - [`grpc`]: its status codes. [`failover`]: which errors are those of one replica.

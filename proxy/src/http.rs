@@ -358,20 +358,14 @@ impl Failure {
         }
     }
 
-    /// What a gRPC client is told: what it may ask again elsewhere is UNAVAILABLE, what is not there UNIMPLEMENTED.
+    /// What a gRPC client is told: what it may ask again elsewhere is UNAVAILABLE, what is not there UNIMPLEMENTED,
+    /// what was late DEADLINE_EXCEEDED.
     pub fn grpc_status(self) -> u16 {
         match self {
             Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => 14,
             Self::NoRoute => 12,
+            Self::Timeout => 4,
             Self::BadResponse | Self::Refused(_) => 13,
-    /// What a gRPC client is told: what it may ask again elsewhere is UNAVAILABLE, what is not there UNIMPLEMENTED,
-    /// what was late DEADLINE_EXCEEDED.
-    fn grpc_status(self) -> &'static str {
-        match self {
-            Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => "14",
-            Self::NoRoute => "12",
-            Self::Timeout => "4",
-            Self::BadResponse | Self::Refused(_) => "13",
         }
     }
 

@@ -26,11 +26,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use conduit_api::process::Measure;
 use conduit_api::{
     SpiffeId,
     journal::{AccessLog, Sampling},
 };
+use http::Response;
 use tokio::{sync::mpsc, time::Instant};
 
 use self::context::{Decision, Edit, Trace};
@@ -333,6 +335,15 @@ impl Entry {
             record.grpc_status = is_grpc.then(|| failure.grpc_status().into());
             record.error = Some(failure.reason());
             record.response_bytes = if is_head { 0 } else { response.body().len() as u64 };
+        });
+    }
+
+    /// This proxy answers itself, as the route says.
+    pub fn answer(&self, response: &Response<Bytes>) {
+        self.ended.set(Some(Instant::now()));
+        self.change(|record| {
+            record.status = Some(response.status().as_u16());
+            record.response_bytes = if &*record.method == "HEAD" { 0 } else { response.body().len() as u64 };
         });
     }
 

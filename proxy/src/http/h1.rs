@@ -35,12 +35,7 @@ use super::{
     exchange::{Asked, Exchange},
     head::{self, EndOfHead, Ending, RequestHead},
 };
-use crate::{buffer::Buffer, buffered::Buffered, journal::Entry};
-use crate::{
-    buffer::Buffer,
-    buffered::Buffered,
-    policy::{Policy, edit_lines},
-};
+use crate::{buffer::Buffer, buffered::Buffered, journal::Entry, policy::Policy};
 
 /// From the first byte of a head to its last: a client that takes longer is let go (slowloris). Between two requests a client may
 /// take its time.
@@ -166,11 +161,11 @@ async fn exchange<F: Forward>(
         }
         entry
     });
-    let (head_length, mut edited) = (head.filled().len(), Buffer::small());
+    let head_length = head.filled().len();
     // What of the body is here already goes in the same write.
     let mut body = Body::new(request.framing);
     let taken = take(&mut body, &mut client.input, &mut head);
-    let mut upload = Pump::new(&head, body, *taken.as_ref().unwrap_or(&Passing::default()));
+    let mut upload = Pump::new(&head, head_length, body, *taken.as_ref().unwrap_or(&Passing::default()));
     let exchanged = deliver(forward, client, request, &mut upload, taken, asked, entry.as_ref()).await;
     if let Some(entry) = entry {
         entry.received(upload.payload);
@@ -201,24 +196,24 @@ async fn deliver<F: Forward>(
         Ok(service) => service,
         Err(failure) => {
             forward.failed(&view, failure);
-            return answer(client, request, upload, failure, entry).await;
-            return fail(client, request, &upload, failure).await;
+            return fail(client, request, upload, failure, entry).await;
         }
     };
     let policy = forward.policy(&service).map(Arc::as_ref);
     let deadline = policy.and_then(|policy| policy.deadline(Instant::now()));
     if let Some(response) = policy.and_then(|policy| policy.redirect(&view)) {
         forward.answered(&view, response.status().as_u16());
-        return answer(client, request, &upload, &response).await;
-    }
-    if let Some(edits) = policy.and_then(Policy::of_requests) {
-        let (lines, body) = head.filled().split_at(head_length);
-        if edit_lines(edits, lines, &mut edited).and_then(|()| edited.append_all(body)).is_err() {
-            let failure = Failure::Refused(Refusal::HeadTooLarge);
-            forward.failed(&view, failure);
-            return fail(client, request, &upload, failure).await;
+        if let Some(entry) = entry {
+            entry.answer(&response);
         }
-        upload.leads(&edited);
+        return answer(client, request, upload, &response).await;
+    }
+    if let Some(edits) = policy.and_then(Policy::of_requests)
+        && upload.edit(edits).is_err()
+    {
+        let failure = Failure::Refused(Refusal::HeadTooLarge);
+        forward.failed(&view, failure);
+        return fail(client, request, upload, failure, entry).await;
     }
 
     let (mut tried, mut failure, mut was_sent) = (Vec::new(), Failure::NoEndpoints, false);
@@ -309,14 +304,10 @@ async fn deliver<F: Forward>(
             }
         }
         recorded.fail(failure);
-        return answer(client, request, upload, failure, entry).await;
+        return fail(client, request, upload, failure, entry).await;
     }
     forward.failed(&view, failure);
-    answer(client, request, upload, failure, entry).await
-        return fail(client, request, &upload, failure).await;
-    }
-    forward.failed(&view, failure);
-    fail(client, request, &upload, failure).await
+    fail(client, request, upload, failure, entry).await
 }
 
 /// What `done` comes to by then; nothing, if that is later. What has no bound has no timer and no memory for one.
@@ -333,7 +324,16 @@ fn undelivered(was_sent: bool) -> Failure {
 }
 
 /// This proxy's own answer, because there is no other.
-async fn fail(client: &mut Buffered, request: &RequestHead, upload: &Pump<'_>, failure: Failure) -> io::Result<After> {
+async fn fail(
+    client: &mut Buffered,
+    request: &RequestHead,
+    upload: &Pump<'_>,
+    failure: Failure,
+    entry: Option<&Rc<Entry>>,
+) -> io::Result<After> {
+    if let Some(entry) = entry {
+        entry.fail(failure);
+    }
     answer(client, request, upload, &failure.response(request.is_grpc)).await
 }
 
@@ -342,13 +342,8 @@ async fn answer(
     client: &mut Buffered,
     request: &RequestHead,
     upload: &Pump<'_>,
-    failure: Failure,
-    entry: Option<&Rc<Entry>>,
     response: &Response<Bytes>,
 ) -> io::Result<After> {
-    if let Some(entry) = entry {
-        entry.fail(failure);
-    }
     let keep = request.keep_alive && !request.is_old && upload.body.is_end() && upload.passing == 0;
     let ending = if keep { Ending::Silent } else { Ending::Close };
     say(client, response, ending, !request.is_head).await?;

@@ -44,7 +44,6 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Minutes by which a Job of a CronJob may run late, and its pods be made again.
 const CRON_JOB_LATE_MAX: i64 = 7 * 24 * 60;
-/// Looks in a row, a minute from one to the next, after which it is believed that there are no routes because there is no such kind.
 /// Looks in a row, a minute from one to the next and with no other error in between, after which it is believed that there are no routes because there is no such kind.
 const ROUTES_MISSED_BELIEVED: usize = 2;
 

@@ -123,7 +123,7 @@ impl Flight<'_, '_> {
         out.append_all(ending.lines()).map_err(|error| Broken::BadResponse(error.into()))?;
         let mut body = Body::new(head.framing);
         let taken = take(&mut body, &mut self.server.input, &mut out).map_err(Broken::BadResponse)?;
-        let mut download = Pump::new(&out, body, taken);
+        let mut download = Pump::new(&out, out.filled().len(), body, taken);
         let deadline = self.deadline;
         let downloaded = poll_fn(|cx| {
             self.poll_upload(cx)?;

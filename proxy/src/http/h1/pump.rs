@@ -5,19 +5,26 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use conduit_api::filters::HeaderEdits;
+
 use crate::{
-    buffer::Buffer,
+    buffer::{Buffer, TooLarge},
     buffered::Buffered,
     http::{
         Refusal,
         body::{Body, Passing},
     },
+    policy::edit_lines,
 };
 
 /// A message on its way: its head, and the body behind it.
 pub(super) struct Pump<'a> {
     /// The head as it goes on, with the beginning of the body.
     lead: &'a Buffer,
+    /// So much of it is the head.
+    head_length: usize,
+    /// Goes first in its place.
+    edited: Option<Buffer>,
     /// So much of it was sent.
     pub(super) sent: usize,
     pub(super) body: Body,
@@ -53,18 +60,30 @@ pub(super) fn take(body: &mut Body, input: &mut Buffer, head: &mut Buffer) -> Re
 }
 
 impl<'a> Pump<'a> {
-    /// `lead` goes first, then what may pass of what was read already, and then the rest of `body`.
-    pub(super) fn new(lead: &'a Buffer, body: Body, passing: Passing) -> Self {
+    /// `lead`, which begins with a head of that length, goes first, then what may pass of what was read already, and then the rest of `body`.
+    pub(super) fn new(lead: &'a Buffer, head_length: usize, body: Body, passing: Passing) -> Self {
         let is_whole = body.is_end() && passing.bytes == 0;
-        Self { lead, sent: 0, body, passing: passing.bytes, payload: passing.payload, is_whole, was_full: false }
+        let Passing { bytes: passing, payload, .. } = passing;
+        Self { lead, head_length, edited: None, sent: 0, body, passing, payload, is_whole, was_full: false }
     }
 
     /// The head as it goes on, and what of the body is behind it.
     pub(super) fn head(&self) -> &'a [u8] {
         self.lead.filled()
-    /// `lead` goes first instead; nothing of it was sent yet.
-    pub(super) fn leads(&mut self, lead: &'a Buffer) {
-        self.lead = lead;
+    }
+
+    /// What is sent first has these edits made to its head; nothing of it was sent yet.
+    pub(super) fn edit(&mut self, edits: &HeaderEdits) -> Result<(), TooLarge> {
+        let mut edited = Buffer::small();
+        let (lines, body) = self.lead.filled().split_at(self.head_length);
+        edit_lines(edits, lines, &mut edited)?;
+        edited.append_all(body)?;
+        self.edited = Some(edited);
+        Ok(())
+    }
+
+    fn first(&self) -> &[u8] {
+        self.edited.as_ref().unwrap_or(self.lead).filled()
     }
 
     /// Nothing of it was sent yet.
@@ -79,8 +98,8 @@ impl<'a> Pump<'a> {
         from: &mut Buffered,
         to: &mut Buffered,
     ) -> Poll<Result<(), Side>> {
-        while self.sent < self.lead.filled().len() {
-            self.sent += ready!(to.poll_write(cx, &self.lead.filled()[self.sent..])).map_err(Side::To)?;
+        while self.sent < self.first().len() {
+            self.sent += ready!(to.poll_write(cx, &self.first()[self.sent..])).map_err(Side::To)?;
         }
         loop {
             while self.passing > 0 {

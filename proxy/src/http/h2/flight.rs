@@ -324,16 +324,19 @@ impl Flight {
 
     /// This proxy's own answer, because there is no other.
     pub(super) fn say(&self, failure: Failure, now: Instant) {
-        self.answer(&failure.response(self.request.is_grpc()), now);
+        if let Some(entry) = &self.entry {
+            entry.fail(failure);
+        }
+        self.stage.set(Stage::Ended);
+        say(&self.client, self.stream, Some(&self.request), failure, now);
     }
 
     /// This proxy's own answer.
     pub(super) fn answer(&self, response: &http::Response<Bytes>, now: Instant) {
         self.stage.set(Stage::Ended);
         if let Some(entry) = &self.entry {
-            entry.fail(failure);
+            entry.answer(response);
         }
-        say(&self.client, self.stream, Some(&self.request), failure, now);
         answer(&self.client, self.stream, Some(&self.request), response, now);
     }
 }
