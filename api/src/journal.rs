@@ -114,7 +114,8 @@ impl FromStr for Collector {
             Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
             None => !host.is_empty() && host.bytes().all(is_name),
         };
-        if !is_host {
+        // Somebody who wants none has said it in the wrong place.
+        if !is_host || text == "none" {
             return Err(ParseCollectorError::Malformed);
         }
         Ok(Self { otlp, authority: format!("{host}:{port}") })
@@ -212,9 +213,19 @@ mod tests {
             assert_eq!((collector.otlp(), collector.authority()), (otlp, authority), "{text}");
             assert_eq!(collector.to_string().parse(), Ok(collector));
         }
-        for text in
-            ["", ":4317", "otel:", "otel:0", "otel:http", "http://a/v1/traces", "a b:1", "::1", "grpc://a:1", "[a]:1"]
-        {
+        for text in [
+            "",
+            "none",
+            ":4317",
+            "otel:",
+            "otel:0",
+            "otel:http",
+            "http://a/v1/traces",
+            "a b:1",
+            "::1",
+            "grpc://a:1",
+            "[a]:1",
+        ] {
             assert_eq!(text.parse::<Collector>(), Err(ParseCollectorError::Malformed), "{text}");
         }
         assert_eq!("https://otel:4318".parse::<Collector>(), Err(ParseCollectorError::Tls));

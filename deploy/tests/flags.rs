@@ -53,6 +53,18 @@ fn what_proxies_write_down_is_a_value() {
     }
     assert!(!install(&[]).unwrap().contains("traceSampling"));
     assert!(install(&["--set", "proxy.accessLog=all"]).is_err());
+    for collector in ["otel", "http://10.0.0.1:4318/", "[::1]:4317"] {
+        assert!(install(&["--set-string", &format!("proxy.traceCollector={collector}")]).is_ok(), "{collector}");
+    }
+    for collector in ["https://otel:4318", "http://otel:4318/v1/traces", "otel:port", "grpc://otel", "otel:0"] {
+        let error = install(&["--set-string", &format!("proxy.traceCollector={collector}")]).unwrap_err().to_string();
+        assert!(error.contains("traceCollector"), "{error}");
+    }
+    // Made as it should be, and no collector all the same: no pod would get a proxy.
+    for collector in ["otel:99999", "none"] {
+        let error = install(&["--set-string", &format!("proxy.traceCollector={collector}")]).unwrap_err().to_string();
+        assert!(error.contains("host:port"), "{error}");
+    }
 }
 
 #[test]

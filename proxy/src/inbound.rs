@@ -25,6 +25,8 @@ use crate::{
 
 /// Within this a TLS handshake is done.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Why a handshake is refused that nobody has looked at.
+const OVERLOADED: &str = "overloaded";
 /// Authorities whose counters a connection remembers; a proxy's connection carries requests of many.
 const AUTHORITIES_REMEMBERED_MAX: usize = 16;
 
@@ -82,7 +84,15 @@ async fn mesh(
     // In turn with others, and with requests between them.
     let handshake = worker.handshakes.take(TlsAcceptor::from(config).accept(stream));
     let accepted = timeout(HANDSHAKE_TIMEOUT, Box::pin(handshake)).await;
-    let accepted = accepted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut)).flatten();
+    let accepted = match accepted {
+        Ok(Some(accepted)) => accepted,
+        Ok(None) => {
+            // Not said of each: there are too many.
+            worker.telemetry.refused(Direction::Inbound, Layer::Tls, OVERLOADED);
+            return Err(io::Error::other("too many handshakes are waiting"));
+        }
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
     let tls = accepted.inspect_err(|error| {
         let refusal = Refusal::of_io(error);
         if let Some(refusal) = &refusal {

@@ -46,6 +46,9 @@ use crate::{
 pub const QUEUE_MAX: usize = 1024;
 /// Of what a client says of a request, of each thing: the rest says nothing more.
 const TEXT_BYTES_MAX: usize = 2048;
+/// Requests of clients without an identity that are traced because they want it, within a second: more would be theirs to fill the
+/// collector with. An ingress outside the mesh that traces one in ten has five thousand requests a second for that.
+const STRANGERS_PER_SECOND_MAX: u32 = 500;
 
 /// Why a request got no response, or not all of one.
 const CANCELLED: &str = "cancelled";
@@ -58,6 +61,9 @@ pub struct Journal {
     /// Of requests both ways.
     spans: Option<(Sampling, mpsc::Sender<Arc<Record>>)>,
     counts: Arc<Counts>,
+    /// Seconds are counted from here.
+    epoch: Instant,
+    strangers: PerSecond,
 }
 
 /// What became of records.
@@ -150,7 +156,8 @@ impl Journal {
         let readers = Readers { lines: read_lines, spans: read_spans };
         let spans = sampling.zip(spans);
         let is_needed = lines.is_some() || spans.is_some();
-        (is_needed.then(|| Arc::new(Self { lines, spans, counts: counts.clone() })), readers)
+        let (counts, epoch, strangers) = (counts.clone(), Instant::now(), PerSecond::default());
+        (is_needed.then(|| Arc::new(Self { lines, spans, counts, epoch, strangers })), readers)
     }
 
     /// A request begins. If anything is to be written down of it, that is done when the last of what is returned is dropped; and its
@@ -173,8 +180,16 @@ impl Journal {
             }
         });
         let context = reader.finish();
-        let trace = self.is_traced(context.decision).then(|| context.trace(rand::random));
-        let edit = if self.spans.is_some() { context.edit(trace.as_ref()) } else { Edit::default() };
+        let (trace, edit) = match self.draw(client, context.decision) {
+            Draw::Record => {
+                let trace = context.trace(rand::random);
+                let edit = context.edit(Some(&trace));
+                (Some(trace), edit)
+            }
+            Draw::Decline => (None, context.edit(Some(&context.declined(rand::random)))),
+            Draw::Leave if self.spans.is_some() => (None, context.edit(None)),
+            Draw::Leave => (None, Edit::default()),
+        };
         if !is_logged && trace.is_none() {
             return (None, edit);
         }
@@ -206,11 +221,21 @@ impl Journal {
         (Some(Rc::new(Entry::new(self.clone(), is_logged, record))), edit)
     }
 
-    fn is_traced(&self, decision: Option<Decision>) -> bool {
-        self.spans.as_ref().is_some_and(|(sampling, _)| match decision {
-            Some(decision) => decision != Decision::Drop,
-            None => rand::random::<f64>() < sampling.share(),
-        })
+    fn draw(&self, client: &Client, decision: Option<Decision>) -> Draw {
+        let Some((sampling, _)) = &self.spans else { return Draw::Leave };
+        match decision {
+            Some(Decision::Drop) => Draw::Leave,
+            // The application, and those whom the mesh knows, are trusted to be sparing. The next proxies would trust this one.
+            Some(_) if client.direction == Direction::Inbound && client.identity.is_none() => {
+                let second = self.epoch.elapsed().as_secs() as u32;
+                if self.strangers.take(second) { Draw::Record } else { Draw::Decline }
+            }
+            Some(_) => Draw::Record,
+            // Nothing is drawn: applications are free to begin traces of their own.
+            None if sampling.share() == 0.0 => Draw::Leave,
+            None if rand::random::<f64>() < sampling.share() => Draw::Record,
+            None => Draw::Decline,
+        }
     }
 
     fn write(&self, record: Record, is_logged: bool) {
@@ -225,6 +250,32 @@ impl Journal {
         {
             self.counts.spans_dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// Whether a request is traced.
+enum Draw {
+    /// It is.
+    Record,
+    /// It is not, and everybody who comes after is told.
+    Decline,
+    /// It is not, and goes on as it came.
+    Leave,
+}
+
+/// How often something was granted within a second.
+#[derive(Default)]
+struct PerSecond(AtomicU64);
+
+impl PerSecond {
+    /// Whether it is granted once more in `second`, up to [`STRANGERS_PER_SECOND_MAX`].
+    fn take(&self, second: u32) -> bool {
+        let (now, max) = (u64::from(second) << 32, u64::from(STRANGERS_PER_SECOND_MAX));
+        let next = |state: u64| match state {
+            state if state >> 32 != u64::from(second) => Some(now | 1),
+            state => (state & u64::from(u32::MAX) < max).then_some(state + 1),
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
@@ -466,6 +517,13 @@ pub(super) mod tests {
             (Some(200), None, 5, Some("reset"))
         );
         assert_eq!(written(&|entry| entry.fail(Failure::Connect)), (Some(502), None, 43, Some("connect-failed")));
+    }
+
+    #[test]
+    fn strangers_get_so_many_traces_a_second() {
+        let granted = PerSecond::default();
+        let all = |second| (0..STRANGERS_PER_SECOND_MAX * 2).filter(|_| granted.take(second)).count();
+        assert_eq!([all(0), all(1), all(7)], [STRANGERS_PER_SECOND_MAX as usize; 3]);
     }
 
     #[test]

@@ -37,7 +37,9 @@ fn main() -> ExitCode {
         eprintln!("CONDUIT_PROXY_LOG: {error}; logging warnings only");
         Targets::new().with_default(LevelFilter::WARN)
     });
-    tracing_subscriber::registry().with(filter).with(fmt::layer().with_ansi(false)).init();
+    // Standard output is the access log's: whoever does not read that holds its lock up, and with it whoever had something to say.
+    let diagnostics = fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(diagnostics).init();
     let result = match args.command {
         Some(Command::Init(rules)) => redirect::apply(&rules).map_err(Into::into),
         None => run(),

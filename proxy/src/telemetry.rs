@@ -288,7 +288,7 @@ pub struct Refused {
     pub direction: Direction,
     /// What it was part of.
     pub layer: Layer,
-    /// As [`conduit_ca::Refusal::reason`] or [`crate::http::Refusal::reason`] says it: there are few.
+    /// As [`conduit_ca::Refusal::reason`] or [`crate::http::Refusal::reason`] says it, or `overloaded`: there are few.
     pub reason: &'static str,
 }
 

@@ -14,31 +14,46 @@ use tokio::{
     task::yield_now,
 };
 
+/// Those who have not begun, at most: at half a millisecond to a turn, whoever comes next would wait for a second, and others behind it
+/// longer than a handshake may take. They would all be begun, and none of them done.
+const WAITING_MAX: usize = 1024;
+
 /// Of one thread.
 pub struct Turns {
     one: Semaphore,
+    /// One of those who have not begun waits with those who have.
+    door: Semaphore,
+    room: Semaphore,
 }
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { one: Semaphore::new(1) }
+        Self { one: Semaphore::new(1), door: Semaphore::new(1), room: Semaphore::new(WAITING_MAX) }
     }
 }
 
 impl Turns {
-    /// Carries `work` out, each step of it when it is its turn; turns are had in the order in which they were asked for. What only waits,
-    /// as for an answer from the network, holds nobody up.
-    pub async fn take<F: Future>(&self, work: F) -> F::Output {
+    /// Carries `work` out, each step of it when it is its turn; none of it if too many wait for their first. Turns are had in the order
+    /// in which they were asked for, but that whoever has begun waits for one at most who has not. What only waits, as for an answer from
+    /// the network, holds nobody up.
+    pub async fn take<F: Future>(&self, work: F) -> Option<F::Output> {
         let mut work = pin!(work);
+        let mut turn = self.first().await?;
         loop {
-            let turn = self.next().await;
             let step = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
             drop(turn);
             match step {
-                Poll::Ready(done) => return done,
+                Poll::Ready(done) => return Some(done),
                 Poll::Pending => woken().await,
             }
+            turn = self.next().await;
         }
+    }
+
+    async fn first(&self) -> Option<SemaphorePermit<'_>> {
+        let _room = self.room.try_acquire().ok()?;
+        let _door = self.door.acquire().await.expect("it is never closed");
+        Some(self.next().await)
     }
 
     /// Sockets are looked at, and what came is served, between one turn and the next.
@@ -123,6 +138,55 @@ mod tests {
             assert!(!waits.is_finished());
             answer.notify_one();
             waits.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn who_has_begun_is_not_behind_all_who_have_not() {
+        on_a_thread(async {
+            let (turns, done, answer) = (Rc::new(Turns::default()), Rc::new(Cell::new(0_u32)), Rc::new(Notify::new()));
+            let begun = spawn_local({
+                let (turns, done, answer) = (turns.clone(), done.clone(), answer.clone());
+                async move {
+                    turns
+                        .take(async {
+                            answer.notified().await;
+                            done.get()
+                        })
+                        .await
+                }
+            });
+            while turns.one.available_permits() == 0 || turns.room.available_permits() < WAITING_MAX {
+                yield_now().await;
+            }
+            let mut others = JoinSet::new();
+            for _ in 0..100 {
+                let (turns, done) = (turns.clone(), done.clone());
+                others.spawn_local(async move { turns.take(async { done.set(done.get() + 1) }).await });
+            }
+            yield_now().await;
+            answer.notify_one();
+            let before = begun.await.unwrap().unwrap();
+            assert!(before < 10, "{before} of 100 came before it");
+            others.join_all().await;
+        });
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_who_have_not_begun() {
+        on_a_thread(async {
+            let turns = Rc::new(Turns::default());
+            let held = turns.next().await;
+            let mut all = JoinSet::new();
+            for _ in 0..WAITING_MAX + 3 {
+                let turns = turns.clone();
+                all.spawn_local(async move { turns.take(async {}).await });
+            }
+            for _ in 0..3 {
+                assert_eq!(all.join_next().await.unwrap().unwrap(), None);
+            }
+            drop(held);
+            assert!(all.join_all().await.iter().all(Option::is_some));
         });
     }
 

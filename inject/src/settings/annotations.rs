@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Display, str::FromStr};
 
-use conduit_api::PortRange;
+use conduit_api::{PortRange, journal::AccessLog};
 
 use super::{Settings, quantity::Quantity};
 
@@ -90,6 +90,9 @@ impl Settings {
             "proxy-enable-native-sidecar" => self.native_sidecar = enabled(name, value)?,
             "workload-api" => self.workload_api = enabled(name, value)?,
             "proxy-cores" => self.proxy_cores = Some(port(name, value)?),
+            // As those say it who want it otherwise than everybody else in their namespace.
+            "access-log" if is_none(value) => self.access_log = AccessLog::None,
+            "trace-collector" if is_none(value) => self.trace_collector = None,
             "access-log" => self.access_log = parse(name, value)?,
             "trace-collector" => self.trace_collector = Some(parse(name, value)?),
             "trace-sampling" => self.trace_sampling = Some(parse(name, value)?),
@@ -101,6 +104,10 @@ impl Settings {
 
 fn parse<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T, AnnotationError> {
     value.trim().parse().map_err(|error| AnnotationError::new(name, value, error))
+}
+
+fn is_none(value: &str) -> bool {
+    matches!(value.trim(), "" | "none")
 }
 
 fn port_ranges(name: &str, value: &str) -> Result<Vec<PortRange>, AnnotationError> {
@@ -176,6 +183,17 @@ mod tests {
             let (settings, left_out) = default.with(&one(&format!("{PREFIX}{setting}"), value)).unwrap();
             assert_ne!(*settings, default, "{setting}");
             assert!(left_out.is_empty(), "{setting}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_down_can_be_turned_off() {
+        let collector = Some("otel:4317".parse().unwrap());
+        let on = Settings { access_log: AccessLog::Json, trace_collector: collector, ..Settings::default() };
+        for none in ["", "none"] {
+            let off = ["access-log", "trace-collector"].map(|setting| (format!("{PREFIX}{setting}"), none.to_owned()));
+            let (settings, _) = on.with(&off.into()).unwrap();
+            assert_eq!(*settings, Settings::default());
         }
     }
 

@@ -166,11 +166,8 @@ async fn exchange<F: Forward>(
     let mut body = Body::new(request.framing);
     let taken = take(&mut body, &mut client.input, &mut head);
     let mut upload = Pump::new(&head, head_length, body, *taken.as_ref().unwrap_or(&Passing::default()));
-    let exchanged = deliver(forward, client, request, &mut upload, taken, asked, entry.as_ref()).await;
-    if let Some(entry) = entry {
-        entry.received(upload.payload);
-    }
-    exchanged
+    upload.entry.clone_from(&entry);
+    deliver(forward, client, request, &mut upload, taken, asked, entry.as_ref()).await
 }
 
 /// Sends `upload`, of whose body `taken` was here with its head, to whoever gets it.

@@ -45,6 +45,8 @@ pub async fn serve<F: Forward>(forward: Rc<F>, client: Buffered) -> io::Result<(
     let asks = forward.client();
     let line = Line::new(Role::Server, asks.is_mesh);
     let idle = asks.worker.idle(asks.number);
+    // Lives as long as this does, however that ends: a proxy that leaves drops it with requests under way.
+    let _abandoned = Abandoned(line.clone());
     let mut driver = Driver::new(client, line.clone());
     let mut side = Clients { forward: forward.clone(), line: line.clone() };
     let mut is_leaving = false;
@@ -62,11 +64,18 @@ pub async fn serve<F: Forward>(forward: Rc<F>, client: Buffered) -> io::Result<(
     if let Ended::Broken(broken) = &ended {
         forward.refused(broken.refusal);
     }
-    let result = end(&mut driver, &line, ended).await;
-    let begun = line.connection.borrow_mut().abandon();
-    begun.iter().for_each(|flight| flight.cancelled(Reason::CANCEL));
-    line.outcomes.take();
-    result
+    end(&mut driver, &line, ended).await
+}
+
+/// A client's connection. When it is dropped, nobody waits for its requests: lines and flights, which hold each other, let go.
+struct Abandoned(Rc<Line>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        let begun = self.0.connection.borrow_mut().abandon();
+        begun.iter().for_each(|flight| flight.cancelled(Reason::CANCEL));
+        self.0.outcomes.take();
+    }
 }
 
 /// The peer is told why, if there is a reason.

@@ -32,6 +32,8 @@ pub struct Parent {
     pub span_id: NonZeroU64,
     /// Its trace id has 32 digits, whatever they are.
     is_wide: bool,
+    /// It is random, says whoever has begun it: flag 2 of W3C's.
+    is_random: bool,
 }
 
 /// What whoever sent the request wants.
@@ -138,7 +140,8 @@ impl<'a> Reader<'a> {
         let is_w3c = matches!(readings[0], Some(Ok(_)));
         let tracestate = self.tracestate.filter(|state| is_w3c && state.len() <= TRACESTATE_LEN_MAX);
         let tracestate = tracestate.and_then(|state| str::from_utf8(state).ok()).unwrap_or_default();
-        Context { parent: said.parent, decision: said.decision, tracestate, readings }
+        let has_state = self.tracestate.is_some();
+        Context { parent: said.parent, decision: said.decision, tracestate, has_state, readings }
     }
 }
 
@@ -151,6 +154,8 @@ pub struct Context<'a> {
     pub decision: Option<Decision>,
     /// Of W3C: what others know of the trace.
     pub tracestate: &'a str,
+    /// There is a field of that name, whatever is in it.
+    has_state: bool,
     /// By [`FORMATS`].
     readings: [Reading; 4],
 }
@@ -166,8 +171,10 @@ pub struct Trace {
     pub parent: Option<NonZeroU64>,
     /// As it came.
     pub tracestate: Box<str>,
+    is_recorded: bool,
     is_debug: bool,
     is_wide: bool,
+    is_random: bool,
 }
 
 /// Fields to take out of a request, and fields to put in.
@@ -197,9 +204,19 @@ impl Context<'_> {
             span_id,
             parent: self.parent.map(|parent| parent.span_id),
             tracestate: self.tracestate.into(),
+            is_recorded: true,
             is_debug: self.decision == Some(Decision::Debug),
             is_wide: self.parent.is_none_or(|parent| parent.is_wide),
+            is_random: self.parent.is_some_and(|parent| parent.is_random),
         }
+    }
+
+    /// No span of it, and what the next hop is told instead: that it has been decided, so that nobody draws again.
+    pub fn declined(&self, random: impl FnMut() -> u128) -> Trace {
+        let trace = self.trace(random);
+        // Whoever was the parent is it still.
+        let span_id = self.parent.map_or(trace.span_id, |parent| parent.span_id);
+        Trace { span_id, parent: None, is_recorded: false, is_debug: false, ..trace }
     }
 
     /// What the next hop is told: `trace`, if there is one, in the formats in which the request came, or W3C's if it came in none.
@@ -226,6 +243,10 @@ impl Context<'_> {
         }
         if let Some(trace) = trace.filter(|_| !is_told) {
             Format::W3c.write(trace, &mut edit.add);
+            if self.has_state && !edit.remove.contains(&TRACESTATE) {
+                // It belongs to a parent that nobody has named.
+                edit.remove.push(TRACESTATE);
+            }
         }
         edit
     }
@@ -244,20 +265,25 @@ impl Format {
     fn write(self, trace: &Trace, fields: &mut Vec<(&'static str, String)>) {
         let (id, span) = (trace.short_id(), format!("{:016x}", trace.span_id));
         let parent = trace.parent.map(|parent| format!("{parent:016x}"));
+        let sampled = if trace.is_recorded { "1" } else { "0" };
         match self {
-            Self::W3c => fields.push((TRACEPARENT, format!("00-{:032x}-{span}-01", trace.trace_id))),
+            Self::W3c => {
+                let flags = u8::from(trace.is_recorded) | u8::from(trace.is_random) << 1;
+                fields.push((TRACEPARENT, format!("00-{:032x}-{span}-{flags:02x}", trace.trace_id)));
+            }
             Self::B3Single => {
-                let state = if trace.is_debug { 'd' } else { '1' };
+                let state = if trace.is_debug { "d" } else { sampled };
                 let parent = parent.map(|parent| format!("-{parent}")).unwrap_or_default();
                 fields.push((B3, format!("{id}-{span}-{state}{parent}")));
             }
             Self::B3Multiple => {
                 fields.extend([(B3_TRACE_ID, id), (B3_SPAN_ID, span)]);
                 fields.extend(parent.map(|parent| (B3_PARENT_SPAN_ID, parent)));
-                fields.push((if trace.is_debug { B3_FLAGS } else { B3_SAMPLED }, "1".to_owned()));
+                let (name, state) = if trace.is_debug { (B3_FLAGS, "1") } else { (B3_SAMPLED, sampled) };
+                fields.push((name, state.to_owned()));
             }
             Self::Jaeger => {
-                let (parent, flags) = (parent.unwrap_or_else(|| "0".to_owned()), if trace.is_debug { 3 } else { 1 });
+                let (parent, flags) = (parent.as_deref().unwrap_or("0"), if trace.is_debug { "3" } else { sampled });
                 fields.push((JAEGER, format!("{id}:{span}:{parent}:{flags}")));
             }
         }
@@ -282,9 +308,9 @@ fn traceparent(value: &[u8]) -> Option<Said> {
         return None;
     }
     let parent = parent(lower_hex(trace, 32..=32)?, lower_hex(span, 16..=16)?, true)?;
-    let is_sampled = lower_hex(flags, 2..=2)? & 1 == 1;
-    let decision = if is_sampled { Decision::Record } else { Decision::Drop };
-    Some(Said { parent: Some(parent), decision: Some(decision) })
+    let flags = lower_hex(flags, 2..=2)?;
+    let decision = if flags & 1 == 1 { Decision::Record } else { Decision::Drop };
+    Some(Said { parent: Some(Parent { is_random: flags & 2 == 2, ..parent }), decision: Some(decision) })
 }
 
 /// `80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1-05e3ac9a4f6e3b90`, of which the last two may be missing; or a decision alone.
@@ -366,7 +392,7 @@ fn jaeger(value: &[u8]) -> Option<Said> {
 /// Zeros are nobody's.
 fn parent(trace_id: u128, span_id: u128, is_wide: bool) -> Option<Parent> {
     let span_id = NonZeroU64::new(u64::try_from(span_id).ok()?)?;
-    Some(Parent { trace_id: NonZeroU128::new(trace_id)?, span_id, is_wide })
+    Some(Parent { trace_id: NonZeroU128::new(trace_id)?, span_id, is_wide, is_random: false })
 }
 
 /// A number of so many digits, none of which is in upper case.
@@ -462,6 +488,45 @@ mod tests {
         for (came, goes) in cases {
             assert_eq!(recorded(came), owned(goes), "{came:?}");
         }
+    }
+
+    #[test]
+    fn a_draw_of_no_is_told_on() {
+        let declined = |fields: &[(&str, &str)]| {
+            let context = read(fields);
+            let mut numbers = 0;
+            let trace = context.declined(|| {
+                numbers += 1;
+                numbers
+            });
+            let goes = applied(fields, &context.edit(Some(&trace)));
+            let names: Vec<_> = goes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            assert_eq!(read(&names).decision, Some(Decision::Drop), "{goes:?}");
+            goes
+        };
+        let fresh = ("traceparent", "00-00000000000000000000000000000002-0000000000000001-00");
+        let (trace, span) = ("a3ce929d0e0e4736", "00f067aa0ba902b7");
+        assert_eq!(declined(&[]), owned(&[fresh]));
+        assert_eq!(declined(&[("traceparent", "?")]), owned(&[fresh]));
+        assert_eq!(
+            declined(&[("b3", "a3ce929d0e0e4736-00f067aa0ba902b7")]),
+            owned(&[("b3", "a3ce929d0e0e4736-00f067aa0ba902b7-0")])
+        );
+        let multiple = [(B3_TRACE_ID, trace), (B3_SPAN_ID, span)];
+        assert_eq!(declined(&multiple), owned(&[multiple[0], multiple[1], (B3_SAMPLED, "0")]));
+        // Of clients that ask for too much.
+        assert_eq!(declined(&[("traceparent", W3C)]), owned(&[("traceparent", &W3C.replace("-01", "-00"))]));
+        let (asked, told) = ("a3ce929d0e0e4736:f067aa0ba902b7:0:3", "a3ce929d0e0e4736:00f067aa0ba902b7:0:0");
+        assert_eq!(declined(&[("uber-trace-id", asked)]), owned(&[("uber-trace-id", told)]));
+    }
+
+    #[test]
+    fn what_is_known_of_a_trace_goes_on_with_it_and_with_no_other() {
+        let random = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-03";
+        let goes = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000001-03")];
+        assert_eq!(recorded(&[("traceparent", random)]), owned(&goes));
+        let fresh = [("traceparent", "00-00000000000000000000000000000002-0000000000000001-01")];
+        assert_eq!(recorded(&[("tracestate", "a=b")]), owned(&fresh));
     }
 
     #[test]

@@ -1,51 +1,34 @@
 //! Tells a collector of spans, on the control thread: in batches, again if it may take them later, and never at a request's cost.
 
+mod sending;
+
 use std::{
-    io,
-    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use anyhow::Context as _;
-use bytes::Bytes;
-use conduit_api::{
-    journal::{Collector, Otlp},
-    proto::otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_client::TraceServiceClient},
-};
+use conduit_api::journal::Collector;
 use conduit_ca::WorkloadTls;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use prost::Message as _;
 use tokio::{
     sync::mpsc,
-    task::spawn_local,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint, Uri},
-};
-use tower::service_fn;
 use tracing::{info, warn};
 
+use self::sending::{Blames, Connection, Exported};
 use super::{Counts, Record, otlp};
-use crate::{connect::Connector, control::resolve};
+use crate::connect::Connector;
 
 /// Spans in one message, of about a kilobyte each.
 const BATCH_MAX: usize = 256;
 /// The first span of a batch waits so long for others.
 const GATHER: Duration = Duration::from_millis(500);
-/// Within this a batch has been taken. OpenTelemetry's own exporters wait as long.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first pause after a failure, doubled at each further one ...
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// ... up to this; each is drawn from half to all of its length.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// A collector's answer says next to nothing.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// A batch that a collector is there for, and does not take, is given up after so many times: a minute, more or less.
+const ATTEMPTS_MAX: u32 = 8;
 
 /// Sends spans to a collector.
 pub struct Exporter {
@@ -61,70 +44,54 @@ pub struct Exporter {
     pub counts: Arc<Counts>,
 }
 
-/// What became of a batch.
-enum Exported {
-    /// It was taken, but for so many.
-    Taken { rejected: u64 },
-    /// It never will be.
-    Refused(anyhow::Error),
-    /// It may be another time.
-    Failed(anyhow::Error),
-}
-
-/// A connection to the collector.
-enum Connection {
-    None,
-    Grpc(TraceServiceClient<Channel>),
-    Http(http1::SendRequest<Full<Bytes>>),
-}
-
 impl Exporter {
     /// Runs until the journal has ended, and what was in it is sent; that is tried once.
     pub async fn run(self, mut records: mpsc::Receiver<Arc<Record>>) {
-        let (mut batch, mut connection, mut failures) = (Vec::new(), Connection::None, 0);
-        loop {
-            if batch.is_empty() {
-                if records.recv_many(&mut batch, BATCH_MAX).await == 0 {
-                    return;
-                }
-                if batch.len() < BATCH_MAX && !records.is_closed() {
-                    sleep(GATHER).await;
-                }
-            }
-            while batch.len() < BATCH_MAX
-                && let Ok(record) = records.try_recv()
-            {
-                batch.push(record);
-            }
-            match self.export(&mut connection, &batch).await {
-                Exported::Taken { rejected } => {
-                    self.count(batch.len() as u64, rejected);
+        let (mut pending, mut connection, mut failures) = (Pending::default(), Connection::None, 0);
+        let mut told = None;
+        while pending.gather(&mut records).await {
+            let sent = pending.next().len();
+            match self.export(&mut connection, pending.next()).await {
+                Exported::Taken { rejected, why } => {
+                    self.count(sent as u64, rejected);
                     if failures > 0 {
                         info!(collector = %self.collector, "the trace collector takes spans again");
                     }
                     failures = 0;
-                    batch.clear();
+                    self.refused(&mut told, why);
+                    pending.taken();
                 }
                 Exported::Refused(error) => {
-                    warn!(collector = %self.collector, error = %format_args!("{error:#}"), "the trace collector refuses spans");
-                    self.count(batch.len() as u64, batch.len() as u64);
-                    batch.clear();
+                    self.count(sent as u64, sent as u64);
+                    failures = 0;
+                    self.refused(&mut told, Some(format!("{error:#}")));
+                    pending.taken();
                 }
-                Exported::Failed(error) => {
+                Exported::Failed { error, blames } => {
                     if failures == 0 {
                         warn!(collector = %self.collector, error = %format_args!("{error:#}"), "the trace collector takes no spans; trying again");
                     }
                     if records.is_closed() {
-                        let left = batch.len() + records.len();
+                        let left = pending.batch.len() + records.len();
                         return self.count(left as u64, left as u64);
                     }
                     connection = Connection::None;
+                    let given_up = pending.failed(blames);
+                    self.count(given_up, given_up);
                     // New ones are counted while the old ones wait: whoever looks for a trace looks for the beginning of an outage.
                     self.pause(&mut records, backoff(failures, rand::random())).await;
                     failures += 1;
                 }
             }
         }
+    }
+
+    /// Says so once, and again when it is for another reason.
+    fn refused(&self, told: &mut Option<String>, why: Option<String>) {
+        if let Some(why) = why.as_ref().filter(|why| told.as_ref() != Some(why)) {
+            warn!(collector = %self.collector, error = why, "the trace collector refuses spans");
+        }
+        *told = why;
     }
 
     /// Not longer than the journal is there.
@@ -141,124 +108,70 @@ impl Exporter {
         self.counts.spans_exported.fetch_add(all - rejected, Ordering::Relaxed);
         self.counts.spans_dropped.fetch_add(rejected, Ordering::Relaxed);
     }
+}
 
-    async fn export(&self, connection: &mut Connection, batch: &[Arc<Record>]) -> Exported {
-        let own = self.tls.identity();
-        let request =
-            otlp::request(&self.source, own.as_ref().map(|own| &own.id), batch.iter().map(|record| &**record));
-        let exported = timeout(EXPORT_TIMEOUT, async {
-            if let Err(error) = self.connect(connection).await {
-                return Exported::Failed(error);
+/// What is to be sent, and how much of it at once.
+struct Pending {
+    batch: Vec<Arc<Record>>,
+    limit: usize,
+    attempts: u32,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self { batch: Vec::new(), limit: BATCH_MAX, attempts: 0 }
+    }
+}
+
+impl Pending {
+    /// Whether there is something to send, of which there is enough then, or has been no more for a while.
+    async fn gather(&mut self, records: &mut mpsc::Receiver<Arc<Record>>) -> bool {
+        if self.batch.is_empty() {
+            if records.recv_many(&mut self.batch, BATCH_MAX).await == 0 {
+                return false;
             }
-            match connection {
-                Connection::Grpc(client) => by_grpc(client, request).await,
-                Connection::Http(sender) => by_http(sender, self.collector.authority(), &request).await,
-                Connection::None => Exported::Failed(anyhow::anyhow!("there is no connection")),
+            let until = Instant::now() + GATHER;
+            while self.batch.len() < BATCH_MAX {
+                let missing = BATCH_MAX - self.batch.len();
+                // None are received, at once, when the journal has ended.
+                match timeout_at(until, records.recv_many(&mut self.batch, missing)).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => {}
+                }
             }
-        });
-        let exported = exported.await.unwrap_or_else(|late| Exported::Failed(late.into()));
-        match exported {
-            Exported::Taken { rejected } => Exported::Taken { rejected: rejected.min(batch.len() as u64) },
-            exported => exported,
         }
-    }
-
-    /// There is a connection then.
-    async fn connect(&self, connection: &mut Connection) -> anyhow::Result<()> {
-        let is_usable = match connection {
-            Connection::None => false,
-            Connection::Grpc(_) => true,
-            Connection::Http(sender) => sender.ready().await.is_ok(),
-        };
-        if !is_usable {
-            *connection = match self.collector.otlp() {
-                Otlp::Grpc => Connection::Grpc(self.grpc().await?),
-                Otlp::Http => Connection::Http(self.http().await?),
-            };
+        while self.batch.len() < BATCH_MAX
+            && let Ok(record) = records.try_recv()
+        {
+            self.batch.push(record);
         }
-        Ok(())
+        true
     }
 
-    async fn grpc(&self) -> anyhow::Result<TraceServiceClient<Channel>> {
-        let uri: Uri = format!("http://{}", self.collector.authority()).parse()?;
-        let (authority, connector) = (self.collector.authority().to_owned(), self.connector.clone());
-        let connect = service_fn(move |_: Uri| {
-            let (authority, connector) = (authority.clone(), connector.clone());
-            async move { Ok::<_, io::Error>(TokioIo::new(connector.tcp(resolve(&authority).await?).await?)) }
-        });
-        Ok(TraceServiceClient::new(Endpoint::from(uri).connect_with_connector(connect).await?))
+    fn next(&self) -> &[Arc<Record>] {
+        &self.batch[..self.limit.min(self.batch.len())]
     }
 
-    async fn http(&self) -> anyhow::Result<http1::SendRequest<Full<Bytes>>> {
-        let address: SocketAddr = resolve(self.collector.authority()).await?;
-        let (sender, driver) = http1::handshake(TokioIo::new(self.connector.tcp(address).await?)).await?;
-        // It ends with the sender, or the next batch finds out.
-        spawn_local(async move { drop(driver.await) });
-        Ok(sender)
+    /// The collector has what was next, or never will.
+    fn taken(&mut self) {
+        self.batch.drain(..self.limit.min(self.batch.len()));
+        (self.limit, self.attempts) = ((self.limit * 2).min(BATCH_MAX), 0);
     }
-}
 
-async fn by_grpc(client: &mut TraceServiceClient<Channel>, request: ExportTraceServiceRequest) -> Exported {
-    match client.export(request).await {
-        Ok(answer) => taken(answer.into_inner()),
-        Err(status) if may_pass(status.code()) => Exported::Failed(status.into()),
-        Err(status) => Exported::Refused(status.into()),
-    }
-}
-
-/// Errors after which a batch is sent again (OTLP, "Failures" of OTLP/gRPC).
-fn may_pass(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-            // Whatever breaks between here and there is that to tonic.
-            | Code::Unknown
-    )
-}
-
-async fn by_http(
-    sender: &mut http1::SendRequest<Full<Bytes>>,
-    authority: &str,
-    request: &ExportTraceServiceRequest,
-) -> Exported {
-    let post = Request::post("/v1/traces")
-        .header(header::HOST, authority)
-        .header(header::CONTENT_TYPE, "application/x-protobuf")
-        .body(Full::new(Bytes::from(request.encode_to_vec())));
-    let posted = async {
-        let (head, body) = sender.send_request(post?).await?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!(error)).context("its answer has no end")?.to_bytes();
-        anyhow::Ok((head.status, body))
-    };
-    match posted.await {
-        // What it says besides having taken them is told in its own words, or not at all.
-        Ok((status, body)) if status.is_success() => {
-            taken(ExportTraceServiceResponse::decode(body).unwrap_or_default())
+    /// How many are given up.
+    fn failed(&mut self, blames: Blames) -> u64 {
+        match blames {
+            Blames::Nobody => return 0,
+            Blames::Batch => {}
+            Blames::Size => self.limit = (self.limit.min(self.batch.len()) / 2).max(1),
         }
-        Ok((status, _)) if may_pass_over_http(status) => Exported::Failed(anyhow::anyhow!("it answers {status}")),
-        Ok((status, _)) => Exported::Refused(anyhow::anyhow!("it answers {status}")),
-        Err(error) => Exported::Failed(error),
+        self.attempts += 1;
+        if self.attempts < ATTEMPTS_MAX {
+            return 0;
+        }
+        let given_up = std::mem::take(self).batch.len();
+        given_up as u64
     }
-}
-
-/// The same over HTTP.
-fn may_pass_over_http(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 429 | 502 | 503 | 504)
-}
-
-fn taken(answer: ExportTraceServiceResponse) -> Exported {
-    let Some(partial) = answer.partial_success else { return Exported::Taken { rejected: 0 } };
-    if partial.rejected_spans > 0 {
-        warn!(rejected = partial.rejected_spans, why = partial.error_message, "the trace collector rejects spans");
-    }
-    Exported::Taken { rejected: u64::try_from(partial.rejected_spans).unwrap_or_default() }
 }
 
 /// The pause after a number of failures in a row; `random` is below 1.
@@ -277,11 +190,57 @@ mod tests {
         assert_eq!(backoff(1000, 1.0), BACKOFF_MAX);
     }
 
+    fn pending(spans: usize) -> Pending {
+        let span = || Arc::new(super::super::tests::record());
+        Pending { batch: std::iter::repeat_with(span).take(spans).collect(), ..Pending::default() }
+    }
+
     #[test]
-    fn what_may_pass_is_tried_again_and_nothing_else() {
-        assert!(may_pass(Code::Unavailable) && !may_pass(Code::InvalidArgument) && !may_pass(Code::Unimplemented));
-        for (status, passes) in [(429, true), (503, true), (400, false), (404, false), (500, false)] {
-            assert_eq!(may_pass_over_http(StatusCode::from_u16(status).unwrap()), passes, "{status}");
+    fn what_is_too_much_is_halved_until_it_is_not() {
+        let mut pending = pending(256);
+        for left in [128, 64] {
+            assert_eq!((pending.failed(Blames::Size), pending.next().len()), (0, left));
         }
+        pending.taken();
+        assert_eq!((pending.batch.len(), pending.next().len(), pending.attempts), (192, 128, 0));
+    }
+
+    #[test]
+    fn a_batch_that_is_never_taken_is_given_up_unless_nobody_is_there() {
+        let mut pending = pending(3);
+        for _ in 0..100 {
+            assert_eq!(pending.failed(Blames::Nobody), 0);
+        }
+        let given_up: Vec<_> = (0..ATTEMPTS_MAX).map(|_| pending.failed(Blames::Batch)).collect();
+        assert_eq!(given_up, [0, 0, 0, 0, 0, 0, 0, 3]);
+        assert!(pending.batch.is_empty());
+    }
+
+    /// Those that come while others are waited for go with them, and nothing is waited for when there are enough.
+    #[test]
+    fn a_batch_that_is_full_waits_no_longer() {
+        crate::app::runtime().unwrap().block_on(async {
+            let (sender, mut records) = mpsc::channel(1024);
+            let (started, span) = (Instant::now(), Arc::new(super::super::tests::record()));
+            sender.try_send(span.clone()).unwrap();
+            let feeder = tokio::task::spawn_local(async move {
+                tokio::task::yield_now().await;
+                (0..1000).for_each(|_| sender.try_send(span.clone()).unwrap());
+                sender
+            });
+            let mut pending = Pending::default();
+            assert!(pending.gather(&mut records).await);
+            assert_eq!((pending.batch.len(), records.len()), (BATCH_MAX, 1001 - BATCH_MAX));
+            assert!(started.elapsed() < GATHER);
+            drop(feeder.await.unwrap());
+            for left in [489, 233, 0] {
+                pending.taken();
+                assert!(pending.gather(&mut records).await);
+                assert_eq!(records.len(), left);
+            }
+            pending.taken();
+            assert!(!pending.gather(&mut records).await);
+            assert!(started.elapsed() < GATHER);
+        });
     }
 }

@@ -35,12 +35,16 @@ pub fn start(
 fn write(format: AccessLog, mut records: mpsc::Receiver<Arc<Record>>, counts: &Counts, mut out: Box<dyn Write + Send>) {
     let (mut some, mut text, mut told) = (Vec::new(), String::new(), false);
     while records.blocking_recv_many(&mut some, QUEUE_MAX) > 0 {
-        let lines = some.len() as u64;
+        let lines = some.len();
+        if told {
+            // The last attempt may have ended within a line, which is nobody's then.
+            text.push('\n');
+        }
         some.drain(..).for_each(|record| text.push_str(&line(format, &record)));
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => told = false,
             Err(error) => {
-                counts.lines_dropped.fetch_add(lines, Ordering::Relaxed);
+                counts.lines_dropped.fetch_add(lines as u64, Ordering::Relaxed);
                 if !std::mem::replace(&mut told, true) {
                     warn!(%error, "cannot write the access log");
                 }
@@ -49,7 +53,9 @@ fn write(format: AccessLog, mut records: mpsc::Receiver<Arc<Record>>, counts: &C
         text.clear();
         // The largest batch's memory is not kept.
         text.shrink_to(QUEUE_MAX * 64);
-        thread::sleep(GATHER);
+        if lines < QUEUE_MAX {
+            thread::sleep(GATHER);
+        }
     }
 }
 

@@ -325,6 +325,25 @@ async fn traces_go_on_in_the_words_in_which_they_came_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_not_drawn_is_drawn_by_nobody_else() {
+    let (mut mesh, collector) = (Mesh::start(), Collector::grpc("127.0.0.1:0"));
+    let address = collector.address.to_string();
+    // The second would draw every one.
+    let never = traced(address.clone(), f64::MIN_POSITIVE);
+    let web = mesh.pod_with("web", |config| never(config)).await;
+    let always = traced(address, 1.0);
+    let server = mesh.pod_with("server", |config| always(config)).await;
+    server.app(|stream| serve_http1(stream, echo)).await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    let got = ask(web.towards(0), Version::HTTP_11, "/nobody", &[("tracestate", "a=b")]).await;
+    assert!(got["traceparent"].ends_with("-00") && !got.contains_key("tracestate"), "{got:?}");
+    let traceparent = format!("00-{TRACE}-{PARENT}-01");
+    ask(web.towards(0), Version::HTTP_11, "/last", &[("traceparent", &traceparent)]).await;
+    collector.spans.pair(&mesh, "/last").await;
+    assert!(collector.spans.of(SpanKind::Server, "/nobody").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_dies_costs_nothing_and_is_told_later() {
     let (mut mesh, collector) = (Mesh::start(), Collector::grpc("127.0.0.1:0"));
     let address = collector.address.to_string();
@@ -369,6 +388,45 @@ async fn what_fails_says_so_in_its_span() {
         );
     }
 }
+
+/// An application that gives a request up, before its response or within it, is not its client, which waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_a_server_resets_is_not_called_cancelled() {
+    let (mut mesh, collector) = (Mesh::start(), Collector::grpc("127.0.0.1:0"));
+    let change = traced(collector.address.to_string(), 1.0);
+    let web = mesh.pod_with("web", |config| change(config)).await;
+    let server = mesh.pod_with("server", |config| change(config)).await;
+    server
+        .app(|stream| async {
+            let gives_up = service_fn(|_: Request<Incoming>| async { Err::<Response<Full<Bytes>>, _>(GivesUp) });
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), gives_up)
+                .await;
+        })
+        .await;
+    mesh.service(0, &[(&server, identity("server"))]).await;
+    let stream = TokioIo::new(TcpStream::connect(web.towards(0)).await.unwrap());
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://service-0.test/reset").body(Full::<Bytes>::from("question")).unwrap();
+    sender.send_request(request).await.unwrap_err();
+    let (client, into) = collector.spans.pair(&mesh, "/reset").await;
+    for span in [client, into] {
+        assert_eq!(span.attributes["error.type"], "reset", "{:?}", span.attributes);
+    }
+}
+
+/// Of a service: HTTP/2 says it by a reset.
+#[derive(Debug)]
+struct GivesUp;
+
+impl std::fmt::Display for GivesUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("not today")
+    }
+}
+
+impl std::error::Error for GivesUp {}
 
 /// Lines, when there are so many.
 async fn lines(mesh: &Mesh, log: &Path, count: usize) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -14,6 +15,7 @@ use crate::{
         Refusal,
         body::{Body, Passing},
     },
+    journal::Entry,
     policy::edit_lines,
 };
 
@@ -36,6 +38,8 @@ pub(super) struct Pump<'a> {
     pub(super) is_whole: bool,
     /// The last read has filled the sender's buffer.
     was_full: bool,
+    /// Of a request: told of its payload when it goes no further, for whatever reason.
+    pub(super) entry: Option<Rc<Entry>>,
 }
 
 /// Which of the two sides has broken.
@@ -63,8 +67,8 @@ impl<'a> Pump<'a> {
     /// `lead`, which begins with a head of that length, goes first, then what may pass of what was read already, and then the rest of `body`.
     pub(super) fn new(lead: &'a Buffer, head_length: usize, body: Body, passing: Passing) -> Self {
         let is_whole = body.is_end() && passing.bytes == 0;
-        let Passing { bytes: passing, payload, .. } = passing;
-        Self { lead, head_length, edited: None, sent: 0, body, passing, payload, is_whole, was_full: false }
+        let Passing { bytes: passing, payload } = passing;
+        Self { lead, head_length, edited: None, sent: 0, body, passing, payload, is_whole, was_full: false, entry: None }
     }
 
     /// The head as it goes on, and what of the body is behind it.
@@ -124,6 +128,14 @@ impl<'a> Pump<'a> {
                 0 => return Poll::Ready(Err(Side::From(io::ErrorKind::UnexpectedEof.into()))),
                 _ => self.was_full = from.input.is_full(),
             }
+        }
+    }
+}
+
+impl Drop for Pump<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = &self.entry {
+            entry.received(self.payload);
         }
     }
 }

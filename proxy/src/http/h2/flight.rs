@@ -295,7 +295,11 @@ impl Flight {
     /// Sends `reason` to whoever has asked.
     pub(super) fn reset(&self, reason: Reason) {
         self.server.replace(Server::None);
-        self.stage.set(Stage::Ended);
+        let stage = self.stage.replace(Stage::Ended);
+        if let Some(entry) = self.entry.as_ref().filter(|_| matches!(stage, Stage::Awaited | Stage::Begun)) {
+            // Whoever else records it may have been told already that it came to nothing, and not why.
+            entry.reset();
+        }
         self.client.connection.borrow_mut().reset(self.stream, reason);
         self.client.wake();
         if let Some(mut recorded) = self.recorded.take() {
