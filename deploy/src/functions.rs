@@ -6,8 +6,15 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use gtmpl_ng::{Func, FuncError, Value};
 
 /// By their names in templates. A template that calls another one is not parsed.
-pub(crate) const FUNCTIONS: [(&str, Func); 6] =
-    [("b64enc", b64enc), ("int", int), ("nindent", nindent), ("quote", quote), ("toYaml", to_yaml), ("until", until)];
+pub(crate) const FUNCTIONS: [(&str, Func); 7] = [
+    ("b64enc", b64enc),
+    ("int", int),
+    ("nindent", nindent),
+    ("omit", omit),
+    ("quote", quote),
+    ("toYaml", to_yaml),
+    ("until", until),
+];
 
 /// `b64enc TEXT`: for the data of Secrets.
 fn b64enc(arguments: &[Value]) -> Result<Value, FuncError> {
@@ -31,6 +38,16 @@ fn nindent(arguments: &[Value]) -> Result<Value, FuncError> {
     let columns = natural("nindent", columns)?;
     let indented = text.to_string().split('\n').map(|line| format!("\n{:columns$}{line}", "")).collect::<String>();
     Ok(indented.into())
+}
+
+/// `omit MAP KEY ...`: the map without these keys.
+fn omit(arguments: &[Value]) -> Result<Value, FuncError> {
+    let Some((Value::Map(map) | Value::Object(map), keys)) = arguments.split_first() else {
+        return Err(FuncError::Generic("omit: the first argument is not a map".to_owned()));
+    };
+    let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    let rest = map.iter().filter(|(key, _)| !keys.contains(key));
+    Ok(Value::Map(rest.map(|(key, value)| (key.clone(), value.clone())).collect()))
 }
 
 /// `quote TEXT`: a string of YAML, whatever is in it.
@@ -97,6 +114,13 @@ mod tests {
         let text = rendered("resources: {{- toYaml . | nindent 2 }}", resources);
         assert_eq!(text, "resources:\n  limits:\n    memory: 3\n  requests:\n    cpu: 50m\n    memory: 64Mi");
         assert_eq!(rendered("{{ toYaml . }}", serde_json::json!([{"b": 1, "a": true}])), "- a: true\n  b: 1");
+    }
+
+    #[test]
+    fn what_is_omitted_is_left_out() {
+        let map = serde_json::json!({"a": 1, "b": {"c": 2}, "d": "x"});
+        assert_eq!(rendered("{{ omit . \"a\" \"d\" \"e\" | toYaml }}", map), "b:\n  c: 2");
+        assert!(omit(&["text".into()]).is_err());
     }
 
     #[test]

@@ -113,6 +113,16 @@ pub enum Output {
     Json,
 }
 
+impl Output {
+    /// The text of `manifest`.
+    pub fn of(self, manifest: &Manifest) -> String {
+        match self {
+            Self::Yaml => manifest.yaml().to_owned(),
+            Self::Json => manifest.json(),
+        }
+    }
+}
+
 /// Why nothing is printed.
 #[derive(Debug, Error)]
 pub enum InstallError {
@@ -164,10 +174,7 @@ impl Install {
     /// Names the flag, the file or the value that cannot be.
     pub fn print(&self, namespace: &str) -> Result<String, InstallError> {
         let manifest = self.manifest(namespace)?;
-        Ok(match self.output {
-            Output::Yaml => manifest.yaml().to_owned(),
-            Output::Json => manifest.json(),
-        })
+        Ok(self.output.of(&manifest))
     }
 
     /// All objects of an installation in `namespace`.
@@ -175,20 +182,19 @@ impl Install {
     /// # Errors
     /// As [`print`](Self::print).
     pub fn manifest(&self, namespace: &str) -> Result<Manifest, InstallError> {
-        let manifest = render(&self.values()?, namespace)?;
+        let manifest = render(&self.values(Values::defaults())?, namespace)?;
         manifest.objects().iter().filter_map(|object| object["data"]["injection.yaml"].as_str()).try_for_each(
             |text| serde_yaml_ng::from_str(text).map(|_: Settings| ()).map_err(InstallError::Injection),
         )?;
         Ok(manifest)
     }
 
-    /// The values that the flags come to, checked.
+    /// The values that the flags come to, laid over `values`, and checked.
     ///
     /// # Errors
     /// As [`print`](Self::print).
-    pub fn values(&self) -> Result<Values, InstallError> {
+    pub fn values(&self, mut values: Values) -> Result<Values, InstallError> {
         self.check_choices()?;
-        let mut values = Values::defaults();
         // kubectl makes no namespace by itself.
         values.put("createNamespace", true);
         if self.ha.is_some() {

@@ -12,10 +12,12 @@
 mod assignment;
 mod functions;
 mod install;
+mod kept;
 mod render;
 mod values;
 
 pub use assignment::AssignmentError;
 pub use install::{Install, InstallError, Output};
+pub use kept::{Kept, KeptError};
 pub use render::{Manifest, RenderError, render};
 pub use values::{Values, ValuesError};

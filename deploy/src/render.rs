@@ -25,8 +25,10 @@ const TEMPLATES: [(&str, &str); 12] = [
     ("grafana.yaml", include_str!("../chart/templates/grafana.yaml")),
 ];
 
-/// What is in the chart for others than its own engine: it may have templates of theirs in it, and is taken as it is. The names are helm's.
-const FILES: [(&str, &str); 10] = [
+/// What is in the chart for others than its own engine: it may have templates of theirs in it, and is taken as it is. The names are helm's,
+/// which hands templates everything but `values.yaml` itself: so that has a second name.
+const FILES: [(&str, &str); 11] = [
+    ("files/values.yaml", include_str!("../chart/files/values.yaml")),
     ("files/rules.yml", include_str!("../chart/files/rules.yml")),
     ("files/dashboards/top-line.json", include_str!("../chart/files/dashboards/top-line.json")),
     ("files/dashboards/namespace.json", include_str!("../chart/files/dashboards/namespace.json")),
@@ -153,7 +155,7 @@ mod tests {
         let mut there = BTreeSet::new();
         for directory in ["files", "files/dashboards"] {
             let entries = fs::read_dir(format!("{chart}/{directory}")).unwrap().map(Result::unwrap);
-            let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+            let files = entries.filter(|entry| entry.path().is_file());
             there.extend(files.map(|entry| format!("{directory}/{}", entry.file_name().into_string().unwrap())));
         }
         assert_eq!(there, FILES.iter().map(|(name, _)| (*name).to_owned()).collect());

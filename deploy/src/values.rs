@@ -96,13 +96,20 @@ impl Values {
         schemas.validate(&self.0, schema).map_err(|error| refusal(&error))
     }
 
+    /// The chart's own, with `over` laid over them.
+    pub(crate) fn with(over: Value) -> Self {
+        let mut values = Self::defaults();
+        merge(&mut values.0, over);
+        values
+    }
+
     /// As templates see them.
     pub fn as_json(&self) -> &Value {
         &self.0
     }
 }
 
-fn merge(under: &mut Value, over: Value) {
+pub(crate) fn merge(under: &mut Value, over: Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => {
             for (key, value) in over {

@@ -325,6 +325,8 @@ fn what_is_embedded_is_yaml_too() {
     for manifest in manifests() {
         for (config, key) in [
             ("conduit-config", "injection.yaml"),
+            ("conduit-config", "values.yaml"),
+            ("conduit-config", "defaults.yaml"),
             ("prometheus-config", "prometheus.yml"),
             ("prometheus-config", "rules.yml"),
             ("grafana-config", "datasources.yaml"),
