@@ -9,6 +9,7 @@ use crate::{
     inject::{InjectArgs, UninjectArgs},
     local::LocalCommand,
     pods, raft, routes, stat, tap, top, uninstall, version, wait,
+    pods, raft, routes, stat, tap, uninstall, upgrade, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -72,6 +73,8 @@ pub enum Command {
         #[command(subcommand)]
         command: raft::Command,
     },
+    /// Print what earlier releases have installed and this one does not: conduit prune | kubectl delete -f -
+    Prune,
     /// Configure again what was configured at a revision
     Rollback(routes::RollbackArgs),
     /// Show traffic: success rate, requests per second, latencies
@@ -84,6 +87,8 @@ pub enum Command {
     Uninject(UninjectArgs),
     /// Print what makes up the control plane in a cluster: conduit uninstall | kubectl delete -f -
     Uninstall(uninstall::Args),
+    /// Print what an installed control plane is to become: conduit upgrade | kubectl apply -f -
+    Upgrade(Box<upgrade::Args>),
     /// Print the versions of this command and of the control plane
     Version(version::Args),
     /// Wait until a change is in force everywhere

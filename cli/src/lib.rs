@@ -7,6 +7,10 @@
 //!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`top`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
 //!   [`completion`], [`dashboard`], [`explain`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`uninstall`]: what is to be deleted there.
+//!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
+//!   [`completion`], [`dashboard`]. [`yaml`] and [`gateway`] read what people write.
+//! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`upgrade`]: the same for what is there already; [`prune`], [`uninstall`]: what is
+//!   to be deleted there. [`installation`]: what there is.
 //! - [`plugin`]: commands of others.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
@@ -27,12 +31,14 @@ pub mod history;
 pub mod identity;
 pub mod inject;
 pub mod install;
+pub mod installation;
 pub mod kubernetes;
 pub mod local;
 pub mod output;
 pub mod plugin;
 pub mod pods;
 pub mod printable;
+pub mod prune;
 pub mod raft;
 pub mod resource;
 pub mod routes;
@@ -44,6 +50,7 @@ pub mod time;
 pub mod top;
 pub mod transport;
 pub mod uninstall;
+pub mod upgrade;
 pub mod version;
 pub mod wait;
 pub mod yaml;

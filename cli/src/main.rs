@@ -12,9 +12,10 @@ use conduit_cli::{
     global::Global,
     history, identity, inject, install,
     local::directory::MeshDirectory,
-    plugin, pods, raft, routes, stat,
+    plugin, pods, prune, raft, routes, stat,
     stdout::{self, Stdout},
     tap, top, uninstall, version, wait,
+    tap, uninstall, upgrade, version, wait,
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -122,12 +123,14 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Get(args) => get::run(args, global, control_plane, out, notes).await?,
         Command::Local { .. } | Command::Install(_) | Command::Inject(_) | Command::Uninject(_) => {}
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
+        Command::Prune => prune::run(global, out).await?,
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
         Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,
         Command::Top(args) => top::run(args, global, control_plane, out, notes).await?,
         Command::History(args) => history::run(args, control_plane, out).await?,
         Command::Uninstall(args) => uninstall::run(args, global, out).await?,
+        Command::Upgrade(args) => upgrade::run(args, global, control_plane, out).await?,
         Command::Wait(args) => wait::run(args, control_plane, out).await?,
         Command::Version(args) => version::run(args, global, control_plane, out).await?,
     }

@@ -1,19 +1,18 @@
 //! `conduit uninstall`: everything of a control plane that is in a cluster, to be given to `kubectl delete -f -`.
 
-use std::{collections::BTreeSet, io::Write};
+use std::io::Write;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
-use conduit_deploy::Install;
-use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::{
-    Api, Client, ResourceExt as _,
-    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
-};
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use serde_json::{Value, json};
 
-use crate::{check::meshed_pods, global::Global, kubernetes::plural};
+use crate::{
+    check::meshed_pods,
+    global::Global,
+    installation::{self, Kind},
+};
 
 /// So many pods are named.
 const EXAMPLES_MAX: usize = 5;
@@ -77,22 +76,14 @@ pub async fn run(args: &Args, global: &Global, out: &mut impl Write) -> anyhow::
 
 /// Those with the label that everything of a control plane has, by name alone, in the order in which they are to go.
 async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Value>> {
-    let labelled = ListParams::default().labels(&format!("{CONTROL_PLANE_NAMESPACE}={namespace}"));
     let mut found = Vec::new();
-    for (api_version, kind) in kinds(namespace)? {
-        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-        let resource = ApiResource::from_gvk_with_plural(
-            &GroupVersionKind::gvk(group, version, &kind),
-            &plural(&kind).to_lowercase(),
-        );
-        let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-        let listed = api.list_metadata(&labelled).await;
-        for object in listed.with_context(|| format!("cannot list {}", plural(&kind)))? {
+    for of in kinds(namespace)? {
+        for object in installation::labelled(client, namespace, &of).await? {
             let mut metadata = json!({"name": object.name_any()});
             if let Some(namespace) = object.namespace() {
                 metadata["namespace"] = namespace.into();
             }
-            found.push(json!({"apiVersion": api_version, "kind": kind, "metadata": metadata}));
+            found.push(json!({"apiVersion": of.0, "kind": of.1, "metadata": metadata}));
         }
     }
     // A StatefulSet leaves them behind, and they hold what the next control plane would be a stranger to.
@@ -105,15 +96,11 @@ async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Value>>
     Ok(found)
 }
 
-/// Of what is installed, and of what controllers make: `apiVersion` and `kind`.
-fn kinds(namespace: &str) -> anyhow::Result<Vec<(String, String)>> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let install = Install { ha: Some("3".to_owned()), ..Install::default() };
-    let manifest = install.manifest(namespace)?;
-    let installed = manifest.objects().iter().map(|object| (text(&object["apiVersion"]), text(&object["kind"])));
+/// Of what is installed, and of what controllers make, in the order in which they are to go.
+fn kinds(namespace: &str) -> anyhow::Result<Vec<Kind>> {
+    let mut kinds = installation::kinds(namespace)?;
     // Pods go with what they belong to.
-    let made = [("v1".to_owned(), "Secret".to_owned())];
-    let kinds: BTreeSet<_> = installed.chain(made).collect();
+    kinds.insert(("v1".to_owned(), "Secret".to_owned()));
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by_key(|(_, kind)| (!FIRST.contains(&kind.as_str()), kind == LAST));
     Ok(kinds)

@@ -71,6 +71,7 @@ fn a_control_plane_lives_in_a_cluster() {
     }
     let mut cluster = Cluster::start();
     install(&mut cluster);
+    upgrade(&mut cluster);
     everything_is_kept(&cluster);
     pods_get_proxies(&cluster);
     endpoints_follow(&cluster);
@@ -84,22 +85,108 @@ fn a_control_plane_lives_in_a_cluster() {
     nothing_is_left(&mut cluster);
 }
 
-/// From the README's line to three replicas that agree.
+/// As it was installed by an earlier release.
+const EARLIER: &str = include_str!("kubernetes/earlier.yaml");
+/// What that installation is given, now as then, but for Prometheus, which is to go.
+const FLAGS: &str = "--ha --raft-storage=emptydir --without-prometheus";
+
+/// Three replicas that agree, in an installation by an earlier release.
 fn install(cluster: &mut Cluster) {
-    let (manifests, notes) = cluster.conduit("install --ha --raft-storage=emptydir --without-prometheus", "");
-    assert_eq!(notes, "");
-    cluster.apply(&manifests);
+    cluster.apply(EARLIER);
     for number in 0..REPLICAS {
         cluster.start_controller(&format!("controller-{number}"), REPLICAS);
     }
+    all_vote(cluster);
+}
+
+fn all_vote(cluster: &Cluster) {
     eventually("all replicas are voters", || {
-        let status = cluster.ask("controller-0", "raft status -o json")?;
-        (status.matches("\"voter\": true").count() == REPLICAS || status.matches("\"voter\":true").count() == REPLICAS)
-            .then_some(())
+        let status: Value = serde_json::from_str(&cluster.ask("controller-0", "raft status -o json")?).ok()?;
+        let members = status["members"].as_array()?.clone();
+        let is_well = |member: &Value| member["voter"] == true && member["role"] != "unreachable";
+        (members.len() == REPLICAS && members.iter().all(is_well)).then_some(())
     });
-    let (again, _) = cluster.conduit("install --ha --raft-storage=emptydir --without-prometheus", "");
+}
+
+/// To this release, by what it prints, and by nothing else.
+fn upgrade(cluster: &mut Cluster) {
+    let admin = cluster.admin();
+    let kept = |cluster: &Cluster| {
+        let roots =
+            eventually("the trust bundle is there", || cluster.get("-n default configmap conduit-trust-bundle"));
+        let gate = cluster.get("-n conduit configmap conduit-bootstrap").unwrap();
+        (roots["data"].clone(), gate["metadata"]["uid"].clone(), gate["data"].clone())
+    };
+    let before = kept(cluster);
+    let refused = |flags: &str, says: &str| {
+        let (success, output) = cluster.through_api_server(&admin, &format!("upgrade {flags}"));
+        assert!(!success && output.contains(says), "upgrade {flags}: {output}");
+    };
+    refused("", "did not keep its values");
+    refused(
+        "--reset-values --raft-storage=emptydir",
+        "2 of 3 controllers that vote would go (controller-1, controller-2)",
+    );
+    refused("--reset-values --ha", "persistent volumes are for new StatefulSets only");
+    refused(
+        &format!("--reset-values {FLAGS} --identity-trust-domain=example.org"),
+        "the trust domain is cluster.local",
+    );
+    refused("-c elsewhere", "not installed in the \"elsewhere\" namespace");
+    let (success, plan) = cluster.through_api_server(&admin, &format!("upgrade --plan --reset-values {FLAGS}"));
+    for line in [
+        "\n+ APIService v1alpha1.conduit.api.conduit.io\n",
+        "\n~ ConfigMap conduit/conduit-config\n    data.defaults.yaml\n    data.values.yaml\n",
+        "\n- Deployment conduit/prometheus\n",
+        "\nControllers are replaced one at a time",
+        " 0 refused",
+    ] {
+        assert!(success && plan.contains(line), "{line}: {plan}");
+    }
+    let (success, manifests) = cluster.through_api_server(&admin, &format!("upgrade --reset-values {FLAGS}"));
+    assert!(success, "{manifests}");
+    cluster.apply(&manifests);
+    cluster.kubectl("-n conduit rollout status statefulset controller --timeout 120s");
+    for number in 0..REPLICAS {
+        cluster.restart_controller(&format!("controller-{number}"), REPLICAS);
+        all_vote(cluster);
+    }
+    assert_eq!(kept(cluster), before, "it is the same control plane");
+    nothing_changes_by_itself(cluster);
+    what_is_gone_is_named(cluster);
+}
+
+/// What was chosen is kept.
+fn nothing_changes_by_itself(cluster: &Cluster) {
+    let (again, notes) = cluster.conduit(&format!("install {FLAGS}"), "");
+    assert_eq!(notes, "");
+    let (success, upgraded) = cluster.through_api_server(&cluster.admin(), "upgrade");
+    assert!(success && upgraded == again, "{upgraded}");
     let (same, difference) = cluster.try_kubectl("diff -f -", &again);
     assert!(same, "installed again, something would change: {difference}");
+    let (success, plan) = cluster.through_api_server(&cluster.admin(), "upgrade --plan");
+    assert!(success && plan.contains("\n0 to be created, 0 changed, 0 refused, "), "{plan}");
+    assert!(plan.contains("No controller is restarted."), "{plan}");
+}
+
+fn what_is_gone_is_named(cluster: &Cluster) {
+    let admin = cluster.admin();
+    let (success, printed) = cluster.through_api_server(&admin, "prune");
+    assert!(success, "{printed}");
+    let is_there = |name: &str| printed.contains(&format!("  name: {name}\n"));
+    assert!(
+        ["prometheus", "conduit-prometheus", "conduit-conduit-prometheus", "prometheus-config"]
+            .into_iter()
+            .all(is_there)
+    );
+    let kept =
+        ["conduit-seed", "conduit-root", "conduit-trust-bundle", "conduit-bootstrap", "conduit-config", "conduit"];
+    assert!(!kept.into_iter().any(is_there), "{printed}");
+    let (success, output) = cluster.try_kubectl("delete -f -", &printed);
+    assert!(success, "{output}");
+    let (success, printed) = cluster.through_api_server(&admin, "prune");
+    assert!(success && printed.is_empty(), "{printed}");
+    cluster.get("-n conduit secret conduit-seed").unwrap();
 }
 
 fn everything_is_kept(cluster: &Cluster) {

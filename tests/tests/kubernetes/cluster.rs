@@ -247,6 +247,13 @@ impl Cluster {
         self.spawn(name, command);
     }
 
+    /// Ends that controller and starts it as its pod is now, with a log that begins anew.
+    pub fn restart_controller(&mut self, name: &str, replicas: usize) {
+        self.kill(name);
+        fs::remove_file(self.path(&format!("{name}.log"))).unwrap();
+        self.start_controller(name, replicas);
+    }
+
     fn write_kubeconfig(&self, path: &Path, token: &str) {
         let (success, admin) = self.try_kubectl("config view --raw -o json", "");
         assert!(success, "{admin}");

@@ -1,0 +1,84 @@
+//! An installation as its cluster has it: what it keeps of itself, and the objects that belong to it.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, bail};
+use conduit_deploy::{Install, Kept};
+use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
+    core::PartialObjectMeta,
+};
+use serde_json::Value;
+
+use crate::kubernetes::plural;
+
+/// Where it keeps what it was installed with.
+const CONFIG: &str = "conduit-config";
+/// helm writes it on everything that it has made.
+const HELM_RELEASE: &str = "meta.helm.sh/release-name";
+
+/// `apiVersion` and `kind`.
+pub type Kind = (String, String);
+
+/// What the installation in `namespace` keeps of itself.
+///
+/// # Errors
+/// When there is none, it cannot be read, or another tool keeps it.
+pub async fn kept(client: &Client, namespace: &str) -> anyhow::Result<Kept> {
+    let config = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(CONFIG).await;
+    let Some(config) = config.with_context(|| format!("cannot read the ConfigMap {namespace}/{CONFIG}"))? else {
+        bail!("Conduit is not installed in the \"{namespace}\" namespace of this cluster");
+    };
+    if let Some(release) = config.annotations().get(HELM_RELEASE) {
+        bail!("helm has installed it, as the release \"{release}\", and keeps its values: use helm upgrade");
+    }
+    let kept = Kept::read(config.data.as_ref().unwrap_or(&Default::default()));
+    kept.with_context(|| format!("the ConfigMap {namespace}/{CONFIG} cannot be used"))
+}
+
+/// Of all that can be installed.
+///
+/// # Errors
+/// When `namespace` cannot be one.
+pub fn kinds(namespace: &str) -> anyhow::Result<BTreeSet<Kind>> {
+    let install = Install { ha: Some("3".to_owned()), ..Install::default() };
+    Ok(install.manifest(namespace)?.objects().iter().map(kind).collect())
+}
+
+/// Of an object.
+pub fn kind(object: &Value) -> Kind {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&object["apiVersion"]), text(&object["kind"]))
+}
+
+/// How the API server calls objects of that kind.
+pub fn resource((api_version, kind): &Kind) -> ApiResource {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural(kind).to_lowercase())
+}
+
+/// Those of that kind which have the label that everything of a control plane has.
+///
+/// # Errors
+/// When the API server does not say.
+pub async fn labelled(
+    client: &Client,
+    namespace: &str,
+    kind: &Kind,
+) -> anyhow::Result<Vec<PartialObjectMeta<DynamicObject>>> {
+    let labelled = ListParams::default().labels(&format!("{CONTROL_PLANE_NAMESPACE}={namespace}"));
+    let api = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
+    let listed = api.list_metadata(&labelled).await;
+    Ok(listed.with_context(|| format!("cannot list {}", plural(&kind.1)))?.items)
+}
+
+/// How people call it: `StatefulSet conduit/controller`.
+pub fn title(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &object["metadata"];
+    let place = metadata["namespace"].as_str().map_or(String::new(), |namespace| format!("{namespace}/"));
+    format!("{} {place}{}", text(&object["kind"]), text(&metadata["name"]))
+}
