@@ -100,7 +100,8 @@ impl App {
     /// # Errors
     /// When something that only a person can mend is in the way.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let platform = config.platform().await?;
+        let platform_metrics = PlatformMetrics::default();
+        let platform = config.platform(&platform_metrics).await?;
         let (seed_sender, shared_seed) = watch::channel(Arc::new(platform.seed().await?));
         let (cluster, replica_tls) = start_cluster(&config, &shared_seed.borrow().clone()).await?;
         let issuer = Arc::new(ArcSwapOption::empty());
@@ -117,7 +118,7 @@ impl App {
             clock,
             refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
-            platform_metrics: PlatformMetrics::default(),
+            platform_metrics,
         };
         serve_peers(&config, &replica_tls, &own).await?;
         tokio::spawn(seed::follow(platform.clone(), seed_sender, replica_tls));

@@ -15,7 +15,12 @@ use conduit_api::TrustDomain;
 
 use crate::{
     authority::roots::OwnFiles,
-    platform::{Platform, kubernetes::Kubernetes, local::LocalFiles},
+    platform::{
+        Platform,
+        kubernetes::{Kubernetes, unmeshed::Mode},
+        local::LocalFiles,
+        metrics::PlatformMetrics,
+    },
 };
 
 /// Raft, and what replicas ask of each other.
@@ -73,6 +78,10 @@ pub struct Config {
     /// How proxies are made that are added to pods, YAML; without it, none are.
     #[arg(long, value_name = "FILE", requires = "kubernetes")]
     pub injection_file: Option<PathBuf>,
+
+    /// What is done about pods that should have a proxy and have none: report, or evict, so that they are made anew.
+    #[arg(long, value_name = "report|evict", default_value = "report")]
+    pub repair_pods: Mode,
 
     /// What runs in the local mesh, as its supervisor writes it.
     #[arg(long, required_unless_present = "kubernetes")]
@@ -168,9 +177,9 @@ impl Config {
     ///
     /// # Errors
     /// When it is not said where that is.
-    pub async fn platform(&self) -> anyhow::Result<Arc<dyn Platform>> {
+    pub async fn platform(&self, metrics: &PlatformMetrics) -> anyhow::Result<Arc<dyn Platform>> {
         if self.kubernetes {
-            return Ok(Arc::new(Kubernetes::new(self).await?));
+            return Ok(Arc::new(Kubernetes::new(self, metrics.clone()).await?));
         }
         let required = |path: &Option<PathBuf>, flag| path.clone().with_context(|| format!("{flag} is missing"));
         Ok(Arc::new(LocalFiles {

@@ -6,7 +6,8 @@ use conduit_deploy::{Install, Manifest};
 use serde_json::{Value, json};
 
 fn manifests() -> Vec<Manifest> {
-    let ha = Install { ha: Some("3".to_owned()), ..Install::default() };
+    let set = vec!["proxyInjector.repair=evict,identity.externalIssuer=false".to_owned()];
+    let ha = Install { ha: Some("3".to_owned()), set, ..Install::default() };
     let small = Install { raft_storage: Some("emptydir".to_owned()), without_prometheus: true, ..Install::default() };
     let issuer = |name| Some(format!("{}/tests/issuer/{name}", env!("CARGO_MANIFEST_DIR")).into());
     let own = Install {

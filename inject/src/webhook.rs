@@ -12,6 +12,9 @@ use crate::{
     workload::Owner,
 };
 
+/// What a cluster needs for itself is in it. No webhook is asked about its pods.
+const SYSTEM: &str = "kube-system";
+
 /// Whether `pod` is to have a proxy: as it says itself, else as its namespace says, else not.
 ///
 /// # Errors
@@ -34,6 +37,16 @@ pub fn admit(pod: &Value, namespace: &Annotations, settings: &Settings) -> Resul
     let owner = Owner::of_pod(pod);
     let pods = Pods { template: pod, owner: owner.as_ref(), namespace, origin: Origin::Webhook };
     injection::plan(pods, settings).map(Some)
+}
+
+/// Whether `pod`, which was made already, has no proxy and would get one if it were made now, in a namespace with these annotations. One that
+/// is over, or on its way out, does not count, nor where the webhook is not asked.
+pub fn lacks_proxy(pod: &Value, namespace: &Annotations, settings: &Settings) -> bool {
+    let (metadata, phase) = (&pod["metadata"], pod["status"]["phase"].as_str());
+    let is_going = !metadata["deletionTimestamp"].is_null() || matches!(phase, Some("Succeeded" | "Failed"));
+    let place = metadata["namespace"].as_str().unwrap_or_default();
+    let is_exempt = place == SYSTEM || place == settings.control_plane_namespace;
+    !is_going && !is_exempt && matches!(admit(pod, namespace, settings), Ok(Some(Decision::Inject(_))))
 }
 
 /// `operations` as a JSON patch ([RFC 6902](https://www.rfc-editor.org/rfc/rfc6902)), to be applied to the pod that they were

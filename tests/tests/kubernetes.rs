@@ -33,6 +33,13 @@ fn service(name: &str) -> String {
         .to_string()
 }
 
+/// One that nothing has made, and nothing would make again.
+fn pod(name: &str) -> String {
+    let spec = json!({"containers": [{"name": "main", "image": "played"}]});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
+        .to_string()
+}
+
 fn namespace(annotations: Value) -> String {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "annotations": annotations}})
         .to_string()
@@ -77,6 +84,7 @@ fn a_control_plane_lives_in_a_cluster() {
     endpoints_follow(&cluster);
     workloads_get_identities(&mut cluster);
     people_ask_by_their_rights(&cluster);
+    pods_without_a_proxy_are_found(&cluster);
     routes_are_followed(&cluster);
     // An API server that has just started knows of nobody's rights for a moment: so this comes first.
     nothing_was_forbidden(&cluster);
@@ -89,7 +97,7 @@ fn a_control_plane_lives_in_a_cluster() {
 /// As it was installed by an earlier release.
 const EARLIER: &str = include_str!("kubernetes/earlier.yaml");
 /// What that installation is given, now as then, but for Prometheus, which is to go.
-const FLAGS: &str = "--ha --raft-storage=emptydir --without-prometheus";
+const FLAGS: &str = "--ha --raft-storage=emptydir --without-prometheus --set=proxyInjector.repair=evict";
 
 /// Three replicas that agree, in an installation by an earlier release.
 fn install(cluster: &mut Cluster) {
@@ -214,6 +222,7 @@ fn pods_get_proxies(cluster: &Cluster) {
     eventually("a pod that nobody wants a proxy for has none", || {
         pods(cluster, "plain").first().map(|pod| assert_eq!(containers(pod), ["main"]))
     });
+    cluster.apply(&pod("alone"));
     cluster.apply(&namespace(json!({"conduit.io/inject": "enabled"})));
     cluster.apply(&deployment("web", 2, json!({})));
     cluster.apply(&deployment("client", 1, json!({})));
@@ -247,6 +256,24 @@ fn pods_get_proxies(cluster: &Cluster) {
         (proxy, by_name(&spec["volumes"], "conduit-identity-token"), spec["initContainers"][0]["args"].clone())
     };
     assert_eq!(added(&by_hand), added(&by_webhook));
+}
+
+/// They were made before anybody wanted proxies for them.
+fn pods_without_a_proxy_are_found(cluster: &Cluster) {
+    eventually("a pod that has none is evicted, and comes back with one", || {
+        let pods = pods(cluster, "plain");
+        pods.iter().any(|pod| containers(pod).contains(&"conduit-proxy")).then_some(())
+    });
+    let told = |pod: &str| {
+        let events = cluster.get("-n shop events --field-selector reason=NoProxy")?;
+        let told = events["items"].as_array()?.iter().filter(|event| event["involvedObject"]["name"] == pod).count();
+        (told > 0).then_some(told)
+    };
+    assert_eq!(eventually("whoever looks after a pod is told", || told("alone")), 1);
+    let alone = cluster.get("-n shop pod alone").unwrap();
+    assert!(alone["metadata"]["deletionTimestamp"].is_null(), "nobody would bring it back");
+    let (_, output) = cluster.through_api_server(&cluster.admin(), "check --proxy -n shop -o grouped");
+    assert!(output.contains("1 have none: shop/alone"), "{output}");
 }
 
 /// What the cluster says of pods and services comes to every replica.

@@ -1,15 +1,15 @@
 //! What only the API server of a cluster can say of a control plane and of the proxies there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conduit_api::access::{API_VERSION, group};
 use conduit_deploy::Install;
-use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
+use conduit_inject::{Settings, injection::CONTROL_PLANE_NAMESPACE};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
         authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
-        core::v1::Pod,
+        core::v1::{Namespace, Pod},
     },
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
@@ -212,20 +212,42 @@ impl Cluster<'_> {
                 "data plane is up-to-date",
                 outcome(&|found| pods::up_to_date(found, latest)),
             ),
+            Check::new(
+                "conduit-data-plane",
+                "pods that should have a proxy have one",
+                self.unmeshed(namespace).await.unwrap_or_else(|error| Outcome::Error(said(&error))),
+            ),
         ]
+    }
+
+    /// Of the pods in `namespace`, or in all, those that were made while no controller answered, or before somebody wanted a proxy for them.
+    async fn unmeshed(&self, namespace: Option<&str>) -> kube::Result<Outcome> {
+        let namespaces = Api::<Namespace>::all(self.client.clone()).list_metadata(&ListParams::default()).await?;
+        let namespaces: BTreeMap<_, _> = namespaces
+            .items
+            .into_iter()
+            .map(|namespace| (namespace.name_any(), namespace.metadata.annotations.unwrap_or_default()))
+            .collect();
+        let found = living(&self.client, &format!("!{CONTROL_PLANE_NAMESPACE}"), namespace).await?;
+        let settings = Settings { control_plane_namespace: self.namespace.to_owned(), ..Settings::default() };
+        Ok(pods::in_the_mesh(&found, &namespaces, &settings))
     }
 }
 
 /// Pods with a proxy of the control plane in `control_plane`, without its own.
 pub(super) async fn meshed(client: &Client, control_plane: &str, namespace: Option<&str>) -> kube::Result<Vec<Pod>> {
-    let labels = format!("{CONTROL_PLANE_NAMESPACE}={control_plane},!{COMPONENT}");
+    living(client, &format!("{CONTROL_PLANE_NAMESPACE}={control_plane},!{COMPONENT}"), namespace).await
+}
+
+/// Pods with these labels that have not ended.
+async fn living(client: &Client, labels: &str, namespace: Option<&str>) -> kube::Result<Vec<Pod>> {
     let api = match namespace {
         Some(namespace) => Api::<Pod>::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
     // What has ended needs no proxy any more.
     let living = "status.phase!=Succeeded,status.phase!=Failed";
-    let mut found = api.list(&ListParams::default().labels(&labels).fields(living)).await?.items;
+    let mut found = api.list(&ListParams::default().labels(labels).fields(living)).await?.items;
     found.sort_by_key(|pod| (pod.namespace(), pod.name_any()));
     Ok(found)
 }

@@ -1,6 +1,8 @@
 //! What pods say of themselves. Pure.
 
-use conduit_inject::injection::PROXY_VERSION;
+use std::collections::BTreeMap;
+
+use conduit_inject::{Annotations, Settings, injection::PROXY_VERSION, webhook::lacks_proxy};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use kube::ResourceExt as _;
 
@@ -34,6 +36,24 @@ pub(super) fn up_to_date(pods: &[Pod], latest: &str) -> Outcome {
             others.len(),
             pods.len(),
             examples(&others)
+        )),
+    }
+}
+
+/// Whether all of them that should have a proxy, in namespaces with these annotations, have one.
+pub(super) fn in_the_mesh(pods: &[Pod], namespaces: &BTreeMap<String, Annotations>, settings: &Settings) -> Outcome {
+    let lacks = |pod: &&Pod| {
+        let annotations = pod.namespace().and_then(|namespace| namespaces.get(&namespace));
+        let pod = serde_json::to_value(pod);
+        annotations.zip(pod.ok()).is_some_and(|(annotations, pod)| lacks_proxy(&pod, annotations, settings))
+    };
+    let without: Vec<_> = pods.iter().filter(lacks).map(name).collect();
+    match without.is_empty() {
+        true => Outcome::Ok,
+        false => Outcome::Warning(format!(
+            "{} have none: {}; restart their workloads (kubectl rollout restart), or install with proxyInjector.repair=evict",
+            without.len(),
+            examples(&without)
         )),
     }
 }
@@ -112,6 +132,23 @@ mod tests {
                     .to_owned()
             )
         );
+    }
+
+    #[test]
+    fn pods_outside_of_the_mesh_are_named() {
+        let mut outside = pod("web", "v1", ready_status());
+        outside.spec = serde_json::from_value(json!({"containers": [{"name": "main", "image": "x"}]})).unwrap();
+        let settings = Settings::default();
+        let namespaces = |inject: &str| -> BTreeMap<_, Annotations> {
+            [("shop".to_owned(), [("conduit.io/inject".to_owned(), inject.to_owned())].into())].into()
+        };
+        let pods = [outside];
+        assert_eq!(in_the_mesh(&pods, &namespaces("disabled"), &settings), Outcome::Ok);
+        assert_eq!(in_the_mesh(&pods, &BTreeMap::new(), &settings), Outcome::Ok);
+        let Outcome::Warning(says) = in_the_mesh(&pods, &namespaces("enabled"), &settings) else {
+            panic!("it is a warning")
+        };
+        assert!(says.starts_with("1 have none: shop/web; restart"), "{says}");
     }
 
     #[test]

@@ -7,10 +7,12 @@ mod httproutes;
 mod kinds;
 mod known;
 mod objects;
+mod repair;
 mod revisioned;
 mod routes;
 mod status;
 mod trust_bundle;
+pub mod unmeshed;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
@@ -32,10 +34,11 @@ use zeroize::Zeroizing;
 use self::{
     gate::{GATE, Gate},
     objects::Objects,
+    repair::Repairer,
     revisioned::Version,
     trust_bundle::TrustBundles,
 };
-use super::{Passed, Platform};
+use super::{Passed, Platform, metrics::PlatformMetrics};
 use crate::config::Config;
 
 /// The secret of all replicas.
@@ -63,6 +66,7 @@ pub struct Kubernetes {
     data_dir: PathBuf,
     trust_bundles: TrustBundles,
     gate: Gate,
+    repairer: Repairer,
 }
 
 impl Kubernetes {
@@ -70,7 +74,7 @@ impl Kubernetes {
     ///
     /// # Errors
     /// When neither says where its API server is.
-    pub async fn new(config: &Config) -> anyhow::Result<Self> {
+    pub async fn new(config: &Config, metrics: PlatformMetrics) -> anyhow::Result<Self> {
         let mut client_config = client_config(config.kubeconfig.as_deref()).await?;
         client_config.connect_timeout = Some(CONNECT_TIMEOUT);
         // That a connection was idle is no sign of the next answer.
@@ -81,6 +85,7 @@ impl Kubernetes {
         Ok(Self {
             trust_bundles: TrustBundles::new(&client, &config.namespace),
             gate: Gate::new(&client, &config.namespace),
+            repairer: Repairer::new(&client, config, metrics),
             client,
             watching,
             namespace: config.namespace.clone(),
@@ -161,8 +166,8 @@ impl Platform for Kubernetes {
         let objects = Objects::new(&self.namespace, &self.trust_domain);
         let (statements, said) = tokio::sync::watch::channel(Vec::new());
         let (follow, say) = (self.trust_bundles.follow(&self.watching), httproutes::say(self.client.clone(), said));
-        let gate = self.gate.clone();
-        let meanwhile = async move { ((), (), ()) = tokio::join!(follow, say, gate.keep()) };
+        let (gate, repairer) = (self.gate.clone(), self.repairer.clone());
+        let meanwhile = async move { ((), (), (), ()) = tokio::join!(follow, say, gate.keep(), repairer.keep()) };
         watch::inventories(&self.watching, objects, statements, meanwhile)
     }
 

@@ -15,10 +15,17 @@ use crate::propose::unix_ms;
 pub struct PlatformMetrics {
     described: Gauge,
     proposals: Family<Proposal, Counter>,
+    without_proxy: Gauge,
+    evictions: Family<Eviction, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Proposal {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Eviction {
     outcome: &'static str,
 }
 
@@ -34,6 +41,16 @@ impl PlatformMetrics {
         self.proposals.get_or_create(&Proposal { outcome }).inc();
     }
 
+    /// So many pods should have a proxy and have none.
+    pub fn without_proxy(&self, pods: usize) {
+        self.without_proxy.set(i64::try_from(pods).unwrap_or(i64::MAX));
+    }
+
+    /// What became of the eviction of one of them.
+    pub fn evicted(&self, outcome: &'static str) {
+        self.evictions.get_or_create(&Eviction { outcome }).inc();
+    }
+
     /// Into what is scraped.
     pub fn register(&self, registry: &mut Registry) {
         let help =
@@ -41,5 +58,9 @@ impl PlatformMetrics {
         registry.register("platform_described_timestamp_seconds", help, self.described.clone());
         let help = "Proposals of what has changed in the platform, by what became of them";
         registry.register("platform_proposals", help, self.proposals.clone());
+        let help = "Pods that should have a proxy and have none, when this replica last looked, while it led";
+        registry.register("platform_pods_without_proxy", help, self.without_proxy.clone());
+        let help = "Evictions of such pods, by what became of them";
+        registry.register("platform_evictions", help, self.evictions.clone());
     }
 }

@@ -243,6 +243,10 @@ impl Cluster {
         command.arg(format!("--data-dir={}", self.path(&format!("{name}.data")).display()));
         command.arg(format!("--kubeconfig={}", kubeconfig.display()));
         command.arg(format!("--injection-file={}", injection.display()));
+        // As its pod is told, if its release knows of it.
+        let set = self.get("-n conduit statefulset controller").unwrap();
+        let args = set["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap().iter();
+        command.args(args.filter_map(Value::as_str).filter(|arg| arg.starts_with("--repair-pods=")));
         command.arg(format!("--api-socket={}", self.path(&format!("{name}.sock")).display()));
         self.spawn(name, command);
     }

@@ -1,0 +1,169 @@
+//! The shell of [`unmeshed`](super::unmeshed): looks for pods without the proxy that they should have, tells of them, and evicts them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use conduit_inject::{Annotations, Settings};
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::MutatingWebhookConfiguration,
+        core::v1::{Event, Namespace, Pod},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, EvictParams, ListParams, PostParams, Preconditions},
+};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::unmeshed::{Effect, Look, Mode, Repair, Unmeshed, selector};
+use crate::{config::Config, platform::metrics::PlatformMetrics};
+
+/// Between two looks. All pods without a proxy are listed: that is the price.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Of one answer of the API server: as it is watched.
+const PAGE: u32 = 500;
+/// Too many by the budget that guards it, as the Eviction API says it.
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// What is looked for, and how.
+#[derive(Clone)]
+pub struct Repairer {
+    client: Client,
+    /// The control plane's own.
+    namespace: String,
+    /// How proxies are made; without it, none are.
+    settings: Option<PathBuf>,
+    mode: Mode,
+    metrics: PlatformMetrics,
+}
+
+impl Repairer {
+    /// For the control plane that `config` tells of.
+    pub fn new(client: &Client, config: &Config, metrics: PlatformMetrics) -> Self {
+        let (namespace, settings) = (config.namespace.clone(), config.injection_file.clone());
+        Self { client: client.clone(), namespace, settings, mode: config.repair_pods, metrics }
+    }
+
+    /// Does so as long as it is polled: by the leader alone.
+    pub async fn keep(self) {
+        let Some(settings) = &self.settings else { return };
+        let mut repair = Repair::new(self.mode);
+        loop {
+            sleep(LOOK_AGAIN).await;
+            match self.look(settings).await {
+                Ok(look) => {
+                    self.metrics.without_proxy(look.pods.len());
+                    for effect in repair.handle(Instant::now(), &look) {
+                        self.perform(effect).await;
+                    }
+                }
+                Err(error) => warn!(error = %format_args!("{error:#}"), "pods without a proxy were not looked for"),
+            }
+        }
+    }
+
+    async fn look(&self, settings: &Path) -> anyhow::Result<Look> {
+        let text = std::fs::read_to_string(settings).with_context(|| format!("cannot read {}", settings.display()))?;
+        let settings: Settings = serde_yaml_ng::from_str(&text).with_context(|| settings.display().to_string())?;
+        let namespaces = Api::<Namespace>::all(self.client.clone()).list_metadata(&ListParams::default()).await;
+        let namespaces: BTreeMap<String, Annotations> = namespaces
+            .context("cannot list namespaces")?
+            .items
+            .into_iter()
+            .map(|namespace| (namespace.name_any(), namespace.metadata.annotations.unwrap_or_default()))
+            .collect();
+        let api = Api::<Pod>::all(self.client.clone());
+        let mut parameters = ListParams::default().labels(&selector()).limit(PAGE);
+        let mut pods = Vec::new();
+        loop {
+            let page = api.list(&parameters).await.context("cannot list pods")?;
+            let of = |pod: &Pod| Unmeshed::of(pod, namespaces.get(pod.metadata.namespace.as_deref()?)?, &settings);
+            pods.extend(page.items.iter().filter_map(of));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters.continue_token = Some(token),
+                None => break,
+            }
+        }
+        let webhook_answers = self.mode == Mode::Evict && !pods.is_empty() && self.webhook_answers().await?;
+        Ok(Look { pods, webhook_answers })
+    }
+
+    async fn webhook_answers(&self) -> anyhow::Result<bool> {
+        let name = format!("conduit-proxy-injector-{}", self.namespace);
+        let configuration = Api::<MutatingWebhookConfiguration>::all(self.client.clone()).get_opt(&name).await;
+        let configuration = configuration.context("cannot read the webhook's configuration")?;
+        let mut webhooks = configuration.iter().flat_map(|found| found.webhooks.iter().flatten());
+        let is_trusted = webhooks.any(|webhook| webhook.client_config.ca_bundle.is_some());
+        let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), &self.namespace);
+        let slices = slices.list(&ListParams::default().labels("kubernetes.io/service-name=webhook")).await;
+        let slices = slices.context("cannot list the webhook's endpoints")?;
+        let mut endpoints = slices.items.iter().flat_map(|slice| &slice.endpoints);
+        let is_ready = endpoints
+            .any(|endpoint| endpoint.conditions.as_ref().is_some_and(|conditions| conditions.ready.unwrap_or(true)));
+        Ok(is_trusted && is_ready)
+    }
+
+    async fn perform(&self, effect: Effect) {
+        match effect {
+            Effect::Report(pod) => {
+                warn!(namespace = pod.namespace, pod = pod.name, "a pod that should have a proxy has none");
+                if let Err(error) = self.report(&pod).await {
+                    warn!(namespace = pod.namespace, pod = pod.name, %error, "nobody was told of it");
+                }
+            }
+            Effect::Evict(pod) => {
+                let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
+                // That very pod, and not one that has its name by now.
+                let this_one = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+                let delete_options = Some(DeleteParams::default().preconditions(this_one));
+                let parameters = EvictParams { delete_options, ..EvictParams::default() };
+                let outcome = match pods.evict(&pod.name, &parameters).await {
+                    Ok(_) => {
+                        info!(namespace = pod.namespace, pod = pod.name, "evicted a pod, to come back with a proxy");
+                        "evicted"
+                    }
+                    Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => "refused",
+                    Err(error) => {
+                        warn!(namespace = pod.namespace, pod = pod.name, %error, "a pod without a proxy was not evicted");
+                        "failed"
+                    }
+                };
+                self.metrics.evicted(outcome);
+            }
+        }
+    }
+
+    /// An Event of the pod, with a name that it has once.
+    async fn report(&self, pod: &Unmeshed) -> kube::Result<()> {
+        let now = Time(Timestamp::now());
+        let event: Event = serde_json::from_value(json!({
+            "metadata": {"name": format!("conduit-no-proxy.{}", pod.uid), "namespace": pod.namespace},
+            "involvedObject": {
+                "apiVersion": "v1", "kind": "Pod", "name": pod.name, "namespace": pod.namespace, "uid": pod.uid,
+            },
+            "type": "Warning",
+            "reason": "NoProxy",
+            "message": "It should have a proxy and has none: no controller of Conduit answered when it was made, or its namespace was annotated \
+                        later. It is outside of the mesh until it is made anew (kubectl rollout restart).",
+            "source": {"component": "conduit-controller"},
+            "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+        }))
+        .expect("it is an Event");
+        let events = Api::<Event>::namespaced(self.client.clone(), &pod.namespace);
+        match events.create(&PostParams::default(), &event).await {
+            Err(kube::Error::Api(status)) if !status.is_already_exists() => Err(kube::Error::Api(status)),
+            Err(kube::Error::Api(_)) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
