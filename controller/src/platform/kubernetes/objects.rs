@@ -159,7 +159,10 @@ impl Objects {
                 Some((node.metadata.name?, Some(zone)))
             }),
             Observed::Service(event) => self.services.observe(event, service),
-            Observed::EndpointSlice(event) => self.slices.observe(event, slice),
+            Observed::EndpointSlice(event) => {
+                let was_elsewhere = matches!(&event, Event::Apply(object) if self.forget_elsewhere(object));
+                self.slices.observe(event, slice) || was_elsewhere
+            }
             Observed::Pod(event) => {
                 let namespace = self.namespace.clone();
                 self.pods.observe(event, |object| pod(object, &namespace))
@@ -184,6 +187,17 @@ impl Objects {
                 is_new
             }
         }
+    }
+
+    /// A slice is its service's by a label, and people may change it: what it was before, it is no more. Whether it was.
+    fn forget_elsewhere(&mut self, object: &EndpointSlice) -> bool {
+        let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else { return false };
+        let service = object.labels().get(SERVICE_NAME);
+        let before = self.slices.objects.len();
+        self.slices.objects.retain(|(of, known), _| {
+            known != name || of.namespace() != namespace || service.is_some_and(|service| of.name() == service)
+        });
+        self.slices.objects.len() < before
     }
 
     /// Whether all that runs was listed, so that what is missing is not there. Nobody has to wait for routes: nothing is told of them until they

@@ -147,6 +147,21 @@ fn a_service_leads_to_its_ready_instances_and_their_identities() {
 }
 
 #[test]
+fn a_slice_that_is_given_to_another_service_leaves_the_first() {
+    let mut objects = with_web();
+    let slice = slice_of("web", 8080, &[("10.244.0.1", Some("web-1"), true)]);
+    let endpoints = |objects: &Objects| found(&objects.inventory(), "web").ports[&80].endpoints.len();
+    for label in [Some("other"), None] {
+        objects.observe(Observed::EndpointSlice(Event::Apply(slice.clone())));
+        assert_eq!(endpoints(&objects), 1);
+        let mut given_away = slice.clone();
+        given_away.metadata.labels = label.map(|label| [(SERVICE_NAME.to_owned(), label.to_owned())].into());
+        assert!(objects.observe(Observed::EndpointSlice(Event::Apply(given_away))));
+        assert_eq!(endpoints(&objects), 0, "{label:?}");
+    }
+}
+
+#[test]
 fn a_pod_that_goes_is_no_endpoint_before_its_slice_says_so() {
     for change in ["deleted", "unready", "over"] {
         let mut objects = with_web();
