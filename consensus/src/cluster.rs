@@ -321,11 +321,6 @@ impl Cluster {
         self.raft.is_initialized().await.unwrap_or(false)
     }
 
-    /// Whether it surely is not, and never was. One that cannot say is not.
-    pub async fn is_empty(&self) -> bool {
-        matches!(self.raft.is_initialized().await, Ok(false))
-    }
-
     /// Starts a new control plane with this replica as its only member. Exactly one replica may ever do so: two that do
     /// are two control planes.
     ///
@@ -464,11 +459,6 @@ impl Cluster {
         let status = self.status.borrow();
         let member = status.members.get(&node)?;
         Some(self.peers.channel(node, &member.address, Purpose::Messages))
-    }
-
-    /// A channel to the peer port of whichever replica is at `address`, member or not.
-    pub fn channel_to(&self, address: &str) -> Channel {
-        self.peers.stranger(address)
     }
 
     /// Resolves when Raft has ended without being asked to; the process must end then.

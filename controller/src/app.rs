@@ -29,18 +29,13 @@ use conduit_consensus::{Cluster, ClusterConfig, JoinError};
 use futures::FutureExt as _;
 use kube::Client;
 use parking_lot::Mutex;
-use tokio::{
-    net::UnixListener,
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::{net::UnixListener, sync::watch, task::JoinHandle, time::sleep};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Server, server::Router};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    admin, anew,
+    admin,
     api::{
         ApiServer,
         aggregated::{self, Aggregation},
@@ -73,8 +68,6 @@ use crate::{
 
 /// Between attempts to join, while no peer answers yet or there is no leader.
 const JOIN_RETRY: Duration = Duration::from_millis(200);
-/// Between two looks whether all others have lost what they had: longer than a start of theirs takes.
-const BEGIN_ANEW_CHECK: Duration = Duration::from_secs(3);
 /// Between two looks whether the others know this replica as it is: longer than any election.
 const MEMBERSHIP_CHECK: Duration = Duration::from_secs(5);
 /// A peer that says nothing for this long is probed, so that streams do not sit on a dead connection (grpc-rust#2746).
@@ -256,12 +249,12 @@ async fn become_member(config: &Config, platform: &dyn Platform, cluster: &Clust
         info!(node = %cluster.id(), "joined the control plane");
         return Ok(());
     }
-    if platform.pass_gate(&cluster.id().to_string()).await? {
+    if platform.pass_gate(&cluster.id().to_string(), peers.is_empty()).await? {
         cluster.initialize().await?;
         info!(node = %cluster.id(), "started a new control plane");
         return Ok(());
     }
-    let (mut waiting, mut looked) = (false, Instant::now());
+    let mut waiting = false;
     while let Err(error) = cluster.join(&peers).await {
         if matches!(error, JoinError::Retired) {
             return Err(error.into());
@@ -269,18 +262,6 @@ async fn become_member(config: &Config, platform: &dyn Platform, cluster: &Clust
         if !waiting {
             info!(%error, "waiting to join the control plane");
             waiting = true;
-        }
-        if looked.elapsed() >= BEGIN_ANEW_CHECK {
-            looked = Instant::now();
-            let begins = anew::begins(config, platform, cluster).await;
-            if begins
-                .inspect_err(|error| debug!(%error, "nobody says who has started this control plane"))
-                .unwrap_or(false)
-            {
-                cluster.initialize().await?;
-                warn!(node = %cluster.id(), "no replica has any data: started the control plane anew, with the root that was kept");
-                return Ok(());
-            }
         }
         sleep(JOIN_RETRY).await;
     }

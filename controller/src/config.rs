@@ -200,11 +200,6 @@ impl Config {
         })
     }
 
-    /// The names of the others.
-    pub fn peer_names(&self) -> impl Iterator<Item = &str> {
-        self.peers.iter().map(|peer| peer.name.as_str()).filter(|name| *name != self.name)
-    }
-
     /// The addresses of the others.
     pub fn other_addresses(&self) -> Vec<String> {
         self.peers.iter().filter(|peer| peer.name != self.name).map(|peer| peer.address.clone()).collect()

@@ -12,7 +12,6 @@
 //! A file named like its folder is pure and decides; `actor.rs` and `server.rs` beside it are its shell, and do.
 
 pub mod admin;
-pub mod anew;
 pub mod api;
 pub mod app;
 pub mod authority;

@@ -17,15 +17,6 @@ use conduit_api::{Revision, mesh::Inventory};
 use conduit_ca::Seed;
 use futures::stream::BoxStream;
 
-/// A replica that has passed the gate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// Its id.
-    pub node: String,
-    /// Of what says so: it is another one as soon as anybody else passes.
-    pub version: String,
-}
-
 /// One of them.
 #[tonic::async_trait]
 pub trait Platform: Send + Sync {
@@ -45,24 +36,12 @@ pub trait Platform: Send + Sync {
     /// Between two looks whether the seed is another one.
     fn seed_poll(&self) -> Duration;
 
-    /// Whether `node` is the replica that starts the control plane. Exactly one is, also when it died in between and comes back to finish.
+    /// Whether `node` is the replica that starts the control plane. Exactly one ever is, also when it died in between and comes back to
+    /// finish. One that is `alone`, and has lost its disk, may do it again.
     ///
     /// # Errors
     /// When nobody can say now.
-    async fn pass_gate(&self, node: &str) -> anyhow::Result<bool>;
-
-    /// Who has passed the gate; nothing, if nobody has, or nobody may ever do so in its place.
-    ///
-    /// # Errors
-    /// When nobody can say now.
-    async fn passed_gate(&self) -> anyhow::Result<Option<Passed>>;
-
-    /// Whether `node` has taken the place of who had passed. It must be sure that nothing is left of the control plane that was started: by
-    /// what it has found out after it was told of `before`.
-    ///
-    /// # Errors
-    /// When nobody can say now.
-    async fn pass_gate_after(&self, before: Passed, node: &str) -> anyhow::Result<bool>;
+    async fn pass_gate(&self, node: &str, alone: bool) -> anyhow::Result<bool>;
 
     /// The sealed root as [`Platform::keep_root`] was given it last, by whichever replica.
     ///

@@ -96,7 +96,6 @@ impl Own {
             issuer_not_after_ms: issuer.map_or(0, |issuer| unix_ms(issuer.not_after())),
             seed: seed.id(),
             other_seed: seed.other().map(|(_, id)| id).unwrap_or_default(),
-            empty: false,
         }
     }
 
@@ -163,8 +162,7 @@ impl peer_server::Peer for Own {
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let empty = self.cluster.is_empty().await;
-        Ok(Response::new(StatusResponse { empty, ..Own::status(self, request.into_inner()) }))
+        Ok(Response::new(Own::status(self, request.into_inner())))
     }
 
     async fn collect_stat(

@@ -16,7 +16,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::{Passed, Platform};
+use super::Platform;
 
 /// A seed's file is a hundred bytes.
 const SEED_POLL: Duration = Duration::from_secs(1);
@@ -71,17 +71,8 @@ impl Platform for LocalFiles {
         SEED_POLL
     }
 
-    async fn pass_gate(&self, node: &str) -> anyhow::Result<bool> {
+    async fn pass_gate(&self, node: &str, _: bool) -> anyhow::Result<bool> {
         pass_gate(&self.gate, node).with_context(|| format!("cannot use the bootstrap gate {}", self.gate.display()))
-    }
-
-    /// The gate is on the disk that the replicas' data are on: whoever has deleted these knows what that means.
-    async fn passed_gate(&self) -> anyhow::Result<Option<Passed>> {
-        Ok(None)
-    }
-
-    async fn pass_gate_after(&self, _: Passed, _: &str) -> anyhow::Result<bool> {
-        Ok(false)
     }
 
     async fn kept_root(&self) -> anyhow::Result<Option<Vec<u8>>> {
