@@ -29,7 +29,12 @@ use conduit_consensus::{Cluster, ClusterConfig, JoinError};
 use futures::FutureExt as _;
 use kube::Client;
 use parking_lot::Mutex;
-use tokio::{net::UnixListener, sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    net::UnixListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Server, server::Router};
 use tracing::{debug, error, info, warn};
@@ -68,6 +73,8 @@ use crate::{
 
 /// Between attempts to join, while no peer answers yet or there is no leader.
 const JOIN_RETRY: Duration = Duration::from_millis(200);
+/// Between two looks whether somebody lets this replica start the control plane anew, and before it says how: longer than an election takes.
+const LET_THROUGH_CHECK: Duration = Duration::from_secs(5);
 /// Between two looks whether the others know this replica as it is: longer than any election.
 const MEMBERSHIP_CHECK: Duration = Duration::from_secs(5);
 /// A peer that says nothing for this long is probed, so that streams do not sit on a dead connection (grpc-rust#2746).
@@ -254,7 +261,7 @@ async fn become_member(config: &Config, platform: &dyn Platform, cluster: &Clust
         info!(node = %cluster.id(), "started a new control plane");
         return Ok(());
     }
-    let mut waiting = false;
+    let (mut waiting, mut told, mut looked) = (false, false, Instant::now());
     while let Err(error) = cluster.join(&peers).await {
         if matches!(error, JoinError::Retired) {
             return Err(error.into());
@@ -263,10 +270,30 @@ async fn become_member(config: &Config, platform: &dyn Platform, cluster: &Clust
             info!(%error, "waiting to join the control plane");
             waiting = true;
         }
+        if looked.elapsed() >= LET_THROUGH_CHECK {
+            looked = Instant::now();
+            if begins_anew(platform, cluster, &mut told).await {
+                cluster.initialize().await?;
+                warn!(node = %cluster.id(), "somebody has said so: started the control plane anew, with the root that was kept");
+                return Ok(());
+            }
+        }
         sleep(JOIN_RETRY).await;
     }
     info!(node = %cluster.id(), "joined the control plane");
     Ok(())
+}
+
+/// Whether a person has said that this replica starts the control plane though another one has before; how to say so, if `told` is not set yet.
+async fn begins_anew(platform: &dyn Platform, cluster: &Cluster, told: &mut bool) -> bool {
+    let node = cluster.id().to_string();
+    if !std::mem::replace(told, true)
+        && let Some(advice) = platform.begin_anew_advice(&node)
+    {
+        warn!(node, advice, "another replica has started the control plane, and none lets this one join");
+    }
+    let is_let_through = platform.is_let_through(&node).await;
+    is_let_through.inspect_err(|error| debug!(%error, "nobody says who starts this control plane")).unwrap_or(false)
 }
 
 /// Tells the others whenever they know this replica by another address or release than it has, and asks them when there is

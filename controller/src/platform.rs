@@ -43,6 +43,19 @@ pub trait Platform: Send + Sync {
     /// When nobody can say now.
     async fn pass_gate(&self, node: &str, alone: bool) -> anyhow::Result<bool>;
 
+    /// Whether a person has said that `node`, which did not pass, starts the control plane anew. Nothing is changed by asking.
+    ///
+    /// # Errors
+    /// When nobody can say now.
+    async fn is_let_through(&self, _node: &str) -> anyhow::Result<bool> {
+        Ok(false)
+    }
+
+    /// How a person says so; nothing, where nobody can.
+    fn begin_anew_advice(&self, _node: &str) -> Option<String> {
+        None
+    }
+
     /// The sealed root as [`Platform::keep_root`] was given it last, by whichever replica.
     ///
     /// # Errors

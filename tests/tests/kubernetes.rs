@@ -517,6 +517,9 @@ fn a_leader_that_dies_is_followed_by_one_that_watches(cluster: &mut Cluster) {
     let members = status["members"].as_array().unwrap();
     let name =
         members.iter().find(|member| member["id"] == leader.as_str()).unwrap()["name"].as_str().unwrap().to_owned();
+    let gate = cluster.get("-n conduit configmap conduit-bootstrap").unwrap();
+    // What the next leader has never seen.
+    cluster.kubectl("-n conduit delete configmap conduit-bootstrap");
     cluster.kill(&name);
     let other = (0..REPLICAS).map(|number| format!("controller-{number}")).find(|other| *other != name).unwrap();
     cluster.kubectl("-n shop scale deployment web --replicas 2");
@@ -524,6 +527,12 @@ fn a_leader_that_dies_is_followed_by_one_that_watches(cluster: &mut Cluster) {
     cluster.start_controller(&name, REPLICAS);
     eventually("the one that was killed knows it as well", || (endpoints(cluster, &name, "web")?.0 == 2).then_some(()));
     all_have_routes(cluster, &["kept"]);
+    let again = eventually("who has started the control plane is known again", || {
+        cluster.get("-n conduit configmap conduit-bootstrap")
+    });
+    assert_eq!(again["data"]["control-plane-id"], gate["metadata"]["uid"], "it is the same control plane");
+    cluster.kubectl("create namespace late");
+    eventually("the trust bundle comes to a new namespace", || cluster.get("-n late configmap conduit-trust-bundle"));
 }
 
 /// The rights that the installation gives are enough, and no less.

@@ -2,6 +2,7 @@
 //! Secrets, who has started this control plane in a ConfigMap, and the trust bundle in one of every namespace.
 
 mod callers;
+mod gate;
 mod httproutes;
 mod kinds;
 mod known;
@@ -22,20 +23,21 @@ use conduit_ca::Seed;
 use conduit_consensus::store;
 use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
 use futures::stream::BoxStream;
-use k8s_openapi::{
-    ByteString,
-    api::core::v1::{ConfigMap, Secret},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, Config as ClientConfig,
     api::PostParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use self::{objects::Objects, repair::Repairer, revisioned::Version, trust_bundle::TrustBundles};
+use self::{
+    gate::{GATE, Gate},
+    objects::Objects,
+    repair::Repairer,
+    revisioned::Version,
+    trust_bundle::TrustBundles,
+};
 use super::{Platform, metrics::PlatformMetrics};
 use crate::config::Config;
 
@@ -43,12 +45,9 @@ use crate::config::Config;
 const SEED: &str = "conduit-seed";
 /// The sealed root.
 const ROOT: &str = "conduit-root";
-/// Who has started this control plane.
-const BOOTSTRAP: &str = "conduit-bootstrap";
 /// Of each of these objects: where in it.
 const SEED_KEY: &str = "seed";
 const ROOT_KEY: &str = "root.json";
-const NODE_KEY: &str = "node";
 /// A seed is replaced by hand, and nobody waits for it.
 const SEED_POLL: Duration = Duration::from_secs(10);
 /// A request that has not been answered by then is made again.
@@ -66,8 +65,7 @@ pub struct Kubernetes {
     trust_domain: TrustDomain,
     data_dir: PathBuf,
     trust_bundles: TrustBundles,
-    /// Tells this control plane from one before it in the same cluster.
-    id: OnceCell<String>,
+    gate: Gate,
     repairer: Repairer,
 }
 
@@ -86,40 +84,18 @@ impl Kubernetes {
         let client = Client::try_from(client_config)?;
         Ok(Self {
             trust_bundles: TrustBundles::new(&client, &config.namespace),
+            gate: Gate::new(&client, &config.namespace),
             repairer: Repairer::new(&client, config, metrics),
             client,
             watching,
             namespace: config.namespace.clone(),
             trust_domain: config.trust_domain.clone(),
             data_dir: config.data_dir.clone(),
-            id: OnceCell::new(),
         })
     }
 
     fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    fn config_maps(&self) -> Api<ConfigMap> {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    fn metadata(&self, name: &str) -> ObjectMeta {
-        ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some([(CONTROL_PLANE_NAMESPACE.to_owned(), self.namespace.clone())].into()),
-            ..ObjectMeta::default()
-        }
-    }
-
-    /// It is as old as the object that says who has started it.
-    async fn id(&self) -> anyhow::Result<&str> {
-        let read = || async {
-            let gate = self.config_maps().get(BOOTSTRAP).await;
-            let gate = gate.with_context(|| format!("cannot read the ConfigMap {}/{BOOTSTRAP}", self.namespace))?;
-            gate.metadata.uid.context("an object without a uid")
-        };
-        Ok(self.id.get_or_try_init(read).await?)
     }
 
     /// What is under `key` of the Secret `name`.
@@ -142,26 +118,34 @@ impl Kubernetes {
                 self.data_dir.display()
             );
         }
-        let gate = self.config_maps().get_opt(BOOTSTRAP).await;
-        if gate.with_context(|| format!("cannot read the ConfigMap {}/{BOOTSTRAP}", self.namespace))?.is_some() {
+        if self.gate.is_passed().await? {
             // Another replica may have made both since.
             if self.secret(SEED, SEED_KEY).await?.is_some() {
                 return Ok(());
             }
             bail!(
                 "the Secret {0}/{SEED} is gone, and without it nobody can open the trust root of the control plane that was started here: restore \
-                 it, or, if that control plane is gone for good, delete the ConfigMap {0}/{BOOTSTRAP} and the Secret {0}/{ROOT}",
+                 it, or, if that control plane is gone for good, delete the ConfigMap {0}/{GATE} and the Secret {0}/{ROOT}",
                 self.namespace
             );
         }
         let seed = Seed::generate().to_text();
         let data = [(SEED_KEY.to_owned(), ByteString(seed.to_vec()))].into();
-        let secret = Secret { metadata: self.metadata(SEED), data: Some(data), ..Secret::default() };
+        let secret = Secret { metadata: metadata(SEED, &self.namespace), data: Some(data), ..Secret::default() };
         match self.secrets().create(&PostParams::default(), &secret).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
             Err(error) => Err(error).with_context(|| format!("cannot create the Secret {}/{SEED}", self.namespace)),
         }
+    }
+}
+
+/// Of an object that controllers make in `namespace`, where they are.
+fn metadata(name: &str, namespace: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        labels: Some([(CONTROL_PLANE_NAMESPACE.to_owned(), namespace.to_owned())].into()),
+        ..ObjectMeta::default()
     }
 }
 
@@ -182,8 +166,8 @@ impl Platform for Kubernetes {
         let objects = Objects::new(&self.namespace, &self.trust_domain);
         let (statements, said) = tokio::sync::watch::channel(Vec::new());
         let (follow, say) = (self.trust_bundles.follow(&self.watching), httproutes::say(self.client.clone(), said));
-        let repairer = self.repairer.clone();
-        let meanwhile = async move { ((), (), ()) = tokio::join!(follow, say, repairer.keep()) };
+        let (gate, repairer) = (self.gate.clone(), self.repairer.clone());
+        let meanwhile = async move { ((), (), (), ()) = tokio::join!(follow, say, gate.keep(), repairer.keep()) };
         watch::inventories(&self.watching, objects, statements, meanwhile)
     }
 
@@ -209,25 +193,15 @@ impl Platform for Kubernetes {
     }
 
     async fn pass_gate(&self, node: &str, alone: bool) -> anyhow::Result<bool> {
-        let data = [(NODE_KEY.to_owned(), node.to_owned())].into();
-        let gate = ConfigMap { metadata: self.metadata(BOOTSTRAP), data: Some(data), ..ConfigMap::default() };
-        let failed = || format!("cannot use the ConfigMap {}/{BOOTSTRAP}", self.namespace);
-        match self.config_maps().create(&PostParams::default(), &gate).await {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                let mut known = self.config_maps().get(BOOTSTRAP).await.with_context(failed)?;
-                let passed =
-                    known.data.as_ref().and_then(|data| data.get(NODE_KEY)).is_some_and(|passed| passed == node);
-                if passed || !alone {
-                    return Ok(passed);
-                }
-                // Its version is that of what was read: whoever else does this fails.
-                known.data = gate.data;
-                self.config_maps().replace(BOOTSTRAP, &PostParams::default(), &known).await.with_context(failed)?;
-                Ok(true)
-            }
-            Err(error) => Err(error).with_context(failed),
-        }
+        self.gate.pass(node, alone).await
+    }
+
+    async fn is_let_through(&self, node: &str) -> anyhow::Result<bool> {
+        self.gate.names(node).await
+    }
+
+    fn begin_anew_advice(&self, node: &str) -> Option<String> {
+        Some(self.gate.advice(node))
     }
 
     async fn kept_root(&self) -> anyhow::Result<Option<Vec<u8>>> {
@@ -236,14 +210,14 @@ impl Platform for Kubernetes {
 
     async fn keep_root(&self, sealed: &[u8], revision: Revision) -> anyhow::Result<()> {
         let data = [(ROOT_KEY.to_owned(), ByteString(sealed.to_vec()))].into();
-        let secret = Secret { metadata: self.metadata(ROOT), data: Some(data), ..Secret::default() };
-        let version = Version { control_plane: self.id().await?, revision };
+        let secret = Secret { metadata: metadata(ROOT, &self.namespace), data: Some(data), ..Secret::default() };
+        let version = Version { control_plane: self.gate.id().await?, revision };
         let kept = version.write(&self.secrets(), ROOT, |_| Some(secret.clone())).await;
         kept.with_context(|| format!("cannot write the Secret {}/{ROOT}", self.namespace))
     }
 
     async fn publish_trust_bundle(&self, pem: &str, revision: Revision) -> anyhow::Result<()> {
-        let version = Version { control_plane: self.id().await?, revision };
+        let version = Version { control_plane: self.gate.id().await?, revision };
         self.trust_bundles.publish(pem, version).await
     }
 }

@@ -71,6 +71,11 @@ impl Version<'_> {
     }
 }
 
+/// Which control plane has written it.
+pub fn control_plane(known: &impl Resource) -> Option<&str> {
+    known.annotations().get(CONTROL_PLANE_ID).map(String::as_str)
+}
+
 fn is_overtaken(status: &kube::core::Status) -> bool {
     status.is_already_exists() || status.is_conflict() || status.is_not_found()
 }
