@@ -22,6 +22,8 @@ pub(crate) const CREATED_BY: &str = "conduit.io/created-by";
 pub const PROXY_VERSION: &str = "conduit.io/proxy-version";
 /// Whose mesh the pod is in.
 pub const CONTROL_PLANE_NAMESPACE: &str = "conduit.io/control-plane-ns";
+/// Of pods of a control plane, wherever they are. No webhook is asked about them.
+pub const CONTROL_PLANE_COMPONENT: &str = "conduit.io/control-plane-component";
 /// Which `config.conduit.io/*` annotations were not the user's own, so that they can be taken away again.
 pub(crate) const ADDED_ANNOTATIONS: &str = "conduit.io/added-annotations";
 /// Containers of other meshes: two proxies that redirect the same traffic leave none of it working.

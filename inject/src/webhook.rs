@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    injection::{self, Decision, InjectionError, Origin, Pods, annotations_of},
+    injection::{self, CONTROL_PLANE_COMPONENT, Decision, InjectionError, Origin, Pods, annotations_of},
     operation::{Operation, Step},
     settings::{
         Settings,
@@ -45,7 +45,8 @@ pub fn lacks_proxy(pod: &Value, namespace: &Annotations, settings: &Settings) ->
     let (metadata, phase) = (&pod["metadata"], pod["status"]["phase"].as_str());
     let is_going = !metadata["deletionTimestamp"].is_null() || matches!(phase, Some("Succeeded" | "Failed"));
     let place = metadata["namespace"].as_str().unwrap_or_default();
-    let is_exempt = place == SYSTEM || place == settings.control_plane_namespace;
+    let is_component = !metadata["labels"][CONTROL_PLANE_COMPONENT].is_null();
+    let is_exempt = place == SYSTEM || place == settings.control_plane_namespace || is_component;
     !is_going && !is_exempt && matches!(admit(pod, namespace, settings), Ok(Some(Decision::Inject(_))))
 }
 
