@@ -8,9 +8,9 @@ mod kubernetes {
 }
 mod programs;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use kubernetes::cluster::{Cluster, eventually, is_possible};
+use kubernetes::cluster::{Cluster, eventually, is_possible, within};
 use serde_json::{Value, json};
 
 const REPLICAS: usize = 3;
@@ -257,9 +257,12 @@ fn pods_get_proxies(cluster: &Cluster) {
     assert_eq!(added(&by_hand), added(&by_webhook));
 }
 
+/// The leader looks for such pods once a minute.
+const LOOKED_FOR: Duration = Duration::from_secs(150);
+
 /// They were made before anybody wanted proxies for them.
 fn pods_without_a_proxy_are_found(cluster: &Cluster) {
-    eventually("a pod that has none is evicted, and comes back with one", || {
+    within(LOOKED_FOR, "a pod that has none is evicted, and comes back with one", || {
         let pods = pods(cluster, "plain");
         pods.iter().any(|pod| containers(pod).contains(&"conduit-proxy")).then_some(())
     });

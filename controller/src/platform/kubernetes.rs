@@ -29,6 +29,7 @@ use kube::{
     api::PostParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use self::{
@@ -167,7 +168,12 @@ impl Platform for Kubernetes {
         let (statements, said) = tokio::sync::watch::channel(Vec::new());
         let (follow, say) = (self.trust_bundles.follow(&self.watching), httproutes::say(self.client.clone(), said));
         let (gate, repairer) = (self.gate.clone(), self.repairer.clone());
-        let meanwhile = async move { ((), (), (), ()) = tokio::join!(follow, say, gate.keep(), repairer.keep()) };
+        let meanwhile = async move {
+            // Apart, since it reads much; it ends with the others.
+            let mut apart = JoinSet::new();
+            apart.spawn(repairer.keep());
+            ((), (), ()) = tokio::join!(follow, say, gate.keep());
+        };
         watch::inventories(&self.watching, objects, statements, meanwhile)
     }
 

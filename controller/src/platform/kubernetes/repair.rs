@@ -1,13 +1,13 @@
 //! The shell of [`unmeshed`](super::unmeshed): looks for pods without the proxy that they should have, tells of them, and evicts them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context as _;
-use conduit_inject::{Annotations, Settings};
+use conduit_inject::{Annotations, Settings, injection::CONTROL_PLANE_NAMESPACE, webhook::is_wanted};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
@@ -20,20 +20,22 @@ use k8s_openapi::{
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, EvictParams, ListParams, PostParams, Preconditions},
+    core::PartialObjectMeta,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::unmeshed::{Effect, Look, Mode, Repair, Unmeshed, selector};
+use super::unmeshed::{Effect, Look, Meshed, Mode, Repair, Unmeshed, selector};
 use crate::{config::Config, platform::metrics::PlatformMetrics};
 
-/// Between two looks. All pods without a proxy are listed: that is the price.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Of one answer of the API server: as it is watched.
-const PAGE: u32 = 500;
+/// Between two looks: what all pods without a proxy say of themselves is listed each time.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Too many by the budget that guards it, as the Eviction API says it.
 const TOO_MANY_REQUESTS: u16 = 429;
+
+/// What has become of an eviction that was not refused.
+const EVICTED: &str = "evicted";
 
 /// What is looked for, and how.
 #[derive(Clone)]
@@ -57,14 +59,14 @@ impl Repairer {
     /// Does so as long as it is polled: by the leader alone.
     pub async fn keep(self) {
         let Some(settings) = &self.settings else { return };
-        let mut repair = Repair::new(self.mode);
+        let mut repair = Repair::new(self.mode, Instant::now());
         loop {
             sleep(LOOK_AGAIN).await;
-            match self.look(settings).await {
+            match self.look(settings, repair.namespaces()).await {
                 Ok(look) => {
                     self.metrics.without_proxy(look.pods.len());
                     for effect in repair.handle(Instant::now(), &look) {
-                        self.perform(effect).await;
+                        self.perform(effect, &mut repair).await;
                     }
                 }
                 Err(error) => warn!(error = %format_args!("{error:#}"), "pods without a proxy were not looked for"),
@@ -72,30 +74,46 @@ impl Repairer {
         }
     }
 
-    async fn look(&self, settings: &Path) -> anyhow::Result<Look> {
+    /// At everything, and at what has a proxy in those namespaces.
+    async fn look(&self, settings: &Path, awaited: BTreeSet<String>) -> anyhow::Result<Look> {
         let text = std::fs::read_to_string(settings).with_context(|| format!("cannot read {}", settings.display()))?;
         let settings: Settings = serde_yaml_ng::from_str(&text).with_context(|| settings.display().to_string())?;
-        let namespaces = Api::<Namespace>::all(self.client.clone()).list_metadata(&ListParams::default()).await;
+        let namespaces = Api::<Namespace>::all(self.client.clone()).list_metadata(&cached()).await;
         let namespaces: BTreeMap<String, Annotations> = namespaces
             .context("cannot list namespaces")?
             .items
             .into_iter()
             .map(|namespace| (namespace.name_any(), namespace.metadata.annotations.unwrap_or_default()))
             .collect();
-        let api = Api::<Pod>::all(self.client.clone());
-        let mut parameters = ListParams::default().labels(&selector()).limit(PAGE);
-        let mut pods = Vec::new();
-        loop {
-            let page = api.list(&parameters).await.context("cannot list pods")?;
-            let of = |pod: &Pod| Unmeshed::of(pod, namespaces.get(pod.metadata.namespace.as_deref()?)?, &settings);
-            pods.extend(page.items.iter().filter_map(of));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => parameters.continue_token = Some(token),
-                None => break,
-            }
+        let mut look = Look::default();
+        for (place, annotations) in self.places(&namespaces).await? {
+            let pods = Api::<Pod>::namespaced(self.client.clone(), place);
+            let pods = pods.list(&cached().labels(&selector())).await.context("cannot list pods")?;
+            look.pods.extend(pods.iter().filter_map(|pod| Unmeshed::of(pod, annotations, &settings)));
         }
-        let webhook_answers = self.mode == Mode::Evict && !pods.is_empty() && self.webhook_answers().await?;
-        Ok(Look { pods, webhook_answers })
+        if self.mode == Mode::Evict {
+            for place in look.namespaces().union(&awaited) {
+                let labelled = cached().labels(&format!("{CONTROL_PLANE_NAMESPACE}={}", self.namespace));
+                let pods = Api::<Pod>::namespaced(self.client.clone(), place).list(&labelled).await;
+                look.meshed.extend(pods.context("cannot list pods")?.iter().filter_map(Meshed::of));
+            }
+            look.webhook_answers = !look.pods.is_empty() && self.webhook_answers().await?;
+        }
+        Ok(look)
+    }
+
+    /// The namespaces with pods that are not ours and want a proxy, by annotations alone: of most clusters' pods nothing else has to be read.
+    async fn places<'a>(
+        &self,
+        namespaces: &'a BTreeMap<String, Annotations>,
+    ) -> anyhow::Result<BTreeMap<&'a str, &'a Annotations>> {
+        let pods = Api::<Pod>::all(self.client.clone()).list_metadata(&cached().labels(&selector())).await;
+        let wants = |pod: &PartialObjectMeta<Pod>| {
+            let (place, annotations) = namespaces.get_key_value(pod.metadata.namespace.as_deref()?)?;
+            let own = json!({"metadata": {"annotations": pod.metadata.annotations}});
+            is_wanted(&own, annotations).unwrap_or(false).then_some((place.as_str(), annotations))
+        };
+        Ok(pods.context("cannot list pods")?.items.iter().filter_map(wants).collect())
     }
 
     async fn webhook_answers(&self) -> anyhow::Result<bool> {
@@ -113,14 +131,17 @@ impl Repairer {
         Ok(is_trusted && is_ready)
     }
 
-    async fn perform(&self, effect: Effect) {
+    async fn perform(&self, effect: Effect, repair: &mut Repair) {
         match effect {
-            Effect::Report(pod) => {
-                warn!(namespace = pod.namespace, pod = pod.name, "a pod that should have a proxy has none");
-                if let Err(error) = self.report(&pod).await {
-                    warn!(namespace = pod.namespace, pod = pod.name, %error, "nobody was told of it");
+            Effect::Report(pod) => match self.report(&pod).await {
+                Ok(()) => {
+                    warn!(namespace = pod.namespace, pod = pod.name, "a pod that should have a proxy has none");
+                    repair.on_reported(&pod);
                 }
-            }
+                Err(error) => {
+                    warn!(namespace = pod.namespace, pod = pod.name, %error, "a pod that should have a proxy has none, and nobody was told of it");
+                }
+            },
             Effect::Evict(pod) => {
                 let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
                 // That very pod, and not one that has its name by now.
@@ -130,7 +151,7 @@ impl Repairer {
                 let outcome = match pods.evict(&pod.name, &parameters).await {
                     Ok(_) => {
                         info!(namespace = pod.namespace, pod = pod.name, "evicted a pod, to come back with a proxy");
-                        "evicted"
+                        EVICTED
                     }
                     Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => "refused",
                     Err(error) => {
@@ -139,6 +160,7 @@ impl Repairer {
                     }
                 };
                 self.metrics.evicted(outcome);
+                repair.on_eviction(Instant::now(), &pod, outcome == EVICTED);
             }
         }
     }
@@ -166,4 +188,9 @@ impl Repairer {
             Err(error) => Err(error),
         }
     }
+}
+
+/// From what the API server has at hand, and not from its store: who looks again in a minute needs not the latest. Such a list has no pages.
+fn cached() -> ListParams {
+    ListParams::default().match_any()
 }
