@@ -39,13 +39,18 @@ pub async fn kept(client: &Client, namespace: &str) -> anyhow::Result<Kept> {
     kept.with_context(|| format!("the ConfigMap {namespace}/{CONFIG} cannot be used"))
 }
 
-/// Of all that can be installed.
+/// Of what earlier releases have installed, and this one does not any more. A kind that leaves the chart comes here, or nothing of it would ever
+/// be found again; `installed_kinds_are_never_forgotten` says so.
+const INSTALLED_BEFORE: [(&str, &str); 0] = [];
+
+/// Of all that can be installed, or ever could.
 ///
 /// # Errors
 /// When `namespace` cannot be one.
 pub fn kinds(namespace: &str) -> anyhow::Result<BTreeSet<Kind>> {
     let install = Install { ha: Some("3".to_owned()), ..Install::default() };
-    Ok(install.manifest(namespace)?.objects().iter().map(kind).collect())
+    let before = INSTALLED_BEFORE.map(|(api_version, kind)| (api_version.to_owned(), kind.to_owned()));
+    Ok(install.manifest(namespace)?.objects().iter().map(kind).chain(before).collect())
 }
 
 /// Of an object.
@@ -81,4 +86,37 @@ pub fn title(object: &Value) -> String {
     let metadata = &object["metadata"];
     let place = metadata["namespace"].as_str().map_or(String::new(), |namespace| format!("{namespace}/"));
     format!("{} {place}{}", text(&object["kind"]), text(&metadata["name"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kinds that a release has installed; none is ever taken away from this list.
+    const EVER: [&str; 14] = [
+        "APIService",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "Deployment",
+        "MutatingWebhookConfiguration",
+        "Namespace",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+        "StatefulSet",
+    ];
+
+    #[test]
+    fn installed_kinds_are_never_forgotten() {
+        let known: BTreeSet<_> = kinds("conduit").unwrap().into_iter().map(|(_, kind)| kind).collect();
+        for kind in EVER {
+            assert!(known.contains(kind), "{kind} is to be in INSTALLED_BEFORE");
+        }
+        let new: Vec<_> = known.iter().filter(|kind| !EVER.contains(&kind.as_str())).collect();
+        assert!(new.is_empty(), "they are to be in this list as well: {new:?}");
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use conduit_api::VERSION;
 use conduit_deploy::{Manifest, render};
-use kube::{Client, ResourceExt as _, api::DynamicObject, core::PartialObjectMeta};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::{Api, Client, ResourceExt as _, api::DynamicObject, core::PartialObjectMeta};
 use serde_json::{Value, json};
 
 use crate::{
@@ -34,11 +35,27 @@ pub async fn run(global: &Global, out: &mut impl Write) -> anyhow::Result<()> {
             if kept.release == VERSION { "an earlier build" } else { &kept.release }
         );
     };
+    let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
+    let set = sets.get_opt("controller").await;
+    let set = set.with_context(|| format!("cannot read the StatefulSet {namespace}/controller"))?;
+    if set.is_some_and(|set| !is_rolled_out(&set)) {
+        bail!(
+            "controllers of the earlier release may still run, and use what goes: wait until they are replaced (kubectl -n {namespace} rollout \
+             status statefulset/controller), then prune"
+        );
+    }
     let manifest = render(&values, namespace)?;
     for object in extraneous(&client, namespace, &manifest).await? {
         out.write_all(format!("---\n{}", serde_yaml_ng::to_string(&object)?).as_bytes())?;
     }
     Ok(())
+}
+
+/// Whether all of its pods are as it says now.
+fn is_rolled_out(set: &StatefulSet) -> bool {
+    let Some(status) = &set.status else { return false };
+    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    status.observed_generation >= set.metadata.generation && status.updated_replicas.unwrap_or_default() >= replicas
 }
 
 /// What is there of the installation in `namespace` and is not in `manifest`, by name alone.
@@ -124,6 +141,21 @@ mod tests {
         assert_eq!(printed(role, None, "conduit-conduit-controller", OURS), None);
         let older_version = ("rbac.authorization.k8s.io/v1beta1", "ClusterRole");
         assert_eq!(printed(older_version, None, "conduit-conduit-controller", OURS), None);
+    }
+
+    #[test]
+    fn nothing_goes_while_controllers_are_replaced() {
+        let is = |status: Value| {
+            let set = json!({"metadata": {"generation": 2}, "spec": {"replicas": 3, "selector": {}, "serviceName": "x", "template": {}}, "status": status});
+            is_rolled_out(&serde_json::from_value(set).unwrap())
+        };
+        assert!(is(json!({"replicas": 3, "observedGeneration": 2, "updatedReplicas": 3})));
+        assert!(
+            !is(json!({"replicas": 3, "observedGeneration": 1, "updatedReplicas": 3})),
+            "the change is not seen yet"
+        );
+        assert!(!is(json!({"replicas": 3, "observedGeneration": 2, "updatedReplicas": 2})));
+        assert!(!is(json!({"replicas": 0, "observedGeneration": 2})));
     }
 
     #[test]
