@@ -49,7 +49,11 @@ fn trust_domain(kept: &Kept, values: &Value) -> Option<String> {
 
 /// A release reads what the one before it has written, and says nothing that this one does not understand; of all others nothing is promised.
 fn release(from: &str, to: &str) -> Option<String> {
-    let (old, new) = (numbers(from)?, numbers(to)?);
+    let (Some(old), Some(new)) = (numbers(from), numbers(to)) else {
+        return (from != to).then(|| {
+            format!("the installation is of {from}, and this command of {to}: nobody can say which of these is the newer one, and whether it reads what the other has written")
+        });
+    };
     if new < old {
         return Some(format!(
             "the installation is of {from}, and this command of {to}, which may not read what the newer one has written: use the newer command"
@@ -61,7 +65,9 @@ fn release(from: &str, to: &str) -> Option<String> {
     })
 }
 
+/// What comes before a release, or was built of it, counts as it.
 fn numbers(version: &str) -> Option<(u64, u64, u64)> {
+    let version = version.split(['-', '+']).next()?;
     let mut parts = version.strip_prefix('v')?.split('.').map(|part| part.parse().ok());
     let numbers = (parts.next()??, parts.next()??, parts.next()??);
     parts.next().is_none().then_some(numbers)
@@ -84,7 +90,7 @@ fn storage(installed: &Installed, values: &Value) -> Option<String> {
         )),
         Some((claimed, class)) => {
             let new_class = controller["storageClass"].as_str().filter(|class| !class.is_empty());
-            if new_class.is_some() && new_class != class.as_deref() {
+            if new_class != class.as_deref() {
                 return Some(format!(
                     "volumes of the class {} do not become those of another: give controller.storageClass as it was",
                     class.as_deref().unwrap_or("that is the cluster's default")
@@ -179,6 +185,8 @@ mod tests {
     #[test]
     fn what_would_break_is_told_with_what_to_do() {
         let pvc = running(3, Some("2Gi"));
+        let with_class =
+            Installed { claim: pvc.claim.clone().map(|(size, _)| (size, Some("fast".to_owned()))), ..pvc.clone() };
         for (installed, set, says) in [
             (&pvc, "controller.replicas=3,controller.storageSize=1Gi", "volumes of 2Gi do not become smaller"),
             (&pvc, "controller.replicas=3,controller.storageSize=3Gi", "volumes of 2Gi become larger in two steps"),
@@ -187,6 +195,11 @@ mod tests {
                 &pvc,
                 "controller.replicas=3,controller.storageSize=2Gi,controller.storageClass=x",
                 "do not become those of another",
+            ),
+            (
+                &with_class,
+                "controller.replicas=3,controller.storageSize=2Gi",
+                "volumes of the class fast do not become those of another",
             ),
             (&running(3, None), "controller.replicas=3", "persistent volumes are for new StatefulSets only"),
             (
@@ -220,7 +233,11 @@ mod tests {
             ("v0.1.0", "v0.3.0", false),
             ("v0.2.0", "v0.1.9", false),
             ("v1.2.0", "v2.0.0", false),
-            ("mine", "v0.1.0", true),
+            ("v0.1.0", "v0.3.0-rc.1", false),
+            ("v0.3.0-rc.1", "v0.2.0", false),
+            ("v0.2.0-rc.1", "v0.2.0+build", true),
+            ("mine", "v0.1.0", false),
+            ("mine", "mine", true),
         ] {
             assert_eq!(release(from, to).is_none(), is_well, "{from} {to}");
         }
