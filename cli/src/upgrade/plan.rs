@@ -52,20 +52,17 @@ pub(super) async fn make(client: &Client, namespace: &str, kept: &Kept, manifest
             None => Api::all_with(client.clone(), &resource),
         };
         let live = api.get_opt(name).await.with_context(|| format!("cannot read {title}"))?;
-        let Some(live) = live else {
-            plan.created.push(title);
-            continue;
-        };
-        let live = serde_json::to_value(live)?;
         let parameters = PatchParams::apply(FIELD_MANAGER).force().dry_run();
-        match api.patch(name, &parameters, &Patch::Apply(object)).await {
-            Ok(after) => {
+        match (api.patch(name, &parameters, &Patch::Apply(object)).await, live) {
+            (Ok(_), None) => plan.created.push(title),
+            (Ok(after), Some(live)) => {
+                let live = serde_json::to_value(live)?;
                 let mut found = changes(&live, &serde_json::to_value(after)?);
                 found.extend(taken_away(&live, object));
                 plan.add(title, object, found);
             }
-            Err(kube::Error::Api(status)) => plan.refused.push((title, status.message.clone())),
-            Err(error) => return Err(error).with_context(|| format!("cannot try {title}")),
+            (Err(kube::Error::Api(status)), _) => plan.refused.push((title, status.message.clone())),
+            (Err(error), _) => return Err(error).with_context(|| format!("cannot try {title}")),
         }
     }
     plan.removed = prune::extraneous(client, namespace, manifest).await?.iter().map(title).collect();
@@ -114,6 +111,9 @@ impl Plan {
             self.removed.len()
         );
         text.push_str(match self.rolls {
+            None if self.refused.iter().any(|(title, _)| title.starts_with("StatefulSet ")) => {
+                "Controllers stay as they are, since what they would become is refused.\n"
+            }
             None => "No controller is restarted.\n",
             Some(1) => "The one controller is replaced. While it is away, nothing can be changed and no proxy gets a certificate; traffic goes on.\n",
             Some(_) => "Controllers are replaced one at a time, each when the one before is ready; traffic and certificates go on.\n",
@@ -158,5 +158,12 @@ mod tests {
             Proxies stay as they are until their pods are made anew: kubectl rollout restart.
         "#]]
         .assert_eq(&text);
+    }
+
+    #[test]
+    fn that_nothing_restarts_is_no_wish_when_it_is_refused() {
+        let refused = vec![("StatefulSet conduit/controller".to_owned(), "Forbidden".to_owned())];
+        let text = Plan { refused, ..Plan::default() }.text();
+        assert!(text.contains("is refused.") && !text.contains("No controller is restarted"), "{text}");
     }
 }
