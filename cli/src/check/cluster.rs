@@ -27,6 +27,8 @@ use crate::kubernetes::{self, plural};
 
 /// Of Kubernetes 1: the first release whose pods can have native sidecars, as proxies are unless told otherwise.
 const MINOR_MIN: u32 = 29;
+/// Pods in one answer to a list: their JSON is some megabytes.
+const PAGE: u32 = 500;
 /// What pods of the control plane are labelled with.
 const COMPONENT: &str = "conduit.io/control-plane-component";
 
@@ -215,22 +217,40 @@ impl Cluster<'_> {
             Check::new(
                 "conduit-data-plane",
                 "pods that should have a proxy have one",
-                self.unmeshed(namespace).await.unwrap_or_else(|error| Outcome::Error(said(&error))),
+                self.unmeshed(namespace).await.unwrap_or_else(|error| unless_forbidden(&error)),
             ),
         ]
     }
 
     /// Of the pods in `namespace`, or in all, those that were made while no controller answered, or before somebody wanted a proxy for them.
     async fn unmeshed(&self, namespace: Option<&str>) -> kube::Result<Outcome> {
-        let namespaces = Api::<Namespace>::all(self.client.clone()).list_metadata(&ListParams::default()).await?;
+        let api = Api::<Namespace>::all(self.client.clone());
+        let namespaces = match namespace {
+            Some(namespace) => vec![api.get_metadata(namespace).await?],
+            None => api.list_metadata(&ListParams::default()).await?.items,
+        };
         let namespaces: BTreeMap<_, _> = namespaces
-            .items
             .into_iter()
             .map(|namespace| (namespace.name_any(), namespace.metadata.annotations.unwrap_or_default()))
             .collect();
-        let found = living(&self.client, &format!("!{CONTROL_PLANE_NAMESPACE}"), namespace).await?;
         let settings = Settings { control_plane_namespace: self.namespace.to_owned(), ..Settings::default() };
-        Ok(pods::in_the_mesh(&found, &namespaces, &settings))
+        let mut without = Vec::new();
+        let labels = format!("!{CONTROL_PLANE_NAMESPACE},!{COMPONENT}");
+        // Most pods of most clusters are such: only names are kept.
+        let note = |pods: Vec<Pod>| without.extend(pods::without_proxy(&pods, &namespaces, &settings));
+        each_page(&self.client, &labels, namespace, note).await?;
+        without.sort();
+        Ok(pods::in_the_mesh(&without))
+    }
+}
+
+/// Who may not read everything is not told that something is wrong.
+fn unless_forbidden(error: &kube::Error) -> Outcome {
+    match error {
+        kube::Error::Api(status) if status.is_forbidden() => {
+            Outcome::Warning(format!("it is not known: {}", said(error)))
+        }
+        _ => Outcome::Error(said(error)),
     }
 }
 
@@ -241,15 +261,35 @@ pub(super) async fn meshed(client: &Client, control_plane: &str, namespace: Opti
 
 /// Pods with these labels that have not ended.
 async fn living(client: &Client, labels: &str, namespace: Option<&str>) -> kube::Result<Vec<Pod>> {
+    let mut found = Vec::new();
+    each_page(client, labels, namespace, |mut page| found.append(&mut page)).await?;
+    found.sort_by_key(|pod| (pod.namespace(), pod.name_any()));
+    Ok(found)
+}
+
+/// The same, some at a time.
+async fn each_page(
+    client: &Client,
+    labels: &str,
+    namespace: Option<&str>,
+    mut take: impl FnMut(Vec<Pod>),
+) -> kube::Result<()> {
     let api = match namespace {
         Some(namespace) => Api::<Pod>::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
     // What has ended needs no proxy any more.
     let living = "status.phase!=Succeeded,status.phase!=Failed";
-    let mut found = api.list(&ListParams::default().labels(labels).fields(living)).await?.items;
-    found.sort_by_key(|pod| (pod.namespace(), pod.name_any()));
-    Ok(found)
+    let mut parameters = ListParams::default().labels(labels).fields(living).limit(PAGE);
+    loop {
+        let page = api.list(&parameters).await?;
+        let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
+        take(page.items);
+        match next {
+            Some(token) => parameters.continue_token = Some(token),
+            None => return Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -263,5 +303,19 @@ mod tests {
             assert_eq!(recent_enough("1", minor, "v1") == Outcome::Ok, is_enough, "{minor}");
         }
         assert_eq!(recent_enough("2", "0", "v2.0.0"), Outcome::Ok);
+    }
+
+    #[test]
+    fn who_may_not_read_is_warned_only() {
+        let error = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::failure("no", "Forbidden") };
+            kube::Error::Api(Box::new(if code == 403 {
+                status
+            } else {
+                kube::core::Status { reason: "X".into(), ..status }
+            }))
+        };
+        assert!(matches!(unless_forbidden(&error(403)), Outcome::Warning(_)));
+        assert!(matches!(unless_forbidden(&error(500)), Outcome::Error(_)));
     }
 }

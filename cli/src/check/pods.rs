@@ -40,20 +40,28 @@ pub(super) fn up_to_date(pods: &[Pod], latest: &str) -> Outcome {
     }
 }
 
-/// Whether all of them that should have a proxy, in namespaces with these annotations, have one.
-pub(super) fn in_the_mesh(pods: &[Pod], namespaces: &BTreeMap<String, Annotations>, settings: &Settings) -> Outcome {
+/// The names of those that should have a proxy, in namespaces with these annotations, and have none.
+pub(super) fn without_proxy(
+    pods: &[Pod],
+    namespaces: &BTreeMap<String, Annotations>,
+    settings: &Settings,
+) -> Vec<String> {
     let lacks = |pod: &&Pod| {
         let annotations = pod.namespace().and_then(|namespace| namespaces.get(&namespace));
         let pod = serde_json::to_value(pod);
         annotations.zip(pod.ok()).is_some_and(|(annotations, pod)| lacks_proxy(&pod, annotations, settings))
     };
-    let without: Vec<_> = pods.iter().filter(lacks).map(name).collect();
+    pods.iter().filter(lacks).map(name).collect()
+}
+
+/// Whether there are none `without` a proxy that they should have.
+pub(super) fn in_the_mesh(without: &[String]) -> Outcome {
     match without.is_empty() {
         true => Outcome::Ok,
         false => Outcome::Warning(format!(
             "{} have none: {}; restart their workloads (kubectl rollout restart), or install with proxyInjector.repair=evict",
             without.len(),
-            examples(&without)
+            examples(without)
         )),
     }
 }
@@ -143,9 +151,9 @@ mod tests {
             [("shop".to_owned(), [("conduit.io/inject".to_owned(), inject.to_owned())].into())].into()
         };
         let pods = [outside];
-        assert_eq!(in_the_mesh(&pods, &namespaces("disabled"), &settings), Outcome::Ok);
-        assert_eq!(in_the_mesh(&pods, &BTreeMap::new(), &settings), Outcome::Ok);
-        let Outcome::Warning(says) = in_the_mesh(&pods, &namespaces("enabled"), &settings) else {
+        assert_eq!(in_the_mesh(&without_proxy(&pods, &namespaces("disabled"), &settings)), Outcome::Ok);
+        assert_eq!(in_the_mesh(&without_proxy(&pods, &BTreeMap::new(), &settings)), Outcome::Ok);
+        let Outcome::Warning(says) = in_the_mesh(&without_proxy(&pods, &namespaces("enabled"), &settings)) else {
             panic!("it is a warning")
         };
         assert!(says.starts_with("1 have none: shop/web; restart"), "{says}");
