@@ -3,7 +3,7 @@
 //! Of each object only what matters is kept, as soon as it has come: ten thousand pods are some megabytes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -75,6 +75,8 @@ pub struct Objects {
     zones: Known<String, Option<String>>,
     services: Known<ServiceName, ServiceFacts>,
     slices: Known<(ServiceName, String), SliceFacts>,
+    /// Whose each of them is, by its own namespace and name.
+    services_of_slices: HashMap<(String, String), ServiceName>,
     pods: Known<PodName, PodFacts>,
     routes: Known<routes::Key, RouteFacts>,
     /// How often in a row it was said that there is no such kind.
@@ -137,6 +139,7 @@ impl Objects {
             zones: Known::new(),
             services: Known::new(),
             slices: Known::new(),
+            services_of_slices: HashMap::new(),
             pods: Known::new(),
             routes: Known::perhaps_none(),
             routes_missed: 0,
@@ -159,10 +162,7 @@ impl Objects {
                 Some((node.metadata.name?, Some(zone)))
             }),
             Observed::Service(event) => self.services.observe(event, service),
-            Observed::EndpointSlice(event) => {
-                let was_elsewhere = matches!(&event, Event::Apply(object) if self.forget_elsewhere(object));
-                self.slices.observe(event, slice) || was_elsewhere
-            }
+            Observed::EndpointSlice(event) => self.observe_slice(event),
             Observed::Pod(event) => {
                 let namespace = self.namespace.clone();
                 self.pods.observe(event, |object| pod(object, &namespace))
@@ -189,15 +189,33 @@ impl Objects {
         }
     }
 
-    /// A slice is its service's by a label, and people may change it: what it was before, it is no more. Whether it was.
-    fn forget_elsewhere(&mut self, object: &EndpointSlice) -> bool {
+    fn observe_slice(&mut self, event: Event<EndpointSlice>) -> bool {
+        let was_elsewhere = match &event {
+            Event::Apply(object) => self.forget_elsewhere(object, service_of(object)),
+            Event::Delete(object) => self.forget_elsewhere(object, None),
+            Event::Init | Event::InitApply(_) | Event::InitDone => false,
+        };
+        let is_list = matches!(event, Event::InitDone);
+        let is_new = self.slices.observe(event, slice);
+        if is_list {
+            let places = self.slices.objects.keys();
+            self.services_of_slices = places
+                .map(|(service, name)| ((service.namespace().to_owned(), name.clone()), service.clone()))
+                .collect();
+        }
+        is_new || was_elsewhere
+    }
+
+    /// A slice is its service's by a label, and people may change it: what it was before, it is no more. Whether it was another's than `now`.
+    fn forget_elsewhere(&mut self, object: &EndpointSlice, now: Option<ServiceName>) -> bool {
         let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else { return false };
-        let service = object.labels().get(SERVICE_NAME);
-        let before = self.slices.objects.len();
-        self.slices.objects.retain(|(of, known), _| {
-            known != name || of.namespace() != namespace || service.is_some_and(|service| of.name() == service)
-        });
-        self.slices.objects.len() < before
+        let place = (namespace.clone(), name.clone());
+        let before = match &now {
+            Some(service) => self.services_of_slices.insert(place, service.clone()),
+            None => self.services_of_slices.remove(&place),
+        };
+        let elsewhere = before.filter(|before| now.as_ref() != Some(before));
+        elsewhere.is_some_and(|service| self.slices.objects.remove(&(service, name.clone())).is_some())
     }
 
     /// Whether all that runs was listed, so that what is missing is not there. Nobody has to wait for routes: nothing is told of them until they
@@ -374,10 +392,14 @@ fn service(object: core::Service) -> Option<(ServiceName, Option<ServiceFacts>)>
     Some((name, Some(facts)))
 }
 
+/// Whose endpoints it has.
+fn service_of(object: &EndpointSlice) -> Option<ServiceName> {
+    ServiceName::new(object.metadata.namespace.as_deref()?, object.labels().get(SERVICE_NAME)?).ok()
+}
+
 fn slice(object: EndpointSlice) -> Option<((ServiceName, String), Option<SliceFacts>)> {
     let namespace = object.metadata.namespace.as_deref()?;
-    let service = object.labels().get(SERVICE_NAME)?;
-    let key = (ServiceName::new(namespace, service).ok()?, object.metadata.name.clone()?);
+    let key = (service_of(&object)?, object.metadata.name.clone()?);
     let tcp = object.ports.unwrap_or_default().into_iter().filter(|port| is_tcp(port.protocol.as_deref()));
     let ports = tcp.filter_map(|port| Some((port.name.unwrap_or_default(), port_number(port.port?)?)));
     let endpoints = object.endpoints.into_iter().filter_map(|endpoint| {
