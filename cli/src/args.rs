@@ -8,8 +8,7 @@ use crate::{
     history, identity,
     inject::{InjectArgs, UninjectArgs},
     local::LocalCommand,
-    pods, raft, routes, stat, tap, top, uninstall, version, wait,
-    pods, raft, routes, stat, tap, uninstall, upgrade, version, wait,
+    pods, raft, routes, stat, tap, top, uninstall, upgrade, version, wait,
 };
 
 /// Conduit, a service mesh

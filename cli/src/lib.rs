@@ -6,9 +6,6 @@
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
 //!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`top`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
 //!   [`completion`], [`dashboard`], [`explain`]. [`yaml`] and [`gateway`] read what people write.
-//! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`uninstall`]: what is to be deleted there.
-//!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
-//!   [`completion`], [`dashboard`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`upgrade`]: the same for what is there already; [`prune`], [`uninstall`]: what is
 //!   to be deleted there. [`installation`]: what there is.
 //! - [`plugin`]: commands of others.

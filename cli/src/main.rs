@@ -14,8 +14,7 @@ use conduit_cli::{
     local::directory::MeshDirectory,
     plugin, pods, prune, raft, routes, stat,
     stdout::{self, Stdout},
-    tap, top, uninstall, version, wait,
-    tap, uninstall, upgrade, version, wait,
+    tap, top, uninstall, upgrade, version, wait,
 };
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},

@@ -27,7 +27,7 @@ const SYSTEM: &str = "kube-system";
 /// # Errors
 /// When the cluster cannot be asked, or has not been upgraded yet: then what goes is still in use.
 pub async fn run(global: &Global, out: &mut impl Write) -> anyhow::Result<()> {
-    let (client, namespace) = (global.kubernetes.client().await?, &global.conduit_namespace);
+    let (client, namespace) = (global.kubernetes.client().await?, global.conduit_namespace());
     let kept = installation::kept(&client, namespace).await?;
     let Some(values) = kept.values().filter(|_| kept.release == VERSION) else {
         bail!(

@@ -42,7 +42,7 @@ pub async fn run(
     control_plane: &ControlPlane,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let (client, namespace) = (global.kubernetes.client().await?, &global.conduit_namespace);
+    let (client, namespace) = (global.kubernetes.client().await?, global.conduit_namespace());
     let kept = installation::kept(&client, namespace).await?;
     let values = args.install.values(begin_with(&kept, args.reset_values)?)?;
     let installed = installed(&client, namespace, control_plane).await?;

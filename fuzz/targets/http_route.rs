@@ -13,7 +13,8 @@ fuzz_target!(|bytes: &[u8]| {
     for parent in &accepted.parents {
         let table = RouteTable::new(&parent.service, [&accepted].into_iter());
         let port = parent.port.unwrap_or(80);
-        let choices = table.of_port(port).filter(|choice| choice.accepted.accepts("GET", "/a/b", "a=b", |_| Some(b"x")));
+        let choices =
+            table.of_port(port).filter(|choice| choice.accepted.accepts("GET", "/a/b", "a=b", |_| Some(b"x")));
         assert!(choices.count() <= table.of_port(port).count());
     }
 });

@@ -55,12 +55,12 @@ fn which(program: &str) -> Option<PathBuf> {
 }
 
 /// What `check` returns, as soon as that is something.
-#[allow(clippy::disallowed_methods, reason = "real processes run on the real clock")]
 pub fn eventually<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
     within(SOON, what, check)
 }
 
 /// As [`eventually`], of what is not looked for all the time.
+#[allow(clippy::disallowed_methods, reason = "real processes run on the real clock")]
 pub fn within<T>(time: Duration, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + time;
     loop {

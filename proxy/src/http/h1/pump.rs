@@ -68,7 +68,18 @@ impl<'a> Pump<'a> {
     pub(super) fn new(lead: &'a Buffer, head_length: usize, body: Body, passing: Passing) -> Self {
         let is_whole = body.is_end() && passing.bytes == 0;
         let Passing { bytes: passing, payload } = passing;
-        Self { lead, head_length, edited: None, sent: 0, body, passing, payload, is_whole, was_full: false, entry: None }
+        Self {
+            lead,
+            head_length,
+            edited: None,
+            sent: 0,
+            body,
+            passing,
+            payload,
+            is_whole,
+            was_full: false,
+            entry: None,
+        }
     }
 
     /// The head as it goes on, and what of the body is behind it.
