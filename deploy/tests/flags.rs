@@ -44,14 +44,15 @@ fn errors_say_what_would_do() {
 fn what_proxies_write_down_is_a_value() {
     let set = ["--set", "proxy.accessLog=json,proxy.traceCollector=otel:4317"];
     for (share, line) in
-        [("0", "    traceSampling: 0\n"), ("0.25", "    traceSampling: 0.25\n"), ("1", "    traceSampling: 1\n")]
+        [("0", "\n    traceSampling: 0\n"), ("0.25", "\n    traceSampling: 0.25\n"), ("1", "\n    traceSampling: 1\n")]
     {
         let share = format!("proxy.traceSampling={share}");
         let text = install(&[set[0], set[1], "--set", &share]).unwrap();
-        assert!(text.contains("    accessLog: \"json\"\n    traceCollector: \"otel:4317\"\n"), "{text}");
+        assert!(text.contains("\n    accessLog: \"json\"\n    traceCollector: \"otel:4317\"\n"), "{text}");
         assert!(text.contains(line), "{share}");
     }
-    assert!(!install(&[]).unwrap().contains("traceSampling"));
+    // The values that are kept say it, deeper, and what is injected does not.
+    assert!(!install(&[]).unwrap().contains("\n    traceSampling"));
     assert!(install(&["--set", "proxy.accessLog=all"]).is_err());
     for collector in ["otel", "http://10.0.0.1:4318/", "[::1]:4317"] {
         assert!(install(&["--set-string", &format!("proxy.traceCollector={collector}")]).is_ok(), "{collector}");
