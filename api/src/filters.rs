@@ -199,7 +199,14 @@ impl Filters {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.request_headers.bytes() + self.response_headers.bytes()
+        let redirect = self.redirect.iter().map(|redirect| {
+            let path = match &redirect.path {
+                Some(PathEdit::Full(path) | PathEdit::Prefix(path)) => path.len(),
+                None => 0,
+            };
+            path + redirect.hostname.as_ref().map_or(0, String::len)
+        });
+        self.request_headers.bytes() + self.response_headers.bytes() + redirect.sum::<usize>()
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) const HEADER_VALUE_MAX: usize = 4096;
 /// Of all paths and headers of a route: it is kept by every replica as often as it changes, and sent to every proxy that follows one
 /// of its parents.
 const BYTES_MAX: usize = 64 * 1024;
+/// Of a request's query, so many are looked at: it is the client's, and looked at for each rule.
+const QUERY_PAIRS_MAX: usize = 256;
 
 /// An HTTPRoute. Made by [`HttpRoute::new`], which has checked it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,7 +187,8 @@ impl HttpRoute {
         }
         within("spec.rules: all matches together", matches, 1, MATCHES_MAX)?;
         let bytes = rules.iter().flat_map(|rule| &rule.matches).map(RouteMatch::bytes).sum::<usize>()
-            + rules.iter().map(|rule| rule.filters.bytes()).sum::<usize>();
+            // Proxies are told of them with each match.
+            + rules.iter().map(|rule| rule.filters.bytes() * rule.matches.len()).sum::<usize>();
         within("spec.rules: bytes of all paths and headers together", bytes, 0, BYTES_MAX)?;
         Ok(Self { name, parents, rules, created_ms: None })
     }
@@ -308,7 +311,8 @@ impl RouteMatch {
             && self.method.as_ref().is_none_or(|wanted| wanted == method)
             && self.headers.iter().all(|(name, value)| header(name) == Some(value.as_bytes()))
             && self.query.iter().all(|(name, value)| {
-                let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                let pairs = query.split('&').take(QUERY_PAIRS_MAX);
+                let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
                 pairs.find(|(known, _)| decodes_to(known, name)).is_some_and(|(_, known)| decodes_to(known, value))
             })
     }
@@ -546,6 +550,10 @@ mod tests {
         ] {
             assert_eq!(accepted.accepts("GET", "/", query, |_| None), expected, "{query}");
         }
+        let many = |pairs: usize| format!("{}a=b", "x&".repeat(pairs - 1));
+        let wanted = RouteMatch { query: [("a".into(), "b".into())].into(), ..RouteMatch::default() };
+        let is_accepted = |pairs| wanted.accepts("GET", "/", &many(pairs), |_| None);
+        assert!(is_accepted(QUERY_PAIRS_MAX) && !is_accepted(QUERY_PAIRS_MAX + 1));
         assert!(decodes_to("a%2", "a%2") && decodes_to("a+b", "a b") && !decodes_to("%zz", "z"));
     }
 

@@ -32,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
     for pod in ["web-0", "web-1"] {
         let workload = Some(WorkloadRef { kind: "deployment".to_owned(), name: "web".to_owned() });
         let pod = PodName::new("ns", pod).expect("a name");
-        let reporter = Reporter { pod, workload, identity: "spiffe://mesh/ns/ns/sa/web".to_owned() };
+        let reporter = Reporter { pod, is_known: true, workload, identity: "spiffe://mesh/ns/ns/sa/web".to_owned() };
         telemetry.report(now, reporter, report.clone());
     }
     for kind in ["pod", "deployment", "namespace", "authority"] {

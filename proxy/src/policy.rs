@@ -8,7 +8,7 @@ use conduit_api::{
     filters::{Filters, HeaderEdits, PathEdit, Redirect, Timeouts},
     route::{PathMatch, RouteMatch, RouteRule},
 };
-use http::{HeaderValue, Response, StatusCode, header::LOCATION};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header::LOCATION};
 use memchr::memchr;
 use tokio::time::Instant;
 
@@ -70,6 +70,10 @@ impl Policy {
         let redirect = self.filters.redirect.as_ref()?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::from_u16(redirect.status).ok()?;
+        for (name, value) in self.of_responses().into_iter().flat_map(HeaderEdits::gives) {
+            let (name, value) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()));
+            response.headers_mut().append(name.ok()?, value.ok()?);
+        }
         let location = HeaderValue::try_from(visible(&self.location(redirect, request))).ok()?;
         response.headers_mut().insert(LOCATION, location);
         Some(response)
@@ -208,6 +212,21 @@ mod tests {
             assert_eq!(response.headers()[LOCATION], location);
             assert_eq!(response.status(), 302);
         }
+    }
+
+    #[test]
+    fn what_is_said_of_responses_holds_for_redirects() {
+        let to = Redirect { scheme: None, hostname: None, port: None, path: None, status: 301 };
+        let filters = Filters { redirect: Some(to), response_headers: edits(), ..Filters::default() };
+        let policy = Policy { timeouts: Timeouts::default(), filters, prefix: String::new() };
+        let (headers, path) = (Headers::Http1(b""), "/");
+        let request = RequestView { method: "GET", scheme: "http", authority: "web", path, is_grpc: false, headers };
+        let response = policy.redirect(&request).unwrap();
+        let text = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(
+            (text("x-set").as_str(), text("x-add").as_str(), text("location").as_str()),
+            ("new", "2", "http://web/")
+        );
     }
 
     #[test]

@@ -350,12 +350,14 @@ async fn answer(
 async fn say(client: &mut Buffered, response: &Response<Bytes>, ending: Ending, with_body: bool) -> io::Result<()> {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
-    let mut text = format!("HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\n", status.as_str(), response.body().len());
-    for (name, value) in response.headers() {
-        // All of them are this proxy's own words.
-        text.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
-    }
+    let text = format!("HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\n", status.as_str(), response.body().len());
     let mut bytes = text.into_bytes();
+    for (name, value) in response.headers() {
+        // All of them are this proxy's own words, or its route's.
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
     bytes.extend_from_slice(ending.lines());
     if with_body {
         bytes.extend_from_slice(response.body());
