@@ -74,7 +74,7 @@ async fn echo_bytes(mut stream: TcpStream) {
     let _ = tokio::io::copy(&mut read, &mut write).await;
 }
 
-async fn echo(request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn echo<B>(request: Request<B>) -> Response<Full<Bytes>> {
     let headers = request.headers().iter().map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()));
     let mut response = text(&format!("{} {}\n{}", request.method(), request.uri(), headers.collect::<String>()));
     response.headers_mut().insert("conduit-proxy-error", "an application's lie".parse().unwrap());
