@@ -36,7 +36,7 @@ pub struct Requests {
     pub(super) authority: String,
     /// Without its pod: clients use all pods of a service, which would be as many rows.
     pub(super) peer: Peer,
-    /// Which service was asked for, in the namespace of the peer.
+    /// To which service it went, in the namespace of the peer.
     pub(super) service: String,
 }
 
