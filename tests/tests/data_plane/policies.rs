@@ -21,7 +21,7 @@ use super::harness::{Mesh, Meshed, identity};
 use crate::{Sender, backends};
 
 /// What requests may take here. Others come back in far less, and nobody waits for what is late for long.
-const TIMEOUT_MS: u64 = 500;
+const TIMEOUT_MS: u64 = 1_500;
 /// More than that, on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(10);
 
