@@ -6,7 +6,6 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use conduit_inject::settings::Settings;
 use thiserror::Error;
 
 use crate::{AssignmentError, Manifest, RenderError, Values, ValuesError, render};
@@ -159,9 +158,6 @@ pub enum InstallError {
     /// The values do not exist, or cannot be that.
     #[error(transparent)]
     Values(#[from] ValuesError),
-    /// What the webhook is to inject, it could not.
-    #[error("proxies could not be injected with these values of proxy: {0}")]
-    Injection(serde_yaml_ng::Error),
     /// They cannot be rendered.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -182,11 +178,7 @@ impl Install {
     /// # Errors
     /// As [`print`](Self::print).
     pub fn manifest(&self, namespace: &str) -> Result<Manifest, InstallError> {
-        let manifest = render(&self.values(Values::defaults())?, namespace)?;
-        manifest.objects().iter().filter_map(|object| object["data"]["injection.yaml"].as_str()).try_for_each(
-            |text| serde_yaml_ng::from_str(text).map(|_: Settings| ()).map_err(InstallError::Injection),
-        )?;
-        Ok(manifest)
+        Ok(render(&self.values(Values::defaults())?, namespace)?)
     }
 
     /// The values that the flags come to, laid over `values`, and checked.

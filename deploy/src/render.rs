@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use conduit_inject::settings::Settings;
 use gtmpl_ng::{Context, Template, TemplateError, Value};
 use serde::Deserialize as _;
 use serde_json::json;
@@ -71,6 +72,9 @@ pub enum RenderError {
     /// A value has ended what it stands in.
     #[error("what was rendered is not YAML ({0}): look at the values for something that YAML reads as its own")]
     Yaml(#[from] serde_yaml_ng::Error),
+    /// What the webhook is to inject, it could not: pods would come up without a proxy.
+    #[error("proxies could not be injected with these values of proxy: {0}")]
+    Injection(serde_yaml_ng::Error),
     /// The values cannot be handed to templates.
     #[error("cannot use the values: {0}")]
     Values(#[from] serde_json::Error),
@@ -97,7 +101,7 @@ impl Manifest {
 /// The control plane, with `values`, in `namespace`.
 ///
 /// # Errors
-/// When `namespace` cannot be one; what [`Values::check`] accepts does not fail otherwise.
+/// When `namespace` cannot be one, or proxies could not be injected with these values; what [`Values::check`] accepts does not fail otherwise.
 pub fn render(values: &Values, namespace: &str) -> Result<Manifest, RenderError> {
     if !is_namespace(namespace) {
         return Err(RenderError::Namespace(namespace.to_owned()));
@@ -114,7 +118,10 @@ pub fn render(values: &Values, namespace: &str) -> Result<Manifest, RenderError>
     files.retain(|text| !text.is_empty());
     let yaml = files.join("\n---\n") + "\n";
     let documents = serde_yaml_ng::Deserializer::from_str(&yaml);
-    let objects = documents.map(serde_json::Value::deserialize).collect::<Result<_, _>>()?;
+    let objects = documents.map(serde_json::Value::deserialize).collect::<Result<Vec<_>, _>>()?;
+    for injection in objects.iter().filter_map(|object| object["data"]["injection.yaml"].as_str()) {
+        serde_yaml_ng::from_str::<Settings>(injection).map_err(RenderError::Injection)?;
+    }
     Ok(Manifest { yaml, objects })
 }
 

@@ -97,9 +97,7 @@ impl Webhook {
     async fn review(&self, body: &[u8]) -> anyhow::Result<Answer> {
         let review: Review =
             serde_json::from_slice(body).context("this is no AdmissionReview of admission.k8s.io/v1")?;
-        let path = self.settings.display();
-        let text = std::fs::read_to_string(&self.settings).with_context(|| format!("cannot read {path}"))?;
-        let settings: Settings = serde_yaml_ng::from_str(&text).with_context(|| format!("{path}"))?;
+        let settings = settings(&self.settings)?;
         let namespace = self.annotations(&review.request.namespace).await?;
         Ok(review.answer(&namespace, &settings))
     }
@@ -112,6 +110,16 @@ impl Webhook {
         let metadata = metadata.with_context(|| format!("cannot read the namespace {namespace}"))?;
         Ok(metadata.metadata.annotations.unwrap_or_default())
     }
+}
+
+/// How proxies are made, as it is now: the file is a mounted ConfigMap, which changes.
+///
+/// # Errors
+/// When it cannot be read, or says what cannot be.
+pub fn settings(file: &Path) -> anyhow::Result<Settings> {
+    let path = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {path}"))?;
+    serde_yaml_ng::from_str(&text).with_context(|| format!("{path}"))
 }
 
 fn status(status: StatusCode, text: String) -> Response<Full<Bytes>> {

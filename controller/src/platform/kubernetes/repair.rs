@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use conduit_inject::{Annotations, Settings, injection::CONTROL_PLANE_NAMESPACE, webhook::is_wanted};
+use conduit_inject::{Annotations, injection::CONTROL_PLANE_NAMESPACE, webhook::is_wanted};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::MutatingWebhookConfiguration,
@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::unmeshed::{Effect, Look, Meshed, Mode, Repair, Unmeshed, selector};
-use crate::{config::Config, platform::metrics::PlatformMetrics};
+use crate::{config::Config, platform::metrics::PlatformMetrics, webhook::server::settings};
 
 /// Between two looks: what all pods without a proxy say of themselves is listed each time.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -75,9 +75,8 @@ impl Repairer {
     }
 
     /// At everything, and at what has a proxy in those namespaces.
-    async fn look(&self, settings: &Path, awaited: BTreeSet<String>) -> anyhow::Result<Look> {
-        let text = std::fs::read_to_string(settings).with_context(|| format!("cannot read {}", settings.display()))?;
-        let settings: Settings = serde_yaml_ng::from_str(&text).with_context(|| settings.display().to_string())?;
+    async fn look(&self, file: &Path, awaited: BTreeSet<String>) -> anyhow::Result<Look> {
+        let settings = settings(file)?;
         let namespaces = Api::<Namespace>::all(self.client.clone()).list_metadata(&cached()).await;
         let namespaces: BTreeMap<String, Annotations> = namespaces
             .context("cannot list namespaces")?
