@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, bail};
 use conduit_deploy::{Install, Kept};
 use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::ConfigMap};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
     core::PartialObjectMeta,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kubernetes::plural;
 
@@ -78,6 +78,24 @@ pub async fn labelled(
     let api = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
     let listed = api.list_metadata(&labelled).await;
     Ok(listed.with_context(|| format!("cannot list {}", plural(&kind.1)))?.items)
+}
+
+/// The StatefulSet of the controllers, if they run in one.
+///
+/// # Errors
+/// When the API server does not say.
+pub async fn controllers(client: &Client, namespace: &str) -> anyhow::Result<Option<StatefulSet>> {
+    let set = Api::<StatefulSet>::namespaced(client.clone(), namespace).get_opt("controller").await;
+    set.with_context(|| format!("cannot read the StatefulSet {namespace}/controller"))
+}
+
+/// An object of that kind by its name alone, for `kubectl delete`.
+pub fn by_name((api_version, kind): &Kind, object: &PartialObjectMeta<DynamicObject>) -> Value {
+    let mut metadata = json!({"name": object.name_any()});
+    if let Some(namespace) = object.namespace() {
+        metadata["namespace"] = namespace.into();
+    }
+    json!({"apiVersion": api_version, "kind": kind, "metadata": metadata})
 }
 
 /// How people call it: `StatefulSet conduit/controller`.

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use conduit_api::VERSION;
 use conduit_deploy::{Manifest, render};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::{Api, Client, ResourceExt as _, api::DynamicObject, core::PartialObjectMeta};
-use serde_json::{Value, json};
+use kube::{Client, ResourceExt as _, api::DynamicObject, core::PartialObjectMeta};
+use serde_json::Value;
 
 use crate::{
     global::Global,
@@ -35,9 +35,7 @@ pub async fn run(global: &Global, out: &mut impl Write) -> anyhow::Result<()> {
             if kept.release == VERSION { "an earlier build" } else { &kept.release }
         );
     };
-    let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
-    let set = sets.get_opt("controller").await;
-    let set = set.with_context(|| format!("cannot read the StatefulSet {namespace}/controller"))?;
+    let set = installation::controllers(&client, namespace).await?;
     if set.is_some_and(|set| !is_rolled_out(&set)) {
         bail!(
             "controllers of the earlier release may still run, and use what goes: wait until they are replaced (kubectl -n {namespace} rollout \
@@ -94,16 +92,13 @@ fn superfluous(
     if !is_installed || !is_here || installed.iter().any(|known| is_it(&known)) {
         return None;
     }
-    let mut metadata = json!({"name": name});
-    if let Some(namespace) = object.namespace() {
-        metadata["namespace"] = namespace.into();
-    }
-    Some(json!({"apiVersion": of.0, "kind": of.1, "metadata": metadata}))
+    Some(installation::by_name(of, object))
 }
 
 #[cfg(test)]
 mod tests {
     use conduit_deploy::Install;
+    use serde_json::json;
 
     use super::*;
 

@@ -78,13 +78,8 @@ pub async fn run(args: &Args, global: &Global, out: &mut impl Write) -> anyhow::
 async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Value>> {
     let mut found = Vec::new();
     for of in kinds(namespace)? {
-        for object in installation::labelled(client, namespace, &of).await? {
-            let mut metadata = json!({"name": object.name_any()});
-            if let Some(namespace) = object.namespace() {
-                metadata["namespace"] = namespace.into();
-            }
-            found.push(json!({"apiVersion": of.0, "kind": of.1, "metadata": metadata}));
-        }
+        let listed = installation::labelled(client, namespace, &of).await?;
+        found.extend(listed.iter().map(|object| installation::by_name(&of, object)));
     }
     // A StatefulSet leaves them behind, and they hold what the next control plane would be a stranger to.
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);

@@ -10,8 +10,7 @@ use std::io::Write;
 use anyhow::{Context as _, bail};
 use conduit_api::proto::public::RaftStatusRequest;
 use conduit_deploy::{Install, Kept, Values, render};
-use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::{Api, Client};
+use kube::Client;
 
 use self::obstacles::{Installed, obstacles};
 use crate::{control_plane::ControlPlane, global::Global, installation};
@@ -75,11 +74,7 @@ async fn installed(
     namespace: &str,
     control_plane: &ControlPlane,
 ) -> anyhow::Result<Option<Installed>> {
-    let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
-    let set = sets.get_opt("controller").await;
-    let Some(set) = set.with_context(|| format!("cannot read the StatefulSet {namespace}/controller"))? else {
-        return Ok(None);
-    };
+    let Some(set) = installation::controllers(client, namespace).await? else { return Ok(None) };
     let mut installed = Installed::of(&set);
     // Who is a member and has no pod any more counts as well, and who was removed does not. While nobody answers, pods are what is known.
     if let Ok(status) = control_plane.ask(async |client| client.raft_status(RaftStatusRequest {}).await).await {

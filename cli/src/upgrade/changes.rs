@@ -53,10 +53,7 @@ fn compare(path: &str, was: &Value, is: &Value, found: &mut Vec<String>) {
             let (was, is) = (named(was).unwrap_or_default(), named(is).unwrap_or_default());
             let names: std::collections::BTreeSet<_> = was.iter().chain(&is).map(|(name, _)| *name).collect();
             for name in names {
-                let of = |list: &[(&str, &Value)]| {
-                    list.iter().find(|(known, _)| *known == name).map_or(Value::Null, |(_, value)| (*value).clone())
-                };
-                compare(&format!("{path}[{name}]"), &of(&was), &of(&is), found);
+                compare(&format!("{path}[{name}]"), entry(&was, name), entry(&is, name), found);
             }
         }
         (Value::Array(was), Value::Array(is)) if was.len() == is.len() => {
@@ -81,10 +78,7 @@ fn missing(path: &str, applied: &Value, now: &Value, live: &Value, found: &mut V
         (Value::Array(applied), Value::Array(now), Value::Array(live)) => {
             let (Some(applied), Some(now), Some(live)) = (named(applied), named(now), named(live)) else { return };
             for (name, applied) in applied {
-                let of = |list: &[(&str, &Value)]| {
-                    list.iter().find(|(known, _)| *known == name).map_or(Value::Null, |(_, value)| (*value).clone())
-                };
-                missing(&format!("{path}[{name}]"), applied, &of(&now), &of(&live), found);
+                missing(&format!("{path}[{name}]"), applied, entry(&now, name), entry(&live, name), found);
             }
         }
         _ => {}
@@ -101,6 +95,10 @@ fn below(path: &str, key: &str) -> String {
 /// The entries by their names, if all of them have one.
 fn named(list: &[Value]) -> Option<Vec<(&str, &Value)>> {
     list.iter().map(|entry| Some((entry["name"].as_str()?, entry))).collect()
+}
+
+fn entry<'a>(list: &[(&str, &'a Value)], name: &str) -> &'a Value {
+    list.iter().find(|(known, _)| *known == name).map_or(&Value::Null, |(_, value)| value)
 }
 
 fn shown(value: &Value) -> Option<String> {
