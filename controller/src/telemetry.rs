@@ -109,35 +109,34 @@ impl Telemetry {
             self.size += history.size();
             self.histories.insert(key.clone(), Arc::new(history));
         }
-        let share = self.share();
-        if let Some(history) = self.histories.get_mut(&key) {
-            let before = history.size();
-            let history = Arc::make_mut(history);
+        let added = self.change(&key, |history| {
             history.know(reporter);
-            if let Some(crowded) = history.report(now, report) {
-                self.reports += 1;
-                self.crowded_rows += crowded;
-            }
+            let crowded = history.report(now, report);
             history.shrink(HISTORY_BYTES_MAX);
-            self.size = self.size - before + history.size();
-            self.keep_share(&key, share);
+            crowded
+        });
+        if let Some(crowded) = added.flatten() {
+            self.reports += 1;
+            self.crowded_rows += crowded;
         }
+        self.keep_share(&key);
         self.tidy_another(now);
     }
 
-    /// What each may have when there is no room left.
-    fn share(&self) -> usize {
-        self.bytes_max / self.histories.len().max(1)
+    /// Changes one of them, and knows how much there is of all then.
+    fn change<T>(&mut self, key: &ReporterKey, change: impl FnOnce(&mut History) -> T) -> Option<T> {
+        let history = Arc::make_mut(self.histories.get_mut(key)?);
+        let before = history.size();
+        let changed = change(history);
+        self.size = self.size - before + history.size();
+        Some(changed)
     }
 
-    fn keep_share(&mut self, key: &ReporterKey, share: usize) {
-        if self.size <= self.bytes_max {
-            return;
-        }
-        if let Some(history) = self.histories.get_mut(key).filter(|history| history.size() > share) {
-            let before = history.size();
-            Arc::make_mut(history).shrink(share);
-            self.size = self.size - before + history.size();
+    /// When there is no room left, each may have as much as any other.
+    fn keep_share(&mut self, key: &ReporterKey) {
+        if self.size > self.bytes_max {
+            let share = self.bytes_max / self.histories.len().max(1);
+            self.change(key, |history| history.shrink(share));
         }
     }
 
@@ -164,20 +163,16 @@ impl Telemetry {
     fn tidy_another(&mut self, now: Now) {
         let from = self.tidied.take().map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.histories.range((from, Bound::Unbounded)).next();
-        let Some((reporter, quiet_for)) = next.map(|(key, it)| (key.clone(), now.since(it.heard()))) else {
+        let Some((key, quiet_for)) = next.map(|(key, it)| (key.clone(), now.since(it.heard()))) else {
             return;
         };
-        self.tidied = Some(reporter.clone());
         if quiet_for > WINDOW_MAX + TIERS[TIERS.len() - 1].length {
-            self.forget(&reporter);
+            self.forget(&key);
         } else if quiet_for > QUIET {
-            if let Some(history) = self.histories.get_mut(&reporter) {
-                let before = history.size();
-                Arc::make_mut(history).tidy(now);
-                self.size = self.size - before + history.size();
-            }
-            self.keep_share(&reporter, self.share());
+            self.change(&key, |history| history.tidy(now));
+            self.keep_share(&key);
         }
+        self.tidied = Some(key);
     }
 
     /// What there is to be added up, as it is now: so that nobody who reports has to wait for it.
