@@ -127,17 +127,19 @@ pub struct Client {
     pub number: u32,
     /// Who asks.
     pub source: SocketAddr,
-    /// Whether that is another proxy of this mesh, which speaks for many.
-    pub is_mesh: bool,
-    /// Who that has proved to be.
+    /// Who that has proved to be: another proxy of this mesh, or nobody.
     pub identity: Option<SpiffeId>,
 }
 
 impl Client {
     /// One that begins.
     pub fn new(worker: &Rc<Worker>, direction: Direction, source: SocketAddr, identity: Option<SpiffeId>) -> Self {
-        let is_mesh = identity.is_some();
-        Self { worker: worker.clone(), direction, number: worker.number(), source, is_mesh, identity }
+        Self { worker: worker.clone(), direction, number: worker.number(), source, identity }
+    }
+
+    /// Whether it comes from another proxy of this mesh, which speaks for many.
+    pub fn is_mesh(&self) -> bool {
+        self.identity.is_some()
     }
 
     /// A request on it, which is told from the others by `stream`.

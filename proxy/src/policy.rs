@@ -9,15 +9,11 @@ use conduit_api::{
     route::{PathMatch, RouteMatch, RouteRule},
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode, header::LOCATION};
-use memchr::memchr;
 use tokio::time::Instant;
 
 use crate::{
     buffer::{Buffer, TooLarge},
-    http::{
-        RequestView,
-        h2::fields::{Fields, Indexing},
-    },
+    http::{RequestView, h2::fields::Fields, head},
 };
 
 /// Of one rule that says more than where requests go; most say nothing, and have none.
@@ -125,38 +121,18 @@ fn visible(text: &str) -> String {
 /// # Errors
 /// When it is too large for a head then.
 pub fn edit_lines(edits: &HeaderEdits, head: &[u8], out: &mut Buffer) -> Result<(), TooLarge> {
-    let end = if head.ends_with(b"\r\n\r\n") { head.len() - 2 } else { head.len() };
-    let (lines, rest) = head.split_at(end);
-    for (index, line) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let name = &line[..memchr(b':', line).unwrap_or_default()];
-        if index == 0 || !edits.takes(name) {
-            out.append_all(line)?;
-        }
-    }
-    for (name, value) in edits.gives() {
-        for part in [name, ": ", value, "\r\n"] {
-            out.append_all(part.as_bytes())?;
-        }
-    }
-    out.append_all(rest)
+    head::edited(head, |name| edits.takes(name), edits.gives(), out)
 }
 
-/// The same for HTTP/2. What is new is put into no table: nobody has said that it is no secret.
+/// The same for HTTP/2.
 pub fn edit_fields(edits: &HeaderEdits, fields: &Fields) -> Fields {
-    let mut edited = Fields::default();
-    for (name, value, indexing) in fields.iter().filter(|(name, ..)| !edits.takes(name)) {
-        edited.push(name, value, indexing);
-    }
-    for (name, value) in edits.gives() {
-        edited.push(name.as_bytes(), value.as_bytes(), Indexing::Without);
-    }
-    edited
+    fields.edited(|name| edits.takes(name), edits.gives())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Headers;
+    use crate::http::{Headers, h2::fields::Indexing};
 
     fn edits() -> HeaderEdits {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());

@@ -14,7 +14,6 @@ mod pump;
 use std::{
     future::poll_fn,
     io,
-    rc::Rc,
     sync::Arc,
     task::{Poll, ready},
     time::Duration,
@@ -35,7 +34,7 @@ use super::{
     exchange::{Asked, Exchange},
     head::{self, EndOfHead, Ending, RequestHead},
 };
-use crate::{buffer::Buffer, buffered::Buffered, journal::Entry, policy::Policy};
+use crate::{buffer::Buffer, buffered::Buffered, policy::Policy};
 
 /// From the first byte of a head to its last: a client that takes longer is let go (slowloris). Between two requests a client may
 /// take its time.
@@ -166,8 +165,8 @@ async fn exchange<F: Forward>(
     let mut body = Body::new(request.framing);
     let taken = take(&mut body, &mut client.input, &mut head);
     let mut upload = Pump::new(&head, head_length, body, *taken.as_ref().unwrap_or(&Passing::default()));
-    upload.entry.clone_from(&entry);
-    deliver(forward, client, request, &mut upload, taken, asked, entry.as_ref()).await
+    upload.entry = entry;
+    deliver(forward, client, request, &mut upload, taken, asked).await
 }
 
 /// Sends `upload`, of whose body `taken` was here with its head, to whoever gets it.
@@ -178,7 +177,6 @@ async fn deliver<F: Forward>(
     upload: &mut Pump<'_>,
     taken: Result<Passing, Refusal>,
     asked: Asked,
-    entry: Option<&Rc<Entry>>,
 ) -> io::Result<After> {
     let worker = &forward.client().worker;
     let view = request.view(upload.head());
@@ -193,14 +191,14 @@ async fn deliver<F: Forward>(
         Ok(service) => service,
         Err(failure) => {
             forward.failed(&view, failure);
-            return fail(client, request, upload, failure, entry).await;
+            return fail(client, request, upload, failure).await;
         }
     };
     let policy = forward.policy(&service).map(Arc::as_ref);
     let deadline = policy.and_then(|policy| policy.deadline(Instant::now()));
     if let Some(response) = policy.and_then(|policy| policy.redirect(&view)) {
         forward.answered(&view, response.status().as_u16());
-        if let Some(entry) = entry {
+        if let Some(entry) = &upload.entry {
             entry.answer(&response);
         }
         return answer(client, request, upload, &response).await;
@@ -210,7 +208,7 @@ async fn deliver<F: Forward>(
     {
         let failure = Failure::Refused(Refusal::HeadTooLarge);
         forward.failed(&view, failure);
-        return fail(client, request, upload, failure, entry).await;
+        return fail(client, request, upload, failure).await;
     }
 
     let (mut tried, mut failure, mut was_sent) = (Vec::new(), Failure::NoEndpoints, false);
@@ -224,7 +222,7 @@ async fn deliver<F: Forward>(
                 break;
             }
         };
-        let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, asked, entry);
+        let mut recorded = Exchange::begin(&view, &hop, &worker.setup.taps, asked, upload.entry.as_ref());
         if let Some(balancer) = forward.balancer(&service) {
             recorded.loads(balancer);
         }
@@ -301,10 +299,10 @@ async fn deliver<F: Forward>(
             }
         }
         recorded.fail(failure);
-        return fail(client, request, upload, failure, entry).await;
+        return fail(client, request, upload, failure).await;
     }
     forward.failed(&view, failure);
-    fail(client, request, upload, failure, entry).await
+    fail(client, request, upload, failure).await
 }
 
 /// What `done` comes to by then; nothing, if that is later. What has no bound has no timer and no memory for one.
@@ -321,14 +319,8 @@ fn undelivered(was_sent: bool) -> Failure {
 }
 
 /// This proxy's own answer, because there is no other.
-async fn fail(
-    client: &mut Buffered,
-    request: &RequestHead,
-    upload: &Pump<'_>,
-    failure: Failure,
-    entry: Option<&Rc<Entry>>,
-) -> io::Result<After> {
-    if let Some(entry) = entry {
+async fn fail(client: &mut Buffered, request: &RequestHead, upload: &Pump<'_>, failure: Failure) -> io::Result<After> {
+    if let Some(entry) = &upload.entry {
         entry.fail(failure);
     }
     answer(client, request, upload, &failure.response(request.is_grpc)).await

@@ -43,7 +43,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// When the connection breaks, or is not HTTP/2.
 pub async fn serve<F: Forward>(forward: Rc<F>, client: Buffered) -> io::Result<()> {
     let asks = forward.client();
-    let line = Line::new(Role::Server, asks.is_mesh);
+    let line = Line::new(Role::Server, asks.is_mesh());
     let idle = asks.worker.idle(asks.number);
     // Lives as long as this does, however that ends: a proxy that leaves drops it with requests under way.
     let _abandoned = Abandoned(line.clone());

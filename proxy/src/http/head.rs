@@ -554,36 +554,52 @@ impl RequestHead {
     /// Changes fields of the head as it goes on, which is all that is in `head` yet. One that would be more than a head may be
     /// goes on as it is.
     pub fn edit(&mut self, head: &mut Buffer, edit: &Edit) {
-        let (mut out, mut authority, mut lines) = (Buffer::small(), self.authority.start, 0);
-        let edited = (|| {
-            for line in head.filled().split_inclusive(|byte| *byte == b'\n') {
-                let at = line.as_ptr().addr() - head.filled().as_ptr().addr();
-                let name = memchr(b':', line).map_or(&[][..], |colon| &line[..colon]);
-                if lines > 0 && edit.remove.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())) {
-                    continue;
-                }
-                if line == b"\r\n" {
-                    for (name, value) in &edit.add {
-                        [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"]
-                            .iter()
-                            .try_for_each(|part| out.append_all(part))?;
-                        lines += 1;
-                    }
-                }
-                if (at..at + line.len()).contains(&self.authority.start) {
-                    authority = out.filled().len() + self.authority.start - at;
-                }
-                out.append_all(line)?;
-                lines += 1;
-            }
-            Ok::<_, TooLarge>(())
-        })();
+        let takes = |name: &[u8]| edit.remove.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+        let gives = edit.add.iter().map(|(name, value)| (*name, value.as_str()));
+        let mut out = Buffer::small();
+        if edited(head.filled(), takes, gives, &mut out).is_err() {
+            return;
+        }
+        let lines = out.filled().iter().filter(|byte| **byte == b'\n').count();
         // The request line and the empty one are no fields.
-        if edited.is_ok() && lines <= HEADERS_MAX + 2 {
-            self.authority = authority..authority + self.authority.len();
+        if lines <= HEADERS_MAX + 2 {
+            let (before, _) = head.filled().split_at(self.authority.start);
+            let gone = field_lines(before).filter(|(name, _)| takes(name)).map(|(_, line)| line.len()).sum::<usize>();
+            self.authority = self.authority.start - gone..self.authority.end - gone;
             *head = out;
         }
     }
+}
+
+/// The lines of a head as it goes on behind the first one, each with the name of its field.
+fn field_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = head.split_inclusive(|byte| *byte == b'\n').skip(1);
+    lines.map(|line| (memchr(b':', line).map_or(&[][..], |colon| &line[..colon]), line))
+}
+
+/// Writes `head` as it goes on, with or without the empty line at its end, to `out`: without the fields whose names are taken, and with those that
+/// are given.
+///
+/// # Errors
+/// When it is too large for a head then.
+pub fn edited<'a>(
+    head: &[u8],
+    takes: impl Fn(&[u8]) -> bool,
+    gives: impl Iterator<Item = (&'a str, &'a str)>,
+    out: &mut Buffer,
+) -> Result<(), TooLarge> {
+    let end = if head.ends_with(b"\r\n\r\n") { head.len() - 2 } else { head.len() };
+    let (lines, rest) = head.split_at(end);
+    out.append_all(lines.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default())?;
+    for (_, line) in field_lines(lines).filter(|(name, _)| !takes(name)) {
+        out.append_all(line)?;
+    }
+    for (name, value) in gives {
+        for part in [name, ": ", value, "\r\n"] {
+            out.append_all(part.as_bytes())?;
+        }
+    }
+    out.append_all(rest)
 }
 
 /// The value of the field `name` in a head as it goes on: it is searched again, which only routes ask for.

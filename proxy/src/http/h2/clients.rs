@@ -144,7 +144,7 @@ impl<F: Forward> Clients<F> {
     /// The client has cancelled a request, or has made this side do so.
     fn cancelled(&self, now: Instant) -> Result<(), Broken> {
         let cancelled = self.line.connection.borrow_mut().cancelled(now);
-        if !self.forward.client().is_mesh && cancelled > CANCELLED_PER_SECOND_MAX {
+        if !self.forward.client().is_mesh() && cancelled > CANCELLED_PER_SECOND_MAX {
             return Err(Broken { reason: Reason::ENHANCE_YOUR_CALM, refusal: Refusal::TooManyCancelled });
         }
         Ok(())

@@ -55,6 +55,19 @@ impl Fields {
         self.fields.push(Field { start: start as u32, name: name as u32, value: value as u32, indexing });
     }
 
+    /// Without those whose names are taken, and with those that are given. What is new is put into no table: nobody has said that it is no secret,
+    /// or that it comes again.
+    pub fn edited<'a>(&self, takes: impl Fn(&[u8]) -> bool, gives: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut edited = Self::default();
+        for (name, value, indexing) in self.iter().filter(|(name, ..)| !takes(name)) {
+            edited.push(name, value, indexing);
+        }
+        for (name, value) in gives {
+            edited.push(name.as_bytes(), value.as_bytes(), Indexing::Without);
+        }
+        edited
+    }
+
     /// Forgets all of them, and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -265,16 +278,8 @@ impl Request {
 
     /// Changes fields. A request that would have more of them than it may goes on as it is.
     pub fn edit(&mut self, edit: &Edit) {
-        let mut edited = Fields::default();
-        for (name, value, indexing) in self.fields.iter() {
-            if !edit.remove.iter().any(|known| known.as_bytes() == name) {
-                edited.push(name, value, indexing);
-            }
-        }
-        for (name, value) in &edit.add {
-            // It never comes again.
-            edited.push(name.as_bytes(), value.as_bytes(), Indexing::Without);
-        }
+        let takes = |name: &[u8]| edit.remove.iter().any(|known| known.as_bytes() == name);
+        let edited = self.fields.edited(takes, edit.add.iter().map(|(name, value)| (*name, value.as_str())));
         if let Ok(meaning) = Meaning::read(&edited) {
             (self.fields, self.meaning) = (edited, meaning);
         }
