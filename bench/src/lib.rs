@@ -4,9 +4,11 @@
 //!   at which it was due. [`report`]: what came out, and two of them beside each other.
 //! - [`proxy`]: what a request costs a proxy, ours and others.
 //! - [`memory`]: what the processes of a local mesh hold. [`control_plane`]: controllers alone, and many proxies at them.
+//!   [`kubernetes`]: controllers in a cluster.
 
 pub mod control_plane;
 pub mod identity;
+pub mod kubernetes;
 pub mod load;
 pub mod memory;
 pub mod proxy;

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use conduit_bench::{
-    control_plane, identity, load,
+    control_plane, identity, kubernetes, load,
     memory::Memory,
     proxy,
     report::{Report, comparison},
@@ -76,6 +76,8 @@ enum Command {
         #[command(subcommand)]
         command: ControlPlane,
     },
+    /// Measure it in Kubernetes, in a network of its own: `bench/kubernetes.sh`
+    Kubernetes(kubernetes::Plan),
 }
 
 #[derive(Subcommand)]
@@ -138,6 +140,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             print!("{}", proxy::run(&conduit_chaos::cluster::programs()?, &plan).await?);
             Ok(())
         }
+        Command::Kubernetes(plan) => kubernetes::run(&conduit_chaos::cluster::programs()?, &plan).await,
         Command::Load { plan, after, report, output, stay } => {
             if let Some(file) = after {
                 load::wait_for(&file).await;
