@@ -15,7 +15,8 @@
 use tonic::{Extensions, Request};
 
 use crate::proto::public::{
-    EdgesRequest, IdentityRequest, PodsRequest, ResourceSelection, SeriesRequest, StatRequest, TapRequest, api_server,
+    EdgesRequest, IdentityRequest, ListAlertsRequest, ListObjectivesRequest, PodsRequest, ResourceSelection,
+    SeriesRequest, StatRequest, TapRequest, api_server,
 };
 
 /// Of the group.
@@ -78,6 +79,11 @@ pub const METHODS: &[Method] = &[
     looks_at_namespace("Stat"),
     looks_at_namespace("Edges"),
     looks_at_namespace("Series"),
+    // Alerts wake people: who sets what they are for is who administers the mesh.
+    changes("SetObjective"),
+    changes("RemoveObjective"),
+    looks_at_namespace("ListObjectives"),
+    looks_at_namespace("ListAlerts"),
     looks_at_namespace("Pods"),
     looks_at_namespace("Tap"),
 ];
@@ -179,6 +185,8 @@ about_namespace! {
     EdgesRequest: |edges| &edges.namespace;
     TapRequest: |tap| tap.target.namespace();
     PodsRequest: |pods| &pods.namespace;
+    ListObjectivesRequest: |list| &list.namespace;
+    ListAlertsRequest: |list| &list.namespace;
     IdentityRequest: |identity| &identity.namespace;
 }
 

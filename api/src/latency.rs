@@ -78,6 +78,15 @@ impl Latencies {
         (self.first..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
     }
 
+    /// How many there are, and how many of them are over `latency_us`: those in its own bucket are taken for within.
+    pub fn over(&self, latency_us: u64) -> (u64, u64) {
+        let limit = bucket(latency_us) as u32;
+        self.iter().fold((0, 0), |(all, over): (u64, u64), (bucket, count)| {
+            let is_over = if bucket > limit { count } else { 0 };
+            (all.saturating_add(count), over.saturating_add(is_over))
+        })
+    }
+
     /// The latency in microseconds that `quantile` (0 to 1) of the requests did not exceed; `None` without requests.
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
         let total = self.counts.iter().copied().fold(0, u64::saturating_add);
@@ -117,6 +126,20 @@ mod tests {
             assert!((got - exact).abs() / exact < 0.05, "{quantile}: {got} for {exact}");
         }
         assert_eq!(Latencies::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn what_is_over_a_latency_is_counted_within_one_bucket() {
+        let mut latencies = Latencies::default();
+        for us in (1_000..=200_000).step_by(1_000) {
+            latencies.add(bucket(us) as u32, 1);
+        }
+        let (all, over) = latencies.over(100_000);
+        assert_eq!(all, 200);
+        // A bucket there is 4 ms wide.
+        assert!((96..=100).contains(&over), "{over}");
+        assert_eq!(latencies.over(LATENCY_US_MAX), (200, 0));
+        assert_eq!(Latencies::default().over(1), (0, 0));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`spiffe`]: who a workload is. [`mesh`]: what runs, and where. [`revision`]: when it changed. [`node`]: which replica.
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`filters`]: what else
 //!   becomes of them; [`gateway`]: how people say it.
+//! - [`objective`]: what people promise of their services.
 //! - [`journal`]: what proxies write down of requests one by one.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //! - [`access`]: which of its methods people may call in Kubernetes.
@@ -21,6 +22,7 @@ pub mod journal;
 pub mod latency;
 pub mod mesh;
 pub mod node;
+pub mod objective;
 pub mod port;
 pub mod process;
 pub mod proto;
@@ -35,6 +37,7 @@ pub use mesh::{
     Balancing, Endpoint, Pod, PodName, PodPorts, RouteName, Service, ServiceName, ServicePort, WorkloadRef,
 };
 pub use node::NodeId;
+pub use objective::{Goal, Indicator, Objective, ResourceName};
 pub use port::{PortRange, ProtocolHint};
 pub use revision::Revision;
 pub use route::{HttpRoute, RouteTable};

@@ -3,12 +3,12 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    ca, check, completion, dashboard, edges, explain, get,
+    alerts, ca, check, completion, dashboard, edges, explain, get,
     global::Global,
     history, identity,
     inject::{InjectArgs, UninjectArgs},
     local::LocalCommand,
-    pods, raft, routes, stat, tap, top, uninstall, upgrade, version, wait,
+    pods, raft, routes, slo, stat, tap, top, uninstall, upgrade, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -26,6 +26,8 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show which objectives are not kept, and which were not lately
+    Alerts(alerts::Args),
     /// Configure what files say: HTTPRoutes of the Gateway API
     Apply(routes::ApplyArgs),
     /// Look at whom the mesh trusts, and change it
@@ -76,6 +78,12 @@ pub enum Command {
     Prune,
     /// Configure again what was configured at a revision
     Rollback(routes::RollbackArgs),
+    /// Promise which share of requests succeeds and how long they take, and see how that is kept
+    Slo {
+        /// What to do.
+        #[command(subcommand)]
+        command: slo::Command,
+    },
     /// Show traffic: success rate, requests per second, latencies
     Stat(stat::Args),
     /// Watch requests as they pass

@@ -5,13 +5,14 @@
 //!   [`transport`]: how calls get there.
 //! - One module per command, which asks in the file of that name and writes in pure functions beside it: [`version`],
 //!   [`ca`], [`identity`], [`check`], [`stat`], [`edges`], [`tap`], [`top`], [`raft`], [`wait`], [`history`], [`get`], [`pods`], [`routes`] (apply, delete, diff, rollback),
-//!   [`completion`], [`dashboard`], [`explain`]. [`yaml`] and [`gateway`] read what people write.
+//!   [`completion`], [`dashboard`], [`explain`], [`slo`], [`alerts`]. [`yaml`] and [`gateway`] read what people write.
 //! - [`install`], [`inject`]: manifests for Kubernetes, made without asking anybody. [`upgrade`]: the same for what is there already; [`prune`], [`uninstall`]: what is
 //!   to be deleted there. [`installation`]: what there is.
 //! - [`plugin`]: commands of others.
 //! - [`table`], [`printable`], [`stdout`]: what all of them write with.
 
 pub mod address;
+pub mod alerts;
 pub mod args;
 pub mod ca;
 pub mod check;
@@ -39,6 +40,7 @@ pub mod prune;
 pub mod raft;
 pub mod resource;
 pub mod routes;
+pub mod slo;
 pub mod stat;
 pub mod stdout;
 pub mod table;

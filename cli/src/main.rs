@@ -5,6 +5,7 @@ use std::{io::stderr, path::PathBuf, process::ExitCode};
 use clap::{Parser as _, error::ErrorKind};
 use conduit_cli::{
     address::Address,
+    alerts,
     args::{Cli, Command},
     ca, check, completion,
     control_plane::ControlPlane,
@@ -12,7 +13,7 @@ use conduit_cli::{
     global::Global,
     history, identity, inject, install,
     local::directory::MeshDirectory,
-    plugin, pods, prune, raft, routes, stat,
+    plugin, pods, prune, raft, routes, slo, stat,
     stdout::{self, Stdout},
     tap, top, uninstall, upgrade, version, wait,
 };
@@ -100,6 +101,7 @@ fn control_plane(global: &Global) -> ControlPlane {
 async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode> {
     let (global, out, notes) = (&cli.global, &mut Stdout, &mut stderr());
     match &cli.command {
+        Command::Alerts(args) => alerts::run(args, global, control_plane, out, notes).await?,
         Command::Apply(args) => routes::apply(args, global, control_plane, out).await?,
         Command::Delete(args) => routes::delete(args, global, control_plane, out).await?,
         Command::Diff(args) => routes::diff(args, control_plane, out).await?,
@@ -124,6 +126,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
         Command::Prune => prune::run(global, out).await?,
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
+        Command::Slo { command } => slo::run(command, global, control_plane, out, notes).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
         Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,
         Command::Top(args) => top::run(args, global, control_plane, out, notes).await?,

@@ -15,8 +15,9 @@ use commands::fake::{Answers, Replica};
 use conduit_api::proto::{
     common::{ResourceRef, SocketAddress},
     public::{
-        BasicStats, Change, CheckResult, Edge, EdgesResponse, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse,
-        StatResponse, StatRow, TrustRoot, check_result,
+        Alert, AlertEvent, Assessment, BasicStats, BurnRate, Change, CheckResult, Edge, EdgesResponse,
+        ListAlertsResponse, Objective, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
+        TrustRoot, assessment::State, check_result,
     },
     tap::{
         TapEvent,
@@ -100,6 +101,120 @@ async fn version_never_fails() {
     ] {
         assert_eq!(ok(&args).await, (expected.to_owned(), String::new()), "{args}");
     }
+}
+
+fn voting() -> ResourceRef {
+    ResourceRef { kind: "deployment".into(), namespace: "emojivoto".into(), name: "voting".into() }
+}
+
+fn assessment(goal: &str, state: State, severity: &str, bad: u64) -> Assessment {
+    let burn_rate = |(window_ms, requests): (u32, u64)| BurnRate {
+        window_ms,
+        rate: (requests > 0).then(|| bad as f64 * 100.0 / requests as f64),
+        requests,
+        bad: if requests > 0 { bad } else { 0 },
+        partial: requests == 0,
+    };
+    Assessment {
+        indicator: goal.split(' ').next().unwrap().into(),
+        goal: goal.into(),
+        state: state.into(),
+        severity: severity.into(),
+        since_ms: if state == State::Firing { 1_525_000_000_000 } else { 0 },
+        burn_rates: [(300_000, 200), (600_000, 400), (1_800_000, 800), (3_600_000, 0)].map(burn_rate).into(),
+    }
+}
+
+#[tokio::test]
+async fn objectives_are_set_listed_and_removed() {
+    let assessments =
+        vec![assessment("success 99%", State::Firing, "critical", 32), assessment("p99 100ms", State::Met, "", 0)];
+    let objective = Objective { resource: Some(voting()), revision: 7, assessments, ..Objective::default() };
+    let replica = Replica::start(Answers { objectives: vec![objective], ..Answers::default() });
+    let slo = |args: &str| format!("-n emojivoto --api-addr {} slo {args}", replica.address());
+    for (args, expected) in [
+        ("set deploy/web --success 99.9 --p99 20ms", "objective of deployment/web set: success 99.9%, p99 20ms\n"),
+        ("set deploy voting --success 99", "objective of deployment/voting unchanged: success 99%\n"),
+        ("remove deploy/voting", "objective of deployment/voting removed\n"),
+    ] {
+        assert_eq!(ok(&slo(args)).await.0, expected);
+    }
+    assert_eq!(fails(&slo("remove deploy/web")).await, "error: nothing is promised of it\n");
+    let (table, notes) = ok(&slo("list")).await;
+    assert_eq!(
+        table,
+        "\
+NAME            OBJECTIVE     STATE       KEPT   BURN_5M   BURN_10M   BURN_30M   BURN_1H
+deploy/voting   success 99%   firing    84.00%     16.0x       8.0x       4.0x         -
+deploy/voting   p99 100ms     met      100.00%      0.0x       0.0x       0.0x         -
+"
+    );
+    assert_eq!(notes, "1 of 3 controllers did not answer: what they know is missing.\n");
+    assert!(ok(&slo("list -A")).await.0.starts_with("NAMESPACE   NAME            OBJECTIVE"));
+    let json: Value = serde_json::from_str(&ok(&slo("list -o json")).await.0).unwrap();
+    let firing = &json["objectives"][0]["objectives"][0];
+    assert_eq!((firing["state"].as_str(), firing["since"].as_str()), (Some("firing"), Some("2018-04-29T11:06:40Z")));
+    assert_eq!((firing["windows"][0]["burn_rate"].as_f64(), json["partial"].as_bool()), (Some(16.0), Some(true)));
+    assert_eq!(firing["windows"][3]["burn_rate"], Value::Null);
+    let nothing = ok(&format!("--api-addr {} slo list", replica.address())).await;
+    assert!(nothing.0.is_empty() && nothing.1.starts_with("No objectives found.\n"), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn alerts_are_shown_with_their_history() {
+    let (firing, pending) = (
+        assessment("success 99%", State::Firing, "critical", 32),
+        assessment("p99 100ms", State::Pending, "warning", 16),
+    );
+    let alert = |assessment| Alert { resource: Some(voting()), assessment: Some(assessment) };
+    let event = |id, firing| AlertEvent {
+        id,
+        resource: Some(voting()),
+        indicator: "success".into(),
+        goal: "success 99%".into(),
+        firing,
+        severity: "critical".into(),
+        time_ms: 1_525_000_000_000,
+        delivery: if firing { "told" } else { "none" }.into(),
+    };
+    let alerts = ListAlertsResponse {
+        alerts: vec![alert(firing), alert(pending)],
+        events: vec![event(9, false), event(8, true)],
+        replicas_answered: 3,
+        replicas_total: 3,
+    };
+    let replica = Replica::start(Answers { alerts, ..Answers::default() });
+    let (table, notes) = ok(&format!("-n emojivoto --api-addr {} alerts", replica.address())).await;
+    assert_eq!(
+        table,
+        "\
+NAME            OBJECTIVE     STATE     SEVERITY   SINCE                    KEPT   BURN_5M   BURN_10M   BURN_30M   BURN_1H
+deploy/voting   success 99%   firing    critical   2018-04-29T11:06:40Z   84.00%     16.0x       8.0x       4.0x         -
+deploy/voting   p99 100ms     pending   warning    -                      92.00%      8.0x       4.0x       2.0x         -
+"
+    );
+    assert_eq!(notes, "");
+    let (history, _) = ok(&format!("--api-addr {} alerts -A --history", replica.address())).await;
+    assert_eq!(
+        history,
+        "\
+TIME                   NAMESPACE   NAME            OBJECTIVE     STATE      SEVERITY   WEBHOOK
+2018-04-29T11:06:40Z   emojivoto   deploy/voting   success 99%   resolved   critical   -
+2018-04-29T11:06:40Z   emojivoto   deploy/voting   success 99%   firing     critical   told
+"
+    );
+    let json: Value =
+        serde_json::from_str(&ok(&format!("--api-addr {} alerts -o json", replica.address())).await.0).unwrap();
+    assert_eq!(
+        (json["alerts"][0]["resource"]["name"].as_str(), json["alerts"].as_array().unwrap().len()),
+        (Some("voting"), 2)
+    );
+    assert_eq!(json["history"][1]["id"].as_str(), Some("8-success"));
+    let empty = Replica::start(Answers::default());
+    assert_eq!(
+        ok(&format!("--api-addr {} alerts", empty.address())).await,
+        (String::new(), "No alerts found.\n".into())
+    );
 }
 
 #[tokio::test]

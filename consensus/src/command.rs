@@ -2,7 +2,10 @@
 
 use std::{fmt, io};
 
-use conduit_api::{HttpRoute, NodeId, Pod, PodName, Revision, RouteName, Service, ServiceName, SpiffeId, TrustDomain};
+use conduit_api::{
+    HttpRoute, Indicator, NodeId, Objective, Pod, PodName, ResourceName, Revision, RouteName, Service, ServiceName,
+    SpiffeId, TrustDomain,
+};
 use conduit_ca::{KeyId, SealedKey, SealedRoot};
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +13,12 @@ use crate::state::{
     MeshState,
     ca::{FederatedRecord, ServiceAccountKeys},
     learned::{Belief, Lesson},
+    objectives::{Delivery, Transition},
 };
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 6;
+pub const FEATURE_LEVEL: u32 = 7;
 
 /// One entry of the log: a command, and who gave it when.
 ///
@@ -157,6 +161,29 @@ pub enum Command {
     },
     /// What was learned of these ports until then is not believed any more.
     Forget(Vec<(ServiceName, u16, u64)>),
+    /// Something is promised of a resource, instead of what was before. Refused when there are too many of them.
+    SetObjective {
+        /// Of which.
+        resource: ResourceName,
+        /// What.
+        objective: Objective,
+    },
+    /// The reverse.
+    RemoveObjective {
+        /// Of which.
+        resource: ResourceName,
+    },
+    /// A promise is not kept, or is kept again. Refused when there is no such promise.
+    RecordAlert(Transition),
+    /// What became of telling somebody of that.
+    AlertTold {
+        /// Of which event, as it is there.
+        id: Revision,
+        /// And of which of those that an entry of the log has led to.
+        indicator: Indicator,
+        /// What.
+        delivery: Delivery,
+    },
 }
 
 impl Command {
@@ -177,6 +204,11 @@ impl Command {
             | Self::SetServiceAccountKeys(_)
             | Self::ResealRoot { .. } => 4,
             Self::Learn { .. } | Self::Forget(_) => 5,
+            Self::SetObjective { .. }
+            | Self::RemoveObjective { .. }
+            | Self::RecordAlert(_)
+            | Self::AlertTold { .. } => 7,
+            Self::Restore(backup) if !backup.has_no_objectives() => 7,
             Self::Restore(backup) if !backup.has_plain_routes() => 6,
             Self::Restore(backup) if !backup.is_plain() => 5,
             Self::Restore(backup) if backup.routes().is_empty() => 1,
@@ -307,6 +339,15 @@ impl fmt::Display for Command {
                 write!(f, "servers of service/{service}:{port} do not always speak first")
             }
             Self::Forget(ports) => write!(f, "forgot what {} ports were seen to carry", ports.len()),
+            Self::SetObjective { resource, objective } => write!(f, "objective of {resource}: {objective}"),
+            Self::RemoveObjective { resource } => write!(f, "objective of {resource} removed"),
+            Self::RecordAlert(Transition { resource, indicator, severity: Some(severity), .. }) => {
+                write!(f, "{} alert for the {indicator} of {resource}", severity.as_str())
+            }
+            Self::RecordAlert(Transition { resource, indicator, severity: None, .. }) => {
+                write!(f, "alert for the {indicator} of {resource} is over")
+            }
+            Self::AlertTold { id, delivery, .. } => write!(f, "alert {id}: {}", delivery.as_str()),
         }
     }
 }

@@ -28,4 +28,5 @@ pub use state::{
     AuditRecord, MeshState, Versioned,
     ca::{CaState, Denial, FederatedRecord, IssuerRecord, JwtKeyRecord, RootRecord, RootState, ServiceAccountKeys},
     learned::{Belief, Lesson},
+    objectives::{AlertEvent, Delivery, Firing, Severity, Transition},
 };

@@ -4,6 +4,7 @@
 pub mod ca;
 mod index;
 pub mod learned;
+pub mod objectives;
 mod routes;
 mod sessions;
 
@@ -14,7 +15,8 @@ use std::{
 };
 
 use conduit_api::{
-    HttpRoute, NodeId, Pod, PodName, ProtocolHint, Revision, RouteName, RouteTable, Service, ServiceName,
+    HttpRoute, Indicator, NodeId, Objective, Pod, PodName, ProtocolHint, ResourceName, Revision, RouteName, RouteTable,
+    Service, ServiceName,
 };
 use conduit_ca::SealedRoot;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,7 @@ use self::{
     ca::{CaState, Denial, IssuerRecord, JwtKeyRecord, When},
     index::Index,
     learned::{Learned, Lesson, Taught},
+    objectives::{AlertEvent, At, Firing, Objectives},
     routes::Routes,
     sessions::Sessions,
 };
@@ -60,6 +63,7 @@ pub struct MeshState {
     pods: Section<PodName, Pod>,
     routes: Routes,
     learned: Learned,
+    objectives: Objectives,
     ca: Option<Arc<CaState>>,
     retired: Arc<BTreeSet<NodeId>>,
     audit: Arc<VecDeque<Arc<AuditRecord>>>,
@@ -95,6 +99,9 @@ struct Stored {
     /// Nor this, of one that did not learn.
     #[serde(default)]
     learned: Learned,
+    /// Nor this, of one without objectives.
+    #[serde(default)]
+    objectives: Objectives,
     ca: Option<Arc<CaState>>,
     retired: Arc<BTreeSet<NodeId>>,
     audit: Arc<VecDeque<Arc<AuditRecord>>>,
@@ -102,9 +109,11 @@ struct Stored {
 }
 
 impl From<Stored> for MeshState {
-    fn from(Stored { revision, base, services, pods, routes, learned, ca, retired, audit, sessions }: Stored) -> Self {
+    fn from(stored: Stored) -> Self {
+        let Stored { revision, base, services, pods, routes, learned, objectives, ca, retired, audit, sessions } =
+            stored;
         let index = Index::build(services.values(), pods.values(), &routes);
-        Self { revision, base, services, pods, routes, learned, ca, retired, audit, sessions, index }
+        Self { revision, base, services, pods, routes, learned, objectives, ca, retired, audit, sessions, index }
     }
 }
 
@@ -116,9 +125,11 @@ impl MeshState {
             return Applied { revision: self.revision, outcome: Outcome::Repeated };
         }
         let summary = command.to_string();
-        // That something is believed for longer is nothing that anybody did.
+        // That something is believed for longer is nothing that anybody did; and alerts are told of elsewhere.
         let is_learning = matches!(command, Command::Learn { .. } | Command::Forget(_));
+        let is_alert = matches!(command, Command::RecordAlert(_) | Command::AlertTold { .. });
         let at = self.revision_at(index);
+        let when = At { revision: at, time_ms };
         let outcome = match command {
             Command::Batch(changes) => {
                 let changed =
@@ -156,8 +167,12 @@ impl MeshState {
             Command::Rollback { to } => self.rollback(at, to),
             Command::Learn { service, port, lesson } => self.learn(at, service, port, lesson),
             Command::Forget(ports) => self.forget(at, &ports),
+            Command::SetObjective { resource, objective } => self.objectives.set(when, resource, objective),
+            Command::RemoveObjective { resource } => self.objectives.remove(when, &resource),
+            Command::RecordAlert(transition) => self.objectives.record(when, &transition),
+            Command::AlertTold { id, indicator, delivery } => self.objectives.told(id, indicator, delivery),
         };
-        if outcome == Outcome::Done && (!is_learning || self.revision == at) {
+        if outcome == Outcome::Done && !is_alert && (!is_learning || self.revision == at) {
             let index = self.revision_at(index).as_u64();
             let audit = Arc::make_mut(&mut self.audit);
             if audit.len() == AUDIT_MAX {
@@ -248,6 +263,26 @@ impl MeshState {
     /// All that was seen of ports.
     pub fn lessons(&self) -> impl Iterator<Item = (&ServiceName, u16, Lesson)> {
         self.learned.all()
+    }
+
+    /// What is promised, by whom.
+    pub fn objectives(&self) -> &BTreeMap<ResourceName, Arc<Versioned<Objective>>> {
+        self.objectives.all()
+    }
+
+    /// What of it is not kept.
+    pub fn firing(&self) -> &BTreeMap<ResourceName, BTreeMap<Indicator, Firing>> {
+        self.objectives.firing()
+    }
+
+    /// The last beginnings and ends of alerts, oldest first.
+    pub fn alert_events(&self) -> impl DoubleEndedIterator<Item = &AlertEvent> {
+        self.objectives.events()
+    }
+
+    /// Whether members of feature level 6 know all that is in it of objectives.
+    pub(crate) fn has_no_objectives(&self) -> bool {
+        self.objectives.is_empty()
     }
 
     /// The certificate authority; none until there is a root. The same pointer is the same content.
@@ -419,6 +454,7 @@ impl MeshState {
         self.base = self.base.max(newest.saturating_add(1).saturating_sub(index));
         let at = self.revision_at(index);
         self.renew(at, &backup);
+        self.objectives = backup.objectives.restored();
         if let Some(ca) = &mut self.ca {
             // They are of replicas that were; those that are note theirs again.
             let ca = Arc::make_mut(ca);
@@ -448,6 +484,7 @@ impl MeshState {
         self.pods = section(at, pods, |pod| pod.name.clone());
         self.routes = Routes::restored(at, &was.routes);
         self.learned = was.learned.clone();
+        self.objectives = was.objectives.clone();
         self.ca = was.ca.as_deref().map(|ca| Arc::new(ca.renewed(at)));
         self.index = Index::build(self.services.values(), self.pods.values(), &self.routes);
     }

@@ -9,6 +9,7 @@ pub mod federation;
 pub mod identity;
 pub mod members;
 pub mod merged;
+pub mod objectives;
 pub mod recover;
 pub mod routes;
 pub mod series;
@@ -25,11 +26,12 @@ use conduit_api::{
             ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
             CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, EdgesRequest,
             EdgesResponse, ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest,
-            IdentityResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest,
-            RaftStatusResponse, RecoverRequest, RecoverResponse, RestoreSnapshotResponse, RollbackRequest,
+            IdentityResponse, ListAlertsRequest, ListAlertsResponse, ListObjectivesRequest, ListObjectivesResponse,
+            MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
+            RecoverRequest, RecoverResponse, RemoveObjectiveRequest, RestoreSnapshotResponse, RollbackRequest,
             RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse,
-            SeriesRequest, SeriesResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest,
-            VersionResponse, WaitRequest, WaitResponse, api_server,
+            SeriesRequest, SeriesResponse, SetObjectiveRequest, SetObjectiveResponse, SnapshotChunk, StatRequest,
+            StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
         },
         tap::TapEvent,
     },
@@ -38,7 +40,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::check::Lifetimes;
-use crate::{authority::roots::Roots, peer::server::Own, propose::unix_ms};
+use crate::{alerts::Windows, authority::roots::Roots, peer::server::Own, propose::unix_ms};
 
 /// The service.
 pub struct ApiServer {
@@ -50,6 +52,8 @@ pub struct ApiServer {
     pub lifetimes: Lifetimes,
     /// People tell them the platform, and not this API.
     pub platform_keeps_routes: bool,
+    /// Over how long promises are judged.
+    pub alert_windows: Windows,
 }
 
 #[tonic::async_trait]
@@ -178,6 +182,37 @@ impl api_server::Api for ApiServer {
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {
         aggregated::admit(&request)?;
         series::series(&self.own, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn set_objective(
+        &self,
+        request: Request<SetObjectiveRequest>,
+    ) -> Result<Response<SetObjectiveResponse>, Status> {
+        let who = routes::who(&request);
+        objectives::set(&self.own, &who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_objective(
+        &self,
+        request: Request<RemoveObjectiveRequest>,
+    ) -> Result<Response<SetObjectiveResponse>, Status> {
+        let who = routes::who(&request);
+        objectives::remove(&self.own, &who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_objectives(
+        &self,
+        request: Request<ListObjectivesRequest>,
+    ) -> Result<Response<ListObjectivesResponse>, Status> {
+        aggregated::admit(&request)?;
+        let namespace = request.into_inner().namespace;
+        Ok(Response::new(objectives::objectives(&self.own, self.alert_windows, &namespace).await))
+    }
+
+    async fn list_alerts(&self, request: Request<ListAlertsRequest>) -> Result<Response<ListAlertsResponse>, Status> {
+        aggregated::admit(&request)?;
+        let namespace = request.into_inner().namespace;
+        Ok(Response::new(objectives::alerts(&self.own, self.alert_windows, &namespace).await))
     }
 
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {

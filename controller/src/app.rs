@@ -1,7 +1,7 @@
 //! A replica's components, in the order in which they start.
 //!
 //! ```text
-//!   cluster (Raft) ── peer port ── bootstrap or join ── actors (authority, platform, learning) ── admin ── api ── proxy-api
+//!   cluster (Raft) ── peer port ── bootstrap or join ── actors (authority, platform, learning, alerts) ── admin ── api ── proxy-api
 //! ```
 
 use std::{
@@ -41,6 +41,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     admin,
+    alerts::{actor::AlertsActor, metrics::AlertMetrics},
     api::{
         ApiServer,
         aggregated::{self, Aggregation},
@@ -119,6 +120,7 @@ impl App {
             refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
             platform_metrics,
+            alerts: AlertMetrics::default(),
         };
         serve_peers(&config, &replica_tls, &own).await?;
         tokio::spawn(seed::follow(platform.clone(), seed_sender, replica_tls));
@@ -151,9 +153,14 @@ impl App {
         PlatformActor::start(platform, cluster.clone(), own.platform_metrics.clone());
         let observations = LearningActor::start(cluster.clone(), own.clock.clone());
 
+        let (alert_windows, webhook) = (config.alert_window, config.alert_webhook());
+        AlertsActor::start(own.clone(), alert_windows, webhook, config.trust_domain.clone());
+
         let lifetimes = Lifetimes { intermediate: config.intermediate_lifetime, leaf: config.leaf_lifetime };
-        let api =
-            || ApiService::new(ApiServer { own: own.clone(), roots: roots.clone(), lifetimes, platform_keeps_routes });
+        let api = || {
+            let (own, roots) = (own.clone(), roots.clone());
+            ApiService::new(ApiServer { own, roots, lifetimes, platform_keeps_routes, alert_windows })
+        };
         if let Some(socket) = &config.api_socket {
             serve_socket(socket, reflected(api()))?;
         }

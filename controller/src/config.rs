@@ -14,6 +14,10 @@ use clap::Parser;
 use conduit_api::TrustDomain;
 
 use crate::{
+    alerts::{
+        Windows,
+        sender::{Address, Webhook},
+    },
     authority::roots::OwnFiles,
     platform::{
         Platform,
@@ -144,6 +148,22 @@ pub struct Config {
     #[arg(long, default_value = "7d", value_parser = humantime::parse_duration)]
     pub intermediate_lifetime: Duration,
 
+    /// The shortest of the four windows over which objectives are judged; the others are 2, 6 and 12 times as long.
+    #[arg(long, default_value = "5m", env = "CONDUIT_CONTROLLER_ALERT_WINDOW")]
+    pub alert_window: Windows,
+
+    /// Who is told when an objective is not kept, and when it is kept again: http://HOST/PATH, https://HOST/PATH or unix:/PATH.
+    #[arg(long, value_name = "URL", requires = "alert_webhook_secret_file", env = "CONDUIT_CONTROLLER_ALERT_WEBHOOK")]
+    pub alert_webhook: Option<Address>,
+
+    /// What such messages are signed with.
+    #[arg(long, value_name = "FILE", env = "CONDUIT_CONTROLLER_ALERT_WEBHOOK_SECRET_FILE")]
+    pub alert_webhook_secret_file: Option<PathBuf>,
+
+    /// What the webhook's certificate is verified by, PEM, instead of what the system trusts, if there is such a file.
+    #[arg(long, value_name = "FILE", env = "CONDUIT_CONTROLLER_ALERT_WEBHOOK_CA_FILE")]
+    pub alert_webhook_ca_file: Option<PathBuf>,
+
     /// What to log: a level, or directives as `tracing` takes them.
     #[arg(long, default_value = "info,openraft=off", env = "CONDUIT_CONTROLLER_LOG")]
     pub log: String,
@@ -197,6 +217,15 @@ impl Config {
             certificates: self.identity_issuer_certificate_file.clone()?,
             key: self.identity_issuer_key_file.clone()?,
             anchors: self.identity_trust_anchors_file.clone(),
+        })
+    }
+
+    /// Who is told of alerts, if anybody is.
+    pub fn alert_webhook(&self) -> Option<Webhook> {
+        Some(Webhook {
+            address: self.alert_webhook.clone()?,
+            secret: self.alert_webhook_secret_file.clone()?,
+            authorities: self.alert_webhook_ca_file.clone(),
         })
     }
 

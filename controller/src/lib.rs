@@ -4,6 +4,7 @@
 //!  Kubernetes/file ► platform (leader only) ─► consensus ─► applied state ─► discovery ─► proxies
 //!                                                 ▲            │                            │
 //!                                              learning ◄──────┼──── who speaks first ──────┘
+//!                                               alerts ◄───────┤
 //!                                            authority ◄───────┴──► api ◄─► peer (the other replicas)
 //!                                                │                   ▲
 //!  proxies ─► identity (CSR + token) ─► issuer ◄─┘     proxies ─► telemetry, tap
@@ -12,6 +13,7 @@
 //! A file named like its folder is pure and decides; `actor.rs` and `server.rs` beside it are its shell, and do.
 
 pub mod admin;
+pub mod alerts;
 pub mod api;
 pub mod app;
 pub mod authority;

@@ -67,6 +67,7 @@ impl View {
                 ask("totals", "Stat", json!({ "selector": all("namespace"), "windowMs": window })),
                 pods(""),
                 edges(""),
+                ask("objectives", "ListObjectives", json!({})),
             ],
             "table" => match self.kind.as_str() {
                 "pod" | "deployment" | "namespace" => vec![stat(&self.kind), pods("")],

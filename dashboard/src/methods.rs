@@ -10,8 +10,18 @@ const SERVICE: &str = "conduit.public.v1.Api";
 
 /// Those that change something. The ones for the day on which a majority is gone, and those that move the whole state, are
 /// for the command line alone.
-const WRITES: &[&str] =
-    &["Apply", "CaDeny", "CaFederate", "CaRevoke", "CaRotate", "RemoveMember", "Rollback", "TransferLeader"];
+const WRITES: &[&str] = &[
+    "Apply",
+    "CaDeny",
+    "CaFederate",
+    "CaRevoke",
+    "CaRotate",
+    "RemoveMember",
+    "RemoveObjective",
+    "Rollback",
+    "SetObjective",
+    "TransferLeader",
+];
 
 /// The methods of a router.
 pub(crate) struct Methods {

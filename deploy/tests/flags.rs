@@ -41,6 +41,30 @@ fn errors_say_what_would_do() {
 }
 
 #[test]
+fn a_webhook_is_told_of_alerts_by_a_secret() {
+    let set = ["--set", "alerts.webhook=https://hooks.example.org/a?b=c,alerts.webhookSecret=hook,alerts.window=1m"];
+    let text = install(&set).unwrap();
+    for line in [
+        "            - --alert-window=1m\n",
+        "            - --alert-webhook=https://hooks.example.org/a?b=c\n",
+        "            - --alert-webhook-secret-file=/etc/conduit-alert-webhook/secret\n",
+        "              mountPath: /etc/conduit-alert-webhook\n",
+        "            secretName: hook\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    assert!(!install(&[]).unwrap().contains("--alert-webhook"));
+    for (set, error) in [
+        ("alerts.webhook=https://x/", "the value `alerts.webhookSecret` is not what it may be"),
+        ("alerts.webhook=ftp://x,alerts.webhookSecret=hook", "the value `alerts.webhook` is not what it may be"),
+        ("alerts.window=x", "the value `alerts.window` is not what it may be"),
+    ] {
+        let refused = install(&["--set", set]).unwrap_err().to_string();
+        assert!(refused.starts_with(error), "{set}: {refused}");
+    }
+}
+
+#[test]
 fn what_proxies_write_down_is_a_value() {
     let set = ["--set", "proxy.accessLog=json,proxy.traceCollector=otel:4317"];
     for (share, line) in

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod mesh {
+    pub mod alerts;
     pub mod attestation;
     pub mod harness;
     pub mod identity;

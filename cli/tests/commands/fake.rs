@@ -13,11 +13,13 @@ use conduit_api::proto::{
         ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
         CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, Change, EdgesRequest,
         EdgesResponse, ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest,
-        IdentityResponse, MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest,
-        RaftStatusResponse, RecoverRequest, RecoverResponse, ResourceSelection, RestoreSnapshotResponse,
-        RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest,
-        SelfCheckResponse, SeriesRequest, SeriesResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest,
-        VersionRequest, VersionResponse, WaitRequest, WaitResponse,
+        IdentityResponse, ListAlertsRequest, ListAlertsResponse, ListObjectivesRequest, ListObjectivesResponse,
+        MemberRequest, MemberResponse, Objective, Pod, PodsRequest, PodsResponse, RaftStatusRequest,
+        RaftStatusResponse, RecoverRequest, RecoverResponse, RemoveObjectiveRequest, ResourceSelection,
+        RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest,
+        SelfCheckRequest, SelfCheckResponse, SeriesRequest, SeriesResponse, SetObjectiveRequest, SetObjectiveResponse,
+        SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest,
+        WaitResponse,
         api_server::{Api, ApiServer},
         apply_response::Outcome,
         explain_response,
@@ -45,6 +47,8 @@ pub struct Answers {
     pub edges: EdgesResponse,
     pub pods: Vec<Pod>,
     pub history: Vec<Change>,
+    pub objectives: Vec<Objective>,
+    pub alerts: ListAlertsResponse,
     /// Those that were applied.
     pub routes: Arc<Mutex<BTreeMap<String, HttpRoute>>>,
     /// One for each tap that is started; when there is none left, nothing is found.
@@ -249,6 +253,42 @@ impl Api for Answers {
         let mut edges = self.edges.clone();
         edges.edges.retain(|edge| namespace.is_empty() || is_of(&edge.source) || is_of(&edge.destination));
         Ok(Response::new(edges))
+    }
+
+    async fn set_objective(
+        &self,
+        request: Request<SetObjectiveRequest>,
+    ) -> Result<Response<SetObjectiveResponse>, Status> {
+        let resource = request.into_inner().resource;
+        let changed = !self.objectives.iter().any(|known| known.resource == resource);
+        Ok(Response::new(SetObjectiveResponse { changed }))
+    }
+
+    async fn remove_objective(
+        &self,
+        request: Request<RemoveObjectiveRequest>,
+    ) -> Result<Response<SetObjectiveResponse>, Status> {
+        let resource = request.into_inner().resource;
+        match self.objectives.iter().any(|known| known.resource == resource) {
+            true => Ok(Response::new(SetObjectiveResponse { changed: true })),
+            false => Err(Status::not_found("nothing is promised of it")),
+        }
+    }
+
+    async fn list_objectives(
+        &self,
+        request: Request<ListObjectivesRequest>,
+    ) -> Result<Response<ListObjectivesResponse>, Status> {
+        let namespace = request.into_inner().namespace;
+        let is_in = |of: &&Objective| {
+            namespace.is_empty() || of.resource.as_ref().is_some_and(|resource| resource.namespace == namespace)
+        };
+        let objectives = self.objectives.iter().filter(is_in).cloned().collect();
+        Ok(Response::new(ListObjectivesResponse { objectives, replicas_answered: 2, replicas_total: 3 }))
+    }
+
+    async fn list_alerts(&self, _: Request<ListAlertsRequest>) -> Result<Response<ListAlertsResponse>, Status> {
+        Ok(Response::new(self.alerts.clone()))
     }
 
     async fn series(&self, _: Request<SeriesRequest>) -> Result<Response<SeriesResponse>, Status> {

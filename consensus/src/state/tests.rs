@@ -1,6 +1,7 @@
 use conduit_api::{
     Endpoint, ServicePort,
     mesh::Inventory,
+    objective::Percentile,
     route::{ParentRef, RouteBackend, RouteRule},
 };
 use conduit_api::{SpiffeId, TrustDomain};
@@ -10,6 +11,7 @@ use proptest::prelude::*;
 use super::{
     ca::{DENIED_MAX, FEDERATED_MAX, FederatedRecord},
     learned::Belief,
+    objectives::{Delivery, EVENTS_MAX, OBJECTIVES_MAX, Severity, Transition},
     *,
 };
 use crate::{Link, RootState};
@@ -140,6 +142,38 @@ fn learn(service: ServiceName, belief: Belief, until_ms: u64) -> Command {
     Command::Learn { service, port: 80, lesson: Lesson { belief, until_ms } }
 }
 
+fn resource(name: u8) -> ResourceName {
+    ResourceName::new("deployment", "ns", &format!("d{name}")).unwrap()
+}
+
+/// A promise for each bit: success, and p99.
+fn objective(success: u32, p99_ms: u32) -> Objective {
+    let success = (success > 0).then(|| success.try_into().unwrap());
+    let p99 = (p99_ms > 0).then(|| (Percentile::P99, p99_ms.try_into().unwrap()));
+    Objective::new(success, p99.into_iter().collect()).unwrap()
+}
+
+fn set(name: u8, success: u32, p99_ms: u32) -> Command {
+    Command::SetObjective { resource: resource(name), objective: objective(success, p99_ms) }
+}
+
+fn record(name: u8, indicator: Indicator, severity: Option<Severity>) -> Command {
+    Command::RecordAlert(Transition { resource: resource(name), indicator, severity, tell: true })
+}
+
+fn any_objective() -> impl Strategy<Value = Command> {
+    let name = || 0..3_u8;
+    let indicator = || prop_oneof![Just(Indicator::Success), Just(Indicator::Latency(Percentile::P99))];
+    let severity = prop_oneof![Just(None), Just(Some(Severity::Warning)), Just(Some(Severity::Critical))];
+    prop_oneof![
+        (name(), 1..4_u32, 0..2_u32).prop_map(|(name, success, p99)| set(name, success, p99)),
+        name().prop_map(|name| Command::RemoveObjective { resource: resource(name) }),
+        (name(), indicator(), severity).prop_map(|(name, indicator, severity)| record(name, indicator, severity)),
+        (1..40_u64, indicator())
+            .prop_map(|(id, indicator)| { Command::AlertTold { id: id.into(), indicator, delivery: Delivery::Told } }),
+    ]
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let node = || (0..3_u64).prop_map(NodeId::new);
     prop_oneof![
@@ -149,6 +183,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => node().prop_map(|node| Command::Retire { node }),
         1 => (0..40_u64).prop_map(|to| Command::Rollback { to: to.into() }),
         2 => any_lesson(),
+        2 => any_objective(),
     ]
 }
 
@@ -396,6 +431,108 @@ fn a_service_changes_with_what_is_to_be_expected_of_it() {
     assert_eq!(state.hint_of(&known, 80), ProtocolHint::Opaque, "what somebody says goes before what was seen");
     apply(&mut state, 15, Command::Batch(vec![Change::RemoveService(name)]));
     assert_eq!(state.lessons().count(), 0, "what is gone takes its lessons along");
+}
+
+#[test]
+fn objectives_are_changed_by_people_and_are_nothing_that_proxies_are_told() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, Command::Batch(vec![Change::UpsertPod(pod(1, 1, true))]));
+    for (index, command, outcome, version) in [
+        (2, set(1, 990_000, 0), Outcome::Done, Some(2)),
+        (3, set(1, 990_000, 0), Outcome::Unchanged, Some(2)),
+        (4, set(1, 999_000, 100), Outcome::Done, Some(4)),
+        (5, Command::RemoveObjective { resource: resource(1) }, Outcome::Done, None),
+        (6, Command::RemoveObjective { resource: resource(1) }, Outcome::Unchanged, None),
+    ] {
+        assert_eq!(apply(&mut state, index, command.clone()), outcome, "{command}");
+        assert_eq!(state.objectives().get(&resource(1)).map(|known| known.version.as_u64()), version, "{command}");
+        assert_eq!(state.revision().as_u64(), 1);
+    }
+    let audit: Vec<_> = state.audit().skip(1).map(|record| record.summary.clone()).collect();
+    assert_eq!(
+        audit,
+        [
+            "objective of deployment/ns/d1: success 99%",
+            "objective of deployment/ns/d1: success 99.9%, p99 100ms",
+            "objective of deployment/ns/d1 removed"
+        ]
+    );
+    for name in 0..OBJECTIVES_MAX {
+        let resource = ResourceName::new("pod", "ns", &format!("p{name}")).unwrap();
+        let command = Command::SetObjective { resource, objective: objective(1, 0) };
+        assert_eq!(apply(&mut state, 10 + name as u64, command), Outcome::Done);
+    }
+    assert!(matches!(apply(&mut state, 9_999, set(1, 1, 0)), Outcome::Rejected(_)));
+}
+
+/// Of each event: what, whether it began, and what became of telling it.
+fn events(state: &MeshState) -> Vec<(Indicator, bool, Severity, u64, Delivery)> {
+    let event = |event: &objectives::AlertEvent| {
+        (event.indicator, event.firing, event.severity, event.since_ms, event.delivery)
+    };
+    state.alert_events().map(event).collect()
+}
+
+#[test]
+fn an_alert_is_told_of_once_when_it_begins_and_when_it_ends() {
+    let (success, p99) = (Indicator::Success, Indicator::Latency(Percentile::P99));
+    let (warning, critical) = (Severity::Warning, Severity::Critical);
+    let mut state = MeshState::default();
+    assert!(matches!(apply(&mut state, 1, record(1, success, Some(warning))), Outcome::Rejected(_)));
+    for (index, command, outcome) in [
+        (2, set(1, 990_000, 100), Outcome::Done),
+        (3, record(1, success, Some(warning)), Outcome::Done),
+        // Another leader finds the same.
+        (4, record(1, success, Some(warning)), Outcome::Unchanged),
+        (5, record(1, success, Some(critical)), Outcome::Done),
+        (6, record(1, success, Some(warning)), Outcome::Unchanged),
+        (7, record(1, p99, Some(warning)), Outcome::Done),
+        (8, Command::AlertTold { id: 3.into(), indicator: success, delivery: Delivery::Told }, Outcome::Done),
+        (9, Command::AlertTold { id: 3.into(), indicator: success, delivery: Delivery::Failed }, Outcome::Unchanged),
+        (10, record(1, success, None), Outcome::Done),
+        (11, record(1, success, None), Outcome::Unchanged),
+        // What is not promised any more is over as well.
+        (12, set(1, 990_000, 0), Outcome::Done),
+    ] {
+        assert_eq!(apply(&mut state, index, command.clone()), outcome, "{index} {command}");
+    }
+    let (due, told) = (Delivery::Due, Delivery::Told);
+    assert_eq!(
+        events(&state),
+        [
+            (success, true, warning, 3, told),
+            (success, true, critical, 3, due),
+            (p99, true, warning, 7, due),
+            (success, false, critical, 3, due),
+            (p99, false, warning, 7, due),
+        ]
+    );
+    assert!(state.firing().is_empty());
+    assert!(state.audit().all(|record| record.summary.starts_with("objective of")), "alerts are told of elsewhere");
+
+    let backup = state.clone();
+    apply(&mut state, 13, Command::Restore(Box::new(backup)));
+    assert!(events(&state).iter().all(|event| event.4 != Delivery::Due), "that was long ago");
+    for index in 0..2 * EVENTS_MAX as u64 {
+        let severity = index.is_multiple_of(2).then_some(critical);
+        assert_eq!(apply(&mut state, 100 + index, record(1, success, severity)), Outcome::Done);
+    }
+    assert_eq!(state.alert_events().count(), EVENTS_MAX);
+}
+
+#[test]
+fn objectives_are_not_given_to_members_that_do_not_know_them() {
+    let mut state = MeshState::default();
+    assert_eq!(Command::Restore(Box::new(state.clone())).feature_level(), 1);
+    for (index, command) in [
+        (1, set(1, 1, 0)),
+        (2, record(1, Indicator::Success, None)),
+        (3, Command::RemoveObjective { resource: resource(1) }),
+    ] {
+        assert_eq!(command.feature_level(), 7, "{command}");
+        apply(&mut state, index, command);
+        assert_eq!(Command::Restore(Box::new(state.clone())).feature_level() == 7, index < 3, "{index}");
+    }
 }
 
 #[test]

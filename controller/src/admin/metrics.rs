@@ -46,6 +46,7 @@ pub(super) fn scrape(own: &Own, started: SystemTime, format: Format) -> Result<R
     own.identity_metrics.register(controller);
     own.platform_metrics.register(controller);
     own.refusals.register(controller);
+    own.alerts.register(controller, own.cluster.state().borrow().firing());
     let mut text = String::new();
     encode(&mut text, &registry)?;
     let mut response = Response::new(Full::from(format.of(text)));

@@ -40,7 +40,8 @@ impl<K: Ord> Merged<K> {
         Self::at(telemetry::server::now(&own.clock), Duration::from_millis(window_ms.into()), needed_level)
     }
 
-    fn at(now: Now, window: Duration, needed_level: u32) -> Self {
+    /// The same at a time.
+    pub fn at(now: Now, window: Duration, needed_level: u32) -> Self {
         let needed_level = if window > OLD_WINDOW_MAX { needed_level.max(1) } else { needed_level };
         Self {
             traffic: BTreeMap::new(),

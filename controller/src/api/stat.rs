@@ -37,24 +37,7 @@ const BY_MAX: usize = 4;
 /// INVALID_ARGUMENT when it asks for what is not counted.
 pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Status> {
     let selector = validate(&request)?.clone();
-    let collect = CollectStatRequest { stat: Some(request.clone()) };
-    let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
-        let collect = collect.clone();
-        async move { peer.collect_stat(collect).await.map(Response::into_inner) }
-    });
-    let (own_answer, others) = tokio::join!(own.collect(collect.clone()), others);
-    let by: Vec<_> = request.by().collect();
-    let mut merged = Merged::new(own, request.window_ms, needed_level(&request, &selector));
-    merged.add_all(
-        own_answer,
-        others,
-        |answer| (answer.heard, answer.counts),
-        |mut counts| {
-            let group = counts.group.take().unwrap_or_default();
-            let (namespace, name) = (std::mem::take(&mut counts.namespace), std::mem::take(&mut counts.name));
-            ((namespace, name, paths::values(&group, &by)), counts)
-        },
-    );
+    let merged = collect(own, &request, needed_level(&request, &selector)).await;
     let state = own.cluster.state().borrow().clone();
     let (rows, is_too_much) = bounded(rows(merged.traffic, &selector, &request, &state), TOLD, StatRow::traffic);
     Ok(StatResponse {
@@ -68,8 +51,31 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
     })
 }
 
+/// What all replicas have counted of what `request` selects, if they are of `level`.
+pub async fn collect(own: &Own, request: &StatRequest, level: u32) -> Merged<Row> {
+    let collect = CollectStatRequest { stat: Some(request.clone()) };
+    let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
+        let collect = collect.clone();
+        async move { peer.collect_stat(collect).await.map(Response::into_inner) }
+    });
+    let (own_answer, others) = tokio::join!(own.collect(collect.clone()), others);
+    let by: Vec<_> = request.by().collect();
+    let mut merged = Merged::new(own, request.window_ms, level);
+    merged.add_all(
+        own_answer,
+        others,
+        |answer| (answer.heard, answer.counts),
+        |mut counts| {
+            let group = counts.group.take().unwrap_or_default();
+            let (namespace, name) = (std::mem::take(&mut counts.namespace), std::mem::take(&mut counts.name));
+            ((namespace, name, paths::values(&group, &by)), counts)
+        },
+    );
+    merged
+}
+
 /// What an older release would misunderstand.
-fn needed_level(request: &StatRequest, selector: &ResourceSelection) -> u32 {
+pub fn needed_level(request: &StatRequest, selector: &ResourceSelection) -> u32 {
     let other = match &request.other {
         Some(stat_request::Other::To(other) | stat_request::Other::From(other)) => other.kind.as_str(),
         None => "",

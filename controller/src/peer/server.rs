@@ -17,6 +17,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    alerts::metrics::AlertMetrics,
     api::recover::recover_here,
     authority::actor::SharedIssuer,
     clock::Clock,
@@ -63,6 +64,8 @@ pub struct Own {
     pub identity_metrics: IdentityMetrics,
     /// What it has heard of the platform, and written of it.
     pub platform_metrics: PlatformMetrics,
+    /// What it has found of promises, as a leader.
+    pub alerts: AlertMetrics,
 }
 
 impl Own {

@@ -178,6 +178,22 @@ export interface Failure {
   message: string;
 }
 
+/** How a promise is kept. */
+export interface Assessment {
+  indicator: string;
+  goal: string;
+  state: "STATE_UNSPECIFIED" | "STATE_UNKNOWN" | "STATE_MET" | "STATE_PENDING" | "STATE_FIRING";
+  severity: string;
+  sinceMs: string;
+  burnRates: { windowMs: number; rate?: number | null; requests: string; bad: string; partial: boolean }[];
+}
+
+export interface Objectives {
+  objectives: { resource: Ref; revision: string; assessments: Assessment[] }[];
+  replicasAnswered: number;
+  replicasTotal: number;
+}
+
 /** What the stream of a view may bring. */
 export interface Parts {
   version?: { version: string };
@@ -190,6 +206,7 @@ export interface Parts {
   pods?: Pods;
   edges?: Edges;
   series?: Series;
+  objectives?: Objectives;
   routes?: { revision: string; routes: HttpRoute[] };
   history?: { changes: Change[] };
 }

@@ -37,6 +37,7 @@ pub struct Mesh {
     programs: PathBuf,
     user: Option<u32>,
     web_port: u16,
+    environment: Vec<(String, String)>,
     _turn: Option<MutexGuard<'static, ()>>,
 }
 
@@ -102,6 +103,11 @@ impl Mesh {
         Self::place(programs::built(), None, Some(turn()))
     }
 
+    /// A variable of all commands, and so of the mesh that is started.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Where the mesh keeps what it keeps.
     pub fn path(&self) -> PathBuf {
         self.mesh_directory()
@@ -151,7 +157,7 @@ impl Mesh {
         }
         // Free a moment ago; another test's mesh waits for its turn.
         let web_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { directory, programs, user, web_port, _turn: turn }
+        Self { directory, programs, user, web_port, environment: Vec::new(), _turn: turn }
     }
 
     pub fn start(&self, flags: &str) {
@@ -161,6 +167,7 @@ impl Mesh {
     fn command(&self, args: &str) -> Command {
         let mut command = Command::new(self.programs.join("conduit"));
         command.args(args.split(' ')).env("CONDUIT_LOCAL_DIR", self.mesh_directory()).stdin(Stdio::null());
+        command.envs(self.environment.iter().cloned());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }

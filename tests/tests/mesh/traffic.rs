@@ -35,12 +35,17 @@ pub struct Traffic {
 
 impl Traffic {
     pub fn start(address: String) -> Self {
+        Self::of(address, &[PATH])
+    }
+
+    /// The same, with these requests by turns.
+    pub fn of(address: String, paths: &'static [&'static str]) -> Self {
         let seen = Arc::new(Seen::default());
         let user = thread::spawn({
             let seen = seen.clone();
             move || {
-                while !seen.stop.load(Ordering::Relaxed) {
-                    match request(&address) {
+                for path in paths.iter().cycle().take_while(|_| !seen.stop.load(Ordering::Relaxed)) {
+                    match request(&address, path) {
                         Ok(()) => drop(seen.answered.fetch_add(1, Ordering::Relaxed)),
                         Err(error) => seen.failed.lock().unwrap().push(error),
                     }
@@ -68,11 +73,11 @@ impl Traffic {
     }
 }
 
-fn request(address: &str) -> Result<(), String> {
+fn request(address: &str, path: &str) -> Result<(), String> {
     let answer = || {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {PATH} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok::<_, std::io::Error>(answer)

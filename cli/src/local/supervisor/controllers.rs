@@ -35,6 +35,13 @@ fn address_of(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(FIRST_ADDRESS) + number)
 }
 
+/// What whoever started this mesh has set of controllers, as every option that has a variable can be.
+fn settings() -> Vec<(String, String)> {
+    let texts =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    texts.filter(|(name, _)| name.starts_with("CONDUIT_CONTROLLER_")).collect()
+}
+
 impl Supervisor {
     pub(super) async fn start_controller(self: &Rc<Self>, number: u32) -> anyhow::Result<()> {
         let (name, ip) = (name_of(number), address_of(number));
@@ -60,7 +67,7 @@ impl Supervisor {
         }
         enter.extend(self.authority.iter().cloned());
         let log = self.directory.log(&name);
-        let spec = Spec { name, role: "controller", pod: None, ip: ip.into(), enter, env: Vec::new(), log };
+        let spec = Spec { name, role: "controller", pod: None, ip: ip.into(), enter, env: settings(), log };
         let (stop, stopped) = watch::channel(false);
         let controller = Controller { stop, _namespace: namespace };
         self.state.borrow_mut().controllers.insert(number, controller);

@@ -3,20 +3,22 @@ import { figures, latency, NONE, percent, rate, wholePercent } from "../figures"
 import type { Live } from "../live";
 import { type Column, Table } from "../table";
 import { Topology } from "../topology";
-import type { Member, Pod, StatRow, Stats } from "../wire";
+import type { Member, Objectives as Answer, Pod, StatRow, Stats } from "../wire";
+
+import { firing, Objectives } from "./objectives";
 
 /** What each controller consists of, and which of its ports it is at. */
 const COMPONENTS = ["destination", "identity", "proxy-api", "public-api", "tap", "telemetry"];
 
 export function Overview({ live }: { live: Live }) {
-  const { pods, raft, stat, totals, edges } = live.parts;
+  const { pods, raft, stat, totals, edges, objectives } = live.parts;
   const rows = stat?.rows ?? [];
   const workloads = added(pods?.pods ?? []);
   return (
     <>
       <h1>Service mesh overview</h1>
       <Welcome isUp={live.parts.version !== undefined && pods !== undefined} workloads={workloads} />
-      <Totals rows={totals?.rows ?? []} pods={pods?.pods} />
+      <Totals rows={totals?.rows ?? []} pods={pods?.pods} objectives={objectives} />
       <Partial of={stat} />
       <div class="columns">
         <Section title="Control plane">
@@ -29,6 +31,7 @@ export function Overview({ live }: { live: Live }) {
       <Section title="Deployments">
         {stat ? <Deployments rows={rows} /> : <Missing live={live} part="stat" what="deployments" />}
       </Section>
+      {objectives ? <Objectives answer={objectives} /> : <Missing live={live} part="objectives" what="objectives" />}
       <Section title="Topology">
         <Missing live={live} part="edges" what="edges" />
         {edges && <Topology edges={edges.edges} rows={rows} />}
@@ -86,7 +89,7 @@ function Step({ done, text }: { done: boolean; text: string }) {
   );
 }
 
-function Totals({ rows, pods }: { rows: StatRow[]; pods: Pod[] | undefined }) {
+function Totals({ rows, pods, objectives }: { rows: StatRow[]; pods: Pod[] | undefined; objectives: Answer | undefined }) {
   const has = figures(total(rows));
   const slowest = Math.max(0, ...rows.map((row) => figures(row.stats)?.p99 ?? 0));
   const meshed = pods?.filter((pod) => pod.meshed).length ?? 0;
@@ -96,6 +99,7 @@ function Totals({ rows, pods }: { rows: StatRow[]; pods: Pod[] | undefined }) {
       <Tile name="Requests per second">{has ? rate(has.rps) : NONE}</Tile>
       <Tile name="Highest p99">{has ? latency(slowest) : NONE}</Tile>
       <Tile name="TLS">{has ? wholePercent(has.tls) : NONE}</Tile>
+      <Tile name="Alerts">{objectives ? firing(objectives) : NONE}</Tile>
       <Tile name="Meshed pods">{pods ? `${meshed} / ${pods.length}` : NONE}</Tile>
     </dl>
   );

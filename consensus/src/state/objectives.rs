@@ -1,0 +1,267 @@
+//! What people promise of their services, which of it is not kept, and who is to be told of that.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use conduit_api::{Goal, Indicator, Objective, ResourceName, Revision};
+use serde::{Deserialize, Serialize};
+
+use super::{Section, Versioned};
+use crate::command::Outcome;
+
+/// Promises that are kept an eye on: more are asked about than anybody can be woken for, and an answer has room for all of them.
+pub const OBJECTIVES_MAX: usize = 500;
+/// Beginnings and ends of alerts that are remembered: a bad day of a large mesh, in some sixty kilobytes.
+pub const EVENTS_MAX: usize = 256;
+
+/// How much somebody is to hurry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Severity {
+    /// A budget of a month lasts for days.
+    Warning,
+    /// It lasts for hours.
+    Critical,
+}
+
+impl Severity {
+    /// As rules and people call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// A promise that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firing {
+    /// The highest that it has had.
+    pub severity: Severity,
+    /// By the leader's clock, milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// Somebody was, or is to be, told that it has begun; and so of its end.
+    pub told: bool,
+}
+
+/// What has become of telling the webhook of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// There was no webhook.
+    None,
+    /// It is told by whoever leads.
+    Due,
+    /// It has taken it.
+    Told,
+    /// It did not take it, as often as it was tried.
+    Failed,
+}
+
+impl Delivery {
+    /// As it goes over the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Due => "due",
+            Self::Told => "told",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The beginning of an alert, its getting worse, or its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertEvent {
+    /// Its place in the log: no other event of the same indicator has it.
+    pub id: Revision,
+    /// Which resource.
+    pub resource: ResourceName,
+    /// Which promise.
+    pub indicator: Indicator,
+    /// What was promised, in words.
+    pub goal: String,
+    /// Otherwise it is over.
+    pub firing: bool,
+    /// Of the alert.
+    pub severity: Severity,
+    /// Since when it fires, or has fired.
+    pub since_ms: u64,
+    /// By the leader's clock.
+    pub time_ms: u64,
+    /// Whether somebody was told.
+    pub delivery: Delivery,
+}
+
+/// What became of a promise, as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// Of which resource.
+    pub resource: ResourceName,
+    /// Which one.
+    pub indicator: Indicator,
+    /// It is not kept; none when it is kept again.
+    pub severity: Option<Severity>,
+    /// There is a webhook to be told of it.
+    pub tell: bool,
+}
+
+/// All of it. Alerts are of objectives that there are, and go with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Objectives {
+    objectives: Section<ResourceName, Objective>,
+    firing: Arc<BTreeMap<ResourceName, BTreeMap<Indicator, Firing>>>,
+    /// Oldest first.
+    events: Arc<VecDeque<Arc<AlertEvent>>>,
+}
+
+/// When something happens: its place in the log, and its time.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) revision: Revision,
+    pub(super) time_ms: u64,
+}
+
+impl Objectives {
+    pub(super) fn all(&self) -> &BTreeMap<ResourceName, Arc<Versioned<Objective>>> {
+        &self.objectives
+    }
+
+    pub(super) fn firing(&self) -> &BTreeMap<ResourceName, BTreeMap<Indicator, Firing>> {
+        &self.firing
+    }
+
+    pub(super) fn events(&self) -> impl DoubleEndedIterator<Item = &AlertEvent> {
+        self.events.iter().map(Arc::as_ref)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.objectives.is_empty() && self.events.is_empty()
+    }
+
+    /// As they are in a backup, without what was to be told at that time: it is long over, or found again.
+    pub(super) fn restored(&self) -> Self {
+        let mut restored = self.clone();
+        for event in Arc::make_mut(&mut restored.events).iter_mut().filter(|event| event.delivery == Delivery::Due) {
+            Arc::make_mut(event).delivery = Delivery::None;
+        }
+        restored
+    }
+
+    pub(super) fn set(&mut self, at: At, resource: ResourceName, objective: Objective) -> Outcome {
+        let known = self.objectives.get(&resource);
+        if known.is_some_and(|known| known.value == objective) {
+            return Outcome::Unchanged;
+        }
+        if known.is_none() && self.objectives.len() >= OBJECTIVES_MAX {
+            return Outcome::Rejected(format!(
+                "there are {OBJECTIVES_MAX} objectives already: remove one by `conduit slo remove`, or promise something of a namespace"
+            ));
+        }
+        self.end_all(at, &resource, |indicator| objective.goal(indicator).is_none());
+        let objective = Arc::new(Versioned { version: at.revision, value: objective });
+        Arc::make_mut(&mut self.objectives).insert(resource, objective);
+        Outcome::Done
+    }
+
+    pub(super) fn remove(&mut self, at: At, resource: &ResourceName) -> Outcome {
+        if !self.objectives.contains_key(resource) {
+            return Outcome::Unchanged;
+        }
+        self.end_all(at, resource, |_| true);
+        Arc::make_mut(&mut self.objectives).remove(resource);
+        Outcome::Done
+    }
+
+    /// Takes over what the leader has found.
+    pub(super) fn record(&mut self, at: At, transition: &Transition) -> Outcome {
+        let Transition { resource, indicator, severity, tell } = transition;
+        match severity {
+            Some(severity) => self.begin(at, resource, *indicator, *severity, *tell),
+            None => self.end(at, resource, *indicator, *tell),
+        }
+    }
+
+    /// What became of telling of an event that was due.
+    pub(super) fn told(&mut self, id: Revision, indicator: Indicator, delivery: Delivery) -> Outcome {
+        let is_it =
+            |event: &AlertEvent| event.id == id && event.indicator == indicator && event.delivery == Delivery::Due;
+        match Arc::make_mut(&mut self.events).iter_mut().find(|event| is_it(event)) {
+            Some(event) => {
+                Arc::make_mut(event).delivery = delivery;
+                Outcome::Done
+            }
+            None => Outcome::Unchanged,
+        }
+    }
+
+    /// It fires, or more than it did: it never becomes less before it is over, so that nobody is told of the same twice.
+    fn begin(
+        &mut self,
+        at: At,
+        resource: &ResourceName,
+        indicator: Indicator,
+        severity: Severity,
+        tell: bool,
+    ) -> Outcome {
+        let Some(goal) = self.objectives.get(resource).and_then(|objective| objective.value.goal(indicator)) else {
+            return Outcome::Rejected(format!("nothing is promised of the {indicator} of {resource} any more"));
+        };
+        let firing = Arc::make_mut(&mut self.firing).entry(resource.clone()).or_default();
+        let since_ms = match firing.get(&indicator) {
+            Some(known) if known.severity >= severity => return Outcome::Unchanged,
+            Some(known) => known.since_ms,
+            None => at.time_ms,
+        };
+        let known = Firing { severity, since_ms, told: tell };
+        firing.insert(indicator, known);
+        self.remember(at, resource, goal, known, true, tell);
+        Outcome::Done
+    }
+
+    fn end(&mut self, at: At, resource: &ResourceName, indicator: Indicator, tell: bool) -> Outcome {
+        let Some(known) = self.firing.get(resource).and_then(|firing| firing.get(&indicator)).copied() else {
+            return Outcome::Unchanged;
+        };
+        let all = Arc::make_mut(&mut self.firing);
+        if let Some(firing) = all.get_mut(resource) {
+            firing.remove(&indicator);
+            if firing.is_empty() {
+                all.remove(resource);
+            }
+        }
+        if let Some(goal) = self.objectives.get(resource).and_then(|objective| objective.value.goal(indicator)) {
+            self.remember(at, resource, goal, known, false, tell);
+        }
+        Outcome::Done
+    }
+
+    /// Nobody goes on waiting for the end of what is not promised any more.
+    fn end_all(&mut self, at: At, resource: &ResourceName, of: impl Fn(Indicator) -> bool) {
+        let firing = self.firing.get(resource).into_iter().flatten();
+        let ended: Vec<_> =
+            firing.filter(|(indicator, _)| of(**indicator)).map(|(i, known)| (*i, known.told)).collect();
+        for (indicator, tell) in ended {
+            self.end(at, resource, indicator, tell);
+        }
+    }
+
+    fn remember(&mut self, at: At, resource: &ResourceName, goal: Goal, known: Firing, firing: bool, tell: bool) {
+        let events = Arc::make_mut(&mut self.events);
+        if events.len() >= EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(Arc::new(AlertEvent {
+            id: at.revision,
+            resource: resource.clone(),
+            indicator: goal.indicator(),
+            goal: goal.to_string(),
+            firing,
+            severity: known.severity,
+            since_ms: known.since_ms,
+            time_ms: at.time_ms,
+            delivery: if tell { Delivery::Due } else { Delivery::None },
+        }));
+    }
+}

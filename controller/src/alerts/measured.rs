@@ -1,0 +1,243 @@
+//! What all replicas have counted of the resources that something is promised of. The one place that asks telemetry for it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use conduit_api::{
+    Goal, Indicator, Objective, ResourceName,
+    proto::public::{Assessment, BurnRate, ResourceSelection, StatRequest, assessment::State},
+};
+use conduit_consensus::{Firing, Severity, Versioned};
+use futures::future::join_all;
+
+use super::{Reading, Readings, Verdict, WINDOWS, Windows, judge};
+use crate::{
+    api::{
+        merged::Merged,
+        stat::{collect, needed_level},
+    },
+    peer::server::Own,
+    propose::millis,
+    telemetry::{Row, counts::Traffic},
+};
+
+/// Promises, as the state has them.
+pub type Objectives = BTreeMap<ResourceName, Arc<Versioned<Objective>>>;
+/// What fires, likewise.
+pub type AllFiring = BTreeMap<ResourceName, BTreeMap<Indicator, Firing>>;
+
+/// The counts of all of them, in each window.
+pub struct Measured {
+    windows: Windows,
+    by_kind: BTreeMap<String, Vec<Merged<Row>>>,
+    /// Replicas that answered every question, of all replicas.
+    pub answered: u32,
+    /// All of them.
+    pub asked: u32,
+}
+
+/// A promise, how it is kept, and by which counts.
+pub struct Assessed {
+    /// Of which resource.
+    pub resource: ResourceName,
+    /// Which one.
+    pub goal: Goal,
+    /// Since when it fires, if it does in the replicated state.
+    pub fires: Option<Firing>,
+    /// How it is kept.
+    pub verdict: Verdict,
+    /// The counts.
+    pub readings: Readings,
+    /// How long the windows are.
+    pub windows: Windows,
+}
+
+/// Asks all replicas, a question for each window and kind of resource: so many as one namespace, or one resource, would do.
+pub async fn measure(own: &Own, windows: Windows, objectives: &Objectives) -> Measured {
+    let selections = selections(objectives.keys());
+    let questions = selections.values().map(|selection| async {
+        let asked = windows.lengths().map(|length| {
+            let window_ms = u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
+            StatRequest { selector: Some(selection.clone()), window_ms, ..StatRequest::default() }
+        });
+        let answers = asked.into_iter().map(|request| async move {
+            let level = needed_level(&request, request.selector.as_ref().unwrap_or(&ResourceSelection::default()));
+            collect(own, &request, level).await
+        });
+        (selection.kind.clone(), join_all(answers).await)
+    });
+    let by_kind: BTreeMap<_, _> = join_all(questions).await.into_iter().collect();
+    let answers = || by_kind.values().flatten();
+    let asked = answers().map(|merged| merged.asked).max().unwrap_or_default();
+    let answered = answers().map(|merged| merged.answered).min().unwrap_or_default();
+    Measured { windows, by_kind, answered, asked }
+}
+
+/// What to ask of each kind: all that something is promised of, and no more namespaces and names than are needed for that.
+fn selections<'a>(resources: impl Iterator<Item = &'a ResourceName>) -> BTreeMap<String, ResourceSelection> {
+    let mut selections: BTreeMap<String, ResourceSelection> = BTreeMap::new();
+    for resource in resources {
+        let (kind, namespace, name) = (resource.kind(), resource.namespace(), resource.name());
+        match selections.get_mut(kind) {
+            None => {
+                let [kind, namespace, name] = [kind, namespace, name].map(ToOwned::to_owned);
+                selections.insert(kind.clone(), ResourceSelection { kind, namespace, name });
+            }
+            Some(selection) => {
+                if selection.namespace != namespace {
+                    (selection.namespace, selection.name) = (String::new(), String::new());
+                } else if selection.name != name {
+                    selection.name.clear();
+                }
+            }
+        }
+    }
+    selections
+}
+
+impl Measured {
+    /// How each promise is kept.
+    pub fn assess(&self, objectives: &Objectives, firing: &AllFiring) -> Vec<Assessed> {
+        let of_resource = |(resource, objective): (&ResourceName, &Arc<Versioned<Objective>>)| {
+            let goals: Vec<_> = objective.value.goals().collect();
+            let assessed = |goal: Goal| {
+                let fires = firing.get(resource).and_then(|firing| firing.get(&goal.indicator())).copied();
+                let readings = self.readings(resource, goal);
+                let verdict = judge(goal, readings, fires.map(|firing| firing.severity));
+                Assessed { resource: resource.clone(), goal, fires, verdict, readings, windows: self.windows }
+            };
+            goals.into_iter().map(assessed).collect::<Vec<_>>()
+        };
+        objectives.iter().flat_map(of_resource).collect()
+    }
+
+    fn readings(&self, resource: &ResourceName, goal: Goal) -> Readings {
+        let mut readings = [Reading::default(); WINDOWS];
+        let key = (resource.namespace().to_owned(), resource.name().to_owned(), Vec::new());
+        for (reading, merged) in readings.iter_mut().zip(self.by_kind.get(resource.kind()).into_iter().flatten()) {
+            *reading = read(merged, &key, goal);
+        }
+        readings
+    }
+}
+
+/// What one answer says of a promise. Nothing, without a majority of the replicas: each has its own proxies' counts, and the leader that is to
+/// write it down needs one as well. A replica that is gone has no proxies, they have gone to the others.
+fn read(merged: &Merged<Row>, key: &Row, goal: Goal) -> Reading {
+    let traffic = merged.traffic.get(key);
+    let is_told = merged.answered * 2 > merged.asked && (traffic.is_some() || !merged.truncated);
+    let [whole, covered] = [merged.window_ms, merged.covered_ms].map(|ms| Duration::from_millis(ms.into()));
+    if !is_told {
+        return Reading { whole, ..Reading::default() };
+    }
+    let (requests, bad) = traffic.map_or((0, 0), |traffic| count(traffic, goal));
+    Reading { whole, covered, requests, bad }
+}
+
+fn count(traffic: &Traffic, goal: Goal) -> (u64, u64) {
+    match goal {
+        Goal::Success(_) => (traffic.requests.total(), traffic.requests.failure),
+        Goal::Latency(_, threshold) => traffic.requests.latencies.over(u64::from(u32::from(threshold)) * 1_000),
+    }
+}
+
+impl Assessed {
+    /// What there is to write down, if anything has changed.
+    pub fn transition(&self) -> Option<Option<Severity>> {
+        let found = match self.verdict {
+            Verdict::Firing(severity) => Some(severity),
+            Verdict::Unknown | Verdict::Met | Verdict::Pending(_) => None,
+        };
+        (found != self.fires.map(|fires| fires.severity)).then_some(found)
+    }
+
+    /// How fast the budget is used up, by window.
+    pub fn burn_rates(&self) -> impl Iterator<Item = (Duration, Option<f64>)> + '_ {
+        self.windows.lengths().into_iter().zip(self.readings.map(|reading| reading.burn_rate(self.goal)))
+    }
+
+    /// As people are told. What fires is what is written down.
+    pub fn to_wire(&self) -> Assessment {
+        let (state, severity) = match (self.fires, self.verdict) {
+            (Some(fires), _) => (State::Firing, fires.severity.as_str()),
+            // It is written down in a moment.
+            (None, Verdict::Pending(severity) | Verdict::Firing(severity)) => (State::Pending, severity.as_str()),
+            (None, Verdict::Met) => (State::Met, ""),
+            (None, Verdict::Unknown) => (State::Unknown, ""),
+        };
+        let burn_rate = |((window, rate), reading): ((Duration, Option<f64>), Reading)| BurnRate {
+            window_ms: u32::try_from(millis(window)).unwrap_or(u32::MAX),
+            rate,
+            requests: reading.requests,
+            bad: reading.bad,
+            partial: reading.is_partial(),
+        };
+        Assessment {
+            indicator: self.goal.indicator().to_string(),
+            goal: self.goal.to_string(),
+            state: state.into(),
+            severity: severity.to_owned(),
+            since_ms: self.fires.map_or(0, |fires| fires.since_ms),
+            burn_rates: self.burn_rates().zip(self.readings).map(burn_rate).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{
+        counts::{Counts, Tcp},
+        slots::Now,
+    };
+
+    fn resource(kind: &str, namespace: &str, name: &str) -> ResourceName {
+        ResourceName::new(kind, namespace, name).unwrap()
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_something_is_promised_of() {
+        for (resources, expected) in [
+            (&[("deployment", "a", "x")][..], ("a", "x")),
+            (&[("deployment", "a", "x"), ("deployment", "a", "y")], ("a", "")),
+            (&[("deployment", "a", "x"), ("deployment", "b", "x")], ("", "")),
+            (&[("deployment", "a", "x"), ("deployment", "b", "x"), ("deployment", "b", "y")], ("", "")),
+        ] {
+            let resources: Vec<_> = resources.iter().map(|(kind, ns, name)| resource(kind, ns, name)).collect();
+            let asked = selections(resources.iter());
+            assert_eq!((asked["deployment"].namespace.as_str(), asked["deployment"].name.as_str()), expected);
+        }
+        let both = [resource("namespace", "", "a"), resource("service", "a", "web")];
+        assert_eq!(selections(both.iter()).len(), 2);
+    }
+
+    #[test]
+    fn counts_are_believed_of_a_majority_and_of_what_is_in_the_answer() {
+        let now = Now { monotonic: tokio::time::Instant::now(), unix_ms: 86_400_000 };
+        let key = ("a".to_owned(), "x".to_owned(), Vec::new());
+        let mut latencies = conduit_api::latency::Latencies::default();
+        latencies.add(conduit_api::latency::bucket(50_000) as u32, 90);
+        latencies.add(conduit_api::latency::bucket(500_000) as u32, 10);
+        let counts = Counts { success: 70, failure: 30, tls: 0, latencies };
+        let mut merged = Merged::at(now, Duration::from_secs(300), 0);
+        merged.traffic.insert(key.clone(), Traffic::of(counts, Tcp::default(), 300_000, 300_000));
+        merged.covered_ms = 20_000;
+        let success = Goal::Success("99".parse().unwrap());
+        let latency = Goal::Latency(conduit_api::objective::Percentile::P99, 100.try_into().unwrap());
+        for (answered, truncated, key, goal, expected) in [
+            (3, false, &key, success, (20, 100, 30)),
+            (2, true, &key, latency, (20, 100, 10)),
+            (1, false, &key, success, (0, 0, 0)),
+            // There is nothing of it; and perhaps there is, and was left out.
+            (3, false, &Row::default(), success, (20, 0, 0)),
+            (3, true, &Row::default(), success, (0, 0, 0)),
+        ] {
+            (merged.asked, merged.answered, merged.truncated) = (3, answered, truncated);
+            let Reading { whole, covered, requests, bad } = read(&merged, key, goal);
+            assert_eq!(
+                (whole.as_secs(), (covered.as_secs(), requests, bad)),
+                (300, expected),
+                "{answered} {truncated} {goal}"
+            );
+        }
+    }
+}
