@@ -76,6 +76,8 @@ pub enum Command {
     Prune,
     /// Configure again what was configured at a revision
     Rollback(routes::RollbackArgs),
+    /// Show which routes requests to services took, and how they fared
+    Routes(stat::routes::Args),
     /// Show traffic: success rate, requests per second, latencies
     Stat(stat::Args),
     /// Watch requests as they pass

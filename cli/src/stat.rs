@@ -3,6 +3,7 @@
 mod coverage;
 pub(crate) mod figures;
 mod request;
+pub mod routes;
 mod view;
 
 use std::{

@@ -15,8 +15,8 @@ use commands::fake::{Answers, Replica};
 use conduit_api::proto::{
     common::{ResourceRef, SocketAddress},
     public::{
-        BasicStats, Change, CheckResult, Edge, EdgesResponse, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse,
-        StatResponse, StatRow, TrustRoot, check_result,
+        BasicStats, Change, CheckResult, Edge, EdgesResponse, Group, Pod, RaftMember, RaftStatusResponse,
+        SelfCheckResponse, StatResponse, StatRow, TrustRoot, check_result,
     },
     tap::{
         TapEvent,
@@ -130,6 +130,31 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
         let error = fails(args).await;
         assert!(error.contains(says), "{args}: {error}");
     }
+}
+
+#[tokio::test]
+async fn routes_are_told_apart_and_an_older_control_plane_is_found_out() {
+    let of = |route: &str, row: StatRow| {
+        let group = Group { service: "emojivoto/web-svc:80".into(), route: route.into(), ..Group::default() };
+        StatRow { group: Some(group), ..row }
+    };
+    let mut stat = emojivoto();
+    let (idle, busy) = (stat.rows[0].clone(), stat.rows[1].clone());
+    stat.rows = vec![of("", StatRow { resource: busy.resource.clone(), ..idle }), of("canary", busy)];
+    let replica = Replica::start(Answers { stat, ..Answers::default() });
+    let flags = format!("--api-addr {} -n emojivoto", replica.address());
+    let table = concat!(
+        "ROUTE       SERVICE      SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99\n",
+        "canary      web-svc:80    85.00%   2.0rps           3ms           3ms           3ms\n",
+        "[DEFAULT]   web-svc:80         -        -             -             -             -\n",
+    );
+    assert_eq!(ok(&format!("{flags} routes deploy/web")).await, (table.to_owned(), String::new()));
+    let (none, notes) = ok(&format!("{flags} routes deploy/nobody")).await;
+    assert_eq!((none.as_str(), notes.as_str()), ("", "No routes found.\n"));
+
+    let older = Replica::start(Answers { stat: emojivoto(), ..Answers::default() });
+    let error = fails(&format!("--api-addr {} -n emojivoto routes deploy", older.address())).await;
+    assert!(error.contains("of an older release, which does not count by route: upgrade it first"), "{error}");
 }
 
 #[tokio::test]

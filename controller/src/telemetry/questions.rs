@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use conduit_api::proto::{
     peer::Heard,
-    public::{EdgesRequest, ResourceSelection, StatRequest},
+    public::{EdgesRequest, ResourceSelection, StatRequest, stat_request::By},
 };
 use tokio::time::Instant;
 
@@ -20,8 +20,8 @@ use super::{
 };
 
 /// What this release tells other replicas: a question that an older one would misunderstand is not answered by it. 1: rows by path and such,
-/// services, windows over an hour, and who has what.
-pub const LEVEL: u32 = 1;
+/// services, windows over an hour, and who has what. 2: rows by route and service.
+pub const LEVEL: u32 = 2;
 
 /// The counts of one replica at one moment.
 pub struct Counted {
@@ -52,8 +52,16 @@ impl Counted {
     /// The traffic of each resource that `request` selects, in `window` before now.
     pub fn stat(&self, window: Duration, request: &StatRequest) -> Found<Row> {
         let Some(selector) = &request.selector else { return BTreeMap::new() };
-        if !request.by.is_empty() {
-            let by: Vec<_> = request.by().collect();
+        let by: Vec<_> = request.by().collect();
+        if by_route(&by) {
+            let other = request.other.as_ref();
+            return self.add_up(window, |reporter, name| {
+                let Name::Requests(key) = name else { return None };
+                let (namespace, name) = select::routed(reporter, key, selector, other)?;
+                Some(((namespace, name, select::route_values(reporter, key, &by)), Part::Requests))
+            });
+        }
+        if !by.is_empty() {
             return self.add_up(window, |reporter, name| {
                 let Name::Path(path) = name else { return None };
                 let (namespace, name) = select::paths(reporter, selector)?;
@@ -164,6 +172,11 @@ impl Counted {
     fn limited(&self, covered: Duration) -> Duration {
         covered.min(self.now.since(self.began))
     }
+}
+
+/// Whether rows are told apart by what clients' proxies know: the routes of requests.
+pub fn by_route(by: &[By]) -> bool {
+    by.iter().any(|by| matches!(by, By::Route | By::Service))
 }
 
 fn add<K: Ord>(found: &mut Found<K>, key: (K, u64), counts: Counts, tcp: Tcp, covered_ms: u32) {

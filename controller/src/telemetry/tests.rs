@@ -3,7 +3,7 @@ use conduit_api::{
     proto::{
         common::{ResourceRef, Tls, tls},
         public::stat_request::{self, By},
-        telemetry::{EndCounts, LatencyBucket, PathCounts, end_counts::End},
+        telemetry::{self as wire, EndCounts, LatencyBucket, PathCounts, end_counts::End},
     },
 };
 use expect_test::{Expect, expect};
@@ -146,6 +146,69 @@ fn a_service_gets_what_clients_ask_it_for() {
     assert_eq!(query(&telemetry, now, "service", to("deployment", "web")), []);
     // A service sends nothing.
     assert_eq!(query(&telemetry, now, "deployment", from("service", "web-svc")), []);
+}
+
+/// As a proxy tells requests that `service` was asked for, which `route` accepted and which were to go to `backend`; nobody got those without a peer.
+fn routed(service: &str, route: &str, backend: &str, peer: Option<&str>, success: u64, failure: u64) -> RequestCounts {
+    let meant = wire::Meant { namespace: "ns".into(), name: service.into(), port: 80, route: route.into() };
+    RequestCounts {
+        service: backend.into(),
+        service_namespace: "ns".into(),
+        meant: Some(meant),
+        ..counts(Direction::Outbound, peer, success, failure, 1_500)
+    }
+}
+
+fn by_route(telemetry: &Telemetry, now: Now, kind: &str, other: Option<stat_request::Other>) -> Vec<String> {
+    let by = vec![By::Service.into(), By::Route.into()];
+    let request = StatRequest { selector: Some(selection(kind, "")), window_ms: 60_000, other, by };
+    let row = |((_, name, by), traffic): (Row, Traffic)| {
+        format!("{name} {} {}/{}", by.join(" "), traffic.requests.success, traffic.requests.failure)
+    };
+    stat(telemetry, now, 60, &request).into_iter().map(row).collect()
+}
+
+#[test]
+fn requests_that_nobody_got_are_of_the_service_that_they_were_for() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let rows = vec![
+        routed("web", "canary", "next", Some("next"), 7, 1),
+        routed("web", "canary", "next", None, 0, 3),
+        routed("web", "", "web", Some("web"), 5, 0),
+        routed("web", "off", "web", None, 0, 2),
+        // Of an older proxy.
+        RequestCounts { service: "db".into(), ..counts(Direction::Outbound, Some("db"), 4, 0, 1_500) },
+    ];
+    add(&mut telemetry, now, "bot-0", 1, rows);
+    let services = [("db".into(), 4, 0), ("next".into(), 7, 4), ("web".into(), 5, 2)];
+    assert_eq!(query(&telemetry, now, "service", None), services);
+    let all = ["ns/web:80  5/0", "ns/web:80 canary 7/4", "ns/web:80 off 0/2"];
+    let of = |name: &str, more: &[&str]| more.iter().map(|row| format!("{name} {row}")).collect::<Vec<_>>();
+    assert_eq!(by_route(&telemetry, now, "service", None), [of("db", &["ns/db  4/0"]), of("web", &all)].concat());
+    let got = ["db ns/db  4/0", "next ns/web:80 canary 7/1", "web ns/web:80  5/0"];
+    assert_eq!(by_route(&telemetry, now, "deployment", None), got);
+    let to = Some(stat_request::Other::To(selection("service", "web")));
+    assert_eq!(by_route(&telemetry, now, "pod", to), of("bot-0", &all));
+    let from = Some(stat_request::Other::From(selection("deployment", "bot")));
+    assert_eq!(by_route(&telemetry, now, "deployment", from), got);
+}
+
+#[test]
+fn what_is_past_a_budget_is_of_some_service_all_the_same() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let mut of_proxy = routed(OTHER, OTHER, OTHER, None, 0, 9);
+    of_proxy.service_namespace.clear();
+    of_proxy.meant = Some(wire::Meant { name: OTHER.into(), route: OTHER.into(), ..wire::Meant::default() });
+    add(&mut telemetry, now, "bot-0", 1, vec![of_proxy]);
+    let many = (0..NAMES_MAX + 5).map(|at| routed("web", &format!("r-{at}"), "web", None, 0, 1)).collect();
+    add(&mut telemetry, now, "web-0", 1, many);
+    let services = query(&telemetry, now, "service", None);
+    let [(other, 0, past), (web, 0, known)] = &services[..] else { panic!("{services:?}") };
+    assert_eq!((other.as_str(), web.as_str(), past + known), (OTHER, "web", 9 + NAMES_MAX as u64 + 5));
+    assert!(*past >= 9 + 5, "{past}");
+    assert_eq!(by_route(&telemetry, now, "service", None)[0], format!("{OTHER} ns/{OTHER} {OTHER} 0/{past}"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use conduit_api::proto::{
     common::{self, ResourceRef, tls},
     telemetry::{
-        EndCounts, LatencyBucket, PathCounts, ReportRequest, RequestCounts, TcpCounts, end_counts,
+        self, EndCounts, LatencyBucket, PathCounts, ReportRequest, RequestCounts, TcpCounts, end_counts,
         telemetry_client::TelemetryClient,
     },
 };
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::{
-    Direction, End, HistogramTotals, Labels, Peer, Telemetry, Tls, Totals,
+    Direction, End, HistogramTotals, Labels, Meant, Peer, Telemetry, Tls, Totals,
     paths::{EndTotals, PathTotals, Pattern, end_of},
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
@@ -267,8 +267,15 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
         failure,
         latency,
         peer_pod: peer_pod(labels.destination.as_deref()),
-        service: labels.destination.as_deref().and_then(|peer| peer.service.clone()).unwrap_or_default(),
+        service: labels.backend.as_ref().map(|(_, name)| name.clone()).unwrap_or_default(),
+        service_namespace: labels.backend.as_ref().map(|(namespace, _)| namespace.clone()).unwrap_or_default(),
+        meant: labels.meant.as_deref().map(meant),
     })
+}
+
+fn meant(meant: &Meant) -> telemetry::Meant {
+    let Meant { namespace, name, port, route } = meant.clone();
+    telemetry::Meant { namespace, name, port: port.into(), route }
 }
 
 fn path_counts(pattern: &Pattern, before: &PathTotals, after: &PathTotals) -> Option<PathCounts> {
