@@ -260,7 +260,7 @@ async fn partial_figures_are_noted() {
     let stat = StatResponse { covered_ms: 20_000, window_ms: 58_000, truncated: true, ..emojivoto() };
     let replica = Replica::start(Answers { stat, ..Answers::default() });
     let (json, notes) = ok(&format!("--api-addr {} -n emojivoto stat deploy -o json", replica.address())).await;
-    assert!(notes.contains("of what was more than 20s ago") && notes.contains("least traffic is left out"), "{notes}");
+    assert!(notes.contains("no more than 20s is known") && notes.contains("least traffic is left out"), "{notes}");
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["partial"], true);
 }
 

@@ -66,6 +66,7 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
         covered_ms: merged.covered_ms,
         truncated: is_too_much || merged.truncated,
         window_ms: merged.window_ms,
+        since_start: merged.since_start,
     })
 }
 

@@ -21,8 +21,8 @@ use conduit_api::{
 use super::{
     counts::{Counts, Traffic},
     edges::Ends,
-    history::{LOST, NOBODYS},
     names::{NAME_LEN_MAX, NAMES_MAX, OTHER},
+    questions::Of,
     series::Steps,
     *,
 };
@@ -32,7 +32,7 @@ const MEMORY: u64 = 7;
 /// All that is found, also what others may have the rest of.
 fn stat(telemetry: &Telemetry, now: Now, window: u64, request: &StatRequest) -> BTreeMap<Row, Traffic> {
     let mut found: BTreeMap<Row, Traffic> = BTreeMap::new();
-    for ((row, _), traffic) in telemetry.counted(now).stat(Duration::from_secs(window), request) {
+    for ((row, _), traffic) in telemetry.counted(now).stat(Duration::from_secs(window), request).found {
         found.entry(row).or_default().merge(&traffic);
     }
     found
@@ -317,9 +317,9 @@ fn names_are_cut() {
     let longest = |rows: Vec<(String, u64, u64)>| rows.into_iter().map(|row| row.0.len()).max();
     assert_eq!(longest(query(&telemetry, now, "authority", None)), Some(NAME_LEN_MAX));
     let edges = EdgesRequest { kind: "pod".into(), ..EdgesRequest::default() };
-    let edges = telemetry.counted(now).edges(Duration::from_secs(60), &edges);
+    let edges = telemetry.counted(now).edges(Duration::from_secs(60), &edges).found;
     let ((ends, _), traffic) = edges.iter().next().unwrap();
-    let wire = ends.to_wire(traffic, NOBODYS);
+    let wire = ends.to_wire(traffic, Of::All);
     let ResourceRef { kind, namespace, name } = wire.destination.unwrap();
     let lengths = [kind.len(), namespace.len(), name.len(), wire.tls.unwrap().peer_id.len()];
     assert_eq!(lengths, ["pod".len(), NAME_LEN_MAX, NAME_LEN_MAX, NAME_LEN_MAX]);
@@ -338,12 +338,12 @@ fn who_has_more_than_a_share_forgets_and_answers_say_what_is_left() {
     let covered = |pod: &str| {
         let request = StatRequest { selector: Some(selection("pod", pod)), ..StatRequest::default() };
         let found = telemetry.counted(at(start, 195)).stat(Duration::from_secs(300), &request);
-        let ((_, kept_by), traffic) = found.into_iter().next().unwrap();
-        (kept_by, traffic.requests_over.ms(), traffic.requests.success)
+        let ((_, of), traffic) = found.found.into_iter().next().unwrap();
+        (of, traffic.requests_over.ms(), traffic.requests.success)
     };
-    assert_eq!(covered("web-0"), (NOBODYS, 195_000, 400));
-    let (kept_by, covered_ms, requests) = covered("hog-0");
-    assert_eq!(kept_by, LOST);
+    assert_eq!(covered("web-0"), (Of::All, 195_000, 400));
+    let (of, covered_ms, requests) = covered("hog-0");
+    assert!(matches!(of, Of::One(_)), "{of:?}");
     assert!((5_000..100_000).contains(&covered_ms), "{covered_ms}");
     // A thousand in each slot of which something is known.
     assert_eq!(requests, u64::from(covered_ms / 5_000 + 1) * 1_000);
@@ -453,9 +453,9 @@ fn open_connections_are_those_that_were_told_of_last_and_bytes_are_added_up() {
 
 fn assert_edges(telemetry: &Telemetry, now: Now, kind: &str, namespace: &str, expected: Expect) {
     let request = EdgesRequest { kind: kind.into(), namespace: namespace.into(), window_ms: 60_000 };
-    let found = telemetry.counted(now).edges(Duration::from_secs(60), &request);
+    let found = telemetry.counted(now).edges(Duration::from_secs(60), &request).found;
     // As it comes from another replica.
-    let wire = found.iter().map(|((ends, kept_by), traffic)| Ends::from_wire(ends.to_wire(traffic, *kept_by)));
+    let wire = found.iter().map(|((ends, of), traffic)| Ends::from_wire(ends.to_wire(traffic, *of)));
     let found = wire.map(|(ends, counts)| (ends, Traffic::from_wire(counts, None))).collect();
     let line = |edge: conduit_api::proto::public::Edge| {
         let name = |end: Option<ResourceRef>| end.map(|r| format!("{}/{}/{}", r.kind, r.namespace, r.name)).unwrap();
@@ -575,7 +575,7 @@ fn points_of_replicas_that_started_at_other_times_add_up() {
     }
     let seen = |telemetry: &Telemetry, selection: &ResourceSelection| {
         let mut points = vec![Counts::default(); 3];
-        for ((step, _), traffic) in telemetry.counted(at(start, 24)).series(selection, &steps) {
+        for ((step, _), traffic) in telemetry.counted(at(start, 24)).series(selection, &steps).found {
             points[step].merge(&traffic.requests);
         }
         points
@@ -656,38 +656,62 @@ fn paths_are_cut_and_bounded() {
     assert!(found.keys().any(|row| row.2[0] == OTHER));
 }
 
-/// Known is what was counted since the start, and whose memory has the rest.
-fn covered(telemetry: &Telemetry, now: Now, pod: &str) -> (u64, u32) {
+/// How much is known here, and whether that is told by itself.
+fn covered(telemetry: &Telemetry, now: Now, pod: &str) -> (bool, u32) {
     let request = StatRequest { selector: Some(selection("pod", pod)), ..StatRequest::default() };
-    let found = telemetry.counted(now).stat(Duration::from_secs(60), &request);
-    let ((_, kept_by), traffic) = found.into_iter().next().unwrap();
-    (kept_by, traffic.requests_over.ms())
+    let found = telemetry.counted(now).stat(Duration::from_secs(60), &request).found;
+    let ((_, of), traffic) = found.into_iter().next().unwrap();
+    (matches!(of, Of::One(_)), traffic.requests_over.ms())
 }
 
 #[test]
-fn what_is_known_of_a_proxy_is_what_it_has_told_here_or_elsewhere() {
+fn what_is_known_of_a_proxy_is_what_it_has_told_here() {
     let start = Instant::now();
     let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
-    let tell = |telemetry: &mut Telemetry, second, pod, sequence, previous_memory| {
+    let tell = |telemetry: &mut Telemetry, second, pod, sequence| {
         let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
-        let report = ReportRequest { interval_ms: 2_000, previous_memory, ..report(sequence, requests) };
+        let report = ReportRequest { interval_ms: 2_000, ..report(sequence, requests) };
         telemetry.report(at(start, second), reporter(pod), report);
     };
-    // It has begun; it comes from another replica; and from one that nobody knows of.
-    tell(&mut telemetry, 100, "new-0", 1, 0);
-    tell(&mut telemetry, 100, "moved-0", 50, 99);
-    tell(&mut telemetry, 100, "older-0", 50, 0);
-    let now = at(start, 110);
-    assert_eq!(covered(&telemetry, now, "new-0"), (NOBODYS, 60_000));
-    assert_eq!(covered(&telemetry, now, "moved-0"), (99, 12_000));
-    assert_eq!(covered(&telemetry, now, "older-0"), (LOST, 12_000));
+    // It has begun; and it comes from another replica.
+    tell(&mut telemetry, 100, "new-0", 1);
+    tell(&mut telemetry, 100, "moved-0", 50);
+    assert_eq!(covered(&telemetry, at(start, 110), "new-0"), (false, 60_000));
+    assert_eq!(covered(&telemetry, at(start, 110), "moved-0"), (true, 12_000));
     // It was away for a while, and is back; and what is told in order is complete, however long nothing was to be told.
-    tell(&mut telemetry, 105, "new-0", 2, MEMORY);
-    tell(&mut telemetry, 140, "new-0", 9, 99);
-    tell(&mut telemetry, 140, "moved-0", 51, MEMORY);
-    assert_eq!(covered(&telemetry, at(start, 150), "new-0"), (99, 27_000));
-    assert_eq!(covered(&telemetry, at(start, 150), "moved-0"), (99, 52_000));
-    assert_eq!(covered(&telemetry, at(start, 170), "moved-0"), (NOBODYS, 60_000));
+    tell(&mut telemetry, 105, "new-0", 2);
+    tell(&mut telemetry, 140, "new-0", 9);
+    tell(&mut telemetry, 140, "moved-0", 51);
+    assert_eq!(covered(&telemetry, at(start, 150), "new-0"), (true, 27_000));
+    assert_eq!(covered(&telemetry, at(start, 150), "moved-0"), (true, 52_000));
+    // All is known here; but if it is silent for so long, it may have moved.
+    assert_eq!(covered(&telemetry, at(start, 155), "moved-0"), (true, 57_000));
+    tell(&mut telemetry, 170, "moved-0", 52);
+    assert_eq!(covered(&telemetry, at(start, 170), "moved-0"), (false, 60_000));
+    assert_eq!(covered(&telemetry, at(start, 190), "moved-0"), (true, 60_000));
+}
+
+#[test]
+fn repeated_reports_are_few_and_none_is_lost() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    for sequence in 1..=40 {
+        let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
+        let report = ReportRequest { is_repeated: true, ..report(sequence, requests) };
+        telemetry.report(at(start, sequence), reporter("web-0"), report);
+    }
+    let request = StatRequest { selector: Some(selection("pod", "web-0")), ..StatRequest::default() };
+    let found = telemetry.counted(at(start, 41)).stat(Duration::from_secs(60), &request);
+    let repeated = found.found.keys().filter(|(_, of)| matches!(of, Of::Repeated(..))).count();
+    assert_eq!((repeated, found.heard.proxies[0].repeated_reports.len()), (16, 16));
+    assert_eq!(found.found.values().map(|traffic| traffic.requests.success).sum::<u64>(), 40);
+    // What they are counted under is known when names are forgotten, and so is how large they are.
+    (0..9).for_each(|round| {
+        add(&mut telemetry, at(start, 50 + round * 5), "web-0", 50 + round, attack(round as usize * 999, 999))
+    });
+    assert_eq!(query(&telemetry, at(start, 95), "pod", None), [("web-0".into(), 40 - 34 + 9 * 999, 0)]);
+    let sizes: usize = telemetry.histories.values().map(|history| history.size()).sum();
+    assert_eq!(telemetry.size(), sizes);
 }
 
 #[test]
@@ -739,25 +763,24 @@ fn a_pod_whose_owner_is_heard_of_later_is_the_same_one() {
 fn all_gaps_count() {
     let start = Instant::now();
     let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
-    let mut tell = |second, sequence, interval_ms, previous_memory| {
+    let mut tell = |second, sequence, interval_ms| {
         let report = ReportRequest {
             sequence,
             incarnation: 1,
             interval_ms,
-            previous_memory,
             requests: vec![counts(Direction::Inbound, None, 1, 0, 1_000)],
             ..ReportRequest::default()
         };
         telemetry.report(at(start, second), reporter("web-0"), report);
     };
-    tell(0, 1, 0, 0);
+    tell(0, 1, 0);
     // Elsewhere for ten seconds, here for ten, and elsewhere for another ten.
-    tell(12, 7, 2_000, 77);
-    tell(22, 8, 10_000, MEMORY);
-    tell(34, 14, 2_000, 78);
+    tell(12, 7, 2_000);
+    tell(22, 8, 10_000);
+    tell(34, 14, 2_000);
     let history = telemetry.histories.values().next().unwrap();
-    let (covered, kept_by) = history.covers(at(start, 34), Duration::from_secs(34));
-    assert_eq!((covered, kept_by), (Duration::from_secs(14), history::LOST));
-    let (covered, kept_by) = history.covers(at(start, 34), Duration::from_secs(15));
-    assert_eq!((covered, kept_by), (Duration::from_secs(5), 78));
+    for (window, covered) in [(34, 14), (15, 5)] {
+        let covered = Duration::from_secs(covered);
+        assert_eq!(history.spans().covers(at(start, 34), Duration::from_secs(window)), covered);
+    }
 }
