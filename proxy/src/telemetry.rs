@@ -192,6 +192,18 @@ impl HistogramTotals {
     }
 }
 
+impl HistogramTotals {
+    /// Without what was counted by then.
+    fn since(&self, before: &Self) -> Self {
+        let count = |(bucket, count): (&u32, &u64)| {
+            let count = count.saturating_sub(*before.buckets.get(bucket).unwrap_or(&0));
+            (count > 0).then_some((*bucket, count))
+        };
+        let buckets = self.buckets.iter().filter_map(count).collect();
+        Self { buckets, sum_us: self.sum_us.saturating_sub(before.sum_us) }
+    }
+}
+
 impl Histogram {
     /// Counts.
     pub fn observe(&self, duration: Duration) {
