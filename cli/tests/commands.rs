@@ -133,6 +133,18 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
 }
 
 #[tokio::test]
+async fn all_is_what_an_older_control_plane_counts() {
+    let refused_kinds = vec!["job", "service"];
+    let replica = Replica::start(Answers { stat: emojivoto(), refused_kinds, ..Answers::default() });
+    let flags = format!("--api-addr {} -n emojivoto", replica.address());
+    let (table, notes) = ok(&format!("{flags} stat all")).await;
+    assert!(table.contains("deploy/web") && !table.contains("svc/"), "{table}");
+    let note = |kind: &str| format!("note: without {kind}, which the control plane does not count: it is older\n");
+    assert_eq!(notes, note("job") + &note("service"));
+    assert!(fails(&format!("{flags} stat job")).await.contains("there are no stats by `job`"));
+}
+
+#[tokio::test]
 async fn routes_are_told_apart_and_an_older_control_plane_is_found_out() {
     let of = |route: &str, row: StatRow| {
         let group = Group { service: "emojivoto/web-svc:80".into(), route: route.into(), ..Group::default() };
