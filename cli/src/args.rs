@@ -78,6 +78,8 @@ pub enum Command {
     Prune,
     /// Configure again what was configured at a revision
     Rollback(routes::RollbackArgs),
+    /// Show which routes requests to services took, and how they fared
+    Routes(stat::routes::Args),
     /// Promise which share of requests succeeds and how long they take, and see how that is kept
     Slo {
         /// What to do.

@@ -126,6 +126,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
         Command::Prune => prune::run(global, out).await?,
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
+        Command::Routes(args) => stat::routes::run(args, global, control_plane, out, notes).await?,
         Command::Slo { command } => slo::run(command, global, control_plane, out, notes).await?,
         Command::Stat(args) => stat::run(args, global, control_plane, out, notes).await?,
         Command::Tap(args) => tap::run(args, global, control_plane, out, notes).await?,

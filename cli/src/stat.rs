@@ -3,6 +3,7 @@
 mod coverage;
 pub(crate) mod figures;
 mod request;
+pub mod routes;
 mod view;
 
 use std::{
@@ -47,7 +48,17 @@ pub async fn run(
     loop {
         let mut answers = Vec::new();
         for block in &blocks {
-            answers.push((block.kind, ask(block, control_plane, args.unmeshed).await?));
+            match ask(block, control_plane, args.unmeshed).await {
+                Ok(answer) => answers.push((block.kind, answer)),
+                Err(error) if args.is_all() && is_not_counted(&error) => {
+                    writeln!(
+                        notes,
+                        "note: without {}, which the control plane does not count: it is older",
+                        block.kind.as_str()
+                    )?;
+                }
+                Err(error) => return Err(error),
+            }
         }
         if !std::mem::replace(&mut is_first, false) {
             out.write_all(between.as_bytes())?;
@@ -60,6 +71,11 @@ pub async fn run(
     }
 }
 
+/// Whether the control plane knows no such kind: `all` is what this release counts.
+fn is_not_counted(error: &anyhow::Error) -> bool {
+    error.to_string().starts_with("there are no stats by ")
+}
+
 /// All answers to one block's requests together.
 async fn ask(block: &Block, control_plane: &ControlPlane, unmeshed: bool) -> anyhow::Result<StatResponse> {
     let mut all: Option<StatResponse> = None;
@@ -67,6 +83,8 @@ async fn ask(block: &Block, control_plane: &ControlPlane, unmeshed: bool) -> any
         let answer = control_plane.ask(async |client| client.stat(about(request.clone())).await).await?;
         match &mut all {
             Some(all) => {
+                let is_all = |of: &StatResponse| of.since_start || of.covered_ms >= of.window_ms;
+                all.since_start = is_all(all) && is_all(&answer);
                 all.rows.extend(answer.rows);
                 all.replicas_answered = all.replicas_answered.min(answer.replicas_answered);
                 all.replicas_outdated = all.replicas_outdated.max(answer.replicas_outdated);

@@ -15,7 +15,7 @@ use commands::fake::{Answers, Replica};
 use conduit_api::proto::{
     common::{ResourceRef, SocketAddress},
     public::{
-        Alert, AlertEvent, Assessment, BasicStats, BurnRate, Change, CheckResult, Edge, EdgesResponse,
+        Alert, AlertEvent, Assessment, BasicStats, BurnRate, Change, CheckResult, Edge, EdgesResponse, Group,
         ListAlertsResponse, Objective, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
         TrustRoot, assessment::State, check_result,
     },
@@ -248,6 +248,43 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
 }
 
 #[tokio::test]
+async fn all_is_what_an_older_control_plane_counts() {
+    let refused_kinds = vec!["job", "service"];
+    let replica = Replica::start(Answers { stat: emojivoto(), refused_kinds, ..Answers::default() });
+    let flags = format!("--api-addr {} -n emojivoto", replica.address());
+    let (table, notes) = ok(&format!("{flags} stat all")).await;
+    assert!(table.contains("deploy/web") && !table.contains("svc/"), "{table}");
+    let note = |kind: &str| format!("note: without {kind}, which the control plane does not count: it is older\n");
+    assert_eq!(notes, note("job") + &note("service"));
+    assert!(fails(&format!("{flags} stat job")).await.contains("there are no stats by `job`"));
+}
+
+#[tokio::test]
+async fn routes_are_told_apart_and_an_older_control_plane_is_found_out() {
+    let of = |route: &str, row: StatRow| {
+        let group = Group { service: "emojivoto/web-svc:80".into(), route: route.into(), ..Group::default() };
+        StatRow { group: Some(group), ..row }
+    };
+    let mut stat = emojivoto();
+    let (idle, busy) = (stat.rows[0].clone(), stat.rows[1].clone());
+    stat.rows = vec![of("", StatRow { resource: busy.resource.clone(), ..idle }), of("canary", busy)];
+    let replica = Replica::start(Answers { stat, ..Answers::default() });
+    let flags = format!("--api-addr {} -n emojivoto", replica.address());
+    let table = concat!(
+        "ROUTE       SERVICE      SUCCESS      RPS   LATENCY_P50   LATENCY_P95   LATENCY_P99\n",
+        "canary      web-svc:80    85.00%   2.0rps           3ms           3ms           3ms\n",
+        "[DEFAULT]   web-svc:80         -        -             -             -             -\n",
+    );
+    assert_eq!(ok(&format!("{flags} routes deploy/web")).await, (table.to_owned(), String::new()));
+    let (none, notes) = ok(&format!("{flags} routes deploy/nobody")).await;
+    assert_eq!((none.as_str(), notes.as_str()), ("", "No routes found.\n"));
+
+    let older = Replica::start(Answers { stat: emojivoto(), ..Answers::default() });
+    let error = fails(&format!("--api-addr {} -n emojivoto routes deploy", older.address())).await;
+    assert!(error.contains("of an older release, which does not count by route: upgrade it first"), "{error}");
+}
+
+#[tokio::test]
 async fn stat_writes_a_table_and_json() {
     let replica = Replica::start(Answers { stat: emojivoto(), ..Answers::default() });
     let flags = format!("--api-addr {}", replica.address());
@@ -350,7 +387,7 @@ async fn partial_figures_are_noted() {
     let stat = StatResponse { covered_ms: 20_000, window_ms: 58_000, truncated: true, ..emojivoto() };
     let replica = Replica::start(Answers { stat, ..Answers::default() });
     let (json, notes) = ok(&format!("--api-addr {} -n emojivoto stat deploy -o json", replica.address())).await;
-    assert!(notes.contains("of what was more than 20s ago") && notes.contains("least traffic is left out"), "{notes}");
+    assert!(notes.contains("no more than 20s is known") && notes.contains("least traffic is left out"), "{notes}");
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["partial"], true);
 }
 

@@ -61,9 +61,9 @@ fn ask(telemetry: &Telemetry, now: Now) {
             let begin = Instant::now();
             (what(), begin.elapsed())
         };
-        let (rows, stat) = time(&|| counted.stat(window, &stat).len());
-        let (path_rows, by) = time(&|| counted.stat(window, &by).len());
-        let (edge_rows, edges) = time(&|| counted.edges(window, &edges).len());
+        let (rows, stat) = time(&|| counted.stat(window, &stat).found.len());
+        let (path_rows, by) = time(&|| counted.stat(window, &by).found.len());
+        let (edge_rows, edges) = time(&|| counted.edges(window, &edges).found.len());
         println!(
             "{seconds} s: locked {locked:.0?}; stat {rows} in {stat:.0?}, by path {path_rows} in {by:.0?}, edges {edge_rows} in {edges:.0?}"
         );

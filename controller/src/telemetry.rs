@@ -4,6 +4,7 @@
 //! of it is replicated: it is high in rate, and losing a replica's part is told to the person who asks, never hidden.
 //!
 //! - [`history`]: what one proxy has told. [`names`]: what that is told apart by. [`block`]: how little memory it takes. [`slots`]: time.
+//!   [`spans`]: when it was heard, [`together`]: by several replicas.
 //! - [`questions`]: what is added up for whom. [`counts`]: how. [`select`]: which rows a question is about. [`bounds`]: how many are told.
 //! - [`edges`]: who speaks with whom. [`paths`]: what is asked for, and how that ends. [`series`]: how it was as time passed.
 
@@ -19,6 +20,8 @@ pub mod select;
 pub mod series;
 pub mod server;
 pub mod slots;
+pub mod spans;
+pub mod together;
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
@@ -89,7 +92,8 @@ impl Telemetry {
     /// Empty, from `now` on; `memory` is a random number.
     pub fn new(now: Now, memory: u64) -> Self {
         Self {
-            memory: memory.max(history::LOST + 1),
+            // An older release means something else by small numbers.
+            memory: memory.max(2),
             began: now.monotonic,
             histories: BTreeMap::new(),
             size: 0,

@@ -60,6 +60,14 @@ impl Destination {
         pod.headless.iter().find(|(name, port)| names(authority, name, *port))
     }
 
+    /// The service that it is.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Service(service) => Some(&service.name),
+            Self::Pod(_) | Self::Unknown => None,
+        }
+    }
+
     /// What to expect of connections to it.
     pub fn hint(&self) -> ProtocolHint {
         match self {

@@ -176,7 +176,8 @@ pub trait Forward: 'static {
     /// Who gets it, of those that are not in `tried`.
     ///
     /// # Errors
-    /// When there is nobody, or whoever there is has too much to do. Of one that was tried already, what became of that says more.
+    /// When there is nobody, because of its route or otherwise, or whoever there is has too much to do. Of one that was tried already, what became of that
+    /// says more.
     fn pick(
         &self,
         service: &Self::Service,
@@ -190,12 +191,12 @@ pub trait Forward: 'static {
     /// What its route says of it besides.
     fn policy<'a>(&self, service: &'a Self::Service) -> Option<&'a Arc<Policy>>;
 
-    /// Nobody got it, and it is answered here, with `status`: it counts all the same.
-    fn answered(&self, request: &RequestView<'_>, status: u16);
+    /// Nobody got it, and it is answered here, with `status`: it counts all the same, for `service` if it is known what that is.
+    fn answered(&self, service: Option<&Self::Service>, request: &RequestView<'_>, status: u16);
 
     /// The same, because it could not be answered otherwise.
-    fn failed(&self, request: &RequestView<'_>, failure: Failure) {
-        self.answered(request, failure.status());
+    fn failed(&self, service: Option<&Self::Service>, request: &RequestView<'_>, failure: Failure) {
+        self.answered(service, request, failure.status());
     }
 
     /// Its clients are to leave: this proxy is told to stop.

@@ -193,7 +193,7 @@ impl Forward for Connection {
         None
     }
 
-    fn answered(&self, request: &RequestView<'_>, status: u16) {
+    fn answered(&self, _: Option<&()>, request: &RequestView<'_>, status: u16) {
         let counters = self.client.worker.telemetry.requests(&self.labels(request.authority));
         counters.fail(status);
         let is_mutual = matches!(self.tls, Tls::Mutual(_));
@@ -223,6 +223,6 @@ impl Connection {
 
     fn labels(&self, authority: &str) -> Labels {
         let (authority, tls) = (authority.to_owned(), self.tls.clone());
-        Labels { direction: Direction::Inbound, authority, tls, destination: None }
+        Labels { direction: Direction::Inbound, authority, tls, destination: None, meant: None, backend: None }
     }
 }

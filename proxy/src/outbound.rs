@@ -18,8 +18,8 @@ use crate::{
     http::{self, ATTEMPTS_MAX, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::Stream,
     policy::Policy,
-    route::Chosen,
-    telemetry::{Direction, Labels, Peer, Tls, transport::Counted},
+    route::{Choice, Chosen},
+    telemetry::{Direction, Labels, Meant, Peer, Tls, transport::Counted},
     worker::{Followed, Worker},
 };
 
@@ -105,6 +105,10 @@ impl Spoken {
 /// Where a request goes.
 struct Routed {
     followed: Rc<Followed>,
+    /// What it is counted by; none where it is for no service.
+    meant: Option<Arc<Meant>>,
+    /// Why it goes nowhere, although it is known what it is for.
+    dead_end: Option<Failure>,
     /// What its route says of it besides; mostly nothing.
     policy: Option<Arc<Policy>>,
 }
@@ -129,20 +133,23 @@ impl Forward for Connection {
     /// where the service's routes send such requests.
     async fn resolve(&self, request: &RequestView<'_>) -> Result<Routed, Failure> {
         let followed = self.service(request.authority).await;
-        self.route(followed, request).await
+        Ok(self.route(followed, request).await)
     }
 
     fn pick(
         &self,
-        Routed { followed, .. }: &Routed,
+        Routed { followed, meant, dead_end, .. }: &Routed,
         request: &RequestView<'_>,
         tried: &[SocketAddr],
     ) -> Result<Rc<Hop>, Failure> {
+        if let Some(failure) = dead_end {
+            return Err(*failure);
+        }
         let destination = followed.destination();
         let endpoint = pick(&destination, followed, self.original, tried).ok_or(Failure::NoEndpoints)?;
-        let hop = followed.hop(request.authority, &endpoint, || {
+        let hop = followed.hop(request.authority, meant.as_ref(), &endpoint, || {
             let upstream = self.client.worker.upstream(&destination, endpoint.clone());
-            let labels = labels(request.authority, &upstream);
+            let labels = labels(request.authority, &upstream, meant.as_ref());
             Hop::new(&self.client.worker, upstream, &labels)
         });
         hop.with_room()
@@ -156,11 +163,12 @@ impl Forward for Connection {
         routed.policy.as_ref()
     }
 
-    fn answered(&self, request: &RequestView<'_>, status: u16) {
+    fn answered(&self, routed: Option<&Routed>, request: &RequestView<'_>, status: u16) {
         let (endpoint, tls) = (foreign(self.original), Tls::NoIdentity);
-        let nobody = Upstream { direction: Direction::Outbound, endpoint, service: None, tls };
-        let counters = self.client.worker.telemetry.requests(&labels(request.authority, &nobody));
-        counters.fail(status);
+        let service = routed.and_then(|routed| routed.followed.destination().service().cloned());
+        let nobody = Upstream { direction: Direction::Outbound, endpoint, service, tls };
+        let labels = labels(request.authority, &nobody, routed.and_then(|routed| routed.meant.as_ref()));
+        self.client.worker.telemetry.requests(&labels).fail(status);
     }
 
     /// The application leaves when it has done what it has to do; until then it is served.
@@ -189,24 +197,29 @@ impl Connection {
     }
 
     /// Where a request for `followed` goes: a backend is its endpoints, whatever routes it has itself.
-    async fn route(&self, followed: Rc<Followed>, request: &RequestView<'_>) -> Result<Routed, Failure> {
+    async fn route(&self, followed: Rc<Followed>, request: &RequestView<'_>) -> Routed {
         let destination = followed.destination();
-        let Destination::Service(service) = &*destination else { return Ok(Routed { followed, policy: None }) };
-        let (chosen, policy) = service.routes.choose(request, rand::random);
-        let policy = policy.cloned();
-        if policy.as_ref().is_some_and(|policy| policy.filters.redirect.is_some()) {
-            return Ok(Routed { followed, policy });
-        }
-        let backend = match chosen {
-            Chosen::Own => return Ok(Routed { followed, policy }),
-            Chosen::Other(target) => self.client.worker.follow(target).await,
-            Chosen::NoRoute => return Err(Failure::NoRoute),
-            Chosen::NoBackend => return Err(Failure::NoBackend),
+        let Destination::Service(service) = &*destination else {
+            return Routed { followed, meant: None, dead_end: None, policy: None };
         };
-        match &*backend.destination() {
-            Destination::Service(_) => Ok(Routed { followed: backend, policy }),
-            Destination::Pod(_) | Destination::Unknown => Err(Failure::NoBackend),
+        let Choice { chosen, policy, meant } = service.routes.choose(request, rand::random);
+        let (policy, meant) = (policy.cloned(), Some(meant.clone()));
+        if policy.as_ref().is_some_and(|policy| policy.filters.redirect.is_some()) {
+            return Routed { followed, meant, dead_end: None, policy };
         }
+        let dead_end = match chosen {
+            Chosen::Own => return Routed { followed, meant, dead_end: None, policy },
+            Chosen::Other(target) => {
+                let backend = self.client.worker.follow(target).await;
+                if backend.destination().service().is_some() {
+                    return Routed { followed: backend, meant, dead_end: None, policy };
+                }
+                Failure::NoBackend
+            }
+            Chosen::NoRoute => Failure::NoRoute,
+            Chosen::NoBackend => Failure::NoBackend,
+        };
+        Routed { followed, meant, dead_end: Some(dead_end), policy: None }
     }
 }
 
@@ -256,15 +269,14 @@ impl Worker {
             Some(identity) => Tls::Mutual(identity.clone()),
             None => Tls::NoIdentity,
         };
-        let service = match destination {
-            Destination::Service(service) => Some(service.name.clone()),
-            Destination::Pod(_) | Destination::Unknown => None,
-        };
+        let service = destination.service().cloned();
         Upstream { direction: Direction::Outbound, endpoint, service, tls }
     }
 }
 
-fn labels(authority: &str, upstream: &Upstream) -> Labels {
+fn labels(authority: &str, upstream: &Upstream, meant: Option<&Arc<Meant>>) -> Labels {
+    let (direction, tls) = (upstream.direction, upstream.tls.clone());
     let destination = Peer::of(&upstream.endpoint, upstream.service.as_ref()).map(Arc::new);
-    Labels { direction: upstream.direction, authority: authority.to_owned(), tls: upstream.tls.clone(), destination }
+    let backend = upstream.service.as_ref().map(|service| (service.namespace().to_owned(), service.name().to_owned()));
+    Labels { direction, authority: authority.to_owned(), tls, destination, meant: meant.cloned(), backend }
 }

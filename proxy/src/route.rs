@@ -9,12 +9,14 @@ use conduit_api::{
     wire::WireError,
 };
 
-use crate::{http::RequestView, policy::Policy};
+use crate::{http::RequestView, policy::Policy, telemetry::Meant};
 
 /// The routes of one service port; none for most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
     rules: Arc<[Rule]>,
+    /// What requests are counted by that no route accepts.
+    meant: Arc<Meant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ struct Rule {
     accepted: RouteMatch,
     backends: Vec<Backend>,
     policy: Option<Arc<Policy>>,
+    /// What its requests are counted by: the same for all rules of a route.
+    meant: Arc<Meant>,
     /// Sum over `backends`, and the share of requests that go nowhere.
     weight: u64,
 }
@@ -46,13 +50,36 @@ pub enum Chosen<'a> {
     NoBackend,
 }
 
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// Where it goes.
+    pub chosen: Chosen<'a>,
+    /// What else its route says of it.
+    pub policy: Option<&'a Arc<Policy>>,
+    /// What it is counted by.
+    pub meant: &'a Arc<Meant>,
+}
+
 impl Routes {
     /// The routes of the service `name` at `port`.
     ///
     /// # Errors
     /// When they are none.
     pub fn new(name: &ServiceName, port: u16, wire: Option<&discovery::RouteTable>) -> Result<Self, WireError> {
-        let rules = wire.into_iter().flat_map(|table| &table.rules).map(|rule| {
+        let own = Arc::new(Meant::new(name, port, ""));
+        // One for each route, so that mostly places are compared where it is looked for.
+        let mut known = vec![own.clone()];
+        let mut meant = |route: &str| {
+            let found = known.iter().find(|known| known.route == route).cloned();
+            found.unwrap_or_else(|| {
+                known.push(Arc::new(Meant::new(name, port, route)));
+                known[known.len() - 1].clone()
+            })
+        };
+        let table = wire.map(|table| (&table.rules[..], &table.names[..])).unwrap_or_default();
+        let names = table.1.iter().map(String::as_str).chain(std::iter::repeat(""));
+        let rules = table.0.iter().zip(names).map(|(rule, route)| {
             let rule = RouteRule::read(name.namespace(), rule)?;
             let own = |backend: &RouteBackend| (&backend.service, backend.port) == (name, port);
             let weight = rule.weight();
@@ -62,9 +89,10 @@ impl Routes {
             };
             let accepted = rule.matches.first().cloned().unwrap_or_default();
             let policy = Policy::new(&rule, &accepted);
-            Ok(Rule { accepted, backends: rule.backends.into_iter().map(backend).collect(), policy, weight })
+            let backends = rule.backends.into_iter().map(backend).collect();
+            Ok(Rule { accepted, backends, policy, meant: meant(route), weight })
         });
-        Ok(Self { rules: rules.collect::<Result<_, WireError>>()? })
+        Ok(Self { rules: rules.collect::<Result<_, WireError>>()?, meant: own })
     }
 
     /// The reverse of [`Routes::new`].
@@ -83,23 +111,21 @@ impl Routes {
             timeouts: rule.policy.as_ref().filter(|p| !p.timeouts.is_none()).map(|policy| policy.timeouts.into()),
             filters: rule.policy.as_ref().filter(|p| !p.filters.is_none()).map(|policy| (&policy.filters).into()),
         };
-        discovery::RouteTable { rules: self.rules.iter().map(rule).collect() }
+        let names = self.rules.iter().map(|rule| rule.meant.route.clone());
+        discovery::RouteTable { rules: self.rules.iter().map(rule).collect(), names: names.collect() }
     }
 
-    /// Where `request` goes, and what else its route says of it; `random` gives numbers below 1.
-    pub fn choose(
-        &self,
-        request: &RequestView<'_>,
-        random: impl FnOnce() -> f64,
-    ) -> (Chosen<'_>, Option<&Arc<Policy>>) {
+    /// What becomes of `request`; `random` gives numbers below 1.
+    pub fn choose(&self, request: &RequestView<'_>, random: impl FnOnce() -> f64) -> Choice<'_> {
+        let without = |chosen| Choice { chosen, policy: None, meant: &self.meant };
         if self.rules.is_empty() {
-            return (Chosen::Own, None);
+            return without(Chosen::Own);
         }
         let header = |name: &str| request.headers.get(name);
         let (path, query) = request.path.split_once('?').unwrap_or((request.path, ""));
         let accepts = |rule: &&Rule| rule.accepted.accepts(request.method, path, query, header);
-        let Some(rule) = self.rules.iter().find(accepts) else { return (Chosen::NoRoute, None) };
-        (rule.backend(random), rule.policy.as_ref())
+        let Some(rule) = self.rules.iter().find(accepts) else { return without(Chosen::NoRoute) };
+        Choice { chosen: rule.backend(random), policy: rule.policy.as_ref(), meant: &rule.meant }
     }
 }
 
@@ -132,7 +158,8 @@ mod tests {
             unresolved: backends.iter().filter(|(service, _)| service.is_empty()).map(|(_, weight)| *weight).sum(),
             ..Rule::default()
         };
-        let table = discovery::RouteTable { rules: rules.iter().map(rule).collect() };
+        let names = (0..rules.len()).map(|at| format!("route-{}", at / 2)).collect();
+        let table = discovery::RouteTable { rules: rules.iter().map(rule).collect(), names };
         let name = ServiceName::new("shop", "web").unwrap();
         let routes = Routes::new(&name, 80, Some(&table)).unwrap();
         assert_eq!(routes.to_wire(&name, 80), table);
@@ -142,7 +169,7 @@ mod tests {
     fn choose(routes: &Routes, path: &str, random: f64) -> String {
         let headers = Headers::Http1(b"");
         let request = RequestView { method: "GET", scheme: "http", authority: "", path, is_grpc: false, headers };
-        match routes.choose(&request, || random).0 {
+        match routes.choose(&request, || random).chosen {
             Chosen::Other(Target::Service(name, port)) => format!("{name}:{port}"),
             other => format!("{other:?}"),
         }
@@ -165,6 +192,22 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_counted_by_the_route_that_accepted_them() {
+        let routes = routes(&[("/a", &[("next", 1)]), ("/b", &[]), ("/c", &[("web", 1)])]);
+        let meant = |path| {
+            let headers = Headers::Http1(b"");
+            let request = RequestView { method: "GET", scheme: "http", authority: "", path, is_grpc: false, headers };
+            routes.choose(&request, || 0.0).meant
+        };
+        for (path, route) in [("/a", "route-0"), ("/b", "route-0"), ("/c", "route-1"), ("/d", "")] {
+            let Meant { namespace, name, port, .. } = &**meant(path);
+            assert_eq!((namespace.as_str(), name.as_str(), *port), ("shop", "web", 80));
+            assert_eq!(meant(path).route, route, "{path}");
+        }
+        assert!(Arc::ptr_eq(meant("/a"), meant("/b")), "rules of one route share it");
+    }
+
+    #[test]
     fn weights_are_shares() {
         let routes = routes(&[("", &[("web", 90), ("off", 0), ("next", 10)])]);
         let mut next = 0;
@@ -182,12 +225,13 @@ mod tests {
     fn what_a_rule_says_besides_goes_with_its_requests() {
         let rule =
             Rule { timeouts: Some(wire::Timeouts { request_ms: 100, backend_request_ms: 0 }), ..Rule::default() };
-        let table = discovery::RouteTable { rules: vec![rule] };
+        let table = discovery::RouteTable { rules: vec![rule], names: vec![] };
         let name = ServiceName::new("shop", "web").unwrap();
         let routes = Routes::new(&name, 80, Some(&table)).unwrap();
         let (method, scheme, headers) = ("GET", "http", Headers::Http1(b""));
         let request = RequestView { method, scheme, authority: "", path: "/?a", is_grpc: false, headers };
-        let (chosen, policy) = routes.choose(&request, || 0.0);
+        let Choice { chosen, policy, meant } = routes.choose(&request, || 0.0);
+        assert_eq!(meant.route, "", "of an older controller");
         assert_eq!((chosen, policy.unwrap().timeouts.request_ms), (Chosen::NoBackend, 100));
         let kept = routes.to_wire(&name, 80);
         assert_eq!(Routes::new(&name, 80, Some(&kept)).unwrap(), routes);

@@ -74,6 +74,37 @@ pub struct Labels {
     pub tls: Tls,
     /// Where an outbound request went.
     pub destination: Option<Arc<Peer>>,
+    /// What an outbound request was for; none where that is no service.
+    pub meant: Option<Arc<Meant>>,
+    /// Namespace and name of the service among whose endpoints it was to be given to one: where a route chooses among several services, the one
+    /// that it chose.
+    pub backend: Option<(String, String)>,
+}
+
+/// A service that requests were for, and which of its routes accepted them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Meant {
+    /// Of the service and its routes.
+    pub namespace: String,
+    /// The service's.
+    pub name: String,
+    /// The service's.
+    pub port: u16,
+    /// The name of an HTTPRoute; empty where none has.
+    pub route: String,
+}
+
+impl Meant {
+    /// Of a service's port.
+    pub fn new(service: &ServiceName, port: u16, route: &str) -> Self {
+        let (namespace, name) = (service.namespace().to_owned(), service.name().to_owned());
+        Self { namespace, name, port, route: route.to_owned() }
+    }
+
+    /// What is counted together past the budget.
+    fn other() -> Self {
+        Self { namespace: String::new(), name: OTHER.to_owned(), port: 0, route: OTHER.to_owned() }
+    }
 }
 
 /// The endpoint at the other end, as metrics name it.
@@ -158,6 +189,18 @@ impl HistogramTotals {
         for (bucket, count) in &other.buckets {
             *self.buckets.entry(*bucket).or_default() += count;
         }
+    }
+}
+
+impl HistogramTotals {
+    /// Without what was counted by then.
+    fn since(&self, before: &Self) -> Self {
+        let count = |(bucket, count): (&u32, &u64)| {
+            let count = count.saturating_sub(*before.buckets.get(bucket).unwrap_or(&0));
+            (count > 0).then_some((*bucket, count))
+        };
+        let buckets = self.buckets.iter().filter_map(count).collect();
+        Self { buckets, sum_us: self.sum_us.saturating_sub(before.sum_us) }
     }
 }
 
@@ -268,7 +311,10 @@ impl Totals {
 
 impl LabelSet for Labels {
     fn past_the_budget(&self) -> Self {
-        Self { authority: OTHER.to_owned(), destination: None, ..self.clone() }
+        // They are said to be of a service all the same: what fails must not go unnoticed because there is much of it.
+        let meant = self.meant.is_some().then(|| Arc::new(Meant::other()));
+        let backend = self.backend.is_some().then(|| (String::new(), OTHER.to_owned()));
+        Self { authority: OTHER.to_owned(), destination: None, meant, backend, ..self.clone() }
     }
 }
 
@@ -378,7 +424,8 @@ mod tests {
     use super::*;
 
     pub(super) fn labels(authority: &str) -> Labels {
-        Labels { direction: Direction::Inbound, authority: authority.into(), tls: Tls::NoIdentity, destination: None }
+        let (direction, tls) = (Direction::Inbound, Tls::NoIdentity);
+        Labels { direction, authority: authority.into(), tls, destination: None, meant: None, backend: None }
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::{
     original::OriginalDestination,
     tap::Taps,
     telemetry::{
-        Direction, OTHER, Telemetry, ThreadTelemetry, Tls,
+        Direction, Meant, OTHER, Telemetry, ThreadTelemetry, Tls,
         transport::{ConnectionLabels, Counted, Side},
     },
     turns::Turns,
@@ -54,8 +54,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(2);
 /// After an accept that failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Names that requests to one destination have, whose counters are looked up once; a service has two or three.
-const AUTHORITIES_REMEMBERED_MAX: usize = 16;
+/// Names that requests to one destination have, times routes that lead there, whose counters are looked up once; a service has two or three of
+/// either.
+const ALIKE_REMEMBERED_MAX: usize = 32;
 /// Names that TLS clients ask for, which anybody can make up, and which must leave room for what is counted otherwise.
 const SERVER_NAMES_MAX: usize = 100;
 /// When the proxy is told to stop, and nothing has been under way for so long, its application has gone, or is not asked any more: who
@@ -156,6 +157,29 @@ impl Drop for Idle {
 
 type Hops = HashMap<SocketAddr, Rc<Hop>, RandomState>;
 
+/// Requests for the same authority that mean the same, by the address of who gets them.
+struct Alike {
+    authority: String,
+    meant: Option<Arc<Meant>>,
+    hops: Hops,
+}
+
+impl Alike {
+    /// Whether such a request is one of them. What was told again is the same in another place: that is remembered.
+    fn takes(&mut self, authority: &str, meant: Option<&Arc<Meant>>) -> bool {
+        let is_same = match (&self.meant, meant) {
+            (None, None) => true,
+            (Some(known), Some(meant)) if Arc::ptr_eq(known, meant) => true,
+            (Some(known), Some(meant)) if known == meant => {
+                self.meant = Some(meant.clone());
+                true
+            }
+            _ => false,
+        };
+        is_same && self.authority == authority
+    }
+}
+
 /// A destination that this thread follows.
 pub struct Followed {
     watched: RefCell<Watched>,
@@ -163,8 +187,8 @@ pub struct Followed {
     current: RefCell<Arc<Destination>>,
     /// Over the endpoints of `current`.
     pub balancer: Rc<RefCell<Balancer>>,
-    /// By authority and address: what its requests have in common.
-    hops: RefCell<Vec<(String, Hops)>>,
+    /// What its requests have in common, by what they name and mean.
+    hops: RefCell<Vec<Alike>>,
     used: Cell<Instant>,
 }
 
@@ -191,17 +215,23 @@ impl Followed {
         self.current.borrow().clone()
     }
 
-    /// What requests for `authority` to `endpoint` have in common; made by `make` when they are the first.
-    pub fn hop(&self, authority: &str, endpoint: &Arc<Endpoint>, make: impl FnOnce() -> Rc<Hop>) -> Rc<Hop> {
+    /// What requests for `authority` that mean `meant` and go to `endpoint` have in common; made by `make` when they are the first.
+    pub fn hop(
+        &self,
+        authority: &str,
+        meant: Option<&Arc<Meant>>,
+        endpoint: &Arc<Endpoint>,
+        make: impl FnOnce() -> Rc<Hop>,
+    ) -> Rc<Hop> {
         let mut hops = self.hops.borrow_mut();
-        let known = hops.iter().position(|(known, _)| known == authority).unwrap_or_else(|| {
-            if hops.len() >= AUTHORITIES_REMEMBERED_MAX {
+        let known = hops.iter_mut().position(|alike| alike.takes(authority, meant)).unwrap_or_else(|| {
+            if hops.len() >= ALIKE_REMEMBERED_MAX {
                 hops.remove(0);
             }
-            hops.push((authority.to_owned(), HashMap::default()));
+            hops.push(Alike { authority: authority.to_owned(), meant: meant.cloned(), hops: HashMap::default() });
             hops.len() - 1
         });
-        let same = &mut hops[known].1;
+        let same = &mut hops[known].hops;
         if let Some(hop) = same.get(&endpoint.address)
             && (Arc::ptr_eq(&hop.upstream.endpoint, endpoint) || hop.upstream.endpoint == *endpoint)
         {

@@ -9,6 +9,7 @@ mod data_plane {
     pub mod harness;
     mod journal;
     mod policies;
+    mod routes;
     mod smuggling;
 }
 mod programs;

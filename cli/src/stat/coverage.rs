@@ -14,6 +14,8 @@ pub(crate) struct Coverage {
     outdated: u32,
     covered_ms: u32,
     window_ms: u32,
+    /// Nobody has been counting for longer.
+    since_start: bool,
     truncated: bool,
 }
 
@@ -27,6 +29,8 @@ impl Coverage {
             outdated: answers().map(|answer| answer.replicas_outdated).max().unwrap_or_default(),
             covered_ms: answers().map(|answer| answer.covered_ms).min().unwrap_or_default(),
             window_ms: answers().map(|answer| answer.window_ms).max().unwrap_or_default(),
+            // Of those that cover less than they were asked for.
+            since_start: answers().all(|answer| answer.since_start || answer.covered_ms >= answer.window_ms),
             truncated: answers().any(|answer| answer.truncated),
         }
     }
@@ -38,6 +42,7 @@ impl Coverage {
             outdated: answer.replicas_outdated,
             covered_ms: answer.covered_ms,
             window_ms: answer.window_ms,
+            since_start: answer.since_start,
             truncated: answer.truncated,
         }
     }
@@ -48,7 +53,7 @@ impl Coverage {
 
     /// Something is missing.
     pub(crate) fn is_partial(&self) -> bool {
-        self.answered < self.total || self.truncated || self.is_short()
+        self.answered < self.total || self.truncated || self.is_short() && !self.since_start
     }
 }
 
@@ -64,7 +69,14 @@ pub(crate) fn note_partial(coverage: &Coverage, notes: &mut impl Write) -> anyho
     }
     if coverage.is_short() {
         let known = humantime::format_duration(Duration::from_secs((coverage.covered_ms / 1000).into()));
-        writeln!(notes, "note: not all is known of what was more than {known} ago: the figures are partial")?;
+        if coverage.since_start {
+            writeln!(
+                notes,
+                "note: the figures are of the last {known}: the control plane has not been counting for longer"
+            )?;
+        } else {
+            writeln!(notes, "note: of some traffic no more than {known} is known: the figures are partial")?;
+        }
     }
     if coverage.truncated {
         writeln!(notes, "note: there is more than is shown: what has the least traffic is left out")?;
@@ -79,10 +91,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         let all = Coverage { answered: 3, total: 3, covered_ms: 56_000, window_ms: 56_000, ..Coverage::default() };
+        let young = Coverage { window_ms: 298_000, since_start: true, ..all.clone() };
+        let mut notes = Vec::new();
+        note_partial(&young, &mut notes).unwrap();
+        let says = "note: the figures are of the last 56s: the control plane has not been counting for longer\n";
+        assert_eq!((String::from_utf8(notes).unwrap().as_str(), young.is_partial()), (says, false));
         for (coverage, says) in [
             (all.clone(), ""),
             (Coverage::default(), ""),
-            (Coverage { window_ms: 298_000, ..all.clone() }, "of what was more than 56s ago: the figures are partial"),
+            (Coverage { window_ms: 298_000, ..all.clone() }, "no more than 56s is known: the figures are partial"),
             (Coverage { answered: 2, ..all.clone() }, "2 of 3 controllers answered: the figures are partial"),
             (
                 Coverage { answered: 2, outdated: 1, ..all.clone() },

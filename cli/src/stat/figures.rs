@@ -12,7 +12,7 @@ pub(crate) struct Figures {
     /// From 0 to 1.
     pub(super) tls: f64,
     /// 50th, 95th and 99th percentile, in microseconds.
-    pub(super) latencies_us: [u64; 3],
+    pub(crate) latencies_us: [u64; 3],
 }
 
 impl Figures {
@@ -52,7 +52,7 @@ impl Connections {
 }
 
 /// To the millisecond; what took any time at all took one.
-pub(super) fn rounded_latency(us: u64) -> String {
+pub(crate) fn rounded_latency(us: u64) -> String {
     format!("{}ms", (us.saturating_add(500) / 1000).max(1))
 }
 

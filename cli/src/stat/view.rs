@@ -107,17 +107,21 @@ fn by_name(by: By) -> &'static str {
         By::Method => "METHOD",
         By::Status => "STATUS",
         By::Class => "CLASS",
+        By::Route => "ROUTE",
+        By::Service => "SERVICE",
         By::Unspecified => "",
     }
 }
 
 fn by_value(row: &StatRow, by: By) -> &str {
-    let Some(Group { method, path, status, class }) = &row.group else { return "" };
+    let Some(Group { method, path, status, class, route, service }) = &row.group else { return "" };
     match by {
         By::Path => path,
         By::Method => method,
         By::Status => status,
         By::Class => class,
+        By::Route => route,
+        By::Service => service,
         By::Unspecified => "",
     }
 }

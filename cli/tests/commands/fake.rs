@@ -44,6 +44,8 @@ pub struct Answers {
     pub raft: RaftStatusResponse,
     pub ca: CaStatusResponse,
     pub stat: StatResponse,
+    /// What an older control plane does not count.
+    pub refused_kinds: Vec<&'static str>,
     pub edges: EdgesResponse,
     pub pods: Vec<Pod>,
     pub history: Vec<Change>,
@@ -234,7 +236,7 @@ impl Api for Answers {
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
         let selector = request.into_inner().selector.unwrap_or_default();
-        if selector.kind == "namespace" {
+        if self.refused_kinds.contains(&selector.kind.as_str()) || selector.kind == "namespace" {
             return Err(Status::invalid_argument(format!("there are no stats by `{}`", selector.kind)));
         }
         let mut stat = self.stat.clone();

@@ -1,8 +1,13 @@
 //! `conduit edges`: who speaks with whom, as every replica's proxies saw it.
 
-use conduit_api::proto::{
-    peer::CollectEdgesRequest,
-    public::{Edge, EdgesRequest, EdgesResponse},
+use std::time::Duration;
+
+use conduit_api::{
+    proto::{
+        peer::CollectEdgesRequest,
+        public::{Edge, EdgesRequest, EdgesResponse},
+    },
+    window::TIERS,
 };
 use tonic::{Response, Status};
 
@@ -17,6 +22,9 @@ use crate::{
         edges::{Ends, edges as told},
     },
 };
+
+/// For how long latencies of links are kept: until the finest slots are added up to longer ones.
+const LATENCY_WINDOW: Duration = TIERS[0].until;
 
 /// Answers `request` from all replicas.
 ///
@@ -43,5 +51,7 @@ pub async fn edges(own: &Own, request: EdgesRequest) -> Result<EdgesResponse, St
         covered_ms: merged.covered_ms,
         truncated: is_too_much || merged.truncated,
         window_ms: merged.window_ms,
+        since_start: merged.since_start,
+        latency_window_ms: merged.window_ms.min(LATENCY_WINDOW.as_millis() as u32),
     })
 }

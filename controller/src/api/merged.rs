@@ -9,7 +9,7 @@ use conduit_api::{
 
 use crate::{
     peer::{Answer, server::Own},
-    telemetry::{self, counts::Traffic, history::NOBODYS, slots::Now},
+    telemetry::{self, counts::Traffic, slots::Now, together::Together},
 };
 
 /// Windows that releases which say nothing of their level remember.
@@ -19,8 +19,10 @@ const OLD_WINDOW_MAX: Duration = Duration::from_secs(3600);
 pub struct Merged<K> {
     /// All of it.
     pub traffic: BTreeMap<K, Traffic>,
-    /// The time before now that everything covers.
+    /// Of the window, the time in which the proxy that was heard for the least time was heard.
     pub covered_ms: u32,
+    /// That is all since the first of the replicas began to listen.
+    pub since_start: bool,
     /// The window, in whole slots.
     pub window_ms: u32,
     needed_level: u32,
@@ -46,6 +48,7 @@ impl<K: Ord> Merged<K> {
         Self {
             traffic: BTreeMap::new(),
             covered_ms: 0,
+            since_start: false,
             window_ms: ms(now.whole_slots(window.min(WINDOW_MAX))),
             needed_level,
             answered: 0,
@@ -73,16 +76,17 @@ impl<K: Ord> Merged<K> {
         // Nobody knows of anything before the one that has been listening for the longest time.
         let oldest = answers.iter().map(|(heard, _)| heard.age_ms).max().unwrap_or_default();
         let whole_ms = self.window_ms.min(ms(Duration::from_millis(oldest)));
-        let memories: Vec<_> = answers.iter().map(|(heard, _)| heard.memory).collect();
-        for (heard, rows) in answers {
-            for (key, counts) in rows.into_iter().map(&parse) {
-                let is_whole = heard.level > 0 && (counts.kept_by == NOBODYS || memories.contains(&counts.kept_by));
-                let traffic = Traffic::from_wire(counts, is_whole.then_some(whole_ms));
-                self.traffic.entry(key).or_default().merge(&traffic);
+        let together = Together::of(&answers.iter().map(|(heard, _)| heard).collect::<Vec<_>>(), whole_ms);
+        for (at, (heard, rows)) in answers.into_iter().enumerate() {
+            let rows = rows.into_iter().map(&parse);
+            for (key, counts) in rows.filter(|(_, counts)| together.takes(at, counts)) {
+                let over_ms = together.over_ms(heard.level, &counts);
+                self.traffic.entry(key).or_default().merge(&Traffic::from_wire(counts, over_ms));
             }
         }
-        let covered = self.traffic.values().filter_map(Traffic::least_covered_ms).min();
-        self.covered_ms = covered.unwrap_or(whole_ms).min(whole_ms);
+        let least = self.traffic.values().filter_map(Traffic::least_covered_ms).min();
+        self.covered_ms = least.unwrap_or(whole_ms).min(whole_ms).min(together.least_ms());
+        self.since_start = self.covered_ms == whole_ms && whole_ms < self.window_ms;
     }
 }
 
@@ -92,16 +96,31 @@ fn ms(duration: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use conduit_api::{NodeId, proto::peer::Open};
+    use conduit_api::{
+        NodeId, PodName,
+        proto::{
+            common::Direction,
+            peer::Open,
+            public::{ResourceSelection, StatRequest},
+            telemetry::{ReportRequest, RequestCounts},
+        },
+    };
     use tokio::time::Instant;
 
     use super::*;
-    use crate::telemetry::history::LOST;
+    use crate::telemetry::{
+        Reporter, Telemetry,
+        questions::{Of, Told},
+    };
+
+    /// What a release before says of rows of which it has heard everything, or that nobody has the rest of.
+    const NOBODYS: u64 = 0;
+    const LOST: u64 = 1;
 
     type Reply = (Heard, Vec<Counts>);
 
     fn heard(memory: u64, age_s: u64) -> Heard {
-        Heard { memory, age_ms: age_s * 1000, level: 1, truncated: false }
+        Heard { memory, age_ms: age_s * 1000, level: 1, ..Heard::default() }
     }
 
     /// So many requests of `web`, of proxies that were heard for so many seconds, and whose memory has the rest.
@@ -165,5 +184,102 @@ mod tests {
         let second = (heard(8, 90), vec![row(vec![open(1, 100, 4), open(3, 900, 1)])]);
         let merged_open = merged(60, 1, first, vec![Some(second)]).traffic["web"].open();
         assert_eq!(merged_open, 4 + 7 + 1);
+    }
+
+    /// Three replicas that one proxy tells of ten requests a second, every two seconds.
+    struct Replicas {
+        start: Instant,
+        replicas: [Telemetry; 3],
+    }
+
+    impl Replicas {
+        fn at(&self, second: u64) -> Now {
+            Now { monotonic: self.start + Duration::from_secs(second), unix_ms: 86_400_000 + second * 1000 }
+        }
+
+        /// Those whose numbers are `from` to `to`.
+        fn tell(&mut self, to: usize, from: u64, until: u64, is_repeated: bool) {
+            let pod = PodName::new("ns", "web").unwrap();
+            let reporter = Reporter { pod, is_known: true, workload: None, identity: "web".into() };
+            for sequence in from..=until {
+                let requests =
+                    RequestCounts { direction: Direction::Inbound.into(), success: 20, ..RequestCounts::default() };
+                let (requests, interval_ms) = (vec![requests], 2_000);
+                let report = ReportRequest {
+                    incarnation: 7,
+                    sequence,
+                    interval_ms,
+                    requests,
+                    is_repeated,
+                    ..ReportRequest::default()
+                };
+                self.replicas[to].report(self.at(sequence * 2), reporter.clone(), report);
+            }
+        }
+
+        /// Requests a second in the last minute, the seconds that are covered, and whether that is all since the start.
+        fn rate(&self, second: u64, answering: &[usize]) -> (f64, u32, bool) {
+            let now = self.at(second);
+            let answer = |replica: &usize| {
+                let selector = ResourceSelection { kind: "pod".into(), ..ResourceSelection::default() };
+                let stat = StatRequest { selector: Some(selector), ..StatRequest::default() };
+                let Told { found, heard } = self.replicas[*replica].counted(now).stat(Duration::from_secs(60), &stat);
+                let row = |((_, of), traffic): ((_, Of), Traffic)| Counts { name: "web".into(), ..traffic.to_wire(of) };
+                (heard, found.into_iter().map(row).collect::<Vec<_>>())
+            };
+            let mut merged = Merged::at(now, Duration::from_secs(60), 0);
+            let others =
+                answering[1..].iter().map(|replica| Answer { node: NodeId::from(9), answer: Some(answer(replica)) });
+            let (own, parts) = (answer(&answering[0]), |(heard, rows)| (Some(heard), rows));
+            merged.add_all(own, others.collect(), parts, |counts: Counts| (counts.name.clone(), counts));
+            let stats = merged.traffic["web"].stats().unwrap();
+            let rate = stats.success_count as f64 * 1000.0 / f64::from(stats.window_ms);
+            (rate, merged.covered_ms / 1000, merged.since_start)
+        }
+    }
+
+    fn replicas() -> Replicas {
+        let start = Instant::now();
+        let now = Now { monotonic: start, unix_ms: 86_400_000 };
+        Replicas { start, replicas: [7, 8, 9].map(|memory| Telemetry::new(now, memory)) }
+    }
+
+    #[test]
+    fn a_proxy_that_moves_as_often_as_it_likes_has_the_rate_that_it_has() {
+        let mut mesh = replicas();
+        for (to, from, until) in [(0, 1, 80), (1, 81, 85), (2, 86, 90), (0, 91, 95), (1, 96, 100)] {
+            mesh.tell(to, from, until, false);
+        }
+        assert_eq!(mesh.rate(201, &[0, 1, 2]), (10.0, 56, false));
+        // Ten seconds are nobody's any more.
+        assert_eq!(mesh.rate(201, &[0, 1]), (10.0, 46, false));
+    }
+
+    #[test]
+    fn a_report_that_two_replicas_have_added_is_one() {
+        let mut mesh = replicas();
+        // The first has added the last of these, and could not say so.
+        mesh.tell(0, 1, 90, false);
+        mesh.tell(1, 90, 90, true);
+        mesh.tell(1, 91, 100, false);
+        assert_eq!(mesh.rate(201, &[0, 1]), (10.0, 56, false));
+        assert_eq!(mesh.rate(201, &[1, 0]), (10.0, 56, false));
+        // It has not.
+        let mut mesh = replicas();
+        mesh.tell(0, 1, 89, false);
+        mesh.tell(1, 90, 90, true);
+        mesh.tell(1, 91, 100, false);
+        assert_eq!(mesh.rate(201, &[0, 1]), (10.0, 56, false));
+    }
+
+    #[test]
+    fn a_young_mesh_knows_everything_since_it_began() {
+        let mut mesh = replicas();
+        mesh.tell(0, 1, 20, false);
+        assert_eq!(mesh.rate(40, &[0, 1, 2]), (10.0, 40, true));
+        // One whose replicas are all young, and whose proxies are not, does not.
+        let mut mesh = replicas();
+        mesh.tell(0, 5, 20, false);
+        assert_eq!(mesh.rate(40, &[0, 1, 2]), (10.0, 32, false));
     }
 }

@@ -29,7 +29,7 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
     let collect = CollectSeriesRequest {
         selector: Some(selector),
         first_ms: steps.first_ms,
-        step_ms: request.step_ms,
+        step_ms: steps.length.as_millis() as u32,
         steps: steps.count,
     };
     let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
@@ -42,7 +42,7 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
     let parts =
         |answer: CollectSeriesResponse| (answer.heard, (0..steps.count).cycle().zip(answer.steps).collect::<Vec<_>>());
     merged.add_all(own_answer, others, parts, |step| step);
-    let Merged { answered, asked, outdated, covered_ms, window_ms, mut traffic, .. } = merged;
+    let Merged { answered, asked, outdated, covered_ms, since_start, window_ms, mut traffic, .. } = merged;
     let counts = (0..steps.count).map(|step| traffic.remove(&step).unwrap_or_default().requests);
     Ok(SeriesResponse {
         points: steps.points(counts),
@@ -51,5 +51,6 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
         replicas_outdated: outdated,
         covered_ms,
         window_ms,
+        since_start,
     })
 }

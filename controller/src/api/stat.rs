@@ -24,7 +24,8 @@ use crate::{
         bounds::{Busy as _, TOLD, bounded},
         counts::Traffic,
         paths,
-        select::{WORKLOAD_KINDS, matches},
+        questions::by_route,
+        select::{self, WORKLOAD_KINDS, matches},
     },
 };
 
@@ -48,6 +49,7 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
         covered_ms: merged.covered_ms,
         truncated: is_too_much || merged.truncated,
         window_ms: merged.window_ms,
+        since_start: merged.since_start,
     })
 }
 
@@ -80,6 +82,9 @@ pub fn needed_level(request: &StatRequest, selector: &ResourceSelection) -> u32 
         Some(stat_request::Other::To(other) | stat_request::Other::From(other)) => other.kind.as_str(),
         None => "",
     };
+    if by_route(&request.by().collect::<Vec<_>>()) {
+        return 2;
+    }
     u32::from(!request.by.is_empty() || selector.kind == "service" || other == "service")
 }
 
@@ -103,16 +108,49 @@ fn validate(request: &StatRequest) -> Result<&ResourceSelection, Status> {
             "a service sends nothing: ask what is sent to it, as in `stat svc/NAME --from deploy/NAME`",
         ));
     }
+    let by: Vec<_> = request.by().collect();
+    if by.len() != request.by.len() || by.contains(&By::Unspecified) || by.len() > BY_MAX {
+        return Err(Status::invalid_argument(
+            "rows are told apart by path, method, status and class, or by route and service, each once",
+        ));
+    }
+    if by_route(&by) {
+        return counted_by_route(&by, selector, request.other.as_ref()).map(|()| selector);
+    }
     let is_told_by_clients = matches!(selector.kind.as_str(), "authority" | "service");
     if !request.by.is_empty() && (request.other.is_some() || is_told_by_clients) {
         let message = "paths, methods and statuses are counted of what is received: not of authorities and services, and not \
                        together with --to or --from";
         return Err(Status::invalid_argument(message));
     }
-    if request.by.len() > BY_MAX || request.by().any(|by| by == By::Unspecified) {
-        return Err(Status::invalid_argument("rows are told apart by path, method, status and class, each once"));
-    }
     Ok(selector)
+}
+
+/// Whether there are counts by route of what is asked for.
+fn counted_by_route(
+    by: &[By],
+    selector: &ResourceSelection,
+    other: Option<&stat_request::Other>,
+) -> Result<(), Status> {
+    if by.iter().any(|by| !matches!(by, By::Route | By::Service)) {
+        let message = "rows are told apart by route and service, or by path, method, status and class: senders know the ones, \
+                       and receivers the others";
+        return Err(Status::invalid_argument(message));
+    }
+    let (got, sent) = match other {
+        Some(stat_request::Other::To(to)) => (to, Some(selector)),
+        Some(stat_request::Other::From(from)) => (selector, Some(from)),
+        None => (selector, None),
+    };
+    if [Some(got), sent].into_iter().flatten().any(|end| end.kind == "authority") {
+        return Err(Status::invalid_argument("routes are of services: there are none by authority"));
+    }
+    if got.kind == "pod" {
+        let message = "what was sent by a route is counted by the workload that got it, not by its pod: ask for the workload, or, \
+                       with --to, what the pod has sent";
+        return Err(Status::invalid_argument(message));
+    }
+    Ok(())
 }
 
 /// Whether there are counts by `kind`: every kind of workload, pods, namespaces, and `more`.
@@ -153,8 +191,13 @@ fn rows(
             rows.insert(key, (meshed, running, traffic.unwrap_or_default()));
         }
     }
-    rows.extend(counted.into_iter().map(|(key, traffic)| (key, (0, 0, traffic))));
     let by: Vec<_> = request.by().collect();
+    if request.other.is_none() && by_route(&by) {
+        for key in routes_there_are(selector, &by, state) {
+            counted.entry(key).or_default();
+        }
+    }
+    rows.extend(counted.into_iter().map(|(key, traffic)| (key, (0, 0, traffic))));
     let row = |((namespace, name, values), (meshed_pods, running_pods, traffic)): (Row, (u32, u32, Traffic))| StatRow {
         group: paths::group(&by, values),
         resource: Some(ResourceRef { kind: selector.kind.clone(), namespace, name }),
@@ -164,6 +207,29 @@ fn rows(
         tcp: traffic.tcp_stats(),
     };
     rows.into_iter().map(row).collect()
+}
+
+/// All routes of the selected services, by port; and for each port what no route accepts.
+fn routes_there_are(selector: &ResourceSelection, by: &[By], state: &MeshState) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (service, ports) in state.services().iter().map(|(name, service)| (name, &service.value.ports)) {
+        let (namespace, name) = (service.namespace(), service.name());
+        if !matches(selector, "service", namespace, name) {
+            continue;
+        }
+        let table = state.routes_of(service);
+        for port in ports.keys() {
+            let routes = table.into_iter().flat_map(|table| table.of_port(*port)).map(|choice| choice.route.name());
+            for route in routes.chain([""]) {
+                let value = |by: &By| match by {
+                    By::Service => select::service_value(namespace, name, *port),
+                    _ => route.to_owned(),
+                };
+                rows.push((namespace.to_owned(), name.to_owned(), by.iter().map(value).collect()));
+            }
+        }
+    }
+    rows
 }
 
 /// How many pods each selected resource has: meshed, and all. A service has none of its own: it is what clients ask for.

@@ -113,8 +113,7 @@ fn delta(before: Routed<'_>, now: Routed<'_>, port: u16) -> Option<Bytes> {
 }
 
 fn routes_of(now: Routed<'_>, port: u16) -> discovery::RouteTable {
-    let rules = now.routes.map(|routes| levels::rules(routes, port, now.level)).unwrap_or_default();
-    discovery::RouteTable { rules }
+    now.routes.map(|routes| levels::table(routes, port, now.level)).unwrap_or_default()
 }
 
 fn endpoints_of(service: &Service, port: u16) -> &BTreeMap<SocketAddr, Endpoint> {

@@ -5,26 +5,32 @@ use std::collections::BTreeSet;
 
 use conduit_api::{
     RouteTable,
-    proto::route,
+    proto::{discovery, route},
     route::{PROXY_LEVEL, RouteChoice},
 };
 
 use super::encodings::Routed;
 
 /// What holds for `port`, for a proxy of `level`, the best match first.
-pub fn rules(routes: &RouteTable, port: u16, level: u32) -> Vec<route::Rule> {
+pub fn table(routes: &RouteTable, port: u16, level: u32) -> discovery::RouteTable {
+    let (names, rules) = told(routes, port, level).map(|(name, rule)| (name.to_owned(), rule)).unzip();
+    discovery::RouteTable { names, rules }
+}
+
+/// The same, one by one: whose it is, and what it says.
+fn told(routes: &RouteTable, port: u16, level: u32) -> impl Iterator<Item = (&str, route::Rule)> {
     let rule = |choice: &RouteChoice| route::Rule { matches: vec![(&choice.accepted).into()], ..(&choice.rule).into() };
-    if level >= PROXY_LEVEL {
-        return routes.of_port(port).map(rule).collect();
-    }
+    let is_current = level >= PROXY_LEVEL;
     // In their release such a route was not in force.
     let unresolved = routes.of_port(port).filter(|choice| choice.rule.unresolved > 0);
     let refused: BTreeSet<_> = unresolved.map(|choice| &choice.route).collect();
-    let is_known = |choice: &&RouteChoice| {
+    let is_known = move |choice: &RouteChoice| {
         choice.accepted.query.is_empty() && choice.rule.filters.redirect.is_none() && !refused.contains(&choice.route)
     };
-    let plain = |choice| route::Rule { timeouts: None, filters: None, ..rule(choice) };
-    routes.of_port(port).filter(is_known).map(plain).collect()
+    let plain = move |choice| route::Rule { timeouts: None, filters: None, ..rule(choice) };
+    let of_level = move |choice: &&RouteChoice| is_current || is_known(choice);
+    let told = routes.of_port(port).filter(of_level);
+    told.map(move |choice| (choice.route.name(), if is_current { rule(choice) } else { plain(choice) }))
 }
 
 /// Whether nothing is kept from whoever is told `now`.
@@ -62,8 +68,8 @@ mod tests {
         RouteTable::new(&service("web"), routes.iter())
     }
 
-    fn backends(rules: &[route::Rule]) -> Vec<&str> {
-        rules.iter().map(|rule| rule.backends.first().map_or("", |backend| backend.service.as_str())).collect()
+    fn backends(table: &discovery::RouteTable) -> Vec<&str> {
+        table.rules.iter().map(|rule| rule.backends.first().map_or("", |backend| backend.service.as_str())).collect()
     }
 
     /// A canary that a query asks for would have every request.
@@ -81,10 +87,12 @@ mod tests {
             ("a", vec![canary, moved, timed, rule("/", "stable")]),
             ("b", vec![missing, rule("/same-route", "other")]),
         ]);
-        let all = rules(&table, 80, PROXY_LEVEL);
+        let all = super::table(&table, 80, PROXY_LEVEL);
+        assert_eq!(all.names, ["b", "a", "a", "b", "a", "a"]);
         assert_eq!(backends(&all), ["other", "", "timed", "share", "canary", "stable"]);
-        let plain = rules(&table, 80, 0);
+        let plain = super::table(&table, 80, 0);
+        assert_eq!(plain.names, ["a", "a"]);
         assert_eq!(backends(&plain), ["timed", "stable"]);
-        assert!(plain.iter().all(|rule| rule.timeouts.is_none() && rule.filters.is_none()));
+        assert!(plain.rules.iter().all(|rule| rule.timeouts.is_none() && rule.filters.is_none()));
     }
 }

@@ -33,7 +33,7 @@ use crate::{
         bounds::{ANSWER, Busy as _, bounded},
         counts::Traffic,
         paths,
-        questions::Counted,
+        questions::{Counted, Of, Told},
         series::Steps,
         server::SharedTelemetry,
     },
@@ -107,13 +107,13 @@ impl Own {
         let Some(stat) = request.stat else { return CollectStatResponse::default() };
         let answer = move |counted: Counted| {
             let by: Vec<_> = stat.by().collect();
-            let found = counted.stat(Duration::from_millis(stat.window_ms.into()), &stat);
-            let counts = |(((namespace, name, values), kept_by), traffic): ((Row, u64), Traffic)| {
+            let Told { found, heard } = counted.stat(Duration::from_millis(stat.window_ms.into()), &stat);
+            let counts = |(((namespace, name, values), of), traffic): ((Row, Of), Traffic)| {
                 let group = paths::group(&by, values);
-                Counts { namespace, name, group, ..traffic.to_wire(kept_by) }
+                Counts { namespace, name, group, ..traffic.to_wire(of) }
             };
             let (counts, truncated) = bounded(found.into_iter().map(counts).collect(), ANSWER, Counts::traffic);
-            CollectStatResponse { counts, heard: Some(Heard { truncated, ..counted.heard() }) }
+            CollectStatResponse { counts, heard: Some(Heard { truncated, ..heard }) }
         };
         self.counted(answer).await
     }
@@ -125,12 +125,13 @@ impl Own {
         };
         let steps = Steps { first_ms, length: Duration::from_millis(step_ms.into()), count: steps };
         let answer = move |counted: Counted| {
-            let mut by_memory: BTreeMap<u64, Vec<Counts>> = BTreeMap::new();
-            for ((_, kept_by), traffic) in counted.series(&selector, &steps) {
-                by_memory.entry(kept_by).or_default().push(traffic.to_wire(kept_by));
+            let Told { found, heard } = counted.series(&selector, &steps);
+            let mut by_teller: BTreeMap<Of, Vec<Counts>> = BTreeMap::new();
+            for ((_, of), traffic) in found {
+                by_teller.entry(of).or_default().push(traffic.to_wire(of));
             }
-            let steps = by_memory.into_values().flatten().collect();
-            CollectSeriesResponse { steps, heard: Some(counted.heard()) }
+            let steps = by_teller.into_values().flatten().collect();
+            CollectSeriesResponse { steps, heard: Some(heard) }
         };
         self.counted(answer).await
     }
@@ -139,10 +140,10 @@ impl Own {
     pub async fn collect_edges(&self, request: CollectEdgesRequest) -> CollectEdgesResponse {
         let Some(edges) = request.edges else { return CollectEdgesResponse::default() };
         let answer = move |counted: Counted| {
-            let found = counted.edges(Duration::from_millis(edges.window_ms.into()), &edges);
-            let edges = found.iter().map(|((ends, kept_by), traffic)| ends.to_wire(traffic, *kept_by)).collect();
+            let Told { found, heard } = counted.edges(Duration::from_millis(edges.window_ms.into()), &edges);
+            let edges = found.iter().map(|((ends, of), traffic)| ends.to_wire(traffic, *of)).collect();
             let (edges, truncated) = bounded(edges, ANSWER, EdgeCounts::traffic);
-            CollectEdgesResponse { edges, heard: Some(Heard { truncated, ..counted.heard() }) }
+            CollectEdgesResponse { edges, heard: Some(Heard { truncated, ..heard }) }
         };
         self.counted(answer).await
     }

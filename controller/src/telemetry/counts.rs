@@ -12,6 +12,8 @@ use conduit_api::{
     },
 };
 
+use super::questions::Of;
+
 /// Requests and what became of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -170,8 +172,13 @@ impl Traffic {
     }
 
     /// As replicas tell each other, without names.
-    pub fn to_wire(&self, kept_by: u64) -> peer::Counts {
+    pub fn to_wire(&self, of: Of) -> peer::Counts {
         let open = self.open.0.iter();
+        let (reporter, report) = match of {
+            Of::All => (0, None),
+            Of::One(reporter) => (reporter, None),
+            Of::Repeated(reporter, incarnation, sequence) => (reporter, Some(peer::ReportId { incarnation, sequence })),
+        };
         peer::Counts {
             success: self.requests.success,
             failure: self.requests.failure,
@@ -189,13 +196,15 @@ impl Traffic {
                     count: *count,
                 })
                 .collect(),
-            kept_by,
+            kept_by: u64::from(of != Of::All),
+            reporter,
+            report,
             ..peer::Counts::default()
         }
     }
 
-    /// What another replica told; `whole_ms` is how long it was counted if somebody has what that replica does not.
-    pub fn from_wire(counts: peer::Counts, whole_ms: Option<u32>) -> Self {
+    /// What another replica told; `over_ms` is how long it was counted by all replicas together, where that is known.
+    pub fn from_wire(counts: peer::Counts, over_ms: Option<u32>) -> Self {
         let mut latencies = Latencies::default();
         for (bucket, count) in counts.latency {
             latencies.add(bucket, count);
@@ -205,7 +214,7 @@ impl Traffic {
         let tcp_open = if counts.open.is_empty() { counts.tcp_open } else { 0 };
         let tcp = Tcp { open: tcp_open, read_bytes: counts.read_bytes, write_bytes: counts.write_bytes };
         let bytes_ms = if counts.bytes_covered_ms > 0 { counts.bytes_covered_ms } else { counts.covered_ms };
-        let mut traffic = Self::of(requests, tcp, whole_ms.unwrap_or(counts.covered_ms), whole_ms.unwrap_or(bytes_ms));
+        let mut traffic = Self::of(requests, tcp, over_ms.unwrap_or(counts.covered_ms), over_ms.unwrap_or(bytes_ms));
         for open in counts.open {
             traffic.open.add(open.reporter, open.told_ms_ago, open.count);
         }

@@ -12,6 +12,7 @@ use super::{
     Reporter,
     counts::{Traffic, is_mutual},
     names::Link,
+    questions::Of,
     select::Peer,
 };
 
@@ -67,13 +68,13 @@ impl Ends {
     }
 
     /// As replicas tell each other.
-    pub fn to_wire(&self, traffic: &Traffic, kept_by: u64) -> EdgeCounts {
+    pub fn to_wire(&self, traffic: &Traffic, of: Of) -> EdgeCounts {
         EdgeCounts {
             source: Some(reference(&self.source)),
             destination: Some(reference(&self.destination)),
             client_id: self.client_id.clone(),
             tls: Some(self.tls()),
-            counts: Some(traffic.to_wire(kept_by)),
+            counts: Some(traffic.to_wire(of)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What one proxy has told this replica: slots that get longer as they get older, and since when it is all of it. Pure.
+//! What one proxy has told this replica: slots that get longer as they get older, and when that was. Pure.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,6 +20,7 @@ use super::{
     names::{Link, NAMES_MAX, Name, Names, Requests},
     paths::Path,
     slots::Now,
+    spans::Spans,
 };
 
 /// How many connections are open is told at least every ten seconds: what was said earlier is of a proxy that has gone.
@@ -30,13 +31,9 @@ const HISTORY_SIZE: usize = 512;
 
 /// What is told apart in one slot may take more than a share, but not so many times as much.
 const SHARES_MAX: usize = 4;
-/// Times of which nothing is known, of one proxy: it moves when a controller is restarted. Past it the oldest two are one.
-const UNKNOWN_MAX: usize = 8;
-
-/// Whose memory has what this one does not: nobody's has to, ...
-pub const NOBODYS: u64 = 0;
-/// ... or nobody knows.
-pub const LOST: u64 = 1;
+/// Reports that another replica may have added as well: one for each time that a replica did not say that it took one. Past it the oldest is taken for
+/// what this one alone has.
+const REPEATED_MAX: usize = 16;
 
 /// One proxy's counts. A clone shares them.
 #[derive(Clone, Debug)]
@@ -47,11 +44,12 @@ pub struct History {
     slots: VecDeque<Slot>,
     /// How many connections are open, and who has said so when.
     open: BTreeMap<u32, (u64, Instant)>,
+    /// Reports that are not in the slots, because another replica may have them too. The oldest first.
+    repeated: VecDeque<Repeated>,
     /// The last report: its incarnation and sequence, and when it came.
     last: (u64, u64),
     heard: Instant,
-    /// The oldest first.
-    unknown: VecDeque<Unknown>,
+    spans: Spans,
 }
 
 #[derive(Clone, Debug)]
@@ -62,14 +60,14 @@ struct Slot {
     is_long: bool,
 }
 
-/// A time of which nothing is known here.
-#[derive(Clone, Copy, Debug)]
-struct Unknown {
-    /// None for as long as there is anything to know.
-    from: Option<Instant>,
-    to: Instant,
-    /// Whose memory has it.
-    kept_by: u64,
+/// A report that another replica may have added.
+#[derive(Clone, Debug)]
+struct Repeated {
+    /// Its incarnation and sequence.
+    id: (u64, u64),
+    /// Of its slot.
+    start: Instant,
+    counts: Block,
 }
 
 impl History {
@@ -80,9 +78,10 @@ impl History {
             names: Arc::default(),
             slots: VecDeque::new(),
             open: BTreeMap::new(),
+            repeated: VecDeque::new(),
             last: (0, 0),
             heard: now.monotonic,
-            unknown: VecDeque::new(),
+            spans: Spans::default(),
         }
     }
 
@@ -119,7 +118,7 @@ impl History {
         if self.last.0 == sent.0 && sent.1 <= self.last.1 {
             return None;
         }
-        self.note_unknown(now, &report);
+        self.spans.add(now, sent, Duration::from_millis(report.interval_ms.into()));
         if self.last.0 != sent.0 {
             self.open.clear();
         }
@@ -132,29 +131,33 @@ impl History {
                 self.forget_names(self.names.count() / 2);
             }
         }
+        let is_repeated = report.is_repeated;
         let (rows, crowded) = self.rows(now, report);
-        self.add(now, rows);
+        if is_repeated {
+            self.repeat(now, sent, rows);
+        } else {
+            self.add(now, rows);
+        }
         Some(crowded)
     }
 
-    /// Reports are numbered: where some are missing, another replica has them, or has had them.
-    fn note_unknown(&mut self, now: Now, report: &ReportRequest) {
-        let before = report.sequence.saturating_sub(1);
-        let is_next = before == 0 || self.last == (report.incarnation, before);
-        if is_next {
+    fn repeat(&mut self, now: Now, id: (u64, u64), rows: BTreeMap<u32, Sums>) {
+        if rows.is_empty() {
             return;
         }
-        let begin = Duration::from_millis(report.interval_ms.into());
-        let to = now.monotonic.checked_sub(begin).unwrap_or(now.monotonic);
-        let from = (self.last != (0, 0)).then_some(self.heard);
-        let kept_by = if report.previous_memory > LOST { report.previous_memory } else { LOST };
-        self.unknown.retain(|unknown| now.since(unknown.to) < WINDOW_MAX);
-        self.unknown.push_back(Unknown { from, to, kept_by });
-        if self.unknown.len() > UNKNOWN_MAX
-            && let (Some(oldest), Some(next)) = (self.unknown.pop_front(), self.unknown.front_mut())
-        {
-            // What is known between them is not counted on.
-            (next.from, next.kept_by) = (oldest.from, LOST);
+        self.repeated.push_back(Repeated { id, start: now.slot_start(), counts: Block::of(&rows) });
+        if self.repeated.len() <= REPEATED_MAX {
+            return;
+        }
+        let Some(Repeated { start, counts, .. }) = self.repeated.pop_front() else { return };
+        let at = self.slots.partition_point(|slot| slot.start < start);
+        match self.slots.get_mut(at) {
+            Some(slot) if slot.start == start => {
+                let mut rows = BTreeMap::new();
+                [&slot.counts, &counts].into_iter().for_each(|counts| counts.add_to(&mut rows, |number| number));
+                slot.counts = Block::of(&rows);
+            }
+            _ => self.slots.insert(at, Slot { start, counts, is_long: false }),
         }
     }
 
@@ -231,6 +234,7 @@ impl History {
             self.slots.push_back(Slot { start: group[0].start, counts, is_long });
         }
         self.open.retain(|_, (_, told)| now.since(*told) <= OPEN_FOR);
+        self.repeated.retain(|report| now.since(report.start) <= WINDOW_MAX + coarsest);
         if self.slots.len() < before {
             self.forget_names(NAMES_MAX);
         }
@@ -251,6 +255,8 @@ impl History {
         for (age, slot) in (1..).zip(&self.slots) {
             slot.counts.rows().for_each(|(number, _)| used[number as usize] = age);
         }
+        let repeated = self.repeated.iter().flat_map(|report| report.counts.rows());
+        repeated.for_each(|(number, _)| used[number as usize] = self.slots.len() + 1);
         self.open.keys().for_each(|number| used[*number as usize] = usize::MAX);
         let mut by_age: Vec<_> = (0..used.len()).filter(|number| used[*number] > 0).collect();
         if by_age.len() == used.len() && used.len() <= most {
@@ -261,10 +267,11 @@ impl History {
         by_age.into_iter().take(most).for_each(|number| is_kept[number] = true);
         let (names, numbers) = self.names.retain(|number| is_kept[number as usize], |number| used[number as usize] > 0);
         let renamed = |number: u32| numbers[number as usize];
-        for slot in &mut self.slots {
+        let slots = self.slots.iter_mut().map(|slot| &mut slot.counts);
+        for counts in slots.chain(self.repeated.iter_mut().map(|report| &mut report.counts)) {
             let mut rows = BTreeMap::new();
-            slot.counts.add_to(&mut rows, renamed);
-            slot.counts = Block::of(&rows);
+            counts.add_to(&mut rows, renamed);
+            *counts = Block::of(&rows);
         }
         let mut open = BTreeMap::new();
         for (number, (count, told)) in std::mem::take(&mut self.open) {
@@ -280,6 +287,7 @@ impl History {
         if rest <= size {
             return;
         }
+        rest -= self.repeated.drain(..).map(|report| report.counts.size() + SLOT_SIZE).sum::<usize>();
         while rest > size && self.slots.len() > 1 {
             rest -= self.slots.pop_front().map_or(0, |slot| slot.counts.size() + SLOT_SIZE);
         }
@@ -290,18 +298,14 @@ impl History {
             self.names = Arc::default();
         }
         let known_from = self.slots.front().map_or(self.heard, |oldest| oldest.start);
-        self.unknown.retain(|unknown| unknown.to > known_from);
-        if let Some(first) = self.unknown.front_mut() {
-            (first.from, first.kept_by) = (None, LOST);
-        } else {
-            self.unknown.push_back(Unknown { from: None, to: known_from, kept_by: LOST });
-        }
+        self.spans.forget(known_from);
     }
 
     /// Bytes that it takes, about.
     pub fn size(&self) -> usize {
-        let slots: usize = self.slots.iter().map(|slot| slot.counts.size() + SLOT_SIZE).sum();
-        HISTORY_SIZE + slots + self.names.size() + self.open.len() * 48
+        let slots = self.slots.iter().map(|slot| &slot.counts).chain(self.repeated.iter().map(|report| &report.counts));
+        let slots: usize = slots.map(|counts| counts.size() + SLOT_SIZE).sum();
+        HISTORY_SIZE + slots + self.spans.size() + self.names.size() + self.open.len() * 48
     }
 
     /// Slots, from the first that begins at `from` or later: when, by the clock as it is now, and what was counted.
@@ -310,23 +314,25 @@ impl History {
         dated.take_while(move |(date, _)| *date >= from)
     }
 
+    /// The same of reports that another replica may have too, each with its incarnation and sequence.
+    pub fn repeated(&self, now: Now, from: u64) -> impl Iterator<Item = ((u64, u64), u64, &Block)> {
+        let dated = self.repeated.iter().map(move |report| (report.id, now.date(report.start), &report.counts));
+        dated.filter(move |(_, date, _)| *date >= from)
+    }
+
+    /// When it was heard.
+    pub fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// Whether it was not heard of for so long that it may be speaking to another replica: if it has open connections, it tells of these.
+    pub fn is_quiet(&self, now: Now) -> bool {
+        now.since(self.heard) > OPEN_FOR
+    }
+
     /// How many connections are open now, by name.
     pub fn open(&self, now: Now) -> impl Iterator<Item = (u32, u64)> {
         let recent = self.open.iter().filter(move |(_, (_, told))| now.since(*told) <= OPEN_FOR);
         recent.map(|(number, (count, _))| (*number, *count))
-    }
-
-    /// How much of the last `window` is known here, and whose memory has the rest.
-    pub fn covers(&self, now: Now, window: Duration) -> (Duration, u64) {
-        let (mut unknown, mut kept) = (Duration::ZERO, None);
-        for Unknown { from, to, kept_by } in &self.unknown {
-            let since = from.map_or(window, |from| now.since(from)).min(window);
-            let part = since.saturating_sub(now.since(*to));
-            if part > Duration::ZERO {
-                unknown += part;
-                kept = Some(kept.map_or(*kept_by, |others| if others == *kept_by { others } else { LOST }));
-            }
-        }
-        (window.saturating_sub(unknown), kept.unwrap_or(NOBODYS))
     }
 }

@@ -36,8 +36,21 @@ pub struct Requests {
     pub(super) authority: String,
     /// Without its pod: clients use all pods of a service, which would be as many rows.
     pub(super) peer: Peer,
-    /// To which service it went, in the namespace of the peer.
-    pub(super) service: String,
+    /// None of what is inbound, or for no service: most names have none, and need no room for it.
+    pub(super) service: Option<Box<ToService>>,
+}
+
+/// Requests for a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ToService {
+    /// Namespace and name of the one that they went to, or were to go to.
+    pub(super) backend: (String, String),
+    /// The same of what their clients asked for, before its routes; of an older proxy, the backend.
+    pub(super) meant: (String, String),
+    /// Of that; 0 of an older proxy.
+    pub(super) port: u16,
+    /// The route that accepted them; empty where none did, and of an older proxy.
+    pub(super) route: String,
 }
 
 /// What connections are counted by, and requests between two pods.
@@ -53,8 +66,38 @@ impl Requests {
     /// Of a row of a report.
     pub(super) fn of(counts: &RequestCounts) -> Self {
         let peer = Peer { pod: String::new(), ..Peer::of(counts.peer.as_ref(), "") };
-        let (authority, service) = (cut(&counts.authority).to_owned(), cut(&counts.service).to_owned());
-        Self { inbound: counts.direction() == Direction::Inbound, authority, peer, service }
+        let inbound = counts.direction() == Direction::Inbound;
+        let service = (!inbound && !counts.service.is_empty()).then(|| Box::new(ToService::of(counts, &peer)));
+        Self { inbound, authority: cut(&counts.authority).to_owned(), peer, service }
+    }
+
+    fn past_the_budget(&self) -> Self {
+        let some = || (String::new(), OTHER.to_owned());
+        let other = || ToService { backend: some(), meant: some(), port: 0, route: OTHER.to_owned() };
+        let service = self.service.is_some().then(|| Box::new(other()));
+        Self { inbound: self.inbound, authority: OTHER.to_owned(), peer: Peer::default(), service }
+    }
+}
+
+impl ToService {
+    fn of(counts: &RequestCounts, peer: &Peer) -> Self {
+        let text = |text: &str| cut(text).to_owned();
+        let Some(meant) = &counts.meant else {
+            // An older proxy says it of the peer only.
+            let backend = (peer.namespace.clone(), text(&counts.service));
+            return Self { meant: backend.clone(), backend, port: 0, route: String::new() };
+        };
+        Self {
+            backend: (text(&counts.service_namespace), text(&counts.service)),
+            meant: (text(&meant.namespace), text(&meant.name)),
+            port: u16::try_from(meant.port).unwrap_or_default(),
+            route: text(&meant.route),
+        }
+    }
+
+    fn size(&self) -> usize {
+        let text = |(namespace, name): &(String, String)| namespace.len() + name.len();
+        size_of::<Self>() + text(&self.backend) + text(&self.meant) + self.route.len()
     }
 }
 
@@ -77,14 +120,8 @@ impl Link {
 impl Name {
     /// What it is counted under when there are too many, so that sums stay true; of these there are few.
     fn past_the_budget(&self) -> Self {
-        let other = || OTHER.to_owned();
         match self {
-            Self::Requests(requests) => Self::Requests(Requests {
-                inbound: requests.inbound,
-                authority: other(),
-                peer: Peer::default(),
-                service: String::new(),
-            }),
+            Self::Requests(requests) => Self::Requests(requests.past_the_budget()),
             Self::Link(link) => {
                 Self::Link(Link { inbound: link.inbound, peer: Peer::default(), tls: Default::default() })
             }
@@ -96,7 +133,9 @@ impl Name {
     fn size(&self) -> usize {
         let peer = |peer: &Peer| peer.kind.len() + peer.namespace.len() + peer.name.len() + peer.pod.len();
         let text = match self {
-            Self::Requests(requests) => requests.authority.len() + requests.service.len() + peer(&requests.peer),
+            Self::Requests(Requests { authority, service, peer: to, .. }) => {
+                authority.len() + peer(to) + service.as_ref().map_or(0, |service| service.size())
+            }
             Self::Link(link) => link.tls.1.len() + peer(&link.peer),
             Self::Path(path) => path.text_len(),
         };

@@ -67,7 +67,7 @@ impl Path {
                 Ended::Other => "__other__".to_owned(),
             },
             By::Class => if self.success { "success" } else { "failure" }.to_owned(),
-            By::Unspecified => String::new(),
+            By::Route | By::Service | By::Unspecified => String::new(),
         };
         by.iter().map(value).collect()
     }
@@ -96,6 +96,8 @@ pub fn values(group: &Group, by: &[By]) -> Vec<String> {
         By::Path => group.path.clone(),
         By::Status => group.status.clone(),
         By::Class => group.class.clone(),
+        By::Route => group.route.clone(),
+        By::Service => group.service.clone(),
         By::Unspecified => String::new(),
     };
     by.iter().map(value).collect()
@@ -111,6 +113,8 @@ pub fn group(by: &[By], values: Vec<String>) -> Option<Group> {
             By::Path => group.path = value,
             By::Status => group.status = value,
             By::Class => group.class = value,
+            By::Route => group.route = value,
+            By::Service => group.service = value,
             By::Unspecified => {}
         }
     }

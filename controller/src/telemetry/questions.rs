@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use conduit_api::proto::{
-    peer::Heard,
-    public::{EdgesRequest, ResourceSelection, StatRequest},
+    peer::{Heard, HeardProxy, ReportId},
+    public::{EdgesRequest, ResourceSelection, StatRequest, stat_request::By},
 };
 use tokio::time::Instant;
 
 use super::{
     Reporter, Row,
+    block::Block,
     counts::{Counts, Tcp, Traffic},
     edges::Ends,
     history::History,
@@ -20,8 +21,8 @@ use super::{
 };
 
 /// What this release tells other replicas: a question that an older one would misunderstand is not answered by it. 1: rows by path and such,
-/// services, windows over an hour, and who has what.
-pub const LEVEL: u32 = 1;
+/// services, windows over an hour, and who has what. 2: rows by route and service, and when each proxy was heard.
+pub const LEVEL: u32 = 2;
 
 /// The counts of one replica at one moment.
 pub struct Counted {
@@ -31,8 +32,27 @@ pub struct Counted {
     pub(super) histories: Vec<Arc<History>>,
 }
 
-/// What was found, by what it is of and by whose memory has the part of it that this one does not have.
-pub type Found<K> = BTreeMap<(K, u64), Traffic>;
+/// What was found, by what it is of and by who has told it.
+pub type Found<K> = BTreeMap<(K, Of), Traffic>;
+
+/// An answer, and when those were heard who are in it.
+pub struct Told<K> {
+    /// The answer.
+    pub found: Found<K>,
+    /// By whom.
+    pub heard: Heard,
+}
+
+/// Who has told something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Of {
+    /// All that were heard for all of the window, and lately: so that it need not be told for each of them.
+    All,
+    /// One, by its number.
+    One(u64),
+    /// One, in a report that another replica may have added as well: number, incarnation and sequence.
+    Repeated(u64, u64, u64),
+}
 
 /// Which counts of a row are asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,16 +64,37 @@ enum Part {
 
 impl Counted {
     /// What this replica says of itself with every answer.
-    pub fn heard(&self) -> Heard {
+    fn heard(&self, proxies: Vec<HeardProxy>) -> Heard {
         let age_ms = self.now.since(self.began).as_millis() as u64;
-        Heard { memory: self.memory, age_ms, level: LEVEL, truncated: false }
+        Heard { memory: self.memory, age_ms, level: LEVEL, truncated: false, proxies }
+    }
+
+    /// When a proxy was heard.
+    fn heard_proxy(&self, history: &History, from: u64) -> HeardProxy {
+        let repeated = history.repeated(self.now, from);
+        let repeated = repeated.map(|((incarnation, sequence), _, _)| ReportId { incarnation, sequence });
+        HeardProxy {
+            reporter: reporter_number(history.reporter()),
+            spans: history.spans().to_wire(self.now),
+            repeated_reports: repeated.collect(),
+        }
     }
 
     /// The traffic of each resource that `request` selects, in `window` before now.
-    pub fn stat(&self, window: Duration, request: &StatRequest) -> Found<Row> {
-        let Some(selector) = &request.selector else { return BTreeMap::new() };
-        if !request.by.is_empty() {
-            let by: Vec<_> = request.by().collect();
+    pub fn stat(&self, window: Duration, request: &StatRequest) -> Told<Row> {
+        let Some(selector) = &request.selector else {
+            return Told { found: BTreeMap::new(), heard: self.heard(Vec::new()) };
+        };
+        let by: Vec<_> = request.by().collect();
+        if by_route(&by) {
+            let other = request.other.as_ref();
+            return self.add_up(window, |reporter, name| {
+                let Name::Requests(key) = name else { return None };
+                let (namespace, name) = select::routed(reporter, key, selector, other)?;
+                Some(((namespace, name, select::route_values(reporter, key, &by)), Part::Requests))
+            });
+        }
+        if !by.is_empty() {
             return self.add_up(window, |reporter, name| {
                 let Name::Path(path) = name else { return None };
                 let (namespace, name) = select::paths(reporter, selector)?;
@@ -72,7 +113,7 @@ impl Counted {
     }
 
     /// Who spoke with whom in `window` before now.
-    pub fn edges(&self, window: Duration, request: &EdgesRequest) -> Found<Ends> {
+    pub fn edges(&self, window: Duration, request: &EdgesRequest) -> Told<Ends> {
         self.add_up(window, |reporter, name| {
             let Name::Link(link) = name else { return None };
             Some((Ends::of(reporter, link, request)?, Part::Both))
@@ -80,10 +121,10 @@ impl Counted {
     }
 
     /// The requests of everything that `selector` takes in, by step.
-    pub fn series(&self, selector: &ResourceSelection, steps: &Steps) -> Found<usize> {
+    pub fn series(&self, selector: &ResourceSelection, steps: &Steps) -> Told<usize> {
         let count = steps.count.min(series::STEPS_MAX) as usize;
-        let mut found = Found::new();
-        let window = Duration::from_millis(self.now.unix_ms.saturating_sub(steps.first_ms));
+        let (mut found, mut proxies) = (Found::new(), Vec::new());
+        let window_ms = ms(self.limited(Duration::from_millis(self.now.unix_ms.saturating_sub(steps.first_ms))));
         for history in &self.histories {
             let is_asked_for = |number: u32| {
                 history.name(number).is_some_and(|name| match name {
@@ -95,69 +136,76 @@ impl Counted {
             if !asked_for.contains(&true) {
                 continue;
             }
-            let mut counts = vec![Counts::default(); count];
-            for (date, slot) in history.slots(self.now, steps.first_ms) {
+            let proxy = self.heard_proxy(history, steps.first_ms);
+            let number = proxy.reporter;
+            // Points are no rates: it need not be told for each proxy.
+            let slots = history.slots(self.now, steps.first_ms).map(|(date, counts)| (Of::All, date, counts));
+            let repeated = history.repeated(self.now, steps.first_ms);
+            let repeated = repeated
+                .map(|((process, sequence), date, counts)| (Of::Repeated(number, process, sequence), date, counts));
+            let mut by_report: BTreeMap<Of, Vec<Counts>> = BTreeMap::new();
+            for (of, date, slot) in slots.chain(repeated) {
+                let counts = by_report.entry(of).or_insert_with(|| vec![Counts::default(); count]);
                 let Some(step) = steps.index(date).and_then(|index| counts.get_mut(index)) else { continue };
                 let rows = slot.rows().filter(|(number, _)| asked_for.get(*number as usize) == Some(&true));
                 rows.for_each(|(_, row)| row.add_requests(step));
             }
-            let (covered, kept_by) = history.covers(self.now, window);
-            for (step, counts) in counts.into_iter().enumerate() {
-                add(&mut found, (step, kept_by), counts, Tcp::default(), ms(self.limited(covered)));
+            if !by_report.is_empty() {
+                proxies.push(proxy);
+            }
+            for (of, counts) in by_report {
+                for (step, counts) in counts.into_iter().enumerate() {
+                    add(&mut found, (step, of), counts, Tcp::default(), window_ms);
+                }
             }
         }
-        found
+        Told { found, heard: self.heard(proxies) }
     }
 
     fn add_up<K: Ord + Clone>(
         &self,
         window: Duration,
         select: impl Fn(&Reporter, &Name) -> Option<(K, Part)>,
-    ) -> Found<K> {
-        let mut found = Found::new();
-        let whole = self.now.whole_slots(window);
+    ) -> Told<K> {
+        let (mut found, mut proxies) = (Found::new(), Vec::new());
+        let (whole, from) = (self.now.whole_slots(window), self.now.first_slot(window));
         for history in &self.histories {
             let select = |number: u32| select(history.reporter(), history.name(number)?);
             let keys: Vec<_> = (0..history.names() as u32).map(select).collect();
             if keys.iter().all(Option::is_none) {
                 continue;
             }
-            let (covered, kept_by) = history.covers(self.now, whole);
+            let proxy = self.heard_proxy(history, from);
+            let number = proxy.reporter;
+            let covered = history.spans().covers(self.now, whole);
+            let is_one = covered < whole || history.is_quiet(self.now) || !proxy.repeated_reports.is_empty();
+            let of = if is_one { Of::One(number) } else { Of::All };
             let covered_ms = ms(self.limited(covered));
-            for (number, (counts, tcp)) in self.sums(history, window, &keys) {
+            let slots = history.slots(self.now, from).map(|(_, counts)| (of, counts));
+            let repeated = history.repeated(self.now, from);
+            let repeated =
+                repeated.map(|((process, sequence), _, counts)| (Of::Repeated(number, process, sequence), counts));
+            let mut is_found = false;
+            for ((of, number), (counts, tcp)) in sums(slots.chain(repeated), &keys) {
                 if let Some((key, _)) = &keys[number as usize] {
-                    add(&mut found, (key.clone(), kept_by), counts, tcp, covered_ms);
+                    add(&mut found, (key.clone(), of), counts, tcp, covered_ms);
+                    is_found = true;
                 }
             }
             let told_ms_ago = ms(self.now.since(history.heard()));
-            for (number, count) in history.open(self.now) {
-                if let Some((key, Part::Connections | Part::Both)) = keys.get(number as usize).and_then(Option::as_ref)
-                {
-                    let traffic = found.entry((key.clone(), kept_by)).or_default();
+            for (name, count) in history.open(self.now) {
+                if let Some((key, Part::Connections | Part::Both)) = keys.get(name as usize).and_then(Option::as_ref) {
+                    let traffic = found.entry((key.clone(), of)).or_default();
                     traffic.merge(&Traffic::of(Counts::default(), Tcp::default(), covered_ms, covered_ms));
-                    traffic.open.add(reporter_number(history.reporter()), told_ms_ago, count);
+                    traffic.open.add(number, told_ms_ago, count);
+                    is_found = true;
                 }
             }
-        }
-        found
-    }
-
-    /// By the names of one proxy.
-    fn sums<K>(&self, history: &History, window: Duration, keys: &[Option<(K, Part)>]) -> BTreeMap<u32, (Counts, Tcp)> {
-        let mut sums: BTreeMap<u32, (Counts, Tcp)> = BTreeMap::new();
-        for (_, slot) in history.slots(self.now, self.now.first_slot(window)) {
-            for (number, row) in slot.rows() {
-                let Some((_, part)) = keys.get(number as usize).and_then(Option::as_ref) else { continue };
-                let (counts, tcp) = sums.entry(number).or_default();
-                if *part != Part::Connections {
-                    row.add_requests(counts);
-                }
-                if *part != Part::Requests {
-                    row.add_bytes(tcp);
-                }
+            if is_found {
+                proxies.push(proxy);
             }
         }
-        sums
+        Told { found, heard: self.heard(proxies) }
     }
 
     /// Nothing is older than this replica.
@@ -166,7 +214,33 @@ impl Counted {
     }
 }
 
-fn add<K: Ord>(found: &mut Found<K>, key: (K, u64), counts: Counts, tcp: Tcp, covered_ms: u32) {
+/// Whether rows are told apart by what clients' proxies know: the routes of requests.
+pub fn by_route(by: &[By]) -> bool {
+    by.iter().any(|by| matches!(by, By::Route | By::Service))
+}
+
+/// By who has told them, and the names of one proxy.
+fn sums<'a, K>(
+    told: impl Iterator<Item = (Of, &'a Block)>,
+    keys: &[Option<(K, Part)>],
+) -> BTreeMap<(Of, u32), (Counts, Tcp)> {
+    let mut sums: BTreeMap<(Of, u32), (Counts, Tcp)> = BTreeMap::new();
+    for (of, block) in told {
+        for (number, row) in block.rows() {
+            let Some((_, part)) = keys.get(number as usize).and_then(Option::as_ref) else { continue };
+            let (counts, tcp) = sums.entry((of, number)).or_default();
+            if *part != Part::Connections {
+                row.add_requests(counts);
+            }
+            if *part != Part::Requests {
+                row.add_bytes(tcp);
+            }
+        }
+    }
+    sums
+}
+
+fn add<K: Ord>(found: &mut Found<K>, key: (K, Of), counts: Counts, tcp: Tcp, covered_ms: u32) {
     let traffic = Traffic::of(counts, tcp, covered_ms, covered_ms);
     found.entry(key).or_default().merge(&traffic);
 }

@@ -2,12 +2,15 @@
 
 use conduit_api::proto::{
     common::ResourceRef,
-    public::{ResourceSelection, stat_request::Other},
+    public::{
+        ResourceSelection,
+        stat_request::{By, Other},
+    },
 };
 
 use super::{
     Reporter,
-    names::{Link, Requests, cut},
+    names::{Link, OTHER, Requests, cut},
 };
 
 /// Kinds of what owns pods, as the wire calls them.
@@ -76,7 +79,7 @@ pub fn requests(
     let Some(other) = other else {
         let resource = match selector.kind.as_str() {
             // Known to who asks, who may be anywhere.
-            "service" => service(key)?,
+            "service" => service(reporter, key)?,
             "authority" if !key.inbound && !key.authority.is_empty() => {
                 (reporter.pod.namespace().to_owned(), key.authority.clone())
             }
@@ -87,12 +90,12 @@ pub fn requests(
     };
     match other {
         Other::To(to) if to.kind == "service" => {
-            let (namespace, name) = service(key)?;
+            let (namespace, name) = service(reporter, key)?;
             let from = matches(to, "service", &namespace, &name).then(|| reporter.resource(&selector.kind))??;
             matches(selector, &selector.kind, &from.0, &from.1).then_some(from)
         }
         Other::From(from) if selector.kind == "service" => {
-            let to = service(key)?;
+            let to = service(reporter, key)?;
             let (namespace, name) = reporter.resource(&from.kind)?;
             let is_asked_for = matches(from, &from.kind, &namespace, &name);
             (is_asked_for && matches(selector, "service", &to.0, &to.1)).then_some(to)
@@ -101,9 +104,60 @@ pub fn requests(
     }
 }
 
-/// The service that a request went to.
-fn service(key: &Requests) -> Option<(String, String)> {
-    (!key.inbound && !key.service.is_empty()).then(|| (key.peer.namespace.clone(), key.service.clone()))
+/// The service that a request went to, or was to go to.
+fn service(reporter: &Reporter, key: &Requests) -> Option<(String, String)> {
+    key.service.as_ref().map(|service| known(reporter, &service.backend))
+}
+
+/// The service that a request was for, before its routes.
+fn meant(reporter: &Reporter, key: &Requests) -> Option<(String, String)> {
+    key.service.as_ref().map(|service| known(reporter, &service.meant))
+}
+
+/// What is past a budget is in the namespace of who asks.
+fn known(reporter: &Reporter, (namespace, name): &(String, String)) -> (String, String) {
+    let namespace = if name == OTHER { reporter.pod.namespace() } else { namespace };
+    (namespace.to_owned(), name.clone())
+}
+
+/// What tells requests apart by the routes that have accepted them, in the order of `by`.
+pub fn route_values(reporter: &Reporter, key: &Requests, by: &[By]) -> Vec<String> {
+    let value = |by: &By| match (by, &key.service) {
+        (By::Route, Some(service)) => service.route.clone(),
+        (By::Service, Some(service)) => {
+            let (namespace, name) = known(reporter, &service.meant);
+            service_value(&namespace, &name, service.port)
+        }
+        _ => String::new(),
+    };
+    by.iter().map(value).collect()
+}
+
+/// A service as `Group` says it; the port of 0 is not known.
+pub fn service_value(namespace: &str, name: &str, port: u16) -> String {
+    if port == 0 { format!("{namespace}/{name}") } else { format!("{namespace}/{name}:{port}") }
+}
+
+/// The resource, of the kind selected, that requests to services count for, as their clients' proxies saw them: what they were for, or where they
+/// went; with [`Other::To`], who sent them.
+pub fn routed(
+    reporter: &Reporter,
+    key: &Requests,
+    selector: &ResourceSelection,
+    other: Option<&Other>,
+) -> Option<(String, String)> {
+    let asked = meant(reporter, key)?;
+    let at = |kind: &str| if kind == "service" { Some(asked.clone()) } else { key.peer.resource(kind) };
+    let is = |selection: &ResourceSelection, resource: Option<(String, String)>| {
+        resource.filter(|(namespace, name)| matches(selection, &selection.kind, namespace, name))
+    };
+    match other {
+        None => is(selector, at(&selector.kind)),
+        Some(Other::To(to)) => is(to, at(&to.kind)).and_then(|_| is(selector, reporter.resource(&selector.kind))),
+        Some(Other::From(from)) => {
+            is(from, reporter.resource(&from.kind)).and_then(|_| is(selector, at(&selector.kind)))
+        }
+    }
 }
 
 /// The same of requests by path.

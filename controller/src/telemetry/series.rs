@@ -24,23 +24,19 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Those that `request` asks for, until now.
+    /// Those that `request` asks for, until now. Whoever asks for finer ones than are known, as pages of older releases do, gets those that are; and every
+    /// point says when it begins.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn of(request: &SeriesRequest, unix_ms: u64) -> Result<Self, String> {
         let SeriesRequest { window_ms, step_ms, .. } = *request;
         let finest = resolution(Duration::from_millis(window_ms.into()));
-        if step_ms == 0 || !step_ms.is_multiple_of(finest.as_millis() as u32) {
-            return Err(format!(
-                "the step must be a multiple of {}s in a time window of that length",
-                finest.as_secs()
-            ));
+        if step_ms == 0 {
+            return Err("the step is missing".to_owned());
         }
-        if !window_ms.is_multiple_of(step_ms) {
-            return Err("the time window must be a multiple of the step".to_owned());
-        }
-        let count = window_ms / step_ms;
+        let step_ms = step_ms.checked_next_multiple_of(finest.as_millis() as u32).ok_or("the step is too long")?;
+        let count = window_ms.div_ceil(step_ms);
         if count > STEPS_MAX {
             return Err(format!("{count} steps are too many: there are at most {STEPS_MAX} in a time window"));
         }
@@ -95,17 +91,25 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        for (window, step, says) in [
-            (60_000, 0, "multiple of 5s"),
-            (60_000, 7_000, "multiple of 5s"),
-            (60_000, 25_000, "multiple of the step"),
-            (3_600_000, 5_000, "multiple of 60s"),
-            (21_600_000, 60_000, "multiple of 600s"),
-        ] {
-            let error = steps(window, step).unwrap_err();
-            assert!(error.contains(says), "{window} {step}: {error}");
+        for (step, says) in [(0, "the step is missing"), (u32::MAX, "the step is too long")] {
+            let error = steps(60_000, step).unwrap_err();
+            assert!(error.contains(says), "{step}: {error}");
         }
-        assert_eq!(steps(3_600_000, 60_000).unwrap().count, 60);
-        assert_eq!(steps(21_600_000, 600_000).unwrap().count, 36);
+    }
+
+    #[test]
+    fn who_asks_for_finer_steps_than_are_known_gets_those_that_are() {
+        for (window, step, length_s, count) in [
+            (60_000, 5_000, 5, 12),
+            (60_000, 7_000, 10, 6),
+            (60_000, 25_000, 25, 3),
+            (3_600_000, 60_000, 60, 60),
+            // As pages of releases before asked.
+            (3_600_000, 5_000, 60, 60),
+            (21_600_000, 60_000, 600, 36),
+        ] {
+            let steps = steps(window, step).unwrap();
+            assert_eq!((steps.length.as_secs(), steps.count), (length_s, count), "{window} {step}");
+        }
     }
 }

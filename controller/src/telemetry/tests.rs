@@ -3,7 +3,7 @@ use conduit_api::{
     proto::{
         common::{ResourceRef, Tls, tls},
         public::stat_request::{self, By},
-        telemetry::{EndCounts, LatencyBucket, PathCounts, end_counts::End},
+        telemetry::{self as wire, EndCounts, LatencyBucket, PathCounts, end_counts::End},
     },
 };
 use expect_test::{Expect, expect};
@@ -21,8 +21,8 @@ use conduit_api::{
 use super::{
     counts::{Counts, Traffic},
     edges::Ends,
-    history::{LOST, NOBODYS},
     names::{NAME_LEN_MAX, NAMES_MAX, OTHER},
+    questions::Of,
     series::Steps,
     *,
 };
@@ -32,7 +32,7 @@ const MEMORY: u64 = 7;
 /// All that is found, also what others may have the rest of.
 fn stat(telemetry: &Telemetry, now: Now, window: u64, request: &StatRequest) -> BTreeMap<Row, Traffic> {
     let mut found: BTreeMap<Row, Traffic> = BTreeMap::new();
-    for ((row, _), traffic) in telemetry.counted(now).stat(Duration::from_secs(window), request) {
+    for ((row, _), traffic) in telemetry.counted(now).stat(Duration::from_secs(window), request).found {
         found.entry(row).or_default().merge(&traffic);
     }
     found
@@ -148,6 +148,69 @@ fn a_service_gets_what_clients_ask_it_for() {
     assert_eq!(query(&telemetry, now, "deployment", from("service", "web-svc")), []);
 }
 
+/// As a proxy tells requests that `service` was asked for, which `route` accepted and which were to go to `backend`; nobody got those without a peer.
+fn routed(service: &str, route: &str, backend: &str, peer: Option<&str>, success: u64, failure: u64) -> RequestCounts {
+    let meant = wire::Meant { namespace: "ns".into(), name: service.into(), port: 80, route: route.into() };
+    RequestCounts {
+        service: backend.into(),
+        service_namespace: "ns".into(),
+        meant: Some(meant),
+        ..counts(Direction::Outbound, peer, success, failure, 1_500)
+    }
+}
+
+fn by_route(telemetry: &Telemetry, now: Now, kind: &str, other: Option<stat_request::Other>) -> Vec<String> {
+    let by = vec![By::Service.into(), By::Route.into()];
+    let request = StatRequest { selector: Some(selection(kind, "")), window_ms: 60_000, other, by };
+    let row = |((_, name, by), traffic): (Row, Traffic)| {
+        format!("{name} {} {}/{}", by.join(" "), traffic.requests.success, traffic.requests.failure)
+    };
+    stat(telemetry, now, 60, &request).into_iter().map(row).collect()
+}
+
+#[test]
+fn requests_that_nobody_got_are_of_the_service_that_they_were_for() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let rows = vec![
+        routed("web", "canary", "next", Some("next"), 7, 1),
+        routed("web", "canary", "next", None, 0, 3),
+        routed("web", "", "web", Some("web"), 5, 0),
+        routed("web", "off", "web", None, 0, 2),
+        // Of an older proxy.
+        RequestCounts { service: "db".into(), ..counts(Direction::Outbound, Some("db"), 4, 0, 1_500) },
+    ];
+    add(&mut telemetry, now, "bot-0", 1, rows);
+    let services = [("db".into(), 4, 0), ("next".into(), 7, 4), ("web".into(), 5, 2)];
+    assert_eq!(query(&telemetry, now, "service", None), services);
+    let all = ["ns/web:80  5/0", "ns/web:80 canary 7/4", "ns/web:80 off 0/2"];
+    let of = |name: &str, more: &[&str]| more.iter().map(|row| format!("{name} {row}")).collect::<Vec<_>>();
+    assert_eq!(by_route(&telemetry, now, "service", None), [of("db", &["ns/db  4/0"]), of("web", &all)].concat());
+    let got = ["db ns/db  4/0", "next ns/web:80 canary 7/1", "web ns/web:80  5/0"];
+    assert_eq!(by_route(&telemetry, now, "deployment", None), got);
+    let to = Some(stat_request::Other::To(selection("service", "web")));
+    assert_eq!(by_route(&telemetry, now, "pod", to), of("bot-0", &all));
+    let from = Some(stat_request::Other::From(selection("deployment", "bot")));
+    assert_eq!(by_route(&telemetry, now, "deployment", from), got);
+}
+
+#[test]
+fn what_is_past_a_budget_is_of_some_service_all_the_same() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let mut of_proxy = routed(OTHER, OTHER, OTHER, None, 0, 9);
+    of_proxy.service_namespace.clear();
+    of_proxy.meant = Some(wire::Meant { name: OTHER.into(), route: OTHER.into(), ..wire::Meant::default() });
+    add(&mut telemetry, now, "bot-0", 1, vec![of_proxy]);
+    let many = (0..NAMES_MAX + 5).map(|at| routed("web", &format!("r-{at}"), "web", None, 0, 1)).collect();
+    add(&mut telemetry, now, "web-0", 1, many);
+    let services = query(&telemetry, now, "service", None);
+    let [(other, 0, past), (web, 0, known)] = &services[..] else { panic!("{services:?}") };
+    assert_eq!((other.as_str(), web.as_str(), past + known), (OTHER, "web", 9 + NAMES_MAX as u64 + 5));
+    assert!(*past >= 9 + 5, "{past}");
+    assert_eq!(by_route(&telemetry, now, "service", None)[0], format!("{OTHER} ns/{OTHER} {OTHER} 0/{past}"));
+}
+
 #[test]
 fn a_report_counts_once() {
     let now = now();
@@ -254,9 +317,9 @@ fn names_are_cut() {
     let longest = |rows: Vec<(String, u64, u64)>| rows.into_iter().map(|row| row.0.len()).max();
     assert_eq!(longest(query(&telemetry, now, "authority", None)), Some(NAME_LEN_MAX));
     let edges = EdgesRequest { kind: "pod".into(), ..EdgesRequest::default() };
-    let edges = telemetry.counted(now).edges(Duration::from_secs(60), &edges);
+    let edges = telemetry.counted(now).edges(Duration::from_secs(60), &edges).found;
     let ((ends, _), traffic) = edges.iter().next().unwrap();
-    let wire = ends.to_wire(traffic, NOBODYS);
+    let wire = ends.to_wire(traffic, Of::All);
     let ResourceRef { kind, namespace, name } = wire.destination.unwrap();
     let lengths = [kind.len(), namespace.len(), name.len(), wire.tls.unwrap().peer_id.len()];
     assert_eq!(lengths, ["pod".len(), NAME_LEN_MAX, NAME_LEN_MAX, NAME_LEN_MAX]);
@@ -275,12 +338,12 @@ fn who_has_more_than_a_share_forgets_and_answers_say_what_is_left() {
     let covered = |pod: &str| {
         let request = StatRequest { selector: Some(selection("pod", pod)), ..StatRequest::default() };
         let found = telemetry.counted(at(start, 195)).stat(Duration::from_secs(300), &request);
-        let ((_, kept_by), traffic) = found.into_iter().next().unwrap();
-        (kept_by, traffic.requests_over.ms(), traffic.requests.success)
+        let ((_, of), traffic) = found.found.into_iter().next().unwrap();
+        (of, traffic.requests_over.ms(), traffic.requests.success)
     };
-    assert_eq!(covered("web-0"), (NOBODYS, 195_000, 400));
-    let (kept_by, covered_ms, requests) = covered("hog-0");
-    assert_eq!(kept_by, LOST);
+    assert_eq!(covered("web-0"), (Of::All, 195_000, 400));
+    let (of, covered_ms, requests) = covered("hog-0");
+    assert!(matches!(of, Of::One(_)), "{of:?}");
     assert!((5_000..100_000).contains(&covered_ms), "{covered_ms}");
     // A thousand in each slot of which something is known.
     assert_eq!(requests, u64::from(covered_ms / 5_000 + 1) * 1_000);
@@ -390,9 +453,9 @@ fn open_connections_are_those_that_were_told_of_last_and_bytes_are_added_up() {
 
 fn assert_edges(telemetry: &Telemetry, now: Now, kind: &str, namespace: &str, expected: Expect) {
     let request = EdgesRequest { kind: kind.into(), namespace: namespace.into(), window_ms: 60_000 };
-    let found = telemetry.counted(now).edges(Duration::from_secs(60), &request);
+    let found = telemetry.counted(now).edges(Duration::from_secs(60), &request).found;
     // As it comes from another replica.
-    let wire = found.iter().map(|((ends, kept_by), traffic)| Ends::from_wire(ends.to_wire(traffic, *kept_by)));
+    let wire = found.iter().map(|((ends, of), traffic)| Ends::from_wire(ends.to_wire(traffic, *of)));
     let found = wire.map(|(ends, counts)| (ends, Traffic::from_wire(counts, None))).collect();
     let line = |edge: conduit_api::proto::public::Edge| {
         let name = |end: Option<ResourceRef>| end.map(|r| format!("{}/{}/{}", r.kind, r.namespace, r.name)).unwrap();
@@ -512,7 +575,7 @@ fn points_of_replicas_that_started_at_other_times_add_up() {
     }
     let seen = |telemetry: &Telemetry, selection: &ResourceSelection| {
         let mut points = vec![Counts::default(); 3];
-        for ((step, _), traffic) in telemetry.counted(at(start, 24)).series(selection, &steps) {
+        for ((step, _), traffic) in telemetry.counted(at(start, 24)).series(selection, &steps).found {
             points[step].merge(&traffic.requests);
         }
         points
@@ -593,38 +656,62 @@ fn paths_are_cut_and_bounded() {
     assert!(found.keys().any(|row| row.2[0] == OTHER));
 }
 
-/// Known is what was counted since the start, and whose memory has the rest.
-fn covered(telemetry: &Telemetry, now: Now, pod: &str) -> (u64, u32) {
+/// How much is known here, and whether that is told by itself.
+fn covered(telemetry: &Telemetry, now: Now, pod: &str) -> (bool, u32) {
     let request = StatRequest { selector: Some(selection("pod", pod)), ..StatRequest::default() };
-    let found = telemetry.counted(now).stat(Duration::from_secs(60), &request);
-    let ((_, kept_by), traffic) = found.into_iter().next().unwrap();
-    (kept_by, traffic.requests_over.ms())
+    let found = telemetry.counted(now).stat(Duration::from_secs(60), &request).found;
+    let ((_, of), traffic) = found.into_iter().next().unwrap();
+    (matches!(of, Of::One(_)), traffic.requests_over.ms())
 }
 
 #[test]
-fn what_is_known_of_a_proxy_is_what_it_has_told_here_or_elsewhere() {
+fn what_is_known_of_a_proxy_is_what_it_has_told_here() {
     let start = Instant::now();
     let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
-    let tell = |telemetry: &mut Telemetry, second, pod, sequence, previous_memory| {
+    let tell = |telemetry: &mut Telemetry, second, pod, sequence| {
         let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
-        let report = ReportRequest { interval_ms: 2_000, previous_memory, ..report(sequence, requests) };
+        let report = ReportRequest { interval_ms: 2_000, ..report(sequence, requests) };
         telemetry.report(at(start, second), reporter(pod), report);
     };
-    // It has begun; it comes from another replica; and from one that nobody knows of.
-    tell(&mut telemetry, 100, "new-0", 1, 0);
-    tell(&mut telemetry, 100, "moved-0", 50, 99);
-    tell(&mut telemetry, 100, "older-0", 50, 0);
-    let now = at(start, 110);
-    assert_eq!(covered(&telemetry, now, "new-0"), (NOBODYS, 60_000));
-    assert_eq!(covered(&telemetry, now, "moved-0"), (99, 12_000));
-    assert_eq!(covered(&telemetry, now, "older-0"), (LOST, 12_000));
+    // It has begun; and it comes from another replica.
+    tell(&mut telemetry, 100, "new-0", 1);
+    tell(&mut telemetry, 100, "moved-0", 50);
+    assert_eq!(covered(&telemetry, at(start, 110), "new-0"), (false, 60_000));
+    assert_eq!(covered(&telemetry, at(start, 110), "moved-0"), (true, 12_000));
     // It was away for a while, and is back; and what is told in order is complete, however long nothing was to be told.
-    tell(&mut telemetry, 105, "new-0", 2, MEMORY);
-    tell(&mut telemetry, 140, "new-0", 9, 99);
-    tell(&mut telemetry, 140, "moved-0", 51, MEMORY);
-    assert_eq!(covered(&telemetry, at(start, 150), "new-0"), (99, 27_000));
-    assert_eq!(covered(&telemetry, at(start, 150), "moved-0"), (99, 52_000));
-    assert_eq!(covered(&telemetry, at(start, 170), "moved-0"), (NOBODYS, 60_000));
+    tell(&mut telemetry, 105, "new-0", 2);
+    tell(&mut telemetry, 140, "new-0", 9);
+    tell(&mut telemetry, 140, "moved-0", 51);
+    assert_eq!(covered(&telemetry, at(start, 150), "new-0"), (true, 27_000));
+    assert_eq!(covered(&telemetry, at(start, 150), "moved-0"), (true, 52_000));
+    // All is known here; but if it is silent for so long, it may have moved.
+    assert_eq!(covered(&telemetry, at(start, 155), "moved-0"), (true, 57_000));
+    tell(&mut telemetry, 170, "moved-0", 52);
+    assert_eq!(covered(&telemetry, at(start, 170), "moved-0"), (false, 60_000));
+    assert_eq!(covered(&telemetry, at(start, 190), "moved-0"), (true, 60_000));
+}
+
+#[test]
+fn repeated_reports_are_few_and_none_is_lost() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    for sequence in 1..=40 {
+        let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
+        let report = ReportRequest { is_repeated: true, ..report(sequence, requests) };
+        telemetry.report(at(start, sequence), reporter("web-0"), report);
+    }
+    let request = StatRequest { selector: Some(selection("pod", "web-0")), ..StatRequest::default() };
+    let found = telemetry.counted(at(start, 41)).stat(Duration::from_secs(60), &request);
+    let repeated = found.found.keys().filter(|(_, of)| matches!(of, Of::Repeated(..))).count();
+    assert_eq!((repeated, found.heard.proxies[0].repeated_reports.len()), (16, 16));
+    assert_eq!(found.found.values().map(|traffic| traffic.requests.success).sum::<u64>(), 40);
+    // What they are counted under is known when names are forgotten, and so is how large they are.
+    (0..9).for_each(|round| {
+        add(&mut telemetry, at(start, 50 + round * 5), "web-0", 50 + round, attack(round as usize * 999, 999))
+    });
+    assert_eq!(query(&telemetry, at(start, 95), "pod", None), [("web-0".into(), 40 - 34 + 9 * 999, 0)]);
+    let sizes: usize = telemetry.histories.values().map(|history| history.size()).sum();
+    assert_eq!(telemetry.size(), sizes);
 }
 
 #[test]
@@ -676,25 +763,24 @@ fn a_pod_whose_owner_is_heard_of_later_is_the_same_one() {
 fn all_gaps_count() {
     let start = Instant::now();
     let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
-    let mut tell = |second, sequence, interval_ms, previous_memory| {
+    let mut tell = |second, sequence, interval_ms| {
         let report = ReportRequest {
             sequence,
             incarnation: 1,
             interval_ms,
-            previous_memory,
             requests: vec![counts(Direction::Inbound, None, 1, 0, 1_000)],
             ..ReportRequest::default()
         };
         telemetry.report(at(start, second), reporter("web-0"), report);
     };
-    tell(0, 1, 0, 0);
+    tell(0, 1, 0);
     // Elsewhere for ten seconds, here for ten, and elsewhere for another ten.
-    tell(12, 7, 2_000, 77);
-    tell(22, 8, 10_000, MEMORY);
-    tell(34, 14, 2_000, 78);
+    tell(12, 7, 2_000);
+    tell(22, 8, 10_000);
+    tell(34, 14, 2_000);
     let history = telemetry.histories.values().next().unwrap();
-    let (covered, kept_by) = history.covers(at(start, 34), Duration::from_secs(34));
-    assert_eq!((covered, kept_by), (Duration::from_secs(14), history::LOST));
-    let (covered, kept_by) = history.covers(at(start, 34), Duration::from_secs(15));
-    assert_eq!((covered, kept_by), (Duration::from_secs(5), 78));
+    for (window, covered) in [(34, 14), (15, 5)] {
+        let covered = Duration::from_secs(covered);
+        assert_eq!(history.spans().covers(at(start, 34), Duration::from_secs(window)), covered);
+    }
 }

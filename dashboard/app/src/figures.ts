@@ -38,7 +38,11 @@ export function whatIsMissing(of: Answered): string[] {
   }
   if (of.coveredMs < of.windowMs) {
     const known = of.coveredMs < 60_000 ? `${Math.floor(of.coveredMs / 1000)} s` : `${Math.floor(of.coveredMs / 60_000)} min`;
-    missing.push(`Not all is known of what was more than ${known} ago: the figures are partial.`);
+    missing.push(
+      of.sinceStart
+        ? `The figures are of the last ${known}: the control plane has not been counting for longer.`
+        : `Of some traffic no more than ${known} is known: the figures are partial.`,
+    );
   }
   if (of.truncated) missing.push("There is more than is shown: what has the least traffic is left out.");
   return missing;

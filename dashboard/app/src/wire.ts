@@ -29,6 +29,8 @@ export interface Answered {
   replicasOutdated: number;
   coveredMs: number;
   windowMs: number;
+  /** Nobody has been counting for longer. */
+  sinceStart?: boolean;
   truncated?: boolean;
 }
 

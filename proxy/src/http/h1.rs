@@ -190,14 +190,14 @@ async fn deliver<F: Forward>(
     let service = match resolved {
         Ok(service) => service,
         Err(failure) => {
-            forward.failed(&view, failure);
+            forward.failed(None, &view, failure);
             return fail(client, request, upload, failure).await;
         }
     };
     let policy = forward.policy(&service).map(Arc::as_ref);
     let deadline = policy.and_then(|policy| policy.deadline(Instant::now()));
     if let Some(response) = policy.and_then(|policy| policy.redirect(&view)) {
-        forward.answered(&view, response.status().as_u16());
+        forward.answered(Some(&service), &view, response.status().as_u16());
         if let Some(entry) = &upload.entry {
             entry.answer(&response);
         }
@@ -207,7 +207,7 @@ async fn deliver<F: Forward>(
         && upload.edit(edits).is_err()
     {
         let failure = Failure::Refused(Refusal::HeadTooLarge);
-        forward.failed(&view, failure);
+        forward.failed(Some(&service), &view, failure);
         return fail(client, request, upload, failure).await;
     }
 
@@ -301,7 +301,7 @@ async fn deliver<F: Forward>(
         recorded.fail(failure);
         return fail(client, request, upload, failure).await;
     }
-    forward.failed(&view, failure);
+    forward.failed(Some(&service), &view, failure);
     fail(client, request, upload, failure).await
 }
 

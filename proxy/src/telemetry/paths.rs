@@ -52,6 +52,11 @@ impl Pattern {
     fn is(&self, mutual: bool, method: &str, path: &str) -> bool {
         self.mutual == mutual && self.path == path && self.method == method
     }
+
+    /// What there was no room for.
+    fn other(mutual: bool) -> Self {
+        Self { path: OTHER.to_owned(), method: OTHER.to_owned(), mutual }
+    }
 }
 
 /// The counters of a pattern in one thread, which alone writes them.
@@ -77,6 +82,13 @@ pub struct EndTotals {
     pub count: u64,
     /// Of those that were answered.
     pub latency: HistogramTotals,
+}
+
+impl EndTotals {
+    fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.latency.merge(&other.latency);
+    }
 }
 
 /// By how requests ended.
@@ -169,8 +181,36 @@ struct Shared {
 struct Known {
     patterns: BTreeSet<Arc<Pattern>>,
     counters: Vec<(Arc<Pattern>, Arc<Ends>)>,
+    /// What was forgotten, as long as some thread holds it: requests that were under way may still end.
+    forgotten: Vec<Forgotten>,
+    /// What these have come to that no thread holds any more, without and with mutual TLS.
+    late: [PathTotals; 2],
     /// While there is no room left: how many requests there were of each, and since when there were not more.
     unused: BTreeMap<Arc<Pattern>, (u64, Instant)>,
+}
+
+/// The counters of a pattern that is known no more.
+struct Forgotten {
+    mutual: bool,
+    ends: Arc<Ends>,
+    /// What they were when it was forgotten.
+    before: PathTotals,
+}
+
+impl Forgotten {
+    /// What has ended since is counted under [`OTHER`].
+    fn add_to(&self, others: &mut PathTotals) {
+        let (mut after, nothing) = (PathTotals::new(), EndTotals::default());
+        self.ends.add_to(&mut after);
+        for (end, after) in after {
+            let before = self.before.get(&end).unwrap_or(&nothing);
+            if after.count > before.count {
+                let other = others.entry(end).or_default();
+                other.count += after.count - before.count;
+                other.latency.merge(&after.latency.since(&before.latency));
+            }
+        }
+    }
 }
 
 impl Paths {
@@ -196,8 +236,17 @@ impl Paths {
     /// The sums over all threads.
     pub fn sums(&self) -> BTreeMap<Arc<Pattern>, PathTotals> {
         let mut sums = BTreeMap::new();
-        for (pattern, ends) in &self.locked().counters {
+        let known = self.locked();
+        for (pattern, ends) in &known.counters {
             ends.add_to(sums.entry(pattern.clone()).or_default());
+        }
+        for mutual in [false, true] {
+            let mut late = known.late[usize::from(mutual)].clone();
+            known.forgotten.iter().filter(|of| of.mutual == mutual).for_each(|of| of.add_to(&mut late));
+            if !late.is_empty() {
+                let others = sums.entry(Arc::new(Pattern::other(mutual))).or_default();
+                late.into_iter().for_each(|(end, totals)| others.entry(end).or_default().merge(&totals));
+            }
         }
         sums
     }
@@ -208,9 +257,16 @@ impl Paths {
 }
 
 impl Known {
-    /// Whether something was forgotten. Its counters stay until no thread holds them: a request that is under way may still end.
+    /// Whether something was forgotten.
     fn forget_unused(&mut self, now: Instant) -> bool {
-        self.counters.retain(|(_, ends)| !ends.is_forgotten.load(Ordering::Relaxed) || Arc::strong_count(ends) > 1);
+        let Self { forgotten, late, .. } = self;
+        forgotten.retain(|of| {
+            let is_held = Arc::strong_count(&of.ends) > 1;
+            if !is_held {
+                of.add_to(&mut late[usize::from(of.mutual)]);
+            }
+            is_held
+        });
         if self.patterns.len() < PATHS_MAX {
             self.unused.clear();
             return false;
@@ -230,8 +286,14 @@ impl Known {
             self.unused.iter().filter(|(_, (_, since))| is_old(*since)).map(|(pattern, _)| pattern.clone()).collect();
         self.unused.retain(|pattern, _| !old.contains(pattern));
         self.patterns.retain(|pattern| !old.contains(pattern));
-        let forgotten = self.counters.iter().filter(|(pattern, _)| old.contains(pattern));
-        forgotten.for_each(|(_, ends)| ends.is_forgotten.store(true, Ordering::Relaxed));
+        let (forgotten, kept) = std::mem::take(&mut self.counters).into_iter().partition(|(of, _)| old.contains(of));
+        self.counters = kept;
+        self.forgotten.extend(Vec::into_iter(forgotten).map(|(pattern, ends)| {
+            ends.is_forgotten.store(true, Ordering::Relaxed);
+            let mut before = PathTotals::new();
+            ends.add_to(&mut before);
+            Forgotten { mutual: pattern.mutual, ends, before }
+        }));
         !old.is_empty()
     }
 
@@ -318,8 +380,7 @@ impl ThreadPaths {
     }
 
     fn other(&self, mutual: bool) -> Rc<Row> {
-        let pattern = || Pattern { path: OTHER.to_owned(), method: OTHER.to_owned(), mutual };
-        self.others[usize::from(mutual)].get_or_init(|| self.shared.locked().row(pattern())).clone()
+        self.others[usize::from(mutual)].get_or_init(|| self.shared.locked().row(Pattern::other(mutual))).clone()
     }
 }
 
@@ -409,13 +470,16 @@ mod tests {
         }
         under_way.end(End::Http(200), None);
         paths.forget_unused(now + FORGOTTEN_AFTER);
-        assert_eq!((told_apart("/new"), told_apart(OTHER)), (Some(2), Some(1)));
-        assert_eq!((told_apart(&old(3)), told_apart(&old(2))), (Some(4), Some(2)));
+        // What was under way for so long has its count all the same, ...
+        assert_eq!((told_apart("/new"), told_apart(OTHER)), (Some(2), Some(2)));
+        assert_eq!((told_apart(&old(3)), told_apart(&old(2))), (Some(4), None));
         drop(under_way);
         idle.row(true, "GET", "/new");
         paths.forget_unused(now + FORGOTTEN_AFTER);
-        assert_eq!(seen(&paths).len(), 3);
+        // ... also when nobody holds it any more.
+        assert_eq!((seen(&paths).len(), told_apart(OTHER)), (3, Some(2)));
         assert!(paths.locked().counters.len() <= 7, "{}", paths.locked().counters.len());
+        assert!(paths.locked().forgotten.is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use conduit_api::{latency, process::Measure};
 
 use super::{
-    Direction, End, HistogramTotals, Labels, Layer, Peer, Refused, Tls, Totals,
+    Direction, End, HistogramTotals, Labels, Layer, Meant, Peer, Refused, Tls, Totals,
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
 
@@ -145,7 +145,22 @@ fn request_pairs(labels: &Labels) -> String {
     let _ = write!(pairs, ",authority=\"{}\"", escape(&labels.authority));
     tls_pairs(&mut pairs, &labels.tls, labels.direction == Direction::Inbound);
     peer_pairs(&mut pairs, labels.destination.as_deref());
+    service_pairs(&mut pairs, labels);
     pairs
+}
+
+/// What the client asked for, by the names that Linkerd's proxy has for it; and where it was to go, if nobody there got it.
+fn service_pairs(pairs: &mut String, labels: &Labels) {
+    if let (None, Some((namespace, name))) = (&labels.destination, &labels.backend) {
+        let _ = write!(pairs, ",dst_namespace=\"{}\",dst_service=\"{}\"", escape(namespace), escape(name));
+    }
+    let Some(meant) = &labels.meant else { return };
+    let Meant { namespace, name, port, route } = &**meant;
+    let (namespace, name) = (escape(namespace), escape(name));
+    let _ = write!(pairs, ",parent_namespace=\"{namespace}\",parent_name=\"{name}\",parent_port=\"{port}\"");
+    if !route.is_empty() {
+        let _ = write!(pairs, ",route_name=\"{}\"", escape(route));
+    }
 }
 
 fn connection_pairs(labels: &ConnectionLabels) -> String {
@@ -233,8 +248,17 @@ mod tests {
                 workload: Some(("deployment".into(), "web".into())),
                 service: Some("web-svc".into()),
             })),
+            meant: Some(Arc::new(Meant {
+                namespace: "emojivoto".into(),
+                name: "web-svc".into(),
+                port: 80,
+                route: "canary".into(),
+            })),
+            backend: Some(("emojivoto".into(), "web-svc".into())),
         };
+        let nobody = Labels { authority: "gone".into(), tls: Tls::NoIdentity, destination: None, ..labels.clone() };
         let thread = telemetry.thread();
+        thread.requests(&nobody).fail(503);
         let counters = thread.requests(&labels);
         counters.requests.add(3);
         counters.end(End::Http(200));
@@ -254,10 +278,17 @@ mod tests {
         let common = concat!(
             "direction=\"outbound\",authority=\"web-svc.\\\"emojivoto\\\"\",tls=\"true\",",
             "server_id=\"spiffe://cluster.local/ns/emojivoto/sa/web\",",
-            "dst_namespace=\"emojivoto\",dst_pod=\"web-0\",dst_deployment=\"web\",dst_service=\"web-svc\""
+            "dst_namespace=\"emojivoto\",dst_pod=\"web-0\",dst_deployment=\"web\",dst_service=\"web-svc\",",
+            "parent_namespace=\"emojivoto\",parent_name=\"web-svc\",parent_port=\"80\",route_name=\"canary\""
+        );
+        let nobody = concat!(
+            "direction=\"outbound\",authority=\"gone\",tls=\"no_identity\",",
+            "no_tls_reason=\"not_provided_by_service_discovery\",dst_namespace=\"emojivoto\",dst_service=\"web-svc\",",
+            "parent_namespace=\"emojivoto\",parent_name=\"web-svc\",parent_port=\"80\",route_name=\"canary\""
         );
         for line in [
             format!("request_total{{{common}}} 3"),
+            format!("response_total{{{nobody},classification=\"failure\",status_code=\"503\"}} 1"),
             format!("response_total{{{common},classification=\"success\",status_code=\"200\"}} 1"),
             format!("response_total{{{common},classification=\"failure\",status_code=\"500\"}} 1"),
             format!(

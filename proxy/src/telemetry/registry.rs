@@ -84,7 +84,7 @@ impl<L: LabelSet, C: Default> ThreadRegistry<L, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{OTHER, Telemetry, tests::labels};
+    use crate::telemetry::{Labels, Meant, OTHER, Telemetry, tests::labels};
 
     #[test]
     fn names_made_up_do_not_fill_the_memory() {
@@ -97,5 +97,22 @@ mod tests {
         assert!(totals.len() <= LABEL_SETS_MAX + 1, "{}", totals.len());
         assert_eq!(totals.values().map(|totals| totals.requests).sum::<u64>(), 5 * LABEL_SETS_MAX as u64);
         assert!(totals[&labels(OTHER)].requests >= 4 * LABEL_SETS_MAX as u64);
+    }
+
+    /// What fails must not go unnoticed because there is much of it.
+    #[test]
+    fn what_is_past_the_budget_is_said_to_be_for_some_service() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        for i in 0..LABEL_SETS_MAX + 7 {
+            let meant = Some(Arc::new(Meant { name: format!("service-{i}"), ..Meant::default() }));
+            let backend = Some(("shop".to_owned(), format!("service-{i}")));
+            thread.requests(&Labels { meant, backend, ..labels("web") }).fail(503);
+        }
+        let of_some = |labels: &Labels| labels.meant.as_ref().is_some_and(|meant| meant.name == OTHER);
+        let totals = telemetry.requests();
+        let (labels, other) = totals.iter().find(|(labels, _)| of_some(labels)).unwrap();
+        assert_eq!((other.requests, &labels.meant.as_ref().unwrap().route[..]), (7, OTHER));
+        assert_eq!(labels.backend, Some((String::new(), OTHER.to_owned())));
     }
 }

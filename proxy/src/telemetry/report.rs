@@ -9,7 +9,7 @@ use std::{
 use conduit_api::proto::{
     common::{self, ResourceRef, tls},
     telemetry::{
-        EndCounts, LatencyBucket, PathCounts, ReportRequest, RequestCounts, TcpCounts, end_counts,
+        self, EndCounts, LatencyBucket, PathCounts, ReportRequest, RequestCounts, TcpCounts, end_counts,
         telemetry_client::TelemetryClient,
     },
 };
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use super::{
-    Direction, End, HistogramTotals, Labels, Peer, Telemetry, Tls, Totals,
+    Direction, End, HistogramTotals, Labels, Meant, Peer, Telemetry, Tls, Totals,
     paths::{EndTotals, PathTotals, Pattern, end_of},
     transport::{ConnectionLabels, ConnectionTotals, Side},
 };
@@ -56,6 +56,8 @@ struct Reports {
     refreshed_at: Option<Instant>,
     /// The reports that are not known to have been taken, and the sums that they lead to.
     untold: Option<(VecDeque<ReportRequest>, Sums)>,
+    /// The first of them was handed out before.
+    is_repeated: bool,
     /// Who has taken the last one.
     memory: u64,
 }
@@ -130,6 +132,7 @@ impl Reports {
             told_at: now,
             refreshed_at: None,
             untold: None,
+            is_repeated: false,
             memory: 0,
         }
     }
@@ -157,12 +160,14 @@ impl Reports {
             }
             self.untold = Some((parts, sums));
         }
-        let next = self.untold.as_ref().and_then(|(reports, _)| reports.front().cloned());
-        next.map(|report| ReportRequest { previous_memory: self.memory, ..report })
+        let next = self.untold.as_ref().and_then(|(reports, _)| reports.front().cloned())?;
+        let is_repeated = std::mem::replace(&mut self.is_repeated, true);
+        Some(ReportRequest { previous_memory: self.memory, is_repeated, ..next })
     }
 
     /// It was taken, by a controller that keeps it there; one that has not taken the last one does not know yet what is open.
     fn taken(&mut self, memory: u64) {
+        self.is_repeated = false;
         let before = std::mem::replace(&mut self.memory, memory);
         if before != memory && before != 0 {
             self.refreshed_at = None;
@@ -220,7 +225,10 @@ impl Reporter {
         let mut reports = Reports::new(Instant::now(), rand::random());
         loop {
             ticks.tick().await;
-            self.telemetry.forget_unused(Instant::now());
+            // What is not told yet must not be forgotten.
+            if !reports.is_behind() {
+                self.telemetry.forget_unused(Instant::now());
+            }
             while let Some(report) = reports.next(Instant::now(), || Sums::of(&self.telemetry)) {
                 let late = reports.told_at.elapsed() >= INTERVAL;
                 let report = ReportRequest { namespace: self.namespace.clone(), pod: self.pod.clone(), ..report };
@@ -267,14 +275,22 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
         failure,
         latency,
         peer_pod: peer_pod(labels.destination.as_deref()),
-        service: labels.destination.as_deref().and_then(|peer| peer.service.clone()).unwrap_or_default(),
+        service: labels.backend.as_ref().map(|(_, name)| name.clone()).unwrap_or_default(),
+        service_namespace: labels.backend.as_ref().map(|(namespace, _)| namespace.clone()).unwrap_or_default(),
+        meant: labels.meant.as_deref().map(meant),
     })
+}
+
+fn meant(meant: &Meant) -> telemetry::Meant {
+    let Meant { namespace, name, port, route } = meant.clone();
+    telemetry::Meant { namespace, name, port: port.into(), route }
 }
 
 fn path_counts(pattern: &Pattern, before: &PathTotals, after: &PathTotals) -> Option<PathCounts> {
     let nothing = EndTotals::default();
     let ends = after.iter().filter_map(|(key, after)| {
-        let before = before.get(key).unwrap_or(&nothing);
+        // What was forgotten and is known again counts from zero.
+        let before = before.get(key).filter(|before| before.count <= after.count).unwrap_or(&nothing);
         let (end, success) = end_of(*key);
         let end = end.map(|end| match end {
             End::Http(status) => end_counts::End::HttpStatus(status.into()),
@@ -291,7 +307,6 @@ fn path_counts(pattern: &Pattern, before: &PathTotals, after: &PathTotals) -> Op
 }
 
 fn latency_since(before: &HistogramTotals, after: &HistogramTotals) -> Vec<LatencyBucket> {
-    // What was forgotten and is known again counts from zero.
     let since = |index, count: &u64| count.saturating_sub(*before.buckets.get(index).unwrap_or(&0));
     let counts = after.buckets.iter().map(|(index, count)| (*index, since(index, count)));
     counts.filter(|(_, count)| *count > 0).map(|(index, count)| LatencyBucket { index, count }).collect()
@@ -368,10 +383,15 @@ mod tests {
         assert_eq!((first.sequence, first.interval_ms, first.requests[0].success), (1, 2_000, 1));
         counters.end(End::Http(200));
         counters.end(End::Http(200));
-        assert_eq!(reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry)), Some(first));
+        let again = ReportRequest { is_repeated: true, ..first.clone() };
+        assert_eq!(
+            (first.is_repeated, reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry))),
+            (false, Some(again))
+        );
         reports.taken(9);
         let second = reports.next(now + 3 * INTERVAL, || Sums::of(&telemetry)).unwrap();
         assert_eq!((second.sequence, second.interval_ms, second.requests[0].success), (2, 4_000, 2));
+        assert!(!second.is_repeated);
         reports.taken(9);
         assert_eq!(reports.next(now + 4 * INTERVAL, || Sums::of(&telemetry)), None);
     }

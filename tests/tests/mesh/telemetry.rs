@@ -33,6 +33,29 @@ pub fn assert_edges(mesh: &Mesh) {
     assert_ne!(open.parse::<u64>().unwrap(), 0, "{wide}");
 }
 
+/// Every service has a row for what no route accepts, and one for each route; requests of older rules stay.
+pub fn assert_routes(mesh: &Mesh) {
+    let file = mesh.file(
+        "routes.yml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: votes, namespace: emojivoto}\nspec:\n  \
+         parentRefs: [{kind: Service, name: voting-svc}]\n  rules:\n  - matches: [{path: {type: PathPrefix, value: \
+         /emojivoto.v1.VotingService}}]\n    backendRefs: [{name: voting-svc, port: 8080}]\n  - matches: [{path: {value: \
+         /nobody}}]\n    backendRefs: []\n",
+    );
+    mesh.ok(&format!("apply -f {} --wait", file.display()));
+    let rows = eventually(SOON, "requests take the route", || {
+        let table = mesh.ok("-n emojivoto routes svc/voting-svc");
+        let rows: Vec<Vec<_>> =
+            table.lines().map(|line| line.split_whitespace().map(ToOwned::to_owned).collect()).collect();
+        rows.iter().any(|row| row[0] == "votes" && row[2] != "-").then_some(rows)
+    });
+    let names = rows.iter().map(|row| [row[0].as_str(), row[1].as_str()]).collect::<Vec<_>>();
+    assert_eq!(names, [["ROUTE", "SERVICE"], ["votes", "voting-svc:8080"], ["[DEFAULT]", "voting-svc:8080"]]);
+    let sent = mesh.ok("-n emojivoto routes deploy/web --to svc/voting-svc");
+    assert!(sent.lines().any(|line| line.starts_with("votes ")), "{sent}");
+    mesh.ok("-n emojivoto delete httproute votes --wait");
+}
+
 /// Requests are counted by path and status, each once.
 pub fn assert_paths(mesh: &Mesh) {
     for number in 0..REQUESTS {

@@ -201,13 +201,13 @@ async fn dispatch<F: Forward>(forward: Rc<F>, flight: Rc<Flight>) {
     let service = match forward.resolve(&view).await {
         Ok(service) => service,
         Err(failure) => {
-            forward.failed(&view, failure);
+            forward.failed(None, &view, failure);
             return flight.say(failure, Instant::now());
         }
     };
     if let Some(policy) = forward.policy(&service) {
         if let Some(response) = policy.redirect(&view) {
-            forward.answered(&view, response.status().as_u16());
+            forward.answered(Some(&service), &view, response.status().as_u16());
             return flight.answer(&response, Instant::now());
         }
         flight.obeys(policy);
@@ -240,7 +240,7 @@ async fn dispatch<F: Forward>(forward: Rc<F>, flight: Rc<Flight>) {
         }
     }
     if flight.has_timed_out() {
-        return forward.failed(&view, Failure::Timeout);
+        return forward.failed(Some(&service), &view, Failure::Timeout);
     }
     if !flight.is_awaited() {
         return;
@@ -249,7 +249,7 @@ async fn dispatch<F: Forward>(forward: Rc<F>, flight: Rc<Flight>) {
         let attempts = flight.attempts.borrow();
         (attempts.failure, attempts.is_unprocessed)
     };
-    forward.failed(&view, failure);
+    forward.failed(Some(&service), &view, failure);
     if is_unprocessed && failure == Failure::Broken {
         // Its client may send it again, and is told so.
         return flight.reset(Reason::REFUSED_STREAM);
