@@ -5,10 +5,10 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     thread,
-    time::Instant,
 };
 
 use anyhow::ensure;
+use tokio::time::Instant;
 
 /// Of manifests.
 const BYTES: usize = 10_000_000;
