@@ -194,12 +194,9 @@ impl Way {
     /// Ready when `from` has ended, and `to` knows.
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut Buffered, to: &mut Buffered) -> Poll<io::Result<()>> {
         while self.state == State::Copying {
-            while !from.input.is_empty() {
-                let written = ready!(to.poll_write(cx, from.input.filled()))?;
-                from.input.consume(written);
-            }
+            ready!(self.poll_hand_over(cx, from, to))?;
             let read = if self.is_bulk && self.is_plain {
-                ready!(self.poll_splice(cx, from, to))?
+                ready!(self.poll_splice(cx, from))?
             } else {
                 ready!(to.poll_flush(cx))?;
                 if self.is_bulk {
@@ -220,8 +217,36 @@ impl Way {
         Poll::Ready(Ok(()))
     }
 
-    /// Moves what there is from one socket to the other within the kernel; how much was there last, 0 at the end.
-    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &Buffered, to: &Buffered) -> Poll<io::Result<usize>> {
+    /// All that has been read is with `to` then, in the order in which it came: whatever is read next, and in which way, comes behind it.
+    fn poll_hand_over(&mut self, cx: &mut Context<'_>, from: &mut Buffered, to: &mut Buffered) -> Poll<io::Result<()>> {
+        while !from.input.is_empty() {
+            let written = ready!(to.poll_write(cx, from.input.filled()))?;
+            from.input.consume(written);
+        }
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        while pipe.filled > 0 {
+            ready!(to.tcp().poll_write_ready(cx))?;
+            let moved = to.tcp().try_io(Interest::WRITABLE, || {
+                let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+                Ok(splice(&pipe.ends.read, None, to.tcp(), None, pipe.filled, flags)?)
+            });
+            match moved {
+                Ok(moved) => {
+                    pipe.filled -= moved;
+                    from.counted().passed(moved, to.counted());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if !self.is_bulk {
+            self.pipe = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves what there is into the pipe, which is empty, within the kernel; how much that was, 0 at the end.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &Buffered) -> Poll<io::Result<usize>> {
         let pipe = match &mut self.pipe {
             Some(pipe) => pipe,
             None => match Pipe::take() {
@@ -234,41 +259,25 @@ impl Way {
             },
         };
         loop {
-            while pipe.filled > 0 {
-                ready!(to.tcp().poll_write_ready(cx))?;
-                let moved = to.tcp().try_io(Interest::WRITABLE, || {
-                    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-                    Ok(splice(&pipe.ends.read, None, to.tcp(), None, pipe.filled, flags)?)
-                });
-                match moved {
-                    Ok(moved) => {
-                        pipe.filled -= moved;
-                        from.counted().passed(moved, to.counted());
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
             if from.tcp().poll_read_ready(cx)?.is_pending() {
-                break;
+                // A connection that waits keeps no pipe, and goes on with bulk when more comes.
+                self.pipe = None;
+                return Poll::Pending;
             }
             let read = from.tcp().try_io(Interest::READABLE, || {
                 let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
                 Ok(splice(from.tcp(), None, &pipe.ends.write, None, SPLICE_BYTES, flags)?)
             });
             match read {
-                Ok(0) => return Poll::Ready(Ok(0)),
                 Ok(read) => {
                     pipe.filled = read;
                     self.is_bulk = read >= BULK_BYTES;
+                    return Poll::Ready(Ok(read));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        // Nothing is there now: a connection that waits keeps no pipe, and goes on with bulk when more comes.
-        self.pipe = None;
-        if self.is_bulk { Poll::Pending } else { Poll::Ready(Ok(1)) }
     }
 }
 
@@ -309,6 +318,94 @@ impl Drop for Pipe {
                     pipes.push(self.ends.clone());
                 }
             });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        sync::watch,
+        task::LocalSet,
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        io::Stream,
+        telemetry::{
+            Direction, Telemetry, Tls,
+            transport::{ConnectionLabels, Side},
+        },
+    };
+
+    /// So that whoever writes waits for whoever reads nearly always.
+    const SOCKET_BYTES: usize = 16 * 1024;
+    const BURSTS: usize = 12;
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Two ends of a connection; the first is this proxy's.
+    async fn connection() -> (Buffered, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        SockRef::from(&near).set_send_buffer_size(SOCKET_BYTES).unwrap();
+        SockRef::from(&far).set_recv_buffer_size(SOCKET_BYTES).unwrap();
+        let labels = ConnectionLabels {
+            direction: Direction::Outbound,
+            side: Side::Source,
+            tls: Tls::NoIdentity,
+            destination: None,
+        };
+        let counters = Telemetry::default().thread().connections(&labels);
+        (Buffered::new(Counted::new(Stream::Tcp(near), counters, None, None), Buffer::default()), far)
+    }
+
+    /// Not the same anywhere near.
+    fn bytes(from: usize, to: usize) -> Vec<u8> {
+        (from..to).map(|position| (position / 251 + position % 251) as u8).collect()
+    }
+
+    /// Bursts whose last part is a small one, to somebody who takes them slowly: all of each is there before the next begins.
+    #[tokio::test]
+    async fn every_byte_arrives() {
+        for seed in 0..3 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let ((client, mut sender), (server, mut receiver)) = (connection().await, connection().await);
+            let (progress, mut received) = watch::channel(0);
+            let tasks = LocalSet::new();
+            tasks.spawn_local(copy(client, server));
+            tasks.spawn_local(async move {
+                let mut buffer = vec![0; SOCKET_BYTES];
+                loop {
+                    let read = receiver.read(&mut buffer).await.unwrap();
+                    let before = *progress.borrow();
+                    assert_eq!(buffer[..read], bytes(before, before + read), "seed {seed}: from byte {before}");
+                    progress.send_replace(before + read);
+                    if read == 0 {
+                        return;
+                    }
+                }
+            });
+            let send = async {
+                let mut sent = 0;
+                for _ in 0..BURSTS {
+                    let bulk = random.random_range(BULK_BYTES..20 * BULK_BYTES);
+                    for part in [bulk, random.random_range(1..BULK_BYTES)] {
+                        sender.write_all(&bytes(sent, sent + part)).await.unwrap();
+                        sent += part;
+                    }
+                    let arrived = timeout(PATIENCE, received.wait_for(|received| *received == sent)).await;
+                    assert!(arrived.is_ok(), "seed {seed}: not all of {sent} bytes arrived");
+                }
+                drop(sender);
+                assert!(received.wait_for(|_| false).await.is_err(), "the end does not arrive");
+                assert_eq!(*received.borrow(), sent);
+            };
+            tasks.run_until(timeout(PATIENCE * 2, send)).await.unwrap();
         }
     }
 }
