@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a request costs a proxy: ours, Envoy, HAProxy and nginx on the same work. Installs the peers; arguments are those of
 # `conduit-bench proxy`, e.g. --rounds 1 --measure saturated. Needs two cores, and root to install Debian's packages.
+# PROFILED=1 measures the proxy as it is in images, compiled by a profile of its work, and the ordinary build beside it as `other`.
 # JSON (default target/bench-proxy/figures.json) says where the figures are written to, besides the table.
 source "$(dirname "$0")/programs.sh"
 
@@ -42,4 +43,10 @@ if [[ -z $(find "$work" -name in-both.pem -mtime -300) ]]; then
     )
 fi
 
-"$CONDUIT_BIN/conduit-bench" proxy --work "$work" --json "${JSON:-$work/figures.json}" "$@"
+builds=()
+if [[ ${PROFILED:-} ]]; then
+    deploy/images/program proxy
+    builds=(--program "${CARGO_TARGET_DIR:-target}/images/conduit-proxy" --other "$CONDUIT_BIN/conduit-proxy")
+fi
+
+"$CONDUIT_BIN/conduit-bench" proxy --work "$work" --json "${JSON:-$work/figures.json}" "${builds[@]}" "$@"

@@ -11,7 +11,7 @@ use conduit_bench::{
     memory::Memory,
     proxy,
     report::{Report, comparison},
-    serve,
+    serve, train,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpListener, signal::unix, task::JoinSet};
@@ -66,6 +66,8 @@ enum Command {
     Memory,
     /// Measure a proxy, and others beside it
     Proxy(proxy::Plan),
+    /// Put proxies to all of their work, so that programs which profile themselves have something to write: `deploy/images/profile`
+    Train(train::Plan),
     /// Measure certificates and what they are for
     Identity {
         #[command(subcommand)]
@@ -141,6 +143,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Kubernetes(plan) => kubernetes::run(&conduit_chaos::cluster::programs()?, &plan).await,
+        Command::Train(plan) => train::run(&conduit_chaos::cluster::programs()?, &plan).await,
         Command::Load { plan, after, report, output, stay } => {
             if let Some(file) = after {
                 load::wait_for(&file).await;

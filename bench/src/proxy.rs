@@ -149,7 +149,7 @@ pub async fn run(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
 }
 
 /// Wherever it is started from.
-fn program(path: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn program(path: &Path) -> anyhow::Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("there is no {}", path.display()))
 }
 

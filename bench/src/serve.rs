@@ -2,10 +2,14 @@
 
 use std::{convert::Infallible, io, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,7 +25,7 @@ const SINK_BYTES: usize = 256 * 1024;
 /// Answers every request on every connection with `body_bytes` bytes, or with as many as its path says (`/65536`), for ever;
 /// over HTTP/1.1 also as late as its path says (`/65536/2000`: after two seconds).
 ///
-/// A connection says by its first bytes what it carries: HTTP/1.1 requests without a body, HTTP/2 with prior knowledge, or anything
+/// A connection says by its first bytes what it carries: HTTP/1.1 requests (GET without a body, POST with one that says how long it is), HTTP/2 with prior knowledge, or anything
 /// else: that is read to its end, and answered by how many bytes it was (as 8 bytes, the highest first).
 ///
 /// # Errors
@@ -39,19 +43,20 @@ async fn answer(stream: TcpStream, body_bytes: usize) -> io::Result<()> {
     let mut first = [0; 4];
     stream.peek(&mut first).await?;
     match &first {
-        b"GET " => http1(stream, body_bytes).await,
+        b"GET " | b"POST" => http1(stream, body_bytes).await,
         b"PRI " => http2(stream, body_bytes).await,
         _ => sink(stream).await,
     }
 }
 
-/// Without a parser: all it takes to know of a request is where its head ends.
+/// Without a parser: all it takes to know of a request is where its head ends, and how much follows it.
 async fn http1(mut stream: TcpStream, body_bytes: usize) -> io::Result<()> {
     let mut heads = BytesMut::with_capacity(HEADS_BYTES);
     let (mut length, mut answer) = (body_bytes, whole_answer(body_bytes));
     while stream.read_buf(&mut heads).await? > 0 {
         while let Some(end) = heads.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = heads.split_to(end + 4);
+            skip(&mut stream, &mut heads, sent_up(&head)).await?;
             let path = path(&head);
             let asked = asked(path).unwrap_or(body_bytes);
             if asked != length {
@@ -64,6 +69,33 @@ async fn http1(mut stream: TcpStream, body_bytes: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many bytes follow the head of a request.
+fn sent_up(head: &[u8]) -> usize {
+    if !head.starts_with(b"POST") {
+        return 0;
+    }
+    let length = str::from_utf8(head).ok().and_then(|head| {
+        let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?.1.trim().parse().ok()
+    });
+    length.unwrap_or_default()
+}
+
+/// Reads so many bytes and forgets them; some are read already.
+async fn skip(stream: &mut TcpStream, read: &mut BytesMut, mut bytes: usize) -> io::Result<()> {
+    loop {
+        let here = read.len().min(bytes);
+        read.advance(here);
+        bytes -= here;
+        if bytes == 0 {
+            return Ok(());
+        }
+        if stream.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }
 
 /// The second word of a request.
@@ -95,7 +127,12 @@ async fn http2(stream: TcpStream, body_bytes: usize) -> io::Result<()> {
             Some(asked) if asked != body.len() => Bytes::from(vec![b'x'; asked]),
             _ => body.clone(),
         };
-        async move { Ok::<_, Infallible>(Response::new(Full::new(body))) }
+        async move {
+            if !request.body().is_end_stream() {
+                let _ = request.into_body().collect().await;
+            }
+            Ok::<_, Infallible>(Response::new(Full::new(body)))
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer);
     connection.await.map_err(io::Error::other)
@@ -116,6 +153,17 @@ async fn sink(mut stream: TcpStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_say_what_follows_them() {
+        for (head, bytes) in [
+            ("POST /1 HTTP/1.1\r\nhost: a\r\nContent-Length: 12\r\n\r\n", 12),
+            ("POST /1 HTTP/1.1\r\nhost: a\r\n\r\n", 0),
+            ("GET /1 HTTP/1.1\r\ncontent-length: 12\r\n\r\n", 0),
+        ] {
+            assert_eq!(sent_up(head.as_bytes()), bytes, "{head}");
+        }
+    }
 
     #[test]
     fn paths_say_what_is_asked_for() {

@@ -24,7 +24,7 @@ pub const NAMESPACE: &str = "bench";
 /// Longer than any measurement.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// Where proxies tell of themselves.
-const METRICS_PORT: u16 = 4191;
+pub(crate) const METRICS_PORT: u16 = 4191;
 /// The listener that a measurement does not use.
 const OTHER_PORT: u16 = 4140;
 
