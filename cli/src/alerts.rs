@@ -39,7 +39,8 @@ pub async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let namespace = global.scope(args.all_namespaces)?.namespace().unwrap_or_default().to_owned();
-    let request = ListAlertsRequest { namespace };
+    let history_only = args.history && args.output == TableOrJson::Table;
+    let request = ListAlertsRequest { namespace, history_only };
     let answer = control_plane.ask(async |client| client.list_alerts(about(request.clone())).await).await?;
     if args.output == TableOrJson::Json {
         return Ok(write_json(out, &view::json(&answer))?);

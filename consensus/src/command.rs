@@ -20,6 +20,9 @@ use crate::state::{
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
 pub const FEATURE_LEVEL: u32 = 7;
 
+/// The first that has objectives: before every member is of it, nobody is told of alerts, since it could not be written down that they were.
+pub const OBJECTIVES_LEVEL: u32 = 7;
+
 /// One entry of the log: a command, and who gave it when.
 ///
 /// Time comes with the entry, because applying it must be the same on every replica and at every replay.
@@ -173,7 +176,7 @@ pub enum Command {
         /// Of which.
         resource: ResourceName,
     },
-    /// A promise is not kept, or is kept again. Refused when there is no such promise.
+    /// A promise is not kept, or is kept again. Refused when it is another promise than was judged.
     RecordAlert(Transition),
     /// What became of telling somebody of that.
     AlertTold {
@@ -207,8 +210,8 @@ impl Command {
             Self::SetObjective { .. }
             | Self::RemoveObjective { .. }
             | Self::RecordAlert(_)
-            | Self::AlertTold { .. } => 7,
-            Self::Restore(backup) if !backup.has_no_objectives() => 7,
+            | Self::AlertTold { .. } => OBJECTIVES_LEVEL,
+            Self::Restore(backup) if !backup.has_no_objectives() => OBJECTIVES_LEVEL,
             Self::Restore(backup) if !backup.has_plain_routes() => 6,
             Self::Restore(backup) if !backup.is_plain() => 5,
             Self::Restore(backup) if backup.routes().is_empty() => 1,

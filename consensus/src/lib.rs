@@ -22,7 +22,7 @@ pub mod state;
 pub mod store;
 
 pub use cluster::{Cluster, ClusterConfig, Fence, JoinError, MemberStatus, ProposeError, RaftStatus, Role};
-pub use command::{Applied, Change, Command, FEATURE_LEVEL, Link, Outcome, Proposal, ProposalId};
+pub use command::{Applied, Change, Command, FEATURE_LEVEL, Link, OBJECTIVES_LEVEL, Outcome, Proposal, ProposalId};
 pub use raft::{Compaction, Member, Timing};
 pub use state::{
     AuditRecord, MeshState, Versioned,

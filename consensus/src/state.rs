@@ -162,7 +162,7 @@ impl MeshState {
             // What proxies are told of it is the same.
             Command::SetServiceAccountKeys(keys) => self.change_ca(|ca| ca.set_service_accounts(keys)),
             Command::ResealRoot { root, key } => self.change_ca(|ca| ca.reseal(&root, key)),
-            Command::Restore(backup) => self.restore(index, *backup),
+            Command::Restore(backup) => self.restore(index, time_ms, *backup),
             Command::Retire { node } => self.retire(node),
             Command::Rollback { to } => self.rollback(at, to),
             Command::Learn { service, port, lesson } => self.learn(at, service, port, lesson),
@@ -276,8 +276,13 @@ impl MeshState {
     }
 
     /// The last beginnings and ends of alerts, oldest first.
-    pub fn alert_events(&self) -> impl DoubleEndedIterator<Item = &AlertEvent> {
+    pub fn alert_events(&self) -> impl DoubleEndedIterator<Item = &AlertEvent> + Clone {
         self.objectives.events()
+    }
+
+    /// How many of them were to be told, and had to go for the room of others.
+    pub fn alert_events_dropped(&self) -> u64 {
+        self.objectives.dropped()
     }
 
     /// Whether members of feature level 6 know all that is in it of objectives.
@@ -449,12 +454,13 @@ impl MeshState {
 
     /// Whoever holds a revision of either past gets a higher one, and everything anew: what is the same version in both need not
     /// be the same.
-    fn restore(&mut self, index: u64, backup: Self) -> Outcome {
+    fn restore(&mut self, index: u64, time_ms: u64, backup: Self) -> Outcome {
         let newest = self.revision.max(backup.revision).as_u64();
         self.base = self.base.max(newest.saturating_add(1).saturating_sub(index));
         let at = self.revision_at(index);
+        let objectives = backup.objectives.restored(At { revision: at, time_ms }, &self.objectives);
         self.renew(at, &backup);
-        self.objectives = backup.objectives.restored();
+        self.objectives = objectives;
         if let Some(ca) = &mut self.ca {
             // They are of replicas that were; those that are note theirs again.
             let ca = Arc::make_mut(ca);

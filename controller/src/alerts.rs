@@ -16,6 +16,7 @@ pub mod measured;
 pub mod message;
 pub mod metrics;
 pub mod sender;
+pub mod silence;
 
 use std::{str::FromStr, time::Duration};
 
@@ -32,7 +33,8 @@ const BURNS_SLOWLY: f64 = 6.0;
 const REQUESTS_MIN: u64 = 20;
 /// Nobody is woken for a request or two, however small the budget.
 const BAD_MIN: u64 = 3;
-/// What fires is over when the share has fallen to so much of the limit, so that one at the limit does not come and go.
+/// What fires is over when the share has fallen to so much of the limit, so that one at the limit does not come and go; but what is within its
+/// budget is over.
 const RELEASE: f64 = 0.8;
 /// The longest window, in short ones.
 const LONGEST: u32 = 12;
@@ -130,6 +132,8 @@ struct Pair {
     short: Reading,
     long: Reading,
     limit: f64,
+    /// What fires is over below this.
+    release: f64,
     /// The least that has to be known of a window.
     least: Duration,
 }
@@ -150,7 +154,7 @@ impl Pair {
     /// Of what fires: the same with a lower limit is not so any more, or there has been nothing to judge by for all of the long window.
     fn is_over(&self) -> bool {
         let is_below = |reading: Reading| {
-            reading.covered >= self.least && reading.share().is_some_and(|share| share < RELEASE * self.limit)
+            reading.covered >= self.least && reading.share().is_some_and(|share| share < self.release)
         };
         let is_silent = self.long.is_whole() && self.long.share().is_none();
         is_below(self.short) || is_below(self.long) || is_silent
@@ -163,29 +167,39 @@ fn limit(goal: Goal, factor: f64) -> f64 {
     (factor * budget).min(budget + (1.0 - budget) / 2.0)
 }
 
+/// The most severe one first.
 fn pairs(goal: Goal, [shortest, short, long, longest]: Readings) -> [Pair; 2] {
-    let least = shortest.whole;
-    [
-        Pair { severity: Severity::Critical, short: shortest, long: short, limit: limit(goal, BURNS_FAST), least },
-        Pair { severity: Severity::Warning, short: long, long: longest, limit: limit(goal, BURNS_SLOWLY), least },
-    ]
+    let pair = |severity, short, long, factor| {
+        let limit = limit(goal, factor);
+        Pair { severity, short, long, limit, release: (RELEASE * limit).max(goal.budget()), least: shortest.whole }
+    };
+    [pair(Severity::Critical, shortest, short, BURNS_FAST), pair(Severity::Warning, long, longest, BURNS_SLOWLY)]
+}
+
+impl Pair {
+    /// Whether it fires, of a promise that `fires`. One that fires goes on until it is over; one less severe than that takes over if it is exceeded
+    /// as far as is known, since somebody was woken already.
+    fn is_firing(&self, fires: Option<Severity>) -> bool {
+        match fires {
+            Some(known) if known == self.severity => self.is_settled_and_exceeded() || !self.is_over(),
+            Some(known) if known > self.severity => self.is_exceeded(),
+            _ => self.is_settled_and_exceeded(),
+        }
+    }
+
+    fn is_settled_and_exceeded(&self) -> bool {
+        self.is_exceeded() && self.is_settled()
+    }
 }
 
 /// What the readings say of a promise that `fires` already, or does not.
 pub fn judge(goal: Goal, readings: Readings, fires: Option<Severity>) -> Verdict {
     let pairs = pairs(goal, readings);
-    let exceeded = |settled: bool| {
-        let found = pairs.iter().filter(|pair| pair.is_exceeded() && (pair.is_settled() || !settled));
-        found.map(|pair| pair.severity).max()
-    };
-    if let Some(found) = exceeded(true) {
-        return Verdict::Firing(fires.map_or(found, |known| known.max(found)));
+    if let Some(pair) = pairs.iter().find(|pair| pair.is_firing(fires)) {
+        return Verdict::Firing(pair.severity);
     }
-    if let Some(known) = fires.filter(|_| !pairs.iter().all(Pair::is_over)) {
-        return Verdict::Firing(known);
-    }
-    match exceeded(false) {
-        Some(found) => Verdict::Pending(found),
+    match pairs.iter().find(|pair| pair.is_exceeded()) {
+        Some(pair) => Verdict::Pending(pair.severity),
         None if readings.iter().any(|reading| reading.share().is_some()) => Verdict::Met,
         None => Verdict::Unknown,
     }

@@ -211,8 +211,7 @@ impl api_server::Api for ApiServer {
 
     async fn list_alerts(&self, request: Request<ListAlertsRequest>) -> Result<Response<ListAlertsResponse>, Status> {
         aggregated::admit(&request)?;
-        let namespace = request.into_inner().namespace;
-        Ok(Response::new(objectives::alerts(&self.own, self.alert_windows, &namespace).await))
+        Ok(Response::new(objectives::alerts(&self.own, self.alert_windows, request.into_inner()).await))
     }
 
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {

@@ -41,7 +41,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     admin,
-    alerts::{actor::AlertsActor, metrics::AlertMetrics},
+    alerts::{actor::AlertsActor, metrics::AlertMetrics, silence::Silence},
     api::{
         ApiServer,
         aggregated::{self, Aggregation},
@@ -121,6 +121,7 @@ impl App {
             identity_metrics: IdentityMetrics::default(),
             platform_metrics,
             alerts: AlertMetrics::default(),
+            silence: Silence::default(),
         };
         serve_peers(&config, &replica_tls, &own).await?;
         tokio::spawn(seed::follow(platform.clone(), seed_sender, replica_tls));

@@ -152,8 +152,15 @@ pub struct Config {
     #[arg(long, default_value = "5m", env = "CONDUIT_CONTROLLER_ALERT_WINDOW")]
     pub alert_window: Windows,
 
-    /// Who is told when an objective is not kept, and when it is kept again: http://HOST/PATH, https://HOST/PATH or unix:/PATH.
-    #[arg(long, value_name = "URL", requires = "alert_webhook_secret_file", env = "CONDUIT_CONTROLLER_ALERT_WEBHOOK")]
+    /// Who is told when an objective is not kept, and when it is kept again: http://HOST/PATH, https://HOST/PATH or unix:/PATH; or file:/PATH, a file
+    /// with one of these, which may be a secret.
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "alert_webhook_secret_file",
+        env = "CONDUIT_CONTROLLER_ALERT_WEBHOOK",
+        hide_env_values = true
+    )]
     pub alert_webhook: Option<Address>,
 
     /// What such messages are signed with.

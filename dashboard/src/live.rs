@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 pub(crate) use self::server::{Places, serve};
 
+/// As often as proxies report.
+const PERIOD: Duration = Duration::from_secs(2);
+
 const WINDOW_DEFAULT_MS: u32 = 60_000;
 
 /// The newest changes are what one looks for.
@@ -39,6 +42,18 @@ pub(crate) struct Question {
     pub(crate) part: &'static str,
     pub(crate) method: &'static str,
     pub(crate) request: Value,
+    /// It is asked at each so many-th time.
+    pub(crate) every: u64,
+}
+
+/// How often promises are looked at: that is to add up four windows of everything, as the leader does it as often.
+const PROMISES: Duration = Duration::from_secs(15);
+
+impl Question {
+    /// Whether it is asked at that time. What has no answer is asked each time, so that a page says as long as that is so.
+    pub(crate) fn is_asked(&self, tick: u64, is_answered: bool) -> bool {
+        !is_answered || tick.is_multiple_of(self.every)
+    }
 }
 
 impl View {
@@ -49,7 +64,7 @@ impl View {
     pub(crate) fn questions(&self) -> Result<Vec<Question>, String> {
         let window = self.window_ms.unwrap_or(WINDOW_DEFAULT_MS);
         window::check(Duration::from_millis(window.into()))?;
-        let ask = |part, method, request| Question { part, method, request };
+        let ask = |part, method, request| Question { part, method, request, every: 1 };
         let all = |kind: &str| json!({ "kind": kind });
         let pods = |namespace: &str| ask("pods", "Pods", json!({ "namespace": namespace }));
         let stat = |kind: &str| ask("stat", "Stat", json!({ "selector": all(kind), "windowMs": window }));
@@ -67,7 +82,10 @@ impl View {
                 ask("totals", "Stat", json!({ "selector": all("namespace"), "windowMs": window })),
                 pods(""),
                 edges(""),
-                ask("objectives", "ListObjectives", json!({})),
+                Question {
+                    every: PROMISES.as_secs() / PERIOD.as_secs(),
+                    ..ask("objectives", "ListObjectives", json!({}))
+                },
             ],
             "table" => match self.kind.as_str() {
                 "pod" | "deployment" | "namespace" => vec![stat(&self.kind), pods("")],
@@ -94,7 +112,7 @@ impl View {
         let others = json!({ "kind": kind });
         let home = if kind == "namespace" { self.name.as_str() } else { namespace };
         let (curve, step) = curve(window);
-        let ask = |part, method, request| Question { part, method, request };
+        let ask = |part, method, request| Question { part, method, request, every: 1 };
         Ok(vec![
             ask("stat", "Stat", json!({ "selector": this, "windowMs": window })),
             ask("callers", "Stat", json!({ "selector": others, "to": this, "windowMs": window })),
@@ -143,6 +161,17 @@ mod tests {
                 assert!(message.is_ok(), "{question:?}: {}", message.unwrap_err().message());
                 assert!(!method.descriptor.is_server_streaming(), "{question:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_long_to_add_up_is_asked_less_often() {
+        for question in view("overview", "", "").questions().unwrap() {
+            let expected = if question.part == "objectives" { 7 } else { 1 };
+            assert_eq!(question.every, expected, "{question:?}");
+            let times = (0..70).filter(|tick| question.is_asked(*tick, true)).count() as u64;
+            assert_eq!(times, 70 / expected, "{question:?}");
+            assert!(question.is_asked(1, false), "until there is an answer: {question:?}");
         }
     }
 

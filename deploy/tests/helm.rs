@@ -28,7 +28,7 @@ const CASES: [&[(&str, &str)]; 14] = [
     )],
     &[("--set", "proxy.uid=3000,proxy.resources.cpuLimit=1,proxy.skipInboundPorts=25\\,8000-8010,proxy.cni=true")],
     &[("--set", "grafana.enabled=false")],
-    &[("--set", "alerts.webhook=https://hooks.example.org/a?b=c,alerts.webhookSecret=hook,alerts.window=1m")],
+    &[("--set", "alerts.webhookSecret=hook,alerts.window=1m")],
     &[("--set", "identity.externalIssuer=true")],
     &[("--set", "proxyInjector.repair=evict")],
     &[("--set-string", "proxy.resources.cpuLimit=1,proxy.logLevel=a\"b\\\\c")],

@@ -38,7 +38,7 @@ impl Severity {
 /// A promise that is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Firing {
-    /// The highest that it has had.
+    /// As it is now: what was critical may have become a warning.
     pub severity: Severity,
     /// By the leader's clock, milliseconds since the Unix epoch.
     pub since_ms: u64,
@@ -71,7 +71,7 @@ impl Delivery {
     }
 }
 
-/// The beginning of an alert, its getting worse, or its end.
+/// The beginning of an alert, a change of its severity, or its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlertEvent {
     /// Its place in the log: no other event of the same indicator has it.
@@ -101,6 +101,8 @@ pub struct Transition {
     pub resource: ResourceName,
     /// Which one.
     pub indicator: Indicator,
+    /// The version of the objective that was judged: what is promised instead of it was not.
+    pub version: Revision,
     /// It is not kept; none when it is kept again.
     pub severity: Option<Severity>,
     /// There is a webhook to be told of it.
@@ -114,6 +116,9 @@ pub(super) struct Objectives {
     firing: Arc<BTreeMap<ResourceName, BTreeMap<Indicator, Firing>>>,
     /// Oldest first.
     events: Arc<VecDeque<Arc<AlertEvent>>>,
+    /// Events that went for the room of others before anybody was told of them.
+    #[serde(default)]
+    dropped: u64,
 }
 
 /// When something happens: its place in the log, and its time.
@@ -132,19 +137,33 @@ impl Objectives {
         &self.firing
     }
 
-    pub(super) fn events(&self) -> impl DoubleEndedIterator<Item = &AlertEvent> {
+    pub(super) fn events(&self) -> impl DoubleEndedIterator<Item = &AlertEvent> + Clone {
         self.events.iter().map(Arc::as_ref)
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.objectives.is_empty() && self.events.is_empty()
     }
 
-    /// As they are in a backup, without what was to be told at that time: it is long over, or found again.
-    pub(super) fn restored(&self) -> Self {
+    /// As they are in a backup, of which nothing fires and nobody is told: that is long over, or is found again. Who was told of what fires at
+    /// present in `now`, instead of which they are, is told that it is over, since nobody looks at that any more.
+    pub(super) fn restored(&self, at: At, now: &Self) -> Self {
         let mut restored = self.clone();
+        restored.firing = Arc::default();
         for event in Arc::make_mut(&mut restored.events).iter_mut().filter(|event| event.delivery == Delivery::Due) {
             Arc::make_mut(event).delivery = Delivery::None;
+        }
+        let mut ended = now.clone();
+        for resource in now.firing.keys() {
+            ended.end_all(at, resource, |_| true);
+        }
+        restored.dropped = ended.dropped;
+        for event in ended.events.iter().filter(|event| event.delivery == Delivery::Due) {
+            restored.push(event.clone());
         }
         restored
     }
@@ -176,10 +195,16 @@ impl Objectives {
 
     /// Takes over what the leader has found.
     pub(super) fn record(&mut self, at: At, transition: &Transition) -> Outcome {
-        let Transition { resource, indicator, severity, tell } = transition;
+        let Transition { resource, indicator, version, severity, tell } = transition;
+        let judged = self.objectives.get(resource).filter(|objective| objective.version == *version);
+        let Some(goal) = judged.and_then(|objective| objective.value.goal(*indicator)) else {
+            return Outcome::Rejected(format!(
+                "what is promised of the {indicator} of {resource} is not what was judged"
+            ));
+        };
         match severity {
-            Some(severity) => self.begin(at, resource, *indicator, *severity, *tell),
-            None => self.end(at, resource, *indicator, *tell),
+            Some(severity) => self.begin(at, resource, goal, *severity, *tell),
+            None => self.end(at, resource, goal),
         }
     }
 
@@ -196,63 +221,48 @@ impl Objectives {
         }
     }
 
-    /// It fires, or more than it did: it never becomes less before it is over, so that nobody is told of the same twice.
-    fn begin(
-        &mut self,
-        at: At,
-        resource: &ResourceName,
-        indicator: Indicator,
-        severity: Severity,
-        tell: bool,
-    ) -> Outcome {
-        let Some(goal) = self.objectives.get(resource).and_then(|objective| objective.value.goal(indicator)) else {
-            return Outcome::Rejected(format!("nothing is promised of the {indicator} of {resource} any more"));
-        };
+    /// It fires, or more or less than it did. Whoever was told of it before is told of that, also where this leader has no webhook: the next may.
+    fn begin(&mut self, at: At, resource: &ResourceName, goal: Goal, severity: Severity, tell: bool) -> Outcome {
         let firing = Arc::make_mut(&mut self.firing).entry(resource.clone()).or_default();
-        let since_ms = match firing.get(&indicator) {
-            Some(known) if known.severity >= severity => return Outcome::Unchanged,
-            Some(known) => known.since_ms,
-            None => at.time_ms,
+        let (since_ms, was_told) = match firing.get(&goal.indicator()) {
+            Some(known) if known.severity == severity => return Outcome::Unchanged,
+            Some(known) => (known.since_ms, known.told),
+            None => (at.time_ms, false),
         };
-        let known = Firing { severity, since_ms, told: tell };
-        firing.insert(indicator, known);
-        self.remember(at, resource, goal, known, true, tell);
+        let known = Firing { severity, since_ms, told: tell || was_told };
+        firing.insert(goal.indicator(), known);
+        self.remember(at, resource, goal, known, true);
         Outcome::Done
     }
 
-    fn end(&mut self, at: At, resource: &ResourceName, indicator: Indicator, tell: bool) -> Outcome {
-        let Some(known) = self.firing.get(resource).and_then(|firing| firing.get(&indicator)).copied() else {
+    /// Who was told that it began is told that it is over, and nobody else.
+    fn end(&mut self, at: At, resource: &ResourceName, goal: Goal) -> Outcome {
+        let Some(known) = self.firing.get(resource).and_then(|firing| firing.get(&goal.indicator())).copied() else {
             return Outcome::Unchanged;
         };
         let all = Arc::make_mut(&mut self.firing);
         if let Some(firing) = all.get_mut(resource) {
-            firing.remove(&indicator);
+            firing.remove(&goal.indicator());
             if firing.is_empty() {
                 all.remove(resource);
             }
         }
-        if let Some(goal) = self.objectives.get(resource).and_then(|objective| objective.value.goal(indicator)) {
-            self.remember(at, resource, goal, known, false, tell);
-        }
+        self.remember(at, resource, goal, known, false);
         Outcome::Done
     }
 
     /// Nobody goes on waiting for the end of what is not promised any more.
     fn end_all(&mut self, at: At, resource: &ResourceName, of: impl Fn(Indicator) -> bool) {
-        let firing = self.firing.get(resource).into_iter().flatten();
-        let ended: Vec<_> =
-            firing.filter(|(indicator, _)| of(**indicator)).map(|(i, known)| (*i, known.told)).collect();
-        for (indicator, tell) in ended {
-            self.end(at, resource, indicator, tell);
+        let objective = self.objectives.get(resource).cloned();
+        for goal in objective.iter().flat_map(|objective| objective.value.goals()) {
+            if of(goal.indicator()) {
+                self.end(at, resource, goal);
+            }
         }
     }
 
-    fn remember(&mut self, at: At, resource: &ResourceName, goal: Goal, known: Firing, firing: bool, tell: bool) {
-        let events = Arc::make_mut(&mut self.events);
-        if events.len() >= EVENTS_MAX {
-            events.pop_front();
-        }
-        events.push_back(Arc::new(AlertEvent {
+    fn remember(&mut self, at: At, resource: &ResourceName, goal: Goal, known: Firing, firing: bool) {
+        self.push(Arc::new(AlertEvent {
             id: at.revision,
             resource: resource.clone(),
             indicator: goal.indicator(),
@@ -261,7 +271,18 @@ impl Objectives {
             severity: known.severity,
             since_ms: known.since_ms,
             time_ms: at.time_ms,
-            delivery: if tell { Delivery::Due } else { Delivery::None },
+            delivery: if known.told { Delivery::Due } else { Delivery::None },
         }));
+    }
+
+    /// The oldest of which nobody is to be told goes first; where there is none of those, what is lost is counted.
+    fn push(&mut self, event: Arc<AlertEvent>) {
+        let events = Arc::make_mut(&mut self.events);
+        if events.len() >= EVENTS_MAX {
+            let settled = events.iter().position(|event| event.delivery != Delivery::Due);
+            self.dropped = self.dropped.saturating_add(u64::from(settled.is_none()));
+            events.remove(settled.unwrap_or(0));
+        }
+        events.push_back(event);
     }
 }

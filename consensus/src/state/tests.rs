@@ -157,8 +157,10 @@ fn set(name: u8, success: u32, p99_ms: u32) -> Command {
     Command::SetObjective { resource: resource(name), objective: objective(success, p99_ms) }
 }
 
-fn record(name: u8, indicator: Indicator, severity: Option<Severity>) -> Command {
-    Command::RecordAlert(Transition { resource: resource(name), indicator, severity, tell: true })
+/// What was judged is what was promised at that revision.
+fn record(version: u64, name: u8, indicator: Indicator, severity: Option<Severity>) -> Command {
+    let (resource, version) = (resource(name), version.into());
+    Command::RecordAlert(Transition { resource, indicator, version, severity, tell: true })
 }
 
 fn any_objective() -> impl Strategy<Value = Command> {
@@ -168,7 +170,8 @@ fn any_objective() -> impl Strategy<Value = Command> {
     prop_oneof![
         (name(), 1..4_u32, 0..2_u32).prop_map(|(name, success, p99)| set(name, success, p99)),
         name().prop_map(|name| Command::RemoveObjective { resource: resource(name) }),
-        (name(), indicator(), severity).prop_map(|(name, indicator, severity)| record(name, indicator, severity)),
+        (1..10_u64, name(), indicator(), severity)
+            .prop_map(|(version, name, indicator, severity)| record(version, name, indicator, severity)),
         (1..40_u64, indicator())
             .prop_map(|(id, indicator)| { Command::AlertTold { id: id.into(), indicator, delivery: Delivery::Told } }),
     ]
@@ -474,23 +477,23 @@ fn events(state: &MeshState) -> Vec<(Indicator, bool, Severity, u64, Delivery)> 
 }
 
 #[test]
-fn an_alert_is_told_of_once_when_it_begins_and_when_it_ends() {
+fn an_alert_is_told_of_when_it_begins_and_changes_and_ends() {
     let (success, p99) = (Indicator::Success, Indicator::Latency(Percentile::P99));
     let (warning, critical) = (Severity::Warning, Severity::Critical);
     let mut state = MeshState::default();
-    assert!(matches!(apply(&mut state, 1, record(1, success, Some(warning))), Outcome::Rejected(_)));
+    assert!(matches!(apply(&mut state, 1, record(1, 1, success, Some(warning))), Outcome::Rejected(_)));
     for (index, command, outcome) in [
         (2, set(1, 990_000, 100), Outcome::Done),
-        (3, record(1, success, Some(warning)), Outcome::Done),
+        (3, record(2, 1, success, Some(warning)), Outcome::Done),
         // Another leader finds the same.
-        (4, record(1, success, Some(warning)), Outcome::Unchanged),
-        (5, record(1, success, Some(critical)), Outcome::Done),
-        (6, record(1, success, Some(warning)), Outcome::Unchanged),
-        (7, record(1, p99, Some(warning)), Outcome::Done),
+        (4, record(2, 1, success, Some(warning)), Outcome::Unchanged),
+        (5, record(2, 1, success, Some(critical)), Outcome::Done),
+        (6, record(2, 1, success, Some(warning)), Outcome::Done),
+        (7, record(2, 1, p99, Some(warning)), Outcome::Done),
         (8, Command::AlertTold { id: 3.into(), indicator: success, delivery: Delivery::Told }, Outcome::Done),
         (9, Command::AlertTold { id: 3.into(), indicator: success, delivery: Delivery::Failed }, Outcome::Unchanged),
-        (10, record(1, success, None), Outcome::Done),
-        (11, record(1, success, None), Outcome::Unchanged),
+        (10, record(2, 1, success, None), Outcome::Done),
+        (11, record(2, 1, success, None), Outcome::Unchanged),
         // What is not promised any more is over as well.
         (12, set(1, 990_000, 0), Outcome::Done),
     ] {
@@ -502,22 +505,94 @@ fn an_alert_is_told_of_once_when_it_begins_and_when_it_ends() {
         [
             (success, true, warning, 3, told),
             (success, true, critical, 3, due),
+            (success, true, warning, 3, due),
             (p99, true, warning, 7, due),
-            (success, false, critical, 3, due),
+            (success, false, warning, 3, due),
             (p99, false, warning, 7, due),
         ]
     );
     assert!(state.firing().is_empty());
     assert!(state.audit().all(|record| record.summary.starts_with("objective of")), "alerts are told of elsewhere");
+}
 
-    let backup = state.clone();
-    apply(&mut state, 13, Command::Restore(Box::new(backup)));
-    assert!(events(&state).iter().all(|event| event.4 != Delivery::Due), "that was long ago");
+#[test]
+fn an_alert_is_of_the_promise_that_was_judged() {
+    let mut state = MeshState::default();
+    let warning = Some(Severity::Warning);
+    apply(&mut state, 1, set(1, 990_000, 0));
+    apply(&mut state, 2, set(1, 500_000, 0));
+    assert!(matches!(apply(&mut state, 3, record(1, 1, Indicator::Success, warning)), Outcome::Rejected(_)));
+    assert_eq!(apply(&mut state, 4, record(2, 1, Indicator::Success, warning)), Outcome::Done);
+    apply(&mut state, 5, set(1, 400_000, 0));
+    assert!(matches!(apply(&mut state, 6, record(2, 1, Indicator::Success, None)), Outcome::Rejected(_)));
+    assert_eq!(apply(&mut state, 7, record(5, 1, Indicator::Success, None)), Outcome::Done);
+}
+
+/// The same, found by a leader that has no webhook.
+fn untold(command: Command) -> Command {
+    let Command::RecordAlert(transition) = command else { panic!("{command}") };
+    Command::RecordAlert(Transition { tell: false, ..transition })
+}
+
+#[test]
+fn the_end_is_told_to_those_who_were_told_of_the_beginning() {
+    let (success, warning) = (Indicator::Success, Some(Severity::Warning));
+    for (begins, ends, delivery) in [
+        (record(1, 1, success, warning), untold(record(1, 1, success, None)), Delivery::Due),
+        (untold(record(1, 1, success, warning)), record(1, 1, success, None), Delivery::None),
+    ] {
+        let mut state = MeshState::default();
+        apply(&mut state, 1, set(1, 990_000, 0));
+        apply(&mut state, 2, begins);
+        apply(&mut state, 3, ends);
+        let deliveries: Vec<_> = events(&state).into_iter().map(|event| event.4).collect();
+        assert_eq!(deliveries, [delivery, delivery]);
+    }
+}
+
+#[test]
+fn what_is_not_told_yet_is_forgotten_last() {
+    let (success, critical) = (Indicator::Success, Severity::Critical);
+    let mut state = MeshState::default();
+    apply(&mut state, 1, set(1, 990_000, 0));
+    apply(&mut state, 2, set(2, 990_000, 0));
+    assert_eq!(apply(&mut state, 3, record(1, 1, success, Some(critical))), Outcome::Done);
     for index in 0..2 * EVENTS_MAX as u64 {
         let severity = index.is_multiple_of(2).then_some(critical);
-        assert_eq!(apply(&mut state, 100 + index, record(1, success, severity)), Outcome::Done);
+        assert_eq!(apply(&mut state, 100 + index, untold(record(2, 2, success, severity))), Outcome::Done);
     }
-    assert_eq!(state.alert_events().count(), EVENTS_MAX);
+    assert_eq!((state.alert_events().count(), state.alert_events_dropped()), (EVENTS_MAX, 0));
+    let first = state.alert_events().next().unwrap();
+    assert_eq!((first.id.as_u64(), first.delivery), (3, Delivery::Due));
+    for index in 0..EVENTS_MAX as u64 {
+        let severity = index.is_multiple_of(2).then_some(critical);
+        assert_eq!(apply(&mut state, 1_000 + index, record(2, 2, success, severity)), Outcome::Done);
+    }
+    assert_eq!((state.alert_events().count(), state.alert_events_dropped()), (EVENTS_MAX, 1));
+    assert_eq!(state.alert_events().next().unwrap().id.as_u64(), 1_000);
+}
+
+#[test]
+fn who_was_told_of_an_alert_is_told_that_it_is_over_when_a_backup_is_restored() {
+    let (success, p99) = (Indicator::Success, Indicator::Latency(Percentile::P99));
+    let warning = Some(Severity::Warning);
+    let mut state = MeshState::default();
+    apply(&mut state, 1, set(1, 990_000, 100));
+    apply(&mut state, 2, record(1, 1, p99, warning));
+    let backup = state.clone();
+    apply(&mut state, 3, record(1, 1, p99, None));
+    apply(&mut state, 4, record(1, 1, success, warning));
+    apply(&mut state, 5, set(2, 990_000, 0));
+    apply(&mut state, 6, untold(record(5, 2, success, warning)));
+    for (id, indicator) in [(2, p99), (3, p99), (4, success)] {
+        let told = Command::AlertTold { id: id.into(), indicator, delivery: Delivery::Told };
+        assert_eq!(apply(&mut state, 7, told), Outcome::Done);
+    }
+    assert_eq!(apply(&mut state, 8, Command::Restore(Box::new(backup))), Outcome::Done);
+    assert!(state.firing().is_empty(), "what is bad is found again");
+    let (none, due, warning) = (Delivery::None, Delivery::Due, Severity::Warning);
+    assert_eq!(events(&state), [(p99, true, warning, 2, none), (success, false, warning, 4, due)]);
+    assert_eq!(state.alert_events().last().unwrap().goal, "success 99%");
 }
 
 #[test]
@@ -526,7 +601,7 @@ fn objectives_are_not_given_to_members_that_do_not_know_them() {
     assert_eq!(Command::Restore(Box::new(state.clone())).feature_level(), 1);
     for (index, command) in [
         (1, set(1, 1, 0)),
-        (2, record(1, Indicator::Success, None)),
+        (2, record(1, 1, Indicator::Success, None)),
         (3, Command::RemoveObjective { resource: resource(1) }),
     ] {
         assert_eq!(command.feature_level(), 7, "{command}");

@@ -46,7 +46,8 @@ pub(super) fn scrape(own: &Own, started: SystemTime, format: Format) -> Result<R
     own.identity_metrics.register(controller);
     own.platform_metrics.register(controller);
     own.refusals.register(controller);
-    own.alerts.register(controller, own.cluster.state().borrow().firing());
+    let state = own.cluster.state().borrow().clone();
+    own.alerts.register(controller, state.firing(), state.alert_events_dropped());
     let mut text = String::new();
     encode(&mut text, &registry)?;
     let mut response = Response::new(Full::from(format.of(text)));

@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
 use conduit_api::TrustDomain;
-use conduit_consensus::{AlertEvent, Command, Delivery, Fence, MeshState, Outcome, Transition};
+use conduit_consensus::{AlertEvent, Command, Delivery, Fence, MeshState, OBJECTIVES_LEVEL, Outcome, Transition};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::{
     Windows,
-    delivery::Deliveries,
+    delivery::{Deliveries, Task, is_current},
     measured::{Assessed, measure},
     message::{body, id},
     sender::Webhook,
@@ -33,6 +33,8 @@ pub struct AlertsActor {
     trust_domain: TrustDomain,
     state: watch::Receiver<Arc<MeshState>>,
     deliveries: Deliveries,
+    /// Events that were forgotten before they were told, as far as it was said.
+    dropped: u64,
     /// One of each at a time.
     is_looking: bool,
     is_telling: bool,
@@ -46,13 +48,18 @@ impl AlertsActor {
             ctx.run_interval(DELIVERY_CHECK, Self::tell);
             let (state, webhook) = (own.cluster.state(), webhook.map(Arc::new));
             let deliveries = Deliveries::default();
-            Self { own, windows, webhook, trust_domain, state, deliveries, is_looking: false, is_telling: false }
+            let dropped = state.borrow().alert_events_dropped();
+            let (is_looking, is_telling) = (false, false);
+            Self { own, windows, webhook, trust_domain, state, deliveries, dropped, is_looking, is_telling }
         });
     }
 
-    /// This leadership, as long as there is somebody to lead: who is deposed and does not know it must tell nobody anything.
+    /// This leadership, as long as there is somebody to lead: who is deposed and does not know it must tell nobody anything. Nor must who could
+    /// not write down that it has.
     fn fence(&self) -> Option<Fence> {
-        self.own.cluster.leadership().borrow().clone().filter(|_| self.own.cluster.has_quorum())
+        let cluster = &self.own.cluster;
+        let can_write = cluster.has_quorum() && cluster.feature_level() >= OBJECTIVES_LEVEL;
+        cluster.leadership().borrow().clone().filter(|_| can_write)
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
@@ -79,15 +86,32 @@ impl AlertsActor {
 
     fn tell(&mut self, ctx: &mut Context<Self>) {
         let state = self.state.borrow().clone();
+        self.note_dropped(state.alert_events_dropped());
         let (Some(fence), false) = (self.fence(), self.is_telling) else { return };
-        let Some(event) = self.deliveries.next(Instant::now(), state.alert_events()).cloned() else { return };
+        match self.deliveries.next(Instant::now(), state.alert_events()) {
+            Some(Task::Tell(event)) => self.tell_of(event, fence, ctx),
+            Some(Task::WriteDown(event, delivery)) => self.write_down(event, delivery, fence, ctx),
+            None => {}
+        }
+    }
+
+    /// Every replica says so, once.
+    fn note_dropped(&mut self, dropped: u64) {
+        let was = std::mem::replace(&mut self.dropped, dropped);
+        if dropped > was {
+            let count = dropped - was;
+            warn!(count, "alerts were forgotten before the webhook was told of them: see why it does not take any");
+        }
+    }
+
+    fn tell_of(&mut self, event: AlertEvent, fence: Fence, ctx: &mut Context<Self>) {
         self.is_telling = true;
         let (own, webhook, trust_domain) = (self.own.clone(), self.webhook.clone(), self.trust_domain.clone());
         let told = {
             let event = event.clone();
             async move {
-                // It was taken away meanwhile.
-                let webhook = webhook?;
+                // Another replica has one, or this one gets it back.
+                let Some(webhook) = webhook else { return false };
                 let seconds = unix_ms(own.clock.now()) / 1_000;
                 let told = webhook.tell(body(&event, &trust_domain), seconds).await;
                 own.alerts.attempted(told.is_ok());
@@ -95,32 +119,34 @@ impl AlertsActor {
                     let error = format!("{error:#}");
                     warn!(alert = id(&event), error, "the webhook was not told of an alert");
                 }
-                Some(told.is_ok())
+                told.is_ok()
             }
         };
-        let attempted = move |told: Option<bool>, actor: &mut Self, ctx: &mut Context<Self>| {
+        let attempted = move |taken: bool, actor: &mut Self, ctx: &mut Context<Self>| {
             actor.is_telling = false;
-            let outcome = match told {
-                Some(taken) => actor.deliveries.attempted(Instant::now(), taken),
-                None => Some(Delivery::Failed),
-            };
-            if let Some(delivery) = outcome {
-                actor.write_down(&event, delivery, fence, ctx);
+            let key = (event.id, event.indicator);
+            // As it is now.
+            let state = actor.state.borrow().clone();
+            actor.deliveries.attempted(Instant::now(), key, taken, is_current(key, state.alert_events()));
+            if taken {
+                actor.write_down(event, Delivery::Told, fence, ctx);
             }
         };
         ctx.spawn(told.into_actor(self).map(attempted));
     }
 
-    /// Until it is written down nothing else is told: it would be told again.
-    fn write_down(&mut self, event: &AlertEvent, delivery: Delivery, fence: Fence, ctx: &mut Context<Self>) {
+    /// Until it is written down nothing else is told of that alert.
+    fn write_down(&mut self, event: AlertEvent, delivery: Delivery, fence: Fence, ctx: &mut Context<Self>) {
+        let key = (event.id, event.indicator);
         let command = Command::AlertTold { id: event.id, indicator: event.indicator, delivery };
         let cluster = self.own.cluster.clone();
         let proposal = async move { propose::fenced(&cluster, WHO, command, Some(fence)).await };
         self.is_telling = true;
-        let done = |written: Result<_, _>, actor: &mut Self, _: &mut Context<Self>| {
+        let done = move |written: Result<_, _>, actor: &mut Self, _: &mut Context<Self>| {
             actor.is_telling = false;
             if let Err(error) = written {
-                warn!(%error, "that the webhook was told was not committed; it may be told again");
+                actor.deliveries.not_written(Instant::now(), key);
+                warn!(alert = id(&event), %error, "what became of telling the webhook was not committed; that is tried again");
             }
         };
         ctx.spawn(proposal.into_actor(self).map(done));
@@ -130,8 +156,8 @@ impl AlertsActor {
 /// Writes down what has changed, if this replica leads still.
 async fn record(own: &Own, fence: Fence, assessed: &Assessed, tell: bool) {
     let Some(severity) = assessed.transition() else { return };
-    let (resource, indicator) = (assessed.resource.clone(), assessed.goal.indicator());
-    let command = Command::RecordAlert(Transition { resource, indicator, severity, tell });
+    let (resource, indicator, version) = (assessed.resource.clone(), assessed.goal.indicator(), assessed.version);
+    let command = Command::RecordAlert(Transition { resource, indicator, version, severity, tell });
     let what = command.to_string();
     match propose::fenced(&own.cluster, WHO, command, Some(fence)).await {
         Ok(applied) if applied.outcome == Outcome::Done => info!(what, "an objective"),

@@ -1,6 +1,9 @@
-//! Which event a webhook is told of next, and when it is tried again. Pure.
+//! Which event a webhook is told of next, when it is tried again, and what is to be written down of that. Pure.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use conduit_api::{Indicator, Revision};
 use conduit_consensus::{AlertEvent, Delivery};
@@ -10,45 +13,96 @@ use tokio::time::Instant;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// ... up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(120);
-/// Together a quarter of an hour and more: what is restarted or deployed anew is back by then, and later nobody wants to hear of it.
+/// Together a quarter of an hour and more: what is restarted or deployed anew is back by then, and later nobody wants to hear of what is over. What
+/// fires still is told whenever it can be.
 const ATTEMPTS_MAX: u32 = 13;
 
-/// What is being told, in the order in which it happened: an end that is told before its beginning would stay.
+/// Of an event: those of one entry of the log differ by their indicators.
+pub type Key = (Revision, Indicator);
+
+/// What there is to do about an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// The webhook is to be told.
+    Tell(AlertEvent),
+    /// It was, or will not be, and that is not committed yet.
+    WriteDown(AlertEvent, Delivery),
+}
+
+/// What was done about an event that is due.
 #[derive(Default)]
-pub struct Deliveries {
-    current: Option<(Revision, Indicator)>,
+struct Progress {
+    /// In a row: of attempts to tell it, or to write down what became of that.
     failures: u32,
     not_before: Option<Instant>,
+    /// It is not told again.
+    outcome: Option<Delivery>,
+}
+
+/// What is being told: of each indicator of a resource in the order in which it happened, since an end that is told before its beginning would
+/// stay. Those of others do not wait for it.
+#[derive(Default)]
+pub struct Deliveries(BTreeMap<Key, Progress>);
+
+impl Task {
+    /// Of its event.
+    pub fn key(&self) -> Key {
+        let (Self::Tell(event) | Self::WriteDown(event, _)) = self;
+        (event.id, event.indicator)
+    }
 }
 
 impl Deliveries {
-    /// The event to be told of now, out of `events`, oldest first.
-    pub fn next<'a>(
-        &mut self,
-        now: Instant,
-        mut events: impl Iterator<Item = &'a AlertEvent>,
-    ) -> Option<&'a AlertEvent> {
-        let due = events.find(|event| event.delivery == Delivery::Due)?;
-        let key = (due.id, due.indicator);
-        if self.current != Some(key) {
-            *self = Self { current: Some(key), ..Self::default() };
-        }
-        self.not_before.is_none_or(|time| time <= now).then_some(due)
+    /// What is to be done now, of `events`, oldest first: what has waited longest.
+    pub fn next<'a>(&mut self, now: Instant, events: impl Iterator<Item = &'a AlertEvent>) -> Option<Task> {
+        let due: Vec<_> = events.filter(|event| event.delivery == Delivery::Due).collect();
+        let keys: BTreeSet<Key> = due.iter().map(|event| (event.id, event.indicator)).collect();
+        self.0.retain(|key, _| keys.contains(key));
+        let mut waited_for = BTreeSet::new();
+        let first = due.into_iter().filter(|event| waited_for.insert((&event.resource, event.indicator)));
+        let not_before =
+            |event: &AlertEvent| self.0.get(&(event.id, event.indicator)).and_then(|known| known.not_before);
+        let ready = first.filter(|event| not_before(event).is_none_or(|time| time <= now));
+        let event = ready.min_by_key(|event| not_before(event))?.clone();
+        let outcome = self.0.get(&(event.id, event.indicator)).and_then(|known| known.outcome);
+        Some(match outcome {
+            Some(delivery) => Task::WriteDown(event, delivery),
+            None => Task::Tell(event),
+        })
     }
 
-    /// What became of it: to be written down, or nothing yet.
-    pub fn attempted(&mut self, now: Instant, taken: bool) -> Option<Delivery> {
+    /// The webhook has taken it, and is not told again; or it has not. One that `is_current` is tried for as long as it is.
+    pub fn attempted(&mut self, now: Instant, key: Key, taken: bool, is_current: bool) {
+        let progress = self.0.entry(key).or_default();
         if taken {
-            return Some(Delivery::Told);
+            *progress = Progress { outcome: Some(Delivery::Told), ..Progress::default() };
+            return;
         }
-        self.failures += 1;
-        if self.failures >= ATTEMPTS_MAX {
-            return Some(Delivery::Failed);
+        progress.failed(now);
+        if progress.failures >= ATTEMPTS_MAX && !is_current {
+            *progress = Progress { outcome: Some(Delivery::Failed), ..Progress::default() };
         }
+    }
+
+    /// What became of it was not committed.
+    pub fn not_written(&mut self, now: Instant, key: Key) {
+        self.0.entry(key).or_default().failed(now);
+    }
+}
+
+impl Progress {
+    fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
         let pause = PAUSE_MIN.saturating_mul(1 << (self.failures - 1).min(16)).min(PAUSE_MAX);
         self.not_before = Some(now + pause);
-        None
     }
+}
+
+/// Whether it says how things are: that it fires, and nothing has happened to that alert since.
+pub fn is_current<'a>(key: Key, events: impl DoubleEndedIterator<Item = &'a AlertEvent> + Clone) -> bool {
+    let Some(event) = events.clone().find(|event| (event.id, event.indicator) == key) else { return false };
+    let last = events.rev().find(|other| other.resource == event.resource && other.indicator == event.indicator);
+    event.firing && last.is_some_and(|last| last.id == event.id)
 }
 
 #[cfg(test)]
@@ -58,13 +112,13 @@ mod tests {
 
     use super::*;
 
-    fn event(id: u64, delivery: Delivery) -> AlertEvent {
+    fn event(id: u64, name: &str, firing: bool, delivery: Delivery) -> AlertEvent {
         AlertEvent {
             id: id.into(),
-            resource: ResourceName::new("pod", "a", "b").unwrap(),
+            resource: ResourceName::new("pod", "a", name).unwrap(),
             indicator: Indicator::Success,
             goal: String::new(),
-            firing: true,
+            firing,
             severity: Severity::Warning,
             since_ms: 0,
             time_ms: 0,
@@ -72,32 +126,94 @@ mod tests {
         }
     }
 
+    fn key(id: u64) -> Key {
+        (id.into(), Indicator::Success)
+    }
+
+    fn told(task: Option<Task>) -> Option<u64> {
+        match task {
+            Some(Task::Tell(event)) => Some(event.id.as_u64()),
+            _ => None,
+        }
+    }
+
+    /// Fails `count` times to tell of `events`, and says how many seconds that took.
+    fn fail(deliveries: &mut Deliveries, now: &mut Instant, events: &[AlertEvent], count: u32) -> u64 {
+        let (start, mut failed) = (*now, 0);
+        while failed < count {
+            match deliveries.next(*now, events.iter()) {
+                Some(Task::Tell(event)) => {
+                    let key = (event.id, event.indicator);
+                    deliveries.attempted(*now, key, false, is_current(key, events.iter()));
+                    failed += 1;
+                }
+                Some(task) => panic!("{task:?}"),
+                None => *now += Duration::from_secs(1),
+            }
+        }
+        now.duration_since(start).as_secs()
+    }
+
     #[test]
-    fn events_are_told_in_order_and_each_is_tried_again_for_a_while() {
-        let mut deliveries = Deliveries::default();
-        let events =
-            [event(1, Delivery::Told), event(2, Delivery::None), event(3, Delivery::Due), event(4, Delivery::Due)];
-        let start = Instant::now();
-        let (mut now, mut attempts) = (start, 0);
-        let outcome = loop {
-            let next = deliveries.next(now, events.iter()).map(|event| event.id.as_u64());
-            if next.is_none() {
-                now += Duration::from_secs(1);
-                continue;
-            }
-            assert_eq!(next, Some(3));
-            attempts += 1;
-            if let Some(outcome) = deliveries.attempted(now, false) {
-                break outcome;
-            }
-            assert_eq!(deliveries.next(now, events.iter()), None, "not at once");
-        };
-        assert_eq!((outcome, attempts), (Delivery::Failed, ATTEMPTS_MAX));
-        let minutes = now.duration_since(start).as_secs() / 60;
+    fn what_is_over_is_tried_for_a_while_in_order() {
+        let (mut deliveries, mut now) = (Deliveries::default(), Instant::now());
+        let (due, none) = (Delivery::Due, Delivery::None);
+        let events = [event(1, "b", true, none), event(3, "b", true, due), event(4, "b", false, due)];
+        let minutes = fail(&mut deliveries, &mut now, &events, ATTEMPTS_MAX) / 60;
         assert!((10..30).contains(&minutes), "{minutes}");
+        let given_up = Task::WriteDown(events[1].clone(), Delivery::Failed);
+        assert_eq!(deliveries.next(now, events.iter()), Some(given_up));
         // The next one has all of its attempts.
-        assert_eq!(deliveries.next(now, events[3..].iter()).map(|event| event.id.as_u64()), Some(4));
-        assert_eq!(deliveries.attempted(now, true), Some(Delivery::Told));
-        assert_eq!(deliveries.next(now, events[..2].iter()), None);
+        fail(&mut deliveries, &mut now, &events[2..], ATTEMPTS_MAX - 1);
+        now += PAUSE_MAX;
+        assert_eq!(told(deliveries.next(now, events[2..].iter())), Some(4));
+    }
+
+    #[test]
+    fn what_fires_is_told_however_long_that_takes() {
+        let (mut deliveries, mut now) = (Deliveries::default(), Instant::now());
+        let events = [event(3, "b", true, Delivery::Due)];
+        fail(&mut deliveries, &mut now, &events, 10 * ATTEMPTS_MAX);
+        assert_eq!(deliveries.next(now + PAUSE_MAX - Duration::from_secs(1), events.iter()), None);
+        now += PAUSE_MAX;
+        assert_eq!(told(deliveries.next(now, events.iter())), Some(3));
+        // Until it is over.
+        let events = [events[0].clone(), event(5, "b", false, Delivery::Due)];
+        fail(&mut deliveries, &mut now, &events, 1);
+        assert_eq!(deliveries.next(now, events.iter()), Some(Task::WriteDown(events[0].clone(), Delivery::Failed)));
+    }
+
+    #[test]
+    fn what_was_taken_is_told_once_and_written_down_with_pauses() {
+        let (mut deliveries, mut now) = (Deliveries::default(), Instant::now());
+        let events = [event(3, "b", true, Delivery::Due), event(4, "b", false, Delivery::Due)];
+        fail(&mut deliveries, &mut now, &events, 1);
+        deliveries.attempted(now, key(3), true, true);
+        let written = Task::WriteDown(events[0].clone(), Delivery::Told);
+        for pause in [1, 2, 4, 8] {
+            assert_eq!(deliveries.next(now, events.iter()), Some(written.clone()));
+            deliveries.not_written(now, written.key());
+            assert_eq!(deliveries.next(now, events.iter()), None, "not at once");
+            now += Duration::from_secs(pause);
+        }
+        assert_eq!(told(deliveries.next(now, events[1..].iter())), Some(4));
+        assert_eq!(deliveries.0.len(), 0, "what is committed is forgotten");
+    }
+
+    #[test]
+    fn others_do_not_wait_for_one_that_is_not_taken() {
+        let (mut deliveries, now) = (Deliveries::default(), Instant::now());
+        let due = Delivery::Due;
+        let events = [event(1, "b", true, due), event(2, "b", false, due), event(3, "c", true, due)];
+        assert_eq!(told(deliveries.next(now, events.iter())), Some(1));
+        deliveries.attempted(now, key(1), false, false);
+        assert_eq!(told(deliveries.next(now, events.iter())), Some(3));
+        deliveries.attempted(now, key(3), false, true);
+        assert_eq!(deliveries.next(now, events.iter()), None);
+        // However late it is looked, each has its turn.
+        let later = now + PAUSE_MAX;
+        assert_eq!(told(deliveries.next(later, events.iter())), Some(1));
+        deliveries.attempted(later, key(1), false, false);
+        assert_eq!(told(deliveries.next(later + PAUSE_MAX, events.iter())), Some(3));
     }
 }

@@ -1,13 +1,18 @@
 //! What all replicas have counted of the resources that something is promised of. The one place that asks telemetry for it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use conduit_api::{
-    Goal, Indicator, Objective, ResourceName,
+    Goal, Indicator, NodeId, Objective, ResourceName, Revision,
     proto::public::{Assessment, BurnRate, ResourceSelection, StatRequest, assessment::State},
 };
 use conduit_consensus::{Firing, Severity, Versioned};
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::{Reading, Readings, Verdict, WINDOWS, Windows, judge};
 use crate::{
@@ -29,6 +34,8 @@ pub type AllFiring = BTreeMap<ResourceName, BTreeMap<Indicator, Firing>>;
 pub struct Measured {
     windows: Windows,
     by_kind: BTreeMap<String, Vec<Merged<Row>>>,
+    /// Replicas that have not answered for so long that they have no proxies.
+    gone: BTreeSet<NodeId>,
     /// Replicas that answered every question, of all replicas.
     pub answered: u32,
     /// All of them.
@@ -39,6 +46,8 @@ pub struct Measured {
 pub struct Assessed {
     /// Of which resource.
     pub resource: ResourceName,
+    /// Of the objective that it is part of.
+    pub version: Revision,
     /// Which one.
     pub goal: Goal,
     /// Since when it fires, if it does in the replicated state.
@@ -69,7 +78,10 @@ pub async fn measure(own: &Own, windows: Windows, objectives: &Objectives) -> Me
     let answers = || by_kind.values().flatten();
     let asked = answers().map(|merged| merged.asked).max().unwrap_or_default();
     let answered = answers().map(|merged| merged.answered).min().unwrap_or_default();
-    Measured { windows, by_kind, answered, asked }
+    let silent = answers().flat_map(|merged| merged.silent.iter().copied()).collect();
+    let [patience, ..] = windows.lengths();
+    let gone = own.silence.gone(Instant::now(), &silent, patience);
+    Measured { windows, by_kind, gone, answered, asked }
 }
 
 /// What to ask of each kind: all that something is promised of, and no more namespaces and names than are needed for that.
@@ -103,7 +115,8 @@ impl Measured {
                 let fires = firing.get(resource).and_then(|firing| firing.get(&goal.indicator())).copied();
                 let readings = self.readings(resource, goal);
                 let verdict = judge(goal, readings, fires.map(|firing| firing.severity));
-                Assessed { resource: resource.clone(), goal, fires, verdict, readings, windows: self.windows }
+                let (resource, version) = (resource.clone(), objective.version);
+                Assessed { resource, version, goal, fires, verdict, readings, windows: self.windows }
             };
             goals.into_iter().map(assessed).collect::<Vec<_>>()
         };
@@ -114,18 +127,23 @@ impl Measured {
         let mut readings = [Reading::default(); WINDOWS];
         let key = (resource.namespace().to_owned(), resource.name().to_owned(), Vec::new());
         for (reading, merged) in readings.iter_mut().zip(self.by_kind.get(resource.kind()).into_iter().flatten()) {
-            *reading = read(merged, &key, goal);
+            *reading = read(merged, &self.gone, &key, goal);
         }
         readings
     }
 }
 
-/// What one answer says of a promise. Nothing, without a majority of the replicas: each has its own proxies' counts, and the leader that is to
-/// write it down needs one as well. A replica that is gone has no proxies, they have gone to the others.
-fn read(merged: &Merged<Row>, key: &Row, goal: Goal) -> Reading {
+/// What one answer says of a promise. Nothing, while a replica is missing that is not `gone`: it may have the proxies whose counts would make the
+/// difference. Proxies of one that is gone are with the others within seconds, and what it knew of them is not covered. Nothing either without a
+/// majority, since a leader that has none can write nothing down, and proxies may be on the other side. The time that is covered is that
+/// of the resource's own proxies, so that one elsewhere that is not heard leaves it alone.
+fn read(merged: &Merged<Row>, gone: &BTreeSet<NodeId>, key: &Row, goal: Goal) -> Reading {
     let traffic = merged.traffic.get(key);
-    let is_told = merged.answered * 2 > merged.asked && (traffic.is_some() || !merged.truncated);
-    let [whole, covered] = [merged.window_ms, merged.covered_ms].map(|ms| Duration::from_millis(ms.into()));
+    let known_gone = merged.silent.iter().filter(|node| gone.contains(node)).count() as u32;
+    let is_answered = merged.answered * 2 > merged.asked && merged.answered + known_gone >= merged.asked;
+    let is_told = is_answered && (traffic.is_some() || !merged.truncated);
+    let covered_ms = traffic.and_then(Traffic::least_covered_ms).unwrap_or(merged.covered_ms).min(merged.window_ms);
+    let [whole, covered] = [merged.window_ms, covered_ms].map(|ms| Duration::from_millis(ms.into()));
     if !is_told {
         return Reading { whole, ..Reading::default() };
     }
@@ -210,34 +228,56 @@ mod tests {
         assert_eq!(selections(both.iter()).len(), 2);
     }
 
-    #[test]
-    fn counts_are_believed_of_a_majority_and_of_what_is_in_the_answer() {
-        let now = Now { monotonic: tokio::time::Instant::now(), unix_ms: 86_400_000 };
-        let key = ("a".to_owned(), "x".to_owned(), Vec::new());
+    fn answer(key: &Row) -> Merged<Row> {
+        let now = Now { monotonic: Instant::now(), unix_ms: 86_400_000 };
         let mut latencies = conduit_api::latency::Latencies::default();
         latencies.add(conduit_api::latency::bucket(50_000) as u32, 90);
         latencies.add(conduit_api::latency::bucket(500_000) as u32, 10);
         let counts = Counts { success: 70, failure: 30, tls: 0, latencies };
         let mut merged = Merged::at(now, Duration::from_secs(300), 0);
-        merged.traffic.insert(key.clone(), Traffic::of(counts, Tcp::default(), 300_000, 300_000));
+        merged.traffic.insert(key.clone(), Traffic::of(counts, Tcp::default(), 250_000, 300_000));
+        // Of some proxy elsewhere.
         merged.covered_ms = 20_000;
+        merged
+    }
+
+    #[test]
+    fn counts_are_believed_of_what_is_in_the_answer_for_the_time_that_they_cover() {
+        let key = ("a".to_owned(), "x".to_owned(), Vec::new());
+        let mut merged = answer(&key);
         let success = Goal::Success("99".parse().unwrap());
         let latency = Goal::Latency(conduit_api::objective::Percentile::P99, 100.try_into().unwrap());
-        for (answered, truncated, key, goal, expected) in [
-            (3, false, &key, success, (20, 100, 30)),
-            (2, true, &key, latency, (20, 100, 10)),
-            (1, false, &key, success, (0, 0, 0)),
+        for (truncated, key, goal, expected) in [
+            (false, &key, success, (250, 100, 30)),
+            (true, &key, latency, (250, 100, 10)),
             // There is nothing of it; and perhaps there is, and was left out.
-            (3, false, &Row::default(), success, (20, 0, 0)),
-            (3, true, &Row::default(), success, (0, 0, 0)),
+            (false, &Row::default(), success, (20, 0, 0)),
+            (true, &Row::default(), success, (0, 0, 0)),
         ] {
-            (merged.asked, merged.answered, merged.truncated) = (3, answered, truncated);
-            let Reading { whole, covered, requests, bad } = read(&merged, key, goal);
-            assert_eq!(
-                (whole.as_secs(), (covered.as_secs(), requests, bad)),
-                (300, expected),
-                "{answered} {truncated} {goal}"
-            );
+            (merged.asked, merged.answered, merged.truncated) = (3, 3, truncated);
+            let Reading { whole, covered, requests, bad } = read(&merged, &BTreeSet::new(), key, goal);
+            assert_eq!((whole.as_secs(), (covered.as_secs(), requests, bad)), (300, expected), "{truncated} {goal}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_known_while_a_replica_is_missing_that_may_have_proxies() {
+        let key = ("a".to_owned(), "x".to_owned(), Vec::new());
+        let mut merged = answer(&key);
+        let success = Goal::Success("99".parse().unwrap());
+        for (what, answered, silent, gone, is_known) in [
+            ("all answer", 3, &[][..], &[][..], true),
+            ("one was asked in vain", 2, &[2], &[], false),
+            ("for long", 2, &[2], &[2], true),
+            ("one that did not understand is there", 2, &[], &[2], false),
+            ("another one is gone than is silent", 2, &[2], &[3], false),
+            ("most are gone", 1, &[2, 3], &[2, 3], false),
+        ] {
+            let nodes = |ids: &[u64]| ids.iter().map(|id| NodeId::new(*id)).collect::<Vec<_>>();
+            (merged.asked, merged.answered, merged.silent) = (3, answered, nodes(silent));
+            let reading = read(&merged, &nodes(gone).into_iter().collect(), &key, success);
+            assert_eq!(reading.requests > 0, is_known, "{what}");
+            assert_eq!(reading.covered.is_zero(), !is_known, "{what}");
         }
     }
 }

@@ -67,7 +67,7 @@ impl AlertMetrics {
     }
 
     /// Into what is scraped. What fires, every replica says: a leader that goes leaves no gap.
-    pub fn register(&self, registry: &mut Registry, firing: &AllFiring) {
+    pub fn register(&self, registry: &mut Registry, firing: &AllFiring, dropped: u64) {
         let burn_rates = Family::<BurnRate, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
         for (labels, rate) in self.burn_rates.lock().iter() {
             burn_rates.get_or_create(labels).set(*rate);
@@ -86,6 +86,10 @@ impl AlertMetrics {
         registry.register("alert_firing", "1 for each objective that is not kept", alerts);
         let help = "Attempts of this replica to tell the webhook, by what became of them";
         registry.register("alert_messages", help, self.messages.clone());
+        let forgotten = Counter::<u64>::default();
+        forgotten.inc_by(dropped);
+        let help = "Alerts that were forgotten before the webhook was told of them, by all replicas";
+        registry.register("alert_messages_dropped", help, forgotten);
     }
 }
 

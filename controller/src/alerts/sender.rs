@@ -40,6 +40,8 @@ pub enum Address {
     Url(Uri),
     /// `unix:/path`: where controllers have a network of their own, as in a local mesh.
     Unix(PathBuf),
+    /// `file:/path`: as it is in there, since it may have something secret in it. Read each time.
+    File(PathBuf),
 }
 
 impl FromStr for Address {
@@ -49,7 +51,12 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
             return Ok(Self::Unix(path.into()));
         }
-        let wrong = || format!("`{text}` is not a webhook: write http://HOST/PATH, https://HOST/PATH or unix:/PATH");
+        if let Some(path) = text.strip_prefix("file:").filter(|path| path.starts_with('/')) {
+            return Ok(Self::File(path.into()));
+        }
+        // Without what it is: it may be from such a file.
+        let wrong =
+            || "that is not a webhook: write http://HOST/PATH, https://HOST/PATH, unix:/PATH or file:/PATH".to_owned();
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wrong)?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || authority.host().is_empty() {
@@ -79,15 +86,23 @@ impl Webhook {
         let secret = secret(&self.secret).await?;
         let signature = signature(&secret, time_seconds, &body);
         let told = async {
-            match &self.address {
+            match &self.address().await? {
                 Address::Unix(path) => {
                     let stream = UnixStream::connect(path).await.context("cannot connect")?;
                     exchange(stream, request("/", "localhost", signature, body)?).await
                 }
                 Address::Url(uri) => self.tell_url(uri, signature, body).await,
+                Address::File(_) => bail!("the file of the webhook has the name of another file in it"),
             }
         };
         timeout(ANSWER_TIMEOUT, told).await.map_err(|_| anyhow::anyhow!("no answer within {ANSWER_TIMEOUT:?}"))?
+    }
+
+    /// Where it is now.
+    async fn address(&self) -> anyhow::Result<Address> {
+        let Address::File(path) = &self.address else { return Ok(self.address.clone()) };
+        let text = fs::read_to_string(path).await.with_context(|| format!("cannot read {}", path.display()))?;
+        text.trim().parse().map_err(|error: String| anyhow::anyhow!("{}: {error}", path.display()))
     }
 
     async fn tell_url(&self, uri: &Uri, signature: String, body: Vec<u8>) -> anyhow::Result<()> {
@@ -191,7 +206,9 @@ mod tests {
         for url in ["http://hooks.example.org/a?b=c", "https://[fd00::1]:8443/"] {
             assert_eq!(url.parse(), Ok(Address::Url(url.parse().unwrap())));
         }
-        for bad in ["", "/x", "hooks.example.org", "ftp://x/", "unix:x", "https://user:password@x/", "http:///x"] {
+        for bad in
+            ["", "/x", "hooks.example.org", "ftp://x/", "unix:x", "file:x", "https://user:password@x/", "http:///x"]
+        {
             assert!(bad.parse::<Address>().unwrap_err().contains("write http://HOST"), "{bad}");
         }
     }
@@ -250,6 +267,25 @@ mod tests {
         told.unwrap();
         let error = webhook(&directory, hook.address.clone(), b"short").tell(Vec::new(), 7).await.unwrap_err();
         assert!(error.to_string().contains("has 5 bytes"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_secret_is_in_a_file_and_in_no_message() {
+        let directory = TempDir::new().unwrap();
+        let (path, socket) = (directory.path().join("url"), directory.path().join("hook.sock"));
+        let hook = webhook(&directory, format!("file:{}", path.display()).parse().unwrap(), SECRET);
+        assert!(hook.tell(b"{}".to_vec(), 7).await.unwrap_err().to_string().contains("cannot read"));
+        for bad in ["hooks.example.org/token".to_owned(), format!("file:{}", path.display())] {
+            std::fs::write(&path, &bad).unwrap();
+            let error = format!("{:#}", hook.tell(b"{}".to_vec(), 7).await.unwrap_err());
+            assert!(error.contains("webhook") && !error.contains("token"), "{error}");
+        }
+        std::fs::write(&path, format!("unix:{}\n", socket.display())).unwrap();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (told, _) = tokio::join!(hook.tell(b"{}".to_vec(), 7), async {
+            answer(listener.accept().await.unwrap().0, "200 OK", "{}").await
+        });
+        told.unwrap();
     }
 
     #[tokio::test]

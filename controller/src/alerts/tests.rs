@@ -93,7 +93,7 @@ fn what_is_less_bad_is_seen_within_two_longer_ones() {
 }
 
 #[test]
-fn a_warning_becomes_critical_and_never_the_other_way() {
+fn a_warning_becomes_critical_and_is_one_again() {
     let goal = success("99");
     let mut mesh = Mesh::old(1_000);
     mesh.until(goal, true, 1_000, 70);
@@ -104,7 +104,32 @@ fn a_warning_becomes_critical_and_never_the_other_way() {
         mesh.step(goal, 1_000, 70);
     }
     let severities: Vec<_> = mesh.transitions.iter().map(|(_, severity)| *severity).collect();
-    assert_eq!(severities, [Some(Severity::Warning), Some(Severity::Critical)]);
+    assert_eq!(severities, [Some(Severity::Warning), Some(Severity::Critical), Some(Severity::Warning)]);
+}
+
+#[test]
+fn what_was_critical_is_so_no_longer_than_a_short_window_and_a_warning_goes_on() {
+    let goal = success("99");
+    let mut mesh = Mesh::old(1_000);
+    // All of it fails, for five minutes.
+    (0..STEPS).for_each(|_| mesh.step(goal, 1_000, 1_000));
+    mesh.transitions.clear();
+    let began = mesh.steps.len();
+    mesh.until(goal, false, 1_000, 0);
+    let changes: Vec<_> = mesh.transitions.iter().map(|(step, severity)| (step - began, *severity)).collect();
+    let [(fell, Some(Severity::Warning)), (over, None)] = changes[..] else { panic!("{changes:?}") };
+    assert!(fell <= STEPS && over <= 6 * STEPS, "{changes:?}");
+}
+
+#[test]
+fn what_is_within_its_budget_is_over() {
+    // Four fifths of the limit, which is halfway between budget and all, is less than that budget.
+    let goal = success("10");
+    let mut mesh = Mesh::old(1_000);
+    mesh.until(goal, true, 1_000, 990);
+    let over = mesh.until(goal, false, 1_000, 880);
+    assert!(over <= 6 * STEPS, "{over}");
+    assert_eq!(mesh.verdict(goal), Verdict::Met);
 }
 
 #[test]
@@ -183,9 +208,9 @@ proptest! {
         let goal = Goal::Success(percent.try_into().unwrap());
         let mut mesh = Mesh::default();
         for (requests, bad) in steps {
+            let fires = mesh.fires;
             mesh.step(goal, requests, requests * bad / 100);
-            let begins = matches!(mesh.transitions.last(), Some((step, Some(_))) if *step == mesh.steps.len());
-            if begins {
+            if mesh.fires > fires {
                 let found = pairs(goal, mesh.readings()).iter().any(|pair| {
                     let over = |r: Reading| r.requests >= 20 && r.bad as f64 >= pair.limit * r.requests as f64 * 0.999_999;
                     over(pair.short) && over(pair.long) && pair.short.covered == pair.short.whole

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use conduit_api::{
+    NodeId,
     proto::peer::{Counts, Heard},
     window::WINDOW_MAX,
 };
@@ -28,6 +29,8 @@ pub struct Merged<K> {
     needed_level: u32,
     /// Replicas that answered, this one among them.
     pub answered: u32,
+    /// Those that did not answer at all.
+    pub silent: Vec<NodeId>,
     /// Replicas.
     pub asked: u32,
     /// Those that did not understand.
@@ -52,6 +55,7 @@ impl<K: Ord> Merged<K> {
             window_ms: ms(now.whole_slots(window.min(WINDOW_MAX))),
             needed_level,
             answered: 0,
+            silent: Vec::new(),
             asked: 0,
             outdated: 0,
             truncated: false,
@@ -67,6 +71,7 @@ impl<K: Ord> Merged<K> {
         parse: impl Fn(T) -> (K, Counts),
     ) {
         self.asked = 1 + others.len() as u32;
+        self.silent = others.iter().filter(|other| other.answer.is_none()).map(|other| other.node).collect();
         let answers = others.into_iter().filter_map(|other| other.answer).chain([own]).map(parts);
         let heard = |(heard, rows): (Option<Heard>, Vec<T>)| (heard.unwrap_or_default(), rows);
         let (answers, outdated): (Vec<_>, Vec<_>) =
@@ -97,7 +102,7 @@ fn ms(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use conduit_api::{
-        NodeId, PodName,
+        PodName,
         proto::{
             common::Direction,
             peer::Open,
@@ -166,6 +171,7 @@ mod tests {
         let older = || Some((Heard::default(), vec![counts(60, 60, 0)]));
         let partial = merged(60, 1, own(), vec![None, older()]);
         assert_eq!((partial.answered, partial.asked, partial.outdated), (1, 3, 1));
+        assert_eq!(partial.silent, [NodeId::from(9)]);
         assert_eq!(partial.traffic["web"].requests.success, 60);
         // What is older than an hour, they would leave out.
         assert_eq!(merged(7_200, 0, own(), vec![older()]).outdated, 1);

@@ -8,8 +8,8 @@ use conduit_api::{
     proto::{
         common::ResourceRef,
         public::{
-            self, Alert, AlertEvent, ListAlertsResponse, ListObjectivesResponse, RemoveObjectiveRequest,
-            SetObjectiveRequest, SetObjectiveResponse, assessment::State,
+            self, Alert, AlertEvent, ListAlertsRequest, ListAlertsResponse, ListObjectivesResponse,
+            RemoveObjectiveRequest, SetObjectiveRequest, SetObjectiveResponse, assessment::State,
         },
     },
 };
@@ -96,20 +96,30 @@ pub async fn objectives(own: &Own, windows: Windows, namespace: &str) -> ListObj
 }
 
 /// What is not kept in `namespace`, or anywhere, and what was not lately.
-pub async fn alerts(own: &Own, windows: Windows, namespace: &str) -> ListAlertsResponse {
+pub async fn alerts(own: &Own, windows: Windows, request: ListAlertsRequest) -> ListAlertsResponse {
+    let ListAlertsRequest { namespace, history_only } = &request;
+    if *history_only {
+        let events = events(&own.cluster.state().borrow(), namespace);
+        return ListAlertsResponse { events, ..ListAlertsResponse::default() };
+    }
     let Found { state, objectives, measured } = find(own, windows, namespace).await;
     let alert = |assessed: Assessed| {
         let assessment = assessed.to_wire();
         let is_one = matches!(assessment.state(), State::Firing | State::Pending);
         is_one.then(|| Alert { resource: Some(assessed.resource.to_wire()), assessment: Some(assessment) })
     };
-    let events = state.alert_events().rev().filter(|event| is_in(&event.resource, namespace));
     ListAlertsResponse {
         alerts: measured.assess(&objectives, state.firing()).into_iter().filter_map(alert).collect(),
-        events: events.map(to_wire).collect(),
+        events: events(&state, namespace),
         replicas_answered: measured.answered,
         replicas_total: measured.asked,
     }
+}
+
+/// The newest first.
+fn events(state: &MeshState, namespace: &str) -> Vec<AlertEvent> {
+    let events = state.alert_events().rev().filter(|event| is_in(&event.resource, namespace));
+    events.map(to_wire).collect()
 }
 
 struct Found {

@@ -17,7 +17,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    alerts::metrics::AlertMetrics,
+    alerts::{metrics::AlertMetrics, silence::Silence},
     api::recover::recover_here,
     authority::actor::SharedIssuer,
     clock::Clock,
@@ -66,6 +66,8 @@ pub struct Own {
     pub platform_metrics: PlatformMetrics,
     /// What it has found of promises, as a leader.
     pub alerts: AlertMetrics,
+    /// Which replicas do not answer it, and since when.
+    pub silence: Silence,
 }
 
 impl Own {

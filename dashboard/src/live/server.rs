@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -23,16 +23,13 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Question, View};
+use super::{PERIOD, Question, View};
 use crate::{
     Shared,
     failure::{self, Failure},
     methods::Method,
     transcode,
 };
-
-/// As often as proxies report.
-const PERIOD: Duration = Duration::from_secs(2);
 
 /// Pages that are open at the same time: more than a person looks at, and each asks all replicas every period.
 const PAGES_MAX: usize = 32;
@@ -60,8 +57,8 @@ pub(crate) async fn serve(
     })?;
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let asked = questions.into_iter().filter_map(|question| Asked::new(&shared, &question)).collect();
-    let page = Page { shared, asked, ticks, said: HashMap::new(), _place: place };
+    let asked = questions.into_iter().filter_map(|question| Asked::new(&shared, question)).collect();
+    let page = Page { shared, asked, ticks, tick: 0, said: HashMap::new(), _place: place };
     Ok(Sse::new(stream::unfold(page, async |mut page| Some((page.next().await, page)))))
 }
 
@@ -69,6 +66,8 @@ struct Page {
     shared: Shared,
     asked: Vec<Asked>,
     ticks: Interval,
+    /// How many there were.
+    tick: u64,
     /// What was answered last, by part.
     said: HashMap<&'static str, Bytes>,
     _place: OwnedSemaphorePermit,
@@ -76,17 +75,17 @@ struct Page {
 
 #[derive(Clone)]
 struct Asked {
-    part: &'static str,
+    question: Question,
     method: Method,
     message: Bytes,
 }
 
 impl Asked {
-    fn new(shared: &Shared, question: &Question) -> Option<Self> {
+    fn new(shared: &Shared, question: Question) -> Option<Self> {
         // Of a view's questions both hold; a test asks them all.
         let method = shared.methods.find(question.method)?.clone();
         let message = transcode::to_message(question.request.to_string().as_bytes(), method.descriptor.input()).ok()?;
-        Some(Self { part: question.part, method, message })
+        Some(Self { question, method, message })
     }
 }
 
@@ -94,28 +93,32 @@ impl Page {
     async fn next(&mut self) -> Result<Event, Infallible> {
         self.ticks.tick().await;
         let upstream = &self.shared.upstream;
-        let questions = self.asked.iter().map(|asked| {
+        let is_asked = |asked: &&Asked| asked.question.is_asked(self.tick, self.said.contains_key(asked.question.part));
+        let now: Vec<_> = self.asked.iter().filter(is_asked).cloned().collect();
+        self.tick += 1;
+        let questions = now.iter().map(|asked| {
             let (upstream, asked) = (upstream.clone(), asked.clone());
             async move { upstream.ask(&asked.method, asked.message).await }
         });
         let answers = join_all(questions).await;
         let mut parts: HashMap<&str, Box<RawValue>> = HashMap::new();
         let mut errors = Map::new();
-        for (asked, answer) in self.asked.iter().zip(answers) {
+        for (asked, answer) in now.iter().zip(answers) {
+            let part = asked.question.part;
             let changed = answer.and_then(|answer| {
-                if self.said.get(asked.part) == Some(&answer) {
+                if self.said.get(part) == Some(&answer) {
                     return Ok(None);
                 }
                 let json = to_raw(transcode::to_json(answer.clone(), asked.method.descriptor.output())?)?;
-                self.said.insert(asked.part, answer);
+                self.said.insert(part, answer);
                 Ok(Some(json))
             });
             match changed {
-                Ok(json) => parts.extend(json.map(|json| (asked.part, json))),
+                Ok(json) => parts.extend(json.map(|json| (part, json))),
                 Err(status) => {
                     // What comes after an error is news, also when it is what was said before.
-                    self.said.remove(asked.part);
-                    errors.insert(asked.part.to_owned(), failure::to_json(&status));
+                    self.said.remove(part);
+                    errors.insert(part.to_owned(), failure::to_json(&status));
                 }
             }
         }
