@@ -56,7 +56,7 @@ struct Reports {
     refreshed_at: Option<Instant>,
     /// The reports that are not known to have been taken, and the sums that they lead to.
     untold: Option<(VecDeque<ReportRequest>, Sums)>,
-    /// The first of them was handed out before.
+    /// The first of them was sent before.
     is_repeated: bool,
     /// Who has taken the last one.
     memory: u64,
@@ -161,8 +161,12 @@ impl Reports {
             self.untold = Some((parts, sums));
         }
         let next = self.untold.as_ref().and_then(|(reports, _)| reports.front().cloned())?;
-        let is_repeated = std::mem::replace(&mut self.is_repeated, true);
-        Some(ReportRequest { previous_memory: self.memory, is_repeated, ..next })
+        Some(ReportRequest { previous_memory: self.memory, is_repeated: self.is_repeated, ..next })
+    }
+
+    /// It is sent now: if nobody says that it was taken, it may have been all the same.
+    fn sent(&mut self) {
+        self.is_repeated = true;
     }
 
     /// It was taken, by a controller that keeps it there; one that has not taken the last one does not know yet what is open.
@@ -232,7 +236,7 @@ impl Reporter {
             while let Some(report) = reports.next(Instant::now(), || Sums::of(&self.telemetry)) {
                 let late = reports.told_at.elapsed() >= INTERVAL;
                 let report = ReportRequest { namespace: self.namespace.clone(), pod: self.pod.clone(), ..report };
-                match self.report(report).await {
+                match self.report(report, || reports.sent()).await {
                     Ok(memory) => reports.taken(memory),
                     Err(error) => {
                         debug!(error = %format_args!("{error:#}"), "a report waits for the next turn");
@@ -247,10 +251,11 @@ impl Reporter {
         }
     }
 
-    /// Where it is kept.
-    async fn report(&self, report: ReportRequest) -> anyhow::Result<u64> {
+    /// Where it is kept; `sent` is called once there is somebody to send it to.
+    async fn report(&self, report: ReportRequest, sent: impl FnOnce()) -> anyhow::Result<u64> {
         let shared = timeout(REPORT_TIMEOUT, self.controllers.shared()).await??;
         let mut client = TelemetryClient::new(shared.channel.clone());
+        sent();
         let reported = timeout(REPORT_TIMEOUT, client.report(report)).await;
         if !matches!(reported, Ok(Ok(_))) {
             self.controllers.give_up(&shared).await;
@@ -383,6 +388,9 @@ mod tests {
         assert_eq!((first.sequence, first.interval_ms, first.requests[0].success), (1, 2_000, 1));
         counters.end(End::Http(200));
         counters.end(End::Http(200));
+        // There was nobody to send it to.
+        assert_eq!(reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry)), Some(first.clone()));
+        reports.sent();
         let again = ReportRequest { is_repeated: true, ..first.clone() };
         assert_eq!(
             (first.is_repeated, reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry))),
