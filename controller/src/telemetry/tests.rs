@@ -152,7 +152,8 @@ fn a_service_gets_what_clients_ask_it_for() {
 fn routed(service: &str, route: &str, backend: &str, peer: Option<&str>, success: u64, failure: u64) -> RequestCounts {
     let meant = wire::Meant { namespace: "ns".into(), name: service.into(), port: 80, route: route.into() };
     RequestCounts {
-        service: backend.into(),
+        service: if peer.is_some() { backend.into() } else { String::new() },
+        backend: if peer.is_some() { String::new() } else { backend.into() },
         service_namespace: "ns".into(),
         meant: Some(meant),
         ..counts(Direction::Outbound, peer, success, failure, 1_500)

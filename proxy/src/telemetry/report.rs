@@ -271,6 +271,8 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
     let success = by_success(after, true) - by_success(before, true);
     let failure = by_success(after, false) - by_success(before, false);
     let latency = latency_since(&before.latency, &after.latency);
+    let (namespace, name) = labels.backend.clone().unwrap_or_default();
+    let has_peer = labels.destination.is_some();
     (success + failure > 0 || !latency.is_empty()).then(|| RequestCounts {
         direction: direction(labels.direction).into(),
         authority: labels.authority.clone(),
@@ -280,8 +282,9 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
         failure,
         latency,
         peer_pod: peer_pod(labels.destination.as_deref()),
-        service: labels.backend.as_ref().map(|(_, name)| name.clone()).unwrap_or_default(),
-        service_namespace: labels.backend.as_ref().map(|(namespace, _)| namespace.clone()).unwrap_or_default(),
+        service: if has_peer { name.clone() } else { String::new() },
+        service_namespace: namespace,
+        backend: if has_peer { String::new() } else { name },
         meant: labels.meant.as_deref().map(meant),
     })
 }
@@ -464,13 +467,32 @@ mod tests {
         assert_eq!(requests[0].latency.iter().map(|bucket| bucket.count).collect::<Vec<_>>(), [1]);
     }
 
-    fn opened(thread: &ThreadTelemetry, service: Option<&str>) {
-        let peer = Peer {
+    fn peer_of(service: Option<&str>) -> Peer {
+        Peer {
             namespace: "ns".into(),
             pod: "db-0".into(),
             workload: Some(("statefulset".into(), "db".into())),
             service: service.map(ToOwned::to_owned),
-        };
+        }
+    }
+
+    /// An older controller looks there for the namespace.
+    #[test]
+    fn what_nobody_got_is_of_no_service_that_a_peer_would_say_the_namespace_of() {
+        let backend = Some(("ns".to_owned(), "db".to_owned()));
+        let nobody = Labels { direction: Direction::Outbound, backend, ..crate::telemetry::tests::labels("db") };
+        let somebody = Labels { destination: Some(Arc::new(peer_of(Some("db")))), ..nobody.clone() };
+        for (labels, service, backend) in [(nobody, "", "db"), (somebody, "db", "")] {
+            let telemetry = Telemetry::default();
+            telemetry.thread().requests(&labels).fail(503);
+            let counts = Sums::of(&telemetry).since(&Sums::default(), false).0.remove(0);
+            let told = (counts.service.as_str(), counts.backend.as_str(), counts.service_namespace.as_str());
+            assert_eq!((told, counts.peer.is_some()), ((service, backend, "ns"), backend.is_empty()));
+        }
+    }
+
+    fn opened(thread: &ThreadTelemetry, service: Option<&str>) {
+        let peer = peer_of(service);
         let labels = ConnectionLabels {
             direction: Direction::Outbound,
             side: Side::Destination,
