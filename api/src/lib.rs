@@ -9,7 +9,7 @@
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
-//! - [`grpc`]: its status codes. [`failover`]: which errors are those of one replica.
+//! - [`grpc`]: its status codes. [`failover`]: which errors are those of one replica. [`refusals`]: what commands know again.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;
@@ -26,6 +26,7 @@ pub mod objective;
 pub mod port;
 pub mod process;
 pub mod proto;
+pub mod refusals;
 pub mod revision;
 pub mod route;
 pub mod spiffe;

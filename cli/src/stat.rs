@@ -7,12 +7,13 @@ pub mod routes;
 mod view;
 
 use std::{
+    collections::HashSet,
     io::{IsTerminal as _, Write},
     time::Duration,
 };
 
 use anyhow::Context as _;
-use conduit_api::{access::about, proto::public::StatResponse};
+use conduit_api::{access::about, proto::public::StatResponse, refusals::NO_STATS_BY};
 use tokio::time::sleep;
 
 pub(crate) use self::coverage::{Coverage, note_partial};
@@ -44,18 +45,18 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let blocks = args.blocks(global)?;
     let between = if std::io::stdout().is_terminal() { CLEAR } else { "\n" };
-    let mut is_first = true;
+    let (mut is_first, mut left_out) = (true, HashSet::new());
     loop {
         let mut answers = Vec::new();
         for block in &blocks {
             match ask(block, control_plane, args.unmeshed).await {
                 Ok(answer) => answers.push((block.kind, answer)),
                 Err(error) if args.is_all() && is_not_counted(&error) => {
-                    writeln!(
-                        notes,
-                        "note: without {}, which the control plane does not count: it is older",
-                        block.kind.as_str()
-                    )?;
+                    let kind = block.kind.as_str();
+                    // Not with every turn of --watch.
+                    if left_out.insert(kind) {
+                        writeln!(notes, "note: without {kind}, which the control plane does not count: it is older")?;
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -73,7 +74,7 @@ pub async fn run(
 
 /// Whether the control plane knows no such kind: `all` is what this release counts.
 fn is_not_counted(error: &anyhow::Error) -> bool {
-    error.to_string().starts_with("there are no stats by ")
+    error.to_string().starts_with(NO_STATS_BY)
 }
 
 /// All answers to one block's requests together.

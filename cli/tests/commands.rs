@@ -279,9 +279,11 @@ async fn routes_are_told_apart_and_an_older_control_plane_is_found_out() {
     let (none, notes) = ok(&format!("{flags} routes deploy/nobody")).await;
     assert_eq!((none.as_str(), notes.as_str()), ("", "No routes found.\n"));
 
-    let older = Replica::start(Answers { stat: emojivoto(), ..Answers::default() });
-    let error = fails(&format!("--api-addr {} -n emojivoto routes deploy", older.address())).await;
-    assert!(error.contains("of an older release, which does not count by route: upgrade it first"), "{error}");
+    let older = Replica::start(Answers { stat: emojivoto(), knows_no_routes: true, ..Answers::default() });
+    for whose in ["deploy", "deploy/nobody"] {
+        let error = fails(&format!("--api-addr {} -n emojivoto routes {whose}", older.address())).await;
+        assert!(error.contains("of an older release, which does not count by route: upgrade it first"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@
 //! everything that speaks to the control plane runs on another, and reaches the data threads by snapshots.
 
 pub mod admin;
+pub mod alike;
 pub mod app;
 pub mod balance;
 pub mod buffer;

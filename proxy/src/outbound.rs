@@ -106,7 +106,7 @@ impl Spoken {
 struct Routed {
     followed: Rc<Followed>,
     /// What it is counted by; none where it is for no service.
-    meant: Option<Arc<Meant>>,
+    meant: Option<Rc<Meant>>,
     /// Why it goes nowhere, although it is known what it is for.
     dead_end: Option<Failure>,
     /// What its route says of it besides; mostly nothing.
@@ -203,7 +203,7 @@ impl Connection {
             return Routed { followed, meant: None, dead_end: None, policy: None };
         };
         let Choice { chosen, policy, meant } = service.routes.choose(request, rand::random);
-        let (policy, meant) = (policy.cloned(), Some(meant.clone()));
+        let (policy, meant) = (policy.cloned(), followed.meant(meant));
         if policy.as_ref().is_some_and(|policy| policy.filters.redirect.is_some()) {
             return Routed { followed, meant, dead_end: None, policy };
         }
@@ -274,9 +274,10 @@ impl Worker {
     }
 }
 
-fn labels(authority: &str, upstream: &Upstream, meant: Option<&Arc<Meant>>) -> Labels {
+fn labels(authority: &str, upstream: &Upstream, meant: Option<&Rc<Meant>>) -> Labels {
     let (direction, tls) = (upstream.direction, upstream.tls.clone());
     let destination = Peer::of(&upstream.endpoint, upstream.service.as_ref()).map(Arc::new);
     let backend = upstream.service.as_ref().map(|service| (service.namespace().to_owned(), service.name().to_owned()));
-    Labels { direction, authority: authority.to_owned(), tls, destination, meant: meant.cloned(), backend }
+    let meant = meant.map(|meant| Arc::new(Meant::clone(meant)));
+    Labels { direction, authority: authority.to_owned(), tls, destination, meant, backend }
 }

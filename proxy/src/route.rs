@@ -15,8 +15,8 @@ use crate::{http::RequestView, policy::Policy, telemetry::Meant};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
     rules: Arc<[Rule]>,
-    /// What requests are counted by that no route accepts.
-    meant: Arc<Meant>,
+    /// What requests are counted by: first those that no route accepts, and then those of each route.
+    meant: Arc<[Meant]>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ struct Rule {
     accepted: RouteMatch,
     backends: Vec<Backend>,
     policy: Option<Arc<Policy>>,
-    /// What its requests are counted by: the same for all rules of a route.
-    meant: Arc<Meant>,
+    /// The place in [`Routes::meant`] of what its requests are counted by: the same for all rules of a route.
+    meant: usize,
     /// Sum over `backends`, and the share of requests that go nowhere.
     weight: u64,
 }
@@ -57,8 +57,8 @@ pub struct Choice<'a> {
     pub chosen: Chosen<'a>,
     /// What else its route says of it.
     pub policy: Option<&'a Arc<Policy>>,
-    /// What it is counted by.
-    pub meant: &'a Arc<Meant>,
+    /// The place in [`Routes::meant`] of what it is counted by.
+    pub meant: usize,
 }
 
 impl Routes {
@@ -67,14 +67,11 @@ impl Routes {
     /// # Errors
     /// When they are none.
     pub fn new(name: &ServiceName, port: u16, wire: Option<&discovery::RouteTable>) -> Result<Self, WireError> {
-        let own = Arc::new(Meant::new(name, port, ""));
-        // One for each route, so that mostly places are compared where it is looked for.
-        let mut known = vec![own.clone()];
+        let mut known = vec![Meant::new(name, port, "")];
         let mut meant = |route: &str| {
-            let found = known.iter().find(|known| known.route == route).cloned();
-            found.unwrap_or_else(|| {
-                known.push(Arc::new(Meant::new(name, port, route)));
-                known[known.len() - 1].clone()
+            known.iter().position(|known| known.route == route).unwrap_or_else(|| {
+                known.push(Meant::new(name, port, route));
+                known.len() - 1
             })
         };
         let table = wire.map(|table| (&table.rules[..], &table.names[..])).unwrap_or_default();
@@ -92,7 +89,13 @@ impl Routes {
             let backends = rule.backends.into_iter().map(backend).collect();
             Ok(Rule { accepted, backends, policy, meant: meant(route), weight })
         });
-        Ok(Self { rules: rules.collect::<Result<_, WireError>>()?, meant: own })
+        let rules = rules.collect::<Result<_, WireError>>()?;
+        Ok(Self { rules, meant: known.into() })
+    }
+
+    /// What requests are counted by: one for those that no route accepts, and one for each route.
+    pub fn meant(&self) -> &[Meant] {
+        &self.meant
     }
 
     /// The reverse of [`Routes::new`].
@@ -111,13 +114,13 @@ impl Routes {
             timeouts: rule.policy.as_ref().filter(|p| !p.timeouts.is_none()).map(|policy| policy.timeouts.into()),
             filters: rule.policy.as_ref().filter(|p| !p.filters.is_none()).map(|policy| (&policy.filters).into()),
         };
-        let names = self.rules.iter().map(|rule| rule.meant.route.clone());
+        let names = self.rules.iter().map(|rule| self.meant[rule.meant].route.clone());
         discovery::RouteTable { rules: self.rules.iter().map(rule).collect(), names: names.collect() }
     }
 
     /// What becomes of `request`; `random` gives numbers below 1.
     pub fn choose(&self, request: &RequestView<'_>, random: impl FnOnce() -> f64) -> Choice<'_> {
-        let without = |chosen| Choice { chosen, policy: None, meant: &self.meant };
+        let without = |chosen| Choice { chosen, policy: None, meant: 0 };
         if self.rules.is_empty() {
             return without(Chosen::Own);
         }
@@ -125,7 +128,7 @@ impl Routes {
         let (path, query) = request.path.split_once('?').unwrap_or((request.path, ""));
         let accepts = |rule: &&Rule| rule.accepted.accepts(request.method, path, query, header);
         let Some(rule) = self.rules.iter().find(accepts) else { return without(Chosen::NoRoute) };
-        Choice { chosen: rule.backend(random), policy: rule.policy.as_ref(), meant: &rule.meant }
+        Choice { chosen: rule.backend(random), policy: rule.policy.as_ref(), meant: rule.meant }
     }
 }
 
@@ -200,11 +203,11 @@ mod tests {
             routes.choose(&request, || 0.0).meant
         };
         for (path, route) in [("/a", "route-0"), ("/b", "route-0"), ("/c", "route-1"), ("/d", "")] {
-            let Meant { namespace, name, port, .. } = &**meant(path);
+            let Meant { namespace, name, port, route: found } = &routes.meant()[meant(path)];
             assert_eq!((namespace.as_str(), name.as_str(), *port), ("shop", "web", 80));
-            assert_eq!(meant(path).route, route, "{path}");
+            assert_eq!(found, route, "{path}");
         }
-        assert!(Arc::ptr_eq(meant("/a"), meant("/b")), "rules of one route share it");
+        assert_eq!((meant("/a"), routes.meant().len()), (meant("/b"), 3), "rules of one route share it");
     }
 
     #[test]
@@ -231,7 +234,7 @@ mod tests {
         let (method, scheme, headers) = ("GET", "http", Headers::Http1(b""));
         let request = RequestView { method, scheme, authority: "", path: "/?a", is_grpc: false, headers };
         let Choice { chosen, policy, meant } = routes.choose(&request, || 0.0);
-        assert_eq!(meant.route, "", "of an older controller");
+        assert_eq!(routes.meant()[meant].route, "", "of an older controller");
         assert_eq!((chosen, policy.unwrap().timeouts.request_ms), (Chosen::NoBackend, 100));
         let kept = routes.to_wire(&name, 80);
         assert_eq!(Routes::new(&name, 80, Some(&kept)).unwrap(), routes);

@@ -314,7 +314,11 @@ impl LabelSet for Labels {
         // They are said to be of a service all the same: what fails must not go unnoticed because there is much of it.
         let meant = self.meant.is_some().then(|| Arc::new(Meant::other()));
         let backend = self.backend.is_some().then(|| (String::new(), OTHER.to_owned()));
-        Self { authority: OTHER.to_owned(), destination: None, meant, backend, ..self.clone() }
+        Self { meant, backend, ..self.configured() }
+    }
+
+    fn configured(&self) -> Self {
+        Self { authority: OTHER.to_owned(), destination: None, ..self.clone() }
     }
 }
 

@@ -16,7 +16,6 @@ use std::{
 
 use conduit_api::{Endpoint, PortRange, Target};
 use conduit_ca::WorkloadTls;
-use foldhash::fast::RandomState;
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -26,6 +25,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
+    alike::Alike,
     balance::Balancer,
     buffer::{self, Buffer},
     buffered::Buffered,
@@ -54,9 +54,6 @@ const IDLE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(2);
 /// After an accept that failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-/// Names that requests to one destination have, times routes that lead there, whose counters are looked up once; a service has two or three of
-/// either.
-const ALIKE_REMEMBERED_MAX: usize = 32;
 /// Names that TLS clients ask for, which anybody can make up, and which must leave room for what is counted otherwise.
 const SERVER_NAMES_MAX: usize = 100;
 /// When the proxy is told to stop, and nothing has been under way for so long, its application has gone, or is not asked any more: who
@@ -155,31 +152,6 @@ impl Drop for Idle {
     }
 }
 
-type Hops = HashMap<SocketAddr, Rc<Hop>, RandomState>;
-
-/// Requests for the same authority that mean the same, by the address of who gets them.
-struct Alike {
-    authority: String,
-    meant: Option<Arc<Meant>>,
-    hops: Hops,
-}
-
-impl Alike {
-    /// Whether such a request is one of them. What was told again is the same in another place: that is remembered.
-    fn takes(&mut self, authority: &str, meant: Option<&Arc<Meant>>) -> bool {
-        let is_same = match (&self.meant, meant) {
-            (None, None) => true,
-            (Some(known), Some(meant)) if Arc::ptr_eq(known, meant) => true,
-            (Some(known), Some(meant)) if known == meant => {
-                self.meant = Some(meant.clone());
-                true
-            }
-            _ => false,
-        };
-        is_same && self.authority == authority
-    }
-}
-
 /// A destination that this thread follows.
 pub struct Followed {
     watched: RefCell<Watched>,
@@ -187,8 +159,11 @@ pub struct Followed {
     current: RefCell<Arc<Destination>>,
     /// Over the endpoints of `current`.
     pub balancer: Rc<RefCell<Balancer>>,
-    /// What its requests have in common, by what they name and mean.
-    hops: RefCell<Vec<Alike>>,
+    /// What requests that go to it have in common.
+    hops: RefCell<Alike<Rc<Hop>>>,
+    /// What requests for it are counted by, in the order of [`Routes::meant`](crate::route::Routes::meant). Of this thread alone, so that no request
+    /// writes to what other threads read; and kept over updates, so that it is compared by its place.
+    meant: RefCell<Vec<Rc<Meant>>>,
     used: Cell<Instant>,
 }
 
@@ -200,6 +175,7 @@ impl Followed {
             current: RefCell::new(Arc::new(Destination::Unknown)),
             balancer: Rc::default(),
             hops: RefCell::default(),
+            meant: RefCell::default(),
             used: Cell::new(Instant::now()),
         };
         followed.take_over();
@@ -215,23 +191,21 @@ impl Followed {
         self.current.borrow().clone()
     }
 
+    /// What requests are counted by that `choose` of its routes has said the place of; none where it is no service.
+    pub fn meant(&self, at: usize) -> Option<Rc<Meant>> {
+        self.meant.borrow().get(at).cloned()
+    }
+
     /// What requests for `authority` that mean `meant` and go to `endpoint` have in common; made by `make` when they are the first.
     pub fn hop(
         &self,
         authority: &str,
-        meant: Option<&Arc<Meant>>,
+        meant: Option<&Rc<Meant>>,
         endpoint: &Arc<Endpoint>,
         make: impl FnOnce() -> Rc<Hop>,
     ) -> Rc<Hop> {
         let mut hops = self.hops.borrow_mut();
-        let known = hops.iter_mut().position(|alike| alike.takes(authority, meant)).unwrap_or_else(|| {
-            if hops.len() >= ALIKE_REMEMBERED_MAX {
-                hops.remove(0);
-            }
-            hops.push(Alike { authority: authority.to_owned(), meant: meant.cloned(), hops: HashMap::default() });
-            hops.len() - 1
-        });
-        let same = &mut hops[known].hops;
+        let same = hops.of(authority, meant);
         if let Some(hop) = same.get(&endpoint.address)
             && (Arc::ptr_eq(&hop.upstream.endpoint, endpoint) || hop.upstream.endpoint == *endpoint)
         {
@@ -250,9 +224,17 @@ impl Followed {
             let is_near = |endpoint: &Endpoint| zone.is_some() && endpoint.zone.as_deref() == zone.as_deref();
             let endpoints = service.endpoints.iter().map(|(address, endpoint)| (*address, is_near(endpoint)));
             self.balancer.borrow_mut().update(Instant::now(), service.balancing, endpoints);
+            renew(&mut self.meant.borrow_mut(), service.routes.meant());
         }
         self.current.replace(destination);
     }
+}
+
+/// Makes `known` what is meant now; what is as it was stays where it is.
+fn renew(known: &mut Vec<Rc<Meant>>, now: &[Meant]) {
+    let before = std::mem::take(known);
+    let kept = |meant: &Meant| before.iter().find(|known| ***known == *meant).cloned();
+    known.extend(now.iter().map(|meant| kept(meant).unwrap_or_else(|| Rc::new(meant.clone()))));
 }
 
 impl Worker {
@@ -422,4 +404,20 @@ impl Worker {
 async fn pause(error: io::Error) {
     warn!(%error, "cannot accept a connection");
     sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_requests_are_counted_by_stays_where_it_is() {
+        let meant = |route: &str| Meant { route: route.to_owned(), ..Meant::default() };
+        let mut known = Vec::new();
+        renew(&mut known, &[meant(""), meant("gone"), meant("stays")]);
+        let before = known.clone();
+        renew(&mut known, &[meant(""), meant("stays"), meant("new")]);
+        assert!(Rc::ptr_eq(&known[0], &before[0]) && Rc::ptr_eq(&known[1], &before[2]));
+        assert_eq!(known.iter().map(|meant| meant.route.as_str()).collect::<Vec<_>>(), ["", "stays", "new"]);
+    }
 }

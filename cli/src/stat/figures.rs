@@ -11,8 +11,8 @@ pub(crate) struct Figures {
     pub(crate) rps: f64,
     /// From 0 to 1.
     pub(super) tls: f64,
-    /// 50th, 95th and 99th percentile, in microseconds.
-    pub(crate) latencies_us: [u64; 3],
+    /// 50th, 95th and 99th percentile, in microseconds; none where they are not known: of what nobody answered, and of pairs of pods some time ago.
+    pub(crate) latencies_us: [Option<u64>; 3],
 }
 
 impl Figures {
@@ -27,7 +27,8 @@ impl Figures {
             success: stats.success_count as f64 / total,
             rps: total * 1000.0 / f64::from(stats.window_ms),
             tls: stats.tls_count as f64 / total,
-            latencies_us: [stats.latency_p50_us, stats.latency_p95_us, stats.latency_p99_us],
+            latencies_us: [stats.latency_p50_us, stats.latency_p95_us, stats.latency_p99_us]
+                .map(|us| (us > 0).then_some(us)),
         })
     }
 }
@@ -89,6 +90,8 @@ mod tests {
     fn nothing_is_said_of_no_requests() {
         assert_eq!(Figures::new(&BasicStats { window_ms: 60_000, ..BasicStats::default() }), None);
         assert_eq!(Figures::new(&BasicStats { success_count: 1, ..BasicStats::default() }), None);
+        let refused = BasicStats { failure_count: 1, window_ms: 60_000, ..BasicStats::default() };
+        assert_eq!(Figures::new(&refused).unwrap().latencies_us, [None; 3]);
     }
 
     #[test]

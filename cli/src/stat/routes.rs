@@ -8,9 +8,10 @@ use anyhow::bail;
 use conduit_api::{
     access::about,
     proto::public::{
-        StatRequest, StatResponse,
+        StatRequest, StatResponse, StatRow,
         stat_request::{By, Other},
     },
+    refusals::PATHS_ARE_COUNTED,
 };
 
 use super::{Coverage, note_partial, window_ms};
@@ -122,12 +123,13 @@ const OUTDATED: &str = "the control plane is of an older release, which does not
 
 /// It leaves out what it does not know of a question, and so has answered another one.
 fn is_outdated(answer: &StatResponse) -> bool {
-    answer.rows.iter().any(|row| row.group.as_ref().is_none_or(|group| group.service.is_empty()))
+    let is_by_route = |row: &StatRow| row.group.as_ref().is_some_and(|group| !group.service.is_empty());
+    !answer.by().any(|by| by == By::Route) && !answer.rows.iter().any(is_by_route)
 }
 
 /// The same, where it refuses the rest of the question.
 fn explained(error: anyhow::Error) -> anyhow::Error {
-    let is_of_rest = error.to_string().starts_with("paths, methods and statuses are counted");
+    let is_of_rest = error.to_string().starts_with(PATHS_ARE_COUNTED);
     if is_of_rest { error.context(OUTDATED) } else { error }
 }
 

@@ -128,7 +128,7 @@ fn by_value(row: &StatRow, by: By) -> &str {
 
 fn figure_cells(figures: &Figures, exact_latencies: bool) -> [String; 6] {
     let latency = if exact_latencies { exact_latency } else { rounded_latency };
-    let [p50, p95, p99] = figures.latencies_us.map(latency);
+    let [p50, p95, p99] = figures.latencies_us.map(|us| us.map_or_else(|| "-".to_owned(), latency));
     let percent = |share: f64| share * 100.0;
     let (success, tls) = (percent(figures.success), percent(figures.tls));
     [format!("{success:.2}%"), format!("{:.1}rps", figures.rps), p50, p95, p99, format!("{tls:.0}%")]
@@ -151,7 +151,8 @@ pub(super) fn json(answers: &[(Kind, StatResponse)]) -> Json<'_> {
 fn json_row(row: &StatRow) -> JsonRow<'_> {
     let (namespace, kind, name) = resource(row);
     let (figures, connections) = (figures(row), connections(row));
-    let latency_ms = |index: usize| figures.map(|figures| figures.latencies_us[index] as f64 / 1000.0);
+    let latency_ms =
+        |index: usize| figures.and_then(|figures| figures.latencies_us[index]).map(|us| us as f64 / 1000.0);
     JsonRow {
         namespace,
         kind,

@@ -46,6 +46,8 @@ pub struct Answers {
     pub stat: StatResponse,
     /// What an older control plane does not count.
     pub refused_kinds: Vec<&'static str>,
+    /// As a release before it leaves out of a question what it does not know.
+    pub knows_no_routes: bool,
     pub edges: EdgesResponse,
     pub pods: Vec<Pod>,
     pub history: Vec<Change>,
@@ -235,11 +237,13 @@ impl Api for Answers {
     }
 
     async fn stat(&self, request: Request<StatRequest>) -> Result<Response<StatResponse>, Status> {
-        let selector = request.into_inner().selector.unwrap_or_default();
+        let StatRequest { selector, by, .. } = request.into_inner();
+        let selector = selector.unwrap_or_default();
         if self.refused_kinds.contains(&selector.kind.as_str()) || selector.kind == "namespace" {
             return Err(Status::invalid_argument(format!("there are no stats by `{}`", selector.kind)));
         }
         let mut stat = self.stat.clone();
+        stat.by = if self.knows_no_routes { Vec::new() } else { by };
         let ResourceSelection { kind, namespace, name } = selector;
         stat.rows.retain(|row| {
             let resource = row.resource.clone().unwrap_or_default();

@@ -31,6 +31,7 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
         first_ms: steps.first_ms,
         step_ms: steps.length.as_millis() as u32,
         steps: steps.count,
+        by_number: true,
     };
     let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
         let collect = collect.clone();
@@ -38,11 +39,11 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
     });
     let (own_answer, others) = tokio::join!(own.collect_series(collect.clone()), others);
     let mut merged = Merged::new(own, request.window_ms, needed_level);
-    // One series after the other.
+    // Older releases tell one series after the other.
     let parts =
         |answer: CollectSeriesResponse| (answer.heard, (0..steps.count).cycle().zip(answer.steps).collect::<Vec<_>>());
-    merged.add_all(own_answer, others, parts, |step| step);
-    let Merged { answered, asked, outdated, covered_ms, since_start, window_ms, mut traffic, .. } = merged;
+    merged.add_all(own_answer, others, parts, |(step, counts)| (counts.step.unwrap_or(step), counts));
+    let Merged { answered, asked, outdated, covered_ms, since_start, window_ms, mut traffic, truncated, .. } = merged;
     let counts = (0..steps.count).map(|step| traffic.remove(&step).unwrap_or_default().requests);
     Ok(SeriesResponse {
         points: steps.points(counts),
@@ -52,5 +53,6 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
         covered_ms,
         window_ms,
         since_start,
+        truncated,
     })
 }

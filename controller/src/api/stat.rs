@@ -11,6 +11,7 @@ use conduit_api::{
             stat_request::{self, By},
         },
     },
+    refusals::{NO_STATS_BY, PATHS_ARE_COUNTED},
     window,
 };
 use conduit_consensus::MeshState;
@@ -50,6 +51,7 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
         truncated: is_too_much || merged.truncated,
         window_ms: merged.window_ms,
         since_start: merged.since_start,
+        by: request.by,
     })
 }
 
@@ -119,9 +121,8 @@ fn validate(request: &StatRequest) -> Result<&ResourceSelection, Status> {
     }
     let is_told_by_clients = matches!(selector.kind.as_str(), "authority" | "service");
     if !request.by.is_empty() && (request.other.is_some() || is_told_by_clients) {
-        let message = "paths, methods and statuses are counted of what is received: not of authorities and services, and not \
-                       together with --to or --from";
-        return Err(Status::invalid_argument(message));
+        let message = "of what is received: not of authorities and services, and not together with --to or --from";
+        return Err(Status::invalid_argument(format!("{PATHS_ARE_COUNTED} {message}")));
     }
     Ok(selector)
 }
@@ -163,7 +164,7 @@ pub fn counted_kind(kind: &str, more: &[&str]) -> Result<(), Status> {
         return Ok(());
     }
     let kinds = kinds().collect::<Vec<_>>().join(", ");
-    Err(Status::invalid_argument(format!("there are no stats by `{kind}`; there are by {kinds}")))
+    Err(Status::invalid_argument(format!("{NO_STATS_BY} `{kind}`; there are by {kinds}")))
 }
 
 /// Whether there are counts over so many milliseconds.

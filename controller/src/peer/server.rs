@@ -34,7 +34,7 @@ use crate::{
         counts::Traffic,
         paths,
         questions::{Counted, Of, Told},
-        series::Steps,
+        series::{self, Steps},
         server::SharedTelemetry,
     },
 };
@@ -122,18 +122,15 @@ impl Own {
 
     /// What they counted step by step.
     pub async fn collect_series(&self, request: CollectSeriesRequest) -> CollectSeriesResponse {
-        let CollectSeriesRequest { selector: Some(selector), first_ms, step_ms, steps } = request else {
+        let CollectSeriesRequest { selector: Some(selector), first_ms, step_ms, steps, by_number } = request else {
             return CollectSeriesResponse::default();
         };
         let steps = Steps { first_ms, length: Duration::from_millis(step_ms.into()), count: steps };
         let answer = move |counted: Counted| {
             let Told { found, heard } = counted.series(&selector, &steps);
-            let mut by_teller: BTreeMap<Of, Vec<Counts>> = BTreeMap::new();
-            for ((_, of), traffic) in found {
-                by_teller.entry(of).or_default().push(traffic.to_wire(of));
-            }
-            let steps = by_teller.into_values().flatten().collect();
-            CollectSeriesResponse { steps, heard: Some(heard) }
+            let steps = if by_number { series::numbered(found) } else { series::in_order(&found, &steps) };
+            let (steps, truncated) = bounded(steps, ANSWER, Counts::traffic);
+            CollectSeriesResponse { steps, heard: Some(Heard { truncated, ..heard }) }
         };
         self.counted(answer).await
     }

@@ -174,10 +174,12 @@ impl Traffic {
     /// As replicas tell each other, without names.
     pub fn to_wire(&self, of: Of) -> peer::Counts {
         let open = self.open.0.iter();
-        let (reporter, report) = match of {
-            Of::All => (0, None),
-            Of::One(reporter) => (reporter, None),
-            Of::Repeated(reporter, incarnation, sequence) => (reporter, Some(peer::ReportId { incarnation, sequence })),
+        let (reporter, report, kept_by) = match of {
+            Of::All => (0, None, 0),
+            Of::One(reporter, kept_by) => (reporter, None, kept_by.max(1)),
+            Of::Repeated(reporter, incarnation, sequence) => {
+                (reporter, Some(peer::ReportId { incarnation, sequence }), 1)
+            }
         };
         peer::Counts {
             success: self.requests.success,
@@ -196,7 +198,7 @@ impl Traffic {
                     count: *count,
                 })
                 .collect(),
-            kept_by: u64::from(of != Of::All),
+            kept_by,
             reporter,
             report,
             ..peer::Counts::default()

@@ -50,6 +50,8 @@ pub struct History {
     last: (u64, u64),
     heard: Instant,
     spans: Spans,
+    /// The memory that has what came before the last of these.
+    kept_by: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +84,7 @@ impl History {
             last: (0, 0),
             heard: now.monotonic,
             spans: Spans::default(),
+            kept_by: 0,
         }
     }
 
@@ -118,7 +121,9 @@ impl History {
         if self.last.0 == sent.0 && sent.1 <= self.last.1 {
             return None;
         }
-        self.spans.add(now, sent, Duration::from_millis(report.interval_ms.into()));
+        if !self.spans.add(now, sent, Duration::from_millis(report.interval_ms.into())) {
+            self.kept_by = report.previous_memory;
+        }
         if self.last.0 != sent.0 {
             self.open.clear();
         }
@@ -287,18 +292,35 @@ impl History {
         if rest <= size {
             return;
         }
-        rest -= self.repeated.drain(..).map(|report| report.counts.size() + SLOT_SIZE).sum::<usize>();
-        while rest > size && self.slots.len() > 1 {
-            rest -= self.slots.pop_front().map_or(0, |slot| slot.counts.size() + SLOT_SIZE);
+        while rest > size
+            && let Some((oldest, newest)) = self.begins().min().zip(self.begins().max())
+            && oldest + SLOT / 2 < newest
+        {
+            rest -= self.forget_slot(oldest);
         }
         self.forget_names(NAMES_MAX);
         if self.size() > size.saturating_mul(SHARES_MAX) {
             self.slots.clear();
+            self.repeated.clear();
             self.open.clear();
             self.names = Arc::default();
         }
-        let known_from = self.slots.front().map_or(self.heard, |oldest| oldest.start);
+        let known_from = self.begins().min().unwrap_or(self.heard);
         self.spans.forget(known_from);
+    }
+
+    /// When what is kept began.
+    fn begins(&self) -> impl Iterator<Item = Instant> {
+        self.slots.iter().map(|slot| slot.start).chain(self.repeated.iter().map(|report| report.start))
+    }
+
+    /// Forgets what began at `start` or just after it, as clocks tell it, and says how many bytes that was. What another replica may have too goes with the rest: the numbers of its reports
+    /// must not be known here any longer than they are.
+    fn forget_slot(&mut self, start: Instant) -> usize {
+        let before = self.size();
+        self.slots.retain(|slot| slot.start > start + SLOT / 2);
+        self.repeated.retain(|report| report.start > start + SLOT / 2);
+        before - self.size()
     }
 
     /// Bytes that it takes, about.
@@ -323,6 +345,11 @@ impl History {
     /// When it was heard.
     pub fn spans(&self) -> &Spans {
         &self.spans
+    }
+
+    /// The memory that has what came before it was last heard without a gap, as it says; 0 if it does not.
+    pub fn kept_by(&self) -> u64 {
+        self.kept_by
     }
 
     /// Whether it was not heard of for so long that it may be speaking to another replica: if it has open connections, it tells of these.

@@ -67,7 +67,8 @@ impl Requests {
     pub(super) fn of(counts: &RequestCounts) -> Self {
         let peer = Peer { pod: String::new(), ..Peer::of(counts.peer.as_ref(), "") };
         let inbound = counts.direction() == Direction::Inbound;
-        let service = (!inbound && !counts.service.is_empty()).then(|| Box::new(ToService::of(counts, &peer)));
+        let is_for_one = !counts.service.is_empty() || !counts.backend.is_empty();
+        let service = (!inbound && is_for_one).then(|| Box::new(ToService::of(counts, &peer)));
         Self { inbound, authority: cut(&counts.authority).to_owned(), peer, service }
     }
 
@@ -82,13 +83,14 @@ impl Requests {
 impl ToService {
     fn of(counts: &RequestCounts, peer: &Peer) -> Self {
         let text = |text: &str| cut(text).to_owned();
+        let backend = if counts.service.is_empty() { &counts.backend } else { &counts.service };
         let Some(meant) = &counts.meant else {
             // An older proxy says it of the peer only.
             let backend = (peer.namespace.clone(), text(&counts.service));
             return Self { meant: backend.clone(), backend, port: 0, route: String::new() };
         };
         Self {
-            backend: (text(&counts.service_namespace), text(&counts.service)),
+            backend: (text(&counts.service_namespace), text(backend)),
             meant: (text(&meant.namespace), text(&meant.name)),
             port: u16::try_from(meant.port).unwrap_or_default(),
             route: text(&meant.route),

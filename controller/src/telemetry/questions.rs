@@ -16,7 +16,7 @@ use super::{
     history::History,
     names::Name,
     select,
-    series::{self, Steps},
+    series::Steps,
     slots::Now,
 };
 
@@ -48,8 +48,8 @@ pub struct Told<K> {
 pub enum Of {
     /// All that were heard for all of the window, and lately: so that it need not be told for each of them.
     All,
-    /// One, by its number.
-    One(u64),
+    /// One, by its number, and the memory that has what came before; 0 if it is not known.
+    One(u64, u64),
     /// One, in a report that another replica may have added as well: number, incarnation and sequence.
     Repeated(u64, u64, u64),
 }
@@ -77,6 +77,7 @@ impl Counted {
             reporter: reporter_number(history.reporter()),
             spans: history.spans().to_wire(self.now),
             repeated_reports: repeated.collect(),
+            kept_by: history.kept_by(),
         }
     }
 
@@ -120,9 +121,8 @@ impl Counted {
         })
     }
 
-    /// The requests of everything that `selector` takes in, by step.
+    /// The requests of everything that `selector` takes in, by step; not of steps that have none.
     pub fn series(&self, selector: &ResourceSelection, steps: &Steps) -> Told<usize> {
-        let count = steps.count.min(series::STEPS_MAX) as usize;
         let (mut found, mut proxies) = (Found::new(), Vec::new());
         let window_ms = ms(self.limited(Duration::from_millis(self.now.unix_ms.saturating_sub(steps.first_ms))));
         for history in &self.histories {
@@ -143,20 +143,20 @@ impl Counted {
             let repeated = history.repeated(self.now, steps.first_ms);
             let repeated = repeated
                 .map(|((process, sequence), date, counts)| (Of::Repeated(number, process, sequence), date, counts));
-            let mut by_report: BTreeMap<Of, Vec<Counts>> = BTreeMap::new();
+            // A repeated report is in one slot, and so in one step.
+            let mut by_step: BTreeMap<(usize, Of), Counts> = BTreeMap::new();
             for (of, date, slot) in slots.chain(repeated) {
-                let counts = by_report.entry(of).or_insert_with(|| vec![Counts::default(); count]);
-                let Some(step) = steps.index(date).and_then(|index| counts.get_mut(index)) else { continue };
-                let rows = slot.rows().filter(|(number, _)| asked_for.get(*number as usize) == Some(&true));
-                rows.for_each(|(_, row)| row.add_requests(step));
+                let Some(step) = steps.index(date) else { continue };
+                for (_, row) in slot.rows().filter(|(number, _)| asked_for.get(*number as usize) == Some(&true)) {
+                    row.add_requests(by_step.entry((step, of)).or_default());
+                }
             }
-            if !by_report.is_empty() {
+            by_step.retain(|_, counts| counts.total() > 0);
+            if !by_step.is_empty() {
                 proxies.push(proxy);
             }
-            for (of, counts) in by_report {
-                for (step, counts) in counts.into_iter().enumerate() {
-                    add(&mut found, (step, of), counts, Tcp::default(), window_ms);
-                }
+            for (key, counts) in by_step {
+                add(&mut found, key, counts, Tcp::default(), window_ms);
             }
         }
         Told { found, heard: self.heard(proxies) }
@@ -179,7 +179,7 @@ impl Counted {
             let number = proxy.reporter;
             let covered = history.spans().covers(self.now, whole);
             let is_one = covered < whole || history.is_quiet(self.now) || !proxy.repeated_reports.is_empty();
-            let of = if is_one { Of::One(number) } else { Of::All };
+            let of = if is_one { Of::One(number, history.kept_by()) } else { Of::All };
             let covered_ms = ms(self.limited(covered));
             let slots = history.slots(self.now, from).map(|(_, counts)| (of, counts));
             let repeated = history.repeated(self.now, from);

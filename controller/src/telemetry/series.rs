@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use conduit_api::{
-    proto::public::{SeriesPoint, SeriesRequest},
+    proto::{
+        peer,
+        public::{SeriesPoint, SeriesRequest},
+    },
     window::resolution,
 };
 
-use super::counts::{Counts, Traffic};
+use super::{
+    counts::{Counts, Traffic},
+    questions::{Found, Of},
+};
 
 /// More points than this are wider than most screens.
 pub const STEPS_MAX: u32 = 360;
@@ -73,9 +79,42 @@ impl Steps {
     }
 }
 
+/// What was found by step, as replicas tell each other: each with its number.
+pub fn numbered(found: Found<usize>) -> Vec<peer::Counts> {
+    let step = |((step, of), traffic): ((usize, Of), Traffic)| peer::Counts {
+        step: u32::try_from(step).ok(),
+        ..traffic.to_wire(of)
+    };
+    found.into_iter().map(step).collect()
+}
+
+/// The same for older releases: all steps in their order, and in them what another replica may have told as well.
+pub fn in_order(found: &Found<usize>, steps: &Steps) -> Vec<peer::Counts> {
+    let mut all = vec![Traffic::default(); steps.count.min(STEPS_MAX) as usize];
+    for ((step, _), traffic) in found {
+        if let Some(sum) = all.get_mut(*step) {
+            sum.merge(traffic);
+        }
+    }
+    all.iter().map(|traffic| traffic.to_wire(Of::All)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_told_by_number_and_to_older_releases_in_their_order() {
+        let traffic = |success| Traffic { requests: Counts { success, ..Counts::default() }, ..Traffic::default() };
+        let found: Found<usize> =
+            [((1, Of::All), traffic(5)), ((1, Of::Repeated(1, 2, 3)), traffic(7)), ((3, Of::All), traffic(9))].into();
+        let in_order = in_order(&found, &steps(20_000, 5_000).unwrap());
+        assert_eq!(in_order.iter().map(|counts| counts.success).collect::<Vec<_>>(), [0, 12, 0, 9]);
+        assert!(in_order.iter().all(|counts| counts.report.is_none()));
+        let numbered = numbered(found);
+        let told = numbered.iter().map(|counts| (counts.step, counts.success, counts.report.is_some()));
+        assert!(told.eq([(Some(1), 5, false), (Some(1), 7, true), (Some(3), 9, false)]));
+    }
 
     fn steps(window_ms: u32, step_ms: u32) -> Result<Steps, String> {
         Steps::of(&SeriesRequest { selector: None, window_ms, step_ms }, 1_000_007_000)

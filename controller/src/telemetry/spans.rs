@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::slots::Now;
 
-/// Times that one replica has heard a proxy in: it goes and comes back when controllers are restarted. Past it the oldest two are one, and what was
-/// between them counts as heard.
+/// Times that one replica has heard a proxy in: it goes and comes back when controllers are restarted. Past it the oldest is forgotten: what was between
+/// two of them is nothing that was heard here.
 const SPANS_MAX: usize = 16;
 
 /// Reports without a gap, and when they came.
@@ -29,26 +29,22 @@ struct Span {
 pub struct Spans(VecDeque<Span>);
 
 impl Spans {
-    /// Another report, of the last `interval`.
-    pub fn add(&mut self, now: Now, (incarnation, sequence): (u64, u64), interval: Duration) {
+    /// Another report, of the last `interval`, and whether it follows the last one.
+    pub fn add(&mut self, now: Now, (incarnation, sequence): (u64, u64), interval: Duration) -> bool {
         let to = now.monotonic;
         if let Some(span) = self.0.back_mut()
             && (span.incarnation, span.last.checked_add(1)) == (incarnation, Some(sequence))
         {
             (span.last, span.to) = (sequence, to);
-            return;
+            return true;
         }
         let from = to.checked_sub(interval).unwrap_or(to);
         self.0.retain(|span| now.since(span.to) < WINDOW_MAX);
         self.0.push_back(Span { incarnation, first: sequence, last: sequence, from, to });
-        if self.0.len() > SPANS_MAX
-            && let (Some(oldest), Some(next)) = (self.0.pop_front(), self.0.front_mut())
-        {
-            next.from = oldest.from;
-            if next.incarnation == oldest.incarnation {
-                next.first = oldest.first;
-            }
+        if self.0.len() > SPANS_MAX {
+            self.0.pop_front();
         }
+        false
     }
 
     /// What came before `from` is forgotten.
@@ -166,7 +162,7 @@ mod tests {
         let mut spans = Spans::default();
         let second = Duration::from_secs(1);
         for number in 1..=10 {
-            spans.add(at(number), (7, number), second);
+            assert_eq!(spans.add(at(number), (7, number), second), number > 1);
         }
         assert_eq!(spans.to_wire(at(10)), [span(7, (1, 10), (10, 0))]);
         for times in 0..2 * SPANS_MAX as u64 {
@@ -174,10 +170,10 @@ mod tests {
         }
         let told = spans.to_wire(at(400));
         assert_eq!(told.len(), SPANS_MAX);
-        assert_eq!((told[0].first, told[0].from_ms_ago), (1, 400_000));
+        assert_eq!((told[0].first, told[0].last, told[0].from_ms_ago), (180, 180, 221_000));
         // Whatever a proxy says.
         let mut endless = spans.clone();
-        (0..2).for_each(|_| endless.add(at(400), (7, u64::MAX), second));
+        (0..2).for_each(|_| assert!(!endless.add(at(400), (7, u64::MAX), second)));
         assert_eq!(endless.to_wire(at(400)).len(), SPANS_MAX);
         spans.forget(start + Duration::from_secs(275));
         assert_eq!(spans.covers(at(330), Duration::from_secs(60)), Duration::from_secs(6));
@@ -188,7 +184,9 @@ mod tests {
         let start = Instant::now();
         let at = |second: u64| Now { monotonic: start + Duration::from_secs(second), unix_ms: second * 1000 };
         let mut spans = Spans::default();
-        (1..=50).for_each(|number| spans.add(at(number), (7, number), Duration::from_secs(1)));
+        for number in 1..=50 {
+            spans.add(at(number), (7, number), Duration::from_secs(1));
+        }
         assert_eq!(spans.covers(at(50), Duration::from_secs(60)), Duration::from_secs(60));
         spans.forget(start + Duration::from_secs(30));
         assert_eq!(spans.covers(at(50), Duration::from_secs(60)), Duration::from_secs(20));

@@ -152,7 +152,8 @@ fn a_service_gets_what_clients_ask_it_for() {
 fn routed(service: &str, route: &str, backend: &str, peer: Option<&str>, success: u64, failure: u64) -> RequestCounts {
     let meant = wire::Meant { namespace: "ns".into(), name: service.into(), port: 80, route: route.into() };
     RequestCounts {
-        service: backend.into(),
+        service: if peer.is_some() { backend.into() } else { String::new() },
+        backend: if peer.is_some() { String::new() } else { backend.into() },
         service_namespace: "ns".into(),
         meant: Some(meant),
         ..counts(Direction::Outbound, peer, success, failure, 1_500)
@@ -343,7 +344,7 @@ fn who_has_more_than_a_share_forgets_and_answers_say_what_is_left() {
     };
     assert_eq!(covered("web-0"), (Of::All, 195_000, 400));
     let (of, covered_ms, requests) = covered("hog-0");
-    assert!(matches!(of, Of::One(_)), "{of:?}");
+    assert!(matches!(of, Of::One(..)), "{of:?}");
     assert!((5_000..100_000).contains(&covered_ms), "{covered_ms}");
     // A thousand in each slot of which something is known.
     assert_eq!(requests, u64::from(covered_ms / 5_000 + 1) * 1_000);
@@ -661,7 +662,7 @@ fn covered(telemetry: &Telemetry, now: Now, pod: &str) -> (bool, u32) {
     let request = StatRequest { selector: Some(selection("pod", pod)), ..StatRequest::default() };
     let found = telemetry.counted(now).stat(Duration::from_secs(60), &request).found;
     let ((_, of), traffic) = found.into_iter().next().unwrap();
-    (matches!(of, Of::One(_)), traffic.requests_over.ms())
+    (matches!(of, Of::One(..)), traffic.requests_over.ms())
 }
 
 #[test]
@@ -712,6 +713,42 @@ fn repeated_reports_are_few_and_none_is_lost() {
     assert_eq!(query(&telemetry, at(start, 95), "pod", None), [("web-0".into(), 40 - 34 + 9 * 999, 0)]);
     let sizes: usize = telemetry.histories.values().map(|history| history.size()).sum();
     assert_eq!(telemetry.size(), sizes);
+}
+
+#[test]
+fn what_another_replica_may_have_goes_with_the_slots_of_its_time() {
+    let start = Instant::now();
+    let mut history = History::new(std::sync::Arc::new(reporter("web-0")), at(start, 0));
+    for sequence in 1..=20 {
+        let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
+        let report = ReportRequest { is_repeated: sequence % 5 == 0, ..report(sequence, requests) };
+        history.report(at(start, sequence * 5), report);
+    }
+    history.shrink(history.size() * 3 / 4);
+    let now = at(start, 101);
+    let repeated: Vec<_> = history.repeated(now, 0).map(|((_, sequence), date, _)| (sequence, date)).collect();
+    assert!(repeated.len() > 1 && repeated.len() < 4 && repeated.last().unwrap().0 == 20, "{repeated:?}");
+    let oldest = history.slots(now, 0).map(|(date, _)| date).min().unwrap();
+    assert!(repeated.iter().all(|(_, date)| *date >= oldest));
+    // Of those that are gone nobody is told that they are here.
+    assert_eq!(history.spans().to_wire(now)[0].first, 20);
+    history.shrink(0);
+    assert_eq!((history.repeated(now, 0).count(), history.slots(now, 0).count()), (0, 0));
+}
+
+#[test]
+fn older_releases_are_told_who_has_the_rest() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    for (sequence, previous_memory) in [(50, 77), (51, MEMORY)] {
+        let requests = vec![counts(Direction::Inbound, None, 1, 0, 1_000)];
+        let report = ReportRequest { previous_memory, ..report(sequence, requests) };
+        telemetry.report(at(start, 50 + sequence), reporter("web-0"), report);
+    }
+    let request = StatRequest { selector: Some(selection("pod", "")), ..StatRequest::default() };
+    let told = telemetry.counted(at(start, 110)).stat(Duration::from_secs(60), &request);
+    let kept_by: Vec<_> = told.found.iter().map(|((_, of), traffic)| traffic.to_wire(*of).kept_by).collect();
+    assert_eq!((kept_by, told.heard.proxies[0].kept_by), (vec![77], 77));
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! What several replicas have heard of the same proxies, so that nothing is counted twice and rates are over all of the time. Pure.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry};
 
-use conduit_api::proto::peer::{Counts, Heard, ReportId};
+use conduit_api::proto::peer::{Counts, Heard, HeardProxy, ReportId};
 
 use super::spans;
+
+/// From it on replicas say when they have heard each proxy.
+const SPANS_LEVEL: u32 = 2;
 
 /// A report: of which proxy, of which of its processes, and its number.
 type Report = (u64, u64, u64);
@@ -22,21 +25,35 @@ pub struct Together {
 impl Together {
     /// Of answers in their order, about the last `whole_ms`.
     pub fn of(answers: &[&Heard], whole_ms: u32) -> Self {
-        let mut by_proxy = BTreeMap::<u64, Vec<_>>::new();
-        let mut repeated = BTreeMap::new();
+        let (mut by_proxy, mut repeated) = (BTreeMap::<u64, Vec<_>>::new(), BTreeMap::new());
+        // They do not say when they have heard a proxy, but they have what they have heard.
+        let older = answers.iter().filter(|heard| heard.level < SPANS_LEVEL && heard.memory > 0);
+        let older: Vec<_> = older.map(|heard| heard.memory).collect();
+        let mut is_with_older = BTreeSet::new();
         for (at, proxy) in answers.iter().enumerate().flat_map(|(at, heard)| heard.proxies.iter().map(move |p| (at, p)))
         {
             by_proxy.entry(proxy.reporter).or_default().extend(proxy.spans.iter().copied());
+            if older.contains(&proxy.kept_by) {
+                is_with_older.insert(proxy.reporter);
+            }
             for ReportId { incarnation, sequence } in &proxy.repeated_reports {
                 if let Entry::Vacant(new) = repeated.entry((proxy.reporter, *incarnation, *sequence)) {
                     new.insert(Some(at));
                 }
             }
         }
-        let over = |spans| spans::covered_ms(spans, whole_ms.into()) as u32;
-        let over_ms = by_proxy.into_iter().map(|(proxy, spans)| (proxy, over(spans))).collect();
+        let over = |(proxy, spans)| {
+            let is_whole = is_with_older.contains(&proxy);
+            (proxy, if is_whole { whole_ms } else { spans::covered_ms(spans, whole_ms.into()) as u32 })
+        };
+        let over_ms = by_proxy.into_iter().map(over).collect();
+        // Of twenty thousand proxies each has some: they are looked for by their numbers.
+        let by_number: Vec<_> = answers.iter().map(|heard| by_number(heard)).collect();
         for (report, counts) in &mut repeated {
-            if answers.iter().any(|heard| has_added(heard, *report)) {
+            let of = |proxies: &HashMap<u64, Vec<&HeardProxy>>| {
+                proxies.get(&report.0).is_some_and(|proxies| proxies.iter().any(|proxy| has_added(proxy, *report)))
+            };
+            if by_number.iter().any(of) {
                 *counts = None;
             }
         }
@@ -68,15 +85,19 @@ impl Together {
     }
 }
 
-/// Whether a replica has a report among those of which it knows no other that could have it.
-fn has_added(heard: &Heard, (reporter, incarnation, sequence): Report) -> bool {
-    heard.proxies.iter().filter(|proxy| proxy.reporter == reporter).any(|proxy| {
-        let is_in = |span: &&conduit_api::proto::peer::Span| {
-            span.incarnation == incarnation && (span.first..=span.last).contains(&sequence)
-        };
-        let is_repeated = proxy.repeated_reports.contains(&ReportId { incarnation, sequence });
-        proxy.spans.iter().any(|span| is_in(&span)) && !is_repeated
-    })
+/// What a replica has heard, by whom; several have the same number if their identities differ.
+fn by_number(heard: &Heard) -> HashMap<u64, Vec<&HeardProxy>> {
+    let mut proxies = HashMap::<_, Vec<_>>::new();
+    heard.proxies.iter().for_each(|proxy| proxies.entry(proxy.reporter).or_default().push(proxy));
+    proxies
+}
+
+/// Whether a replica has a report of a proxy among those of which it knows no other that could have it.
+fn has_added(proxy: &HeardProxy, (_, incarnation, sequence): Report) -> bool {
+    let is_in = |span: &conduit_api::proto::peer::Span| {
+        span.incarnation == incarnation && (span.first..=span.last).contains(&sequence)
+    };
+    proxy.spans.iter().any(is_in) && !proxy.repeated_reports.contains(&ReportId { incarnation, sequence })
 }
 
 #[cfg(test)]
@@ -98,6 +119,7 @@ mod tests {
             reporter: 5,
             spans: spans.iter().map(span).collect(),
             repeated_reports: repeated_reports.collect(),
+            kept_by: 0,
         };
         Heard { level: 2, proxies: vec![proxy], ..Heard::default() }
     }
@@ -121,6 +143,18 @@ mod tests {
         let all = Together::of(&[&first, &second, &third], 60_000);
         assert_eq!([1, 2].map(|at| all.takes(at, &repeated(10))), [true, false]);
         assert!(all.takes(2, &Counts { reporter: 5, ..Counts::default() }), "all else counts");
+    }
+
+    #[test]
+    fn what_an_older_replica_has_counts_as_heard_as_long_as_it_answers() {
+        let mut moved = Heard { level: 2, ..heard(&[(11, 20, 20, 0)], &[]) };
+        moved.proxies[0].kept_by = 77;
+        let row = Counts { reporter: 5, covered_ms: 20_000, kept_by: 77, ..Counts::default() };
+        for (level, memory, over_ms) in [(1, 77, 60_000), (1, 78, 20_000), (2, 77, 20_000)] {
+            let older = Heard { level, memory, ..Heard::default() };
+            let together = Together::of(&[&moved, &older], 60_000);
+            assert_eq!((together.over_ms(2, &row), together.least_ms()), (Some(over_ms), over_ms), "{level} {memory}");
+        }
     }
 
     #[test]

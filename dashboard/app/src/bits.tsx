@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 
-import { type Figures, figures, health, latency, nameOf, NONE, percent, rate, timeOfDay, wholePercent, whatIsMissing } from "./figures";
+import { type Figures, figures, health, nameOf, NONE, percent, percentile, rate, timeOfDay, wholePercent, whatIsMissing } from "./figures";
 import type { Live } from "./live";
 import { KINDS, linkTo } from "./route";
 import type { Column } from "./table";
@@ -43,9 +43,9 @@ export function figureColumns<Row>(stats: (row: Row) => Stats | null | undefined
   return [
     { ...figure("SR", "success", percent, of), show: (row) => <Success of={of(row)?.success} /> },
     figure("RPS", "rps", rate, of),
-    figure("P50", "p50", latency, of),
-    figure("P95", "p95", latency, of),
-    figure("P99", "p99", latency, of),
+    figure("P50", "p50", percentile, of),
+    figure("P95", "p95", percentile, of),
+    figure("P99", "p99", percentile, of),
     figure("TLS", "tls", wholePercent, of),
   ];
 }

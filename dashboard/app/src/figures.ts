@@ -60,6 +60,9 @@ export function latency(us: number): string {
   return `${(us / 1_000_000).toFixed(2)} s`;
 }
 
+/** Of many: it is not known of what nobody has answered. */
+export const percentile = (us: number): string => (us > 0 ? latency(us) : NONE);
+
 export type Health = "good" | "fair" | "bad" | "none";
 
 /** Where eyes should go first: a failure in a hundred is worth a look, one in twenty is trouble. */

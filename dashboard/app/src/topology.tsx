@@ -1,6 +1,6 @@
 // Who calls whom, drawn. The table of the same beside it says it in words.
 
-import { figures, health, latency, nameOf, NONE, percent, rate } from "./figures";
+import { figures, health, nameOf, NONE, percent, percentile, rate } from "./figures";
 import { layered, type Laid } from "./graph";
 import { KINDS, linkTo } from "./route";
 import { type Column, Table } from "./table";
@@ -189,7 +189,7 @@ function Padlock({ x, y }: { x: number; y: number }) {
 
 function describe(edge: Edge): string {
   const has = figures(edge.stats);
-  const traffic = has ? `${percent(has.success)}, ${rate(has.rps)} rps, p99 ${latency(has.p99)}` : "bytes only";
+  const traffic = has ? `${percent(has.success)}, ${rate(has.rps)} rps, p99 ${percentile(has.p99)}` : "bytes only";
   return `${traffic}, ${edge.secured ? "mutual TLS" : edge.noTlsReason || "not secured"}`;
 }
 

@@ -10,12 +10,20 @@ use std::{
 /// Label sets of one kind in one proxy. Past it, what is new is counted under [`LabelSet::past_the_budget`]: a caller that
 /// makes names up must not fill the memory of everybody who looks at metrics.
 pub const LABEL_SETS_MAX: usize = 1000;
+/// Those past it that are told apart by what nobody makes up: the services and routes of a client, of which a hundred are many, on each thread.
+const CONFIGURED_MAX: usize = 500;
 
 /// What is counted together.
 pub trait LabelSet: Clone + Ord + Hash {
     /// What it is counted as when there are too many. Of these there are few.
     #[must_use]
     fn past_the_budget(&self) -> Self;
+
+    /// What it is counted as before that, as long as there is room for it: by what comes from configuration, and is no more than that.
+    #[must_use]
+    fn configured(&self) -> Self {
+        self.past_the_budget()
+    }
 }
 
 /// The counters of all threads; clones are the same.
@@ -70,14 +78,25 @@ impl<L: LabelSet, C: Default> ThreadRegistry<L, C> {
         if let Some(counters) = self.own.borrow().get(labels) {
             return counters.clone();
         }
-        let is_full = self.shared.locked().len() >= LABEL_SETS_MAX;
-        let labels = if is_full { labels.past_the_budget() } else { labels.clone() };
+        let labels = self.within_the_budget(labels);
         let register = |labels: &L| {
             let counters = Arc::<C>::default();
             self.shared.locked().push((labels.clone(), counters.clone()));
             counters
         };
         self.own.borrow_mut().entry(labels).or_insert_with_key(register).clone()
+    }
+
+    fn within_the_budget(&self, labels: &L) -> L {
+        let known = self.shared.locked().len();
+        if known < LABEL_SETS_MAX {
+            return labels.clone();
+        }
+        let configured = labels.configured();
+        if known < LABEL_SETS_MAX + CONFIGURED_MAX || self.own.borrow().contains_key(&configured) {
+            return configured;
+        }
+        labels.past_the_budget()
     }
 }
 
@@ -99,12 +118,33 @@ mod tests {
         assert!(totals[&labels(OTHER)].requests >= 4 * LABEL_SETS_MAX as u64);
     }
 
+    /// Whoever makes names up must not hide how routes fare.
+    #[test]
+    fn past_the_budget_services_and_routes_are_told_apart() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        for i in 0..3 * LABEL_SETS_MAX {
+            let meant = Meant { name: "web".into(), route: format!("route-{}", i % 3), ..Meant::default() };
+            let backend = Some(("shop".to_owned(), "web".to_owned()));
+            let meant = Some(Arc::new(meant));
+            thread.requests(&Labels { meant, backend, ..labels(&format!("made-up-{i}")) }).requests.add(1);
+        }
+        let totals = telemetry.requests();
+        let by_route = |route: &str| {
+            let of_route = |labels: &Labels| labels.meant.as_ref().is_some_and(|meant| meant.route == route);
+            let totals = totals.iter().filter(|(labels, _)| of_route(labels));
+            totals.map(|(_, totals)| totals.requests).sum::<u64>()
+        };
+        assert_eq!(["route-0", "route-1", "route-2", OTHER].map(by_route), [1000, 1000, 1000, 0]);
+        assert_eq!(totals.len(), LABEL_SETS_MAX + 3);
+    }
+
     /// What fails must not go unnoticed because there is much of it.
     #[test]
     fn what_is_past_the_budget_is_said_to_be_for_some_service() {
         let telemetry = Telemetry::default();
         let thread = telemetry.thread();
-        for i in 0..LABEL_SETS_MAX + 7 {
+        for i in 0..LABEL_SETS_MAX + CONFIGURED_MAX + 7 {
             let meant = Some(Arc::new(Meant { name: format!("service-{i}"), ..Meant::default() }));
             let backend = Some(("shop".to_owned(), format!("service-{i}")));
             thread.requests(&Labels { meant, backend, ..labels("web") }).fail(503);

@@ -56,7 +56,7 @@ struct Reports {
     refreshed_at: Option<Instant>,
     /// The reports that are not known to have been taken, and the sums that they lead to.
     untold: Option<(VecDeque<ReportRequest>, Sums)>,
-    /// The first of them was handed out before.
+    /// The first of them was sent before.
     is_repeated: bool,
     /// Who has taken the last one.
     memory: u64,
@@ -161,8 +161,12 @@ impl Reports {
             self.untold = Some((parts, sums));
         }
         let next = self.untold.as_ref().and_then(|(reports, _)| reports.front().cloned())?;
-        let is_repeated = std::mem::replace(&mut self.is_repeated, true);
-        Some(ReportRequest { previous_memory: self.memory, is_repeated, ..next })
+        Some(ReportRequest { previous_memory: self.memory, is_repeated: self.is_repeated, ..next })
+    }
+
+    /// It is sent now: if nobody says that it was taken, it may have been all the same.
+    fn sent(&mut self) {
+        self.is_repeated = true;
     }
 
     /// It was taken, by a controller that keeps it there; one that has not taken the last one does not know yet what is open.
@@ -232,7 +236,7 @@ impl Reporter {
             while let Some(report) = reports.next(Instant::now(), || Sums::of(&self.telemetry)) {
                 let late = reports.told_at.elapsed() >= INTERVAL;
                 let report = ReportRequest { namespace: self.namespace.clone(), pod: self.pod.clone(), ..report };
-                match self.report(report).await {
+                match self.report(report, || reports.sent()).await {
                     Ok(memory) => reports.taken(memory),
                     Err(error) => {
                         debug!(error = %format_args!("{error:#}"), "a report waits for the next turn");
@@ -247,10 +251,11 @@ impl Reporter {
         }
     }
 
-    /// Where it is kept.
-    async fn report(&self, report: ReportRequest) -> anyhow::Result<u64> {
+    /// Where it is kept; `sent` is called once there is somebody to send it to.
+    async fn report(&self, report: ReportRequest, sent: impl FnOnce()) -> anyhow::Result<u64> {
         let shared = timeout(REPORT_TIMEOUT, self.controllers.shared()).await??;
         let mut client = TelemetryClient::new(shared.channel.clone());
+        sent();
         let reported = timeout(REPORT_TIMEOUT, client.report(report)).await;
         if !matches!(reported, Ok(Ok(_))) {
             self.controllers.give_up(&shared).await;
@@ -266,6 +271,8 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
     let success = by_success(after, true) - by_success(before, true);
     let failure = by_success(after, false) - by_success(before, false);
     let latency = latency_since(&before.latency, &after.latency);
+    let (namespace, name) = labels.backend.clone().unwrap_or_default();
+    let has_peer = labels.destination.is_some();
     (success + failure > 0 || !latency.is_empty()).then(|| RequestCounts {
         direction: direction(labels.direction).into(),
         authority: labels.authority.clone(),
@@ -275,8 +282,9 @@ fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<Re
         failure,
         latency,
         peer_pod: peer_pod(labels.destination.as_deref()),
-        service: labels.backend.as_ref().map(|(_, name)| name.clone()).unwrap_or_default(),
-        service_namespace: labels.backend.as_ref().map(|(namespace, _)| namespace.clone()).unwrap_or_default(),
+        service: if has_peer { name.clone() } else { String::new() },
+        service_namespace: namespace,
+        backend: if has_peer { String::new() } else { name },
         meant: labels.meant.as_deref().map(meant),
     })
 }
@@ -383,6 +391,9 @@ mod tests {
         assert_eq!((first.sequence, first.interval_ms, first.requests[0].success), (1, 2_000, 1));
         counters.end(End::Http(200));
         counters.end(End::Http(200));
+        // There was nobody to send it to.
+        assert_eq!(reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry)), Some(first.clone()));
+        reports.sent();
         let again = ReportRequest { is_repeated: true, ..first.clone() };
         assert_eq!(
             (first.is_repeated, reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry))),
@@ -456,13 +467,32 @@ mod tests {
         assert_eq!(requests[0].latency.iter().map(|bucket| bucket.count).collect::<Vec<_>>(), [1]);
     }
 
-    fn opened(thread: &ThreadTelemetry, service: Option<&str>) {
-        let peer = Peer {
+    fn peer_of(service: Option<&str>) -> Peer {
+        Peer {
             namespace: "ns".into(),
             pod: "db-0".into(),
             workload: Some(("statefulset".into(), "db".into())),
             service: service.map(ToOwned::to_owned),
-        };
+        }
+    }
+
+    /// An older controller looks there for the namespace.
+    #[test]
+    fn what_nobody_got_is_of_no_service_that_a_peer_would_say_the_namespace_of() {
+        let backend = Some(("ns".to_owned(), "db".to_owned()));
+        let nobody = Labels { direction: Direction::Outbound, backend, ..crate::telemetry::tests::labels("db") };
+        let somebody = Labels { destination: Some(Arc::new(peer_of(Some("db")))), ..nobody.clone() };
+        for (labels, service, backend) in [(nobody, "", "db"), (somebody, "db", "")] {
+            let telemetry = Telemetry::default();
+            telemetry.thread().requests(&labels).fail(503);
+            let counts = Sums::of(&telemetry).since(&Sums::default(), false).0.remove(0);
+            let told = (counts.service.as_str(), counts.backend.as_str(), counts.service_namespace.as_str());
+            assert_eq!((told, counts.peer.is_some()), ((service, backend, "ns"), backend.is_empty()));
+        }
+    }
+
+    fn opened(thread: &ThreadTelemetry, service: Option<&str>) {
+        let peer = peer_of(service);
         let labels = ConnectionLabels {
             direction: Direction::Outbound,
             side: Side::Destination,

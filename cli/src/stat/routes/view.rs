@@ -55,7 +55,8 @@ pub(super) fn json<'a>(answers: &'a [(Kind, StatResponse)], coverage: &Coverage)
 fn json_row(row: &StatRow) -> JsonRow<'_> {
     let (namespace, kind, name) = resource(row);
     let figures = row.stats.as_ref().and_then(Figures::new);
-    let latency_ms = |index: usize| figures.map(|figures| figures.latencies_us[index] as f64 / 1000.0);
+    let latency_ms =
+        |index: usize| figures.and_then(|figures| figures.latencies_us[index]).map(|us| us as f64 / 1000.0);
     let (service, route) = service_and_route(row);
     JsonRow {
         namespace,
@@ -111,7 +112,7 @@ fn table(rows: Vec<&StatRow>, wide: bool) -> Table {
         let own = if kind == "namespace" { name } else { namespace };
         let near = service.strip_prefix(own).and_then(|rest| rest.strip_prefix('/')).unwrap_or(service);
         let figures = row.stats.as_ref().and_then(Figures::new).map(|figures| {
-            let [p50, p95, p99] = figures.latencies_us.map(latency);
+            let [p50, p95, p99] = figures.latencies_us.map(|us| us.map_or_else(|| "-".to_owned(), latency));
             [format!("{:.2}%", figures.success * 100.0), format!("{:.1}rps", figures.rps), p50, p95, p99]
         });
         let figures = figures.unwrap_or_else(|| std::array::from_fn(|_| "-".to_owned()));

@@ -1,5 +1,5 @@
 import { Dot, Missing, Partial, Section, Tile, figureColumns, Link } from "../bits";
-import { figures, latency, NONE, percent, rate, wholePercent } from "../figures";
+import { figures, NONE, percent, percentile, rate, wholePercent } from "../figures";
 import type { Live } from "../live";
 import { type Column, Table } from "../table";
 import { Topology } from "../topology";
@@ -97,7 +97,7 @@ function Totals({ rows, pods, objectives }: { rows: StatRow[]; pods: Pod[] | und
     <dl class="tiles">
       <Tile name="Success rate">{has ? percent(has.success) : NONE}</Tile>
       <Tile name="Requests per second">{has ? rate(has.rps) : NONE}</Tile>
-      <Tile name="Highest p99">{has ? latency(slowest) : NONE}</Tile>
+      <Tile name="Highest p99">{has ? percentile(slowest) : NONE}</Tile>
       <Tile name="TLS">{has ? wholePercent(has.tls) : NONE}</Tile>
       <Tile name="Alerts">{objectives ? firing(objectives) : NONE}</Tile>
       <Tile name="Meshed pods">{pods ? `${meshed} / ${pods.length}` : NONE}</Tile>

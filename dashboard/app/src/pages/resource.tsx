@@ -2,7 +2,7 @@ import { useMemo } from "preact/hooks";
 
 import { figureColumns, Link, Missing, Partial, Section, Success, Tile } from "../bits";
 import { Chart } from "../chart";
-import { figures, latency, nameOf, NONE, rate, wholePercent } from "../figures";
+import { figures, latency, nameOf, NONE, percentile, rate, wholePercent } from "../figures";
 import type { Live } from "../live";
 import { linkTo, type Place } from "../route";
 import { type Column, Table } from "../table";
@@ -78,9 +78,9 @@ function Tiles({ row }: { row: StatRow | undefined }) {
         <Success of={has?.success} />
       </Tile>
       <Tile name="Requests per second">{has ? rate(has.rps) : NONE}</Tile>
-      <Tile name="P50">{has ? latency(has.p50) : NONE}</Tile>
-      <Tile name="P95">{has ? latency(has.p95) : NONE}</Tile>
-      <Tile name="P99">{has ? latency(has.p99) : NONE}</Tile>
+      <Tile name="P50">{has ? percentile(has.p50) : NONE}</Tile>
+      <Tile name="P95">{has ? percentile(has.p95) : NONE}</Tile>
+      <Tile name="P99">{has ? percentile(has.p99) : NONE}</Tile>
       <Tile name="TLS">{has ? wholePercent(has.tls) : NONE}</Tile>
       <Tile name="Meshed">{row ? `${row.meshedPods}/${row.runningPods}` : NONE}</Tile>
     </dl>
@@ -123,9 +123,8 @@ function curves({ points: all }: Series) {
   const [first, second] = points;
   const stepMs = first && second ? Number(second.startMs) - Number(first.startMs) : 5000;
   const perSecond = (count: string) => (Number(count) * 1000) / stepMs;
-  const counted = (point: Series["points"][number]) => Number(point.successCount) + Number(point.failureCount) > 0;
   const quantile = (key: "latencyP50Us" | "latencyP95Us" | "latencyP99Us") =>
-    points.map((point) => (counted(point) ? Number(point[key]) : null));
+    points.map((point) => (Number(point[key]) > 0 ? Number(point[key]) : null));
   return {
     times: points.map((point) => Number(point.startMs) / 1000),
     requests: [
