@@ -9,12 +9,11 @@
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::{
-    state::MeshState,
+    state::{LAYOUT, MeshState},
     store::{decode as parse, encode as write},
 };
 
 const MAGIC: &[u8; 7] = b"CONDUIT";
-const VERSION: u8 = 1;
 const DIGEST_BYTES: usize = 32;
 /// The largest one that is taken: a hundred thousand endpoints are a tenth of it.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -26,7 +25,7 @@ pub enum BackupError {
     #[error("this is not a snapshot of a Conduit control plane")]
     Foreign,
     /// It was written by a later release.
-    #[error("this snapshot has version {0}, and this release understands {VERSION}: upgrade it first")]
+    #[error("this snapshot has version {0}, and this release understands {LAYOUT}: upgrade it first")]
     Version(u8),
     /// Some of it is missing, or is not what was written.
     #[error("this snapshot is damaged: its checksum is wrong; use another one")]
@@ -46,7 +45,7 @@ pub enum BackupError {
 pub fn encode(state: &MeshState) -> Result<Vec<u8>, BackupError> {
     let content = write(state).map_err(BackupError::Write)?;
     let digest = digest(&SHA256, &content);
-    Ok([MAGIC.as_slice(), &[VERSION], digest.as_ref(), &content].concat())
+    Ok([MAGIC.as_slice(), &[state.layout()], digest.as_ref(), &content].concat())
 }
 
 /// The state in `file`.
@@ -56,7 +55,7 @@ pub fn encode(state: &MeshState) -> Result<Vec<u8>, BackupError> {
 pub fn decode(file: &[u8]) -> Result<MeshState, BackupError> {
     let rest = file.strip_prefix(MAGIC).ok_or(BackupError::Foreign)?;
     let (version, rest) = rest.split_first().ok_or(BackupError::Damaged)?;
-    if *version != VERSION {
+    if !(1..=LAYOUT).contains(version) {
         return Err(BackupError::Version(*version));
     }
     let (expected, content) = rest.split_at_checked(DIGEST_BYTES).ok_or(BackupError::Damaged)?;
@@ -84,6 +83,6 @@ mod tests {
             assert!(decode(&changed).is_err(), "byte {at}");
         }
         assert!(matches!(decode(b"PK\x03\x04"), Err(BackupError::Foreign)));
-        assert!(matches!(decode(b"CONDUIT\x02"), Err(BackupError::Version(2))));
+        assert!(matches!(decode(b"CONDUIT\x03"), Err(BackupError::Version(3))));
     }
 }

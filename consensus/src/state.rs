@@ -86,6 +86,10 @@ pub struct AuditRecord {
     pub summary: String,
 }
 
+/// The newest layout of snapshots and backups. A release refuses one that is newer than it understands, rather than to forget what it does not
+/// know: its replicas would not be as the others are. 2 has objectives.
+pub(crate) const LAYOUT: u8 = 2;
+
 /// The part of the state that is stored.
 #[derive(Deserialize)]
 struct Stored {
@@ -288,6 +292,11 @@ impl MeshState {
     /// Whether members of feature level 6 know all that is in it of objectives.
     pub(crate) fn has_no_objectives(&self) -> bool {
         self.objectives.is_empty()
+    }
+
+    /// The oldest layout that says all of it, but for alerts that are long over.
+    pub(crate) fn layout(&self) -> u8 {
+        if self.objectives().is_empty() && self.firing().is_empty() { 1 } else { LAYOUT }
     }
 
     /// The certificate authority; none until there is a root. The same pointer is the same content.

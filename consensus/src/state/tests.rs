@@ -860,3 +860,15 @@ fn a_snapshot_of_the_last_revision_there_is_can_be_restored() {
     assert_eq!(apply(&mut state, 2, Command::Batch(vec![Change::UpsertPod(pod(1, 1, true))])), Outcome::Done);
     assert_eq!(state.revision().as_u64(), u64::MAX);
 }
+
+/// Those that do not know objectives refuse what has some, and read everything else.
+#[test]
+fn older_releases_do_not_forget_objectives() {
+    let mut state = MeshState::default();
+    assert_eq!(state.layout(), 1);
+    assert_eq!(apply(&mut state, 1, set(1, 2, 0)), Outcome::Done);
+    assert_eq!(state.layout(), 2);
+    assert_eq!(crate::backup::decode(&crate::backup::encode(&state).unwrap()).unwrap(), state);
+    assert_eq!(apply(&mut state, 2, Command::RemoveObjective { resource: resource(1) }), Outcome::Done);
+    assert_eq!(state.layout(), 1);
+}

@@ -14,11 +14,8 @@ use super::{META, SNAPSHOT, SNAPSHOT_META, decode, encode, read_meta, read_raw};
 use crate::{
     command::{Applied, Outcome},
     raft::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
-    state::MeshState,
+    state::{LAYOUT, MeshState},
 };
-
-/// The layout of a snapshot; a replica refuses one that is newer than it understands.
-const SNAPSHOT_VERSION: u8 = 1;
 
 /// The state of one replica, and where it is published.
 pub struct StateMachine {
@@ -86,17 +83,17 @@ impl StateMachine {
 }
 
 pub(crate) fn encode_snapshot(state: &MeshState) -> io::Result<Vec<u8>> {
-    let mut data = vec![SNAPSHOT_VERSION];
+    let mut data = vec![state.layout()];
     data.extend(encode(state)?);
     Ok(data)
 }
 
 fn decode_snapshot(data: &[u8]) -> io::Result<MeshState> {
     match data.split_first() {
-        Some((&SNAPSHOT_VERSION, state)) => decode(state),
+        Some((1..=LAYOUT, state)) => decode(state),
         Some((version, _)) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a snapshot of version {version}; this release understands {SNAPSHOT_VERSION}: upgrade it"),
+            format!("a snapshot of version {version}; this release understands {LAYOUT}: upgrade it"),
         )),
         None => Err(io::Error::new(io::ErrorKind::InvalidData, "an empty snapshot")),
     }
