@@ -336,24 +336,39 @@ impl Cluster {
         }
     }
 
-    /// Asks the replicas at `peers` to make this one a member. Returns when it votes.
+    /// Asks the replicas at `peers` to make this one a member, at the address that it has now. Returns when it votes.
     ///
     /// # Errors
     /// [`JoinError::Retired`] for good; otherwise none of them could, for instance because there is no leader yet: ask
     /// again.
     pub async fn join(&self, peers: &[String]) -> Result<(), JoinError> {
+        let request = JoinRequest {
+            node_id: self.id.as_u64(),
+            name: self.member.name.clone(),
+            address: self.member.address.clone(),
+            feature_level: self.member.feature_level,
+        };
         let mut refused = Vec::new();
+        let mut is_done = |address: &str, answer: Result<_, Status>| match answer {
+            Ok(_) => Ok(true),
+            Err(status) if status.code() == Code::PermissionDenied => Err(JoinError::Retired),
+            Err(status) => {
+                refused.push(format!("{address}: {}", status.message()));
+                Ok(false)
+            }
+        };
+        // A leader that comes back elsewhere before anybody has missed it leads on: the others cannot change where it is, and would
+        // look for it where it was.
+        if self.status.borrow().leader == Some(self.id) {
+            let answer = raft_server::Raft::join(&self.service(), Request::new(request.clone())).await;
+            if is_done("itself", answer)? {
+                return Ok(());
+            }
+        }
         for address in peers {
-            let request = JoinRequest {
-                node_id: self.id.as_u64(),
-                name: self.member.name.clone(),
-                address: self.member.address.clone(),
-                feature_level: self.member.feature_level,
-            };
-            match client(self.peers.stranger(address)).join(request).await {
-                Ok(_) => return Ok(()),
-                Err(status) if status.code() == Code::PermissionDenied => return Err(JoinError::Retired),
-                Err(status) => refused.push(format!("{address}: {}", status.message())),
+            let answer = client(self.peers.stranger(address)).join(request.clone()).await;
+            if is_done(address, answer)? {
+                return Ok(());
             }
         }
         Err(JoinError::Refused(refused.join("; ")))

@@ -84,9 +84,9 @@ impl RaftService {
         let raft = self.cluster.raft();
         if let Some(known) = status.members.get(&node).filter(|known| known.voter) {
             if known.address != member.address || known.feature_level != member.feature_level {
-                info!(%node, name = %member.name, address = %member.address, "a replica is not what it was");
-                let change = ChangeMembers::SetNodes([(node, member)].into());
+                let change = ChangeMembers::SetNodes([(node, member.clone())].into());
                 raft.change_membership(change, true).await.map_err(Self::refused)?;
+                info!(%node, name = %member.name, address = %member.address, "a replica is not what it was");
             }
             return Ok(());
         }

@@ -288,6 +288,33 @@ async fn a_replica_that_lost_its_disk_takes_its_own_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_comes_back_elsewhere_is_found_there() {
+    let seed = Arc::new(Seed::generate());
+    let (directories, mut replicas) = three(&seed).await;
+    let leader = leader_of(&replicas).await;
+    let killed = replicas.remove(leader);
+    let id = killed.cluster.id();
+    killed.kill().await;
+    // At once: it leads on, since nobody has missed it yet. Should the machine be slow, it follows, and has to be found as well.
+    let back = Replica::start(&format!("controller-{leader}"), directories[leader].path(), &seed, None).await;
+    assert!(!back.cluster.is_known());
+    let peers: Vec<_> = replicas.iter().map(|replica| replica.address.to_string()).collect();
+    timeout(SOON, async {
+        while back.cluster.join(&peers).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the members are told");
+    let address = back.address.to_string();
+    replicas.push(back);
+    for replica in &replicas {
+        replica.until("all know where it is", |status| status.members[&id].address == address).await;
+        replica.cluster.propose(pod("by-a-follower"), None).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_misdirected_messages_are_refused() {
     let (seed, other) = (Arc::new(Seed::generate()), Arc::new(Seed::generate()));
     let (_directories, replicas) = three(&seed).await;

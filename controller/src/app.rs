@@ -78,6 +78,8 @@ const JOIN_RETRY: Duration = Duration::from_millis(200);
 const LET_THROUGH_CHECK: Duration = Duration::from_secs(5);
 /// Between two looks whether the others know this replica as it is: longer than any election.
 const MEMBERSHIP_CHECK: Duration = Duration::from_secs(5);
+/// Until it is known as it is: if it leads, the others look for it where it was.
+const MEMBERSHIP_RETRY: Duration = Duration::from_secs(1);
 /// A peer that says nothing for this long is probed, so that streams do not sit on a dead connection (grpc-rust#2746).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -319,7 +321,7 @@ async fn stay_member(cluster: Cluster, peers: Vec<String>) -> JoinError {
                 Err(error) => debug!(%error, "the members do not know this replica as it is"),
             }
         }
-        sleep(MEMBERSHIP_CHECK).await;
+        sleep(if cluster.is_known() { MEMBERSHIP_CHECK } else { MEMBERSHIP_RETRY }).await;
     }
 }
 
