@@ -5,11 +5,13 @@ pub mod fanout;
 pub mod restart;
 pub mod writes;
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, net::SocketAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
 use conduit_api::{Endpoint, Service, ServiceName, ServicePort, mesh::Inventory};
 use conduit_chaos::cluster::Cluster;
 use hdrhistogram::Histogram;
+
+use crate::memory::of_process;
 
 /// A distribution in one line.
 pub(crate) fn line(name: &str, durations: &Histogram<u64>) -> String {
@@ -26,11 +28,7 @@ pub(crate) fn line(name: &str, durations: &Histogram<u64>) -> String {
 
 /// Resident memory of each controller, in megabytes.
 pub(crate) fn memory(cluster: &Cluster) -> Vec<f64> {
-    let resident = |pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or_default() * 1024.0 / 1e6
-    };
+    let resident = |pid| of_process(pid, "VmRSS").unwrap_or_default() as f64 / 1e6;
     (0..cluster.len()).filter_map(|replica| cluster.pid(replica)).map(resident).collect()
 }
 

@@ -67,6 +67,6 @@ async fn in_cluster(programs: &Path, plan: &Plan) -> anyhow::Result<()> {
     print!("{}", resync::first(&replicas, plan.pods, plan.services).await?);
     print!("{}", changes::run(&cluster, &replicas, plan.changes).await?);
     print!("{}", webhook::run(&cluster, &replicas, plan.reviews_per_second, plan.reviews_for).await?);
-    print!("{}", resync::again(&cluster, &mut replicas, plan.kills).await?);
+    print!("{}", resync::again(&mut replicas, plan.kills).await?);
     Ok(())
 }

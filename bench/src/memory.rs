@@ -1,9 +1,17 @@
-//! What the processes of a local mesh hold, by their role.
+//! What processes hold: any, and those of a local mesh by their role.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, fs};
 
 use anyhow::Context as _;
 use serde::Deserialize;
+
+/// A field of the kernel's own account of a process, in bytes: `VmRSS`, what is resident, or `VmHWM`, the most that was (proc(5)). None when it has
+/// ended.
+pub fn of_process(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(value.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
 
 #[derive(Deserialize)]
 struct Status {

@@ -1,6 +1,6 @@
 //! A server whose own time does not show in the figures.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Request, Response};
@@ -47,6 +47,18 @@ async fn answer(stream: TcpStream, body_bytes: usize) -> io::Result<()> {
         b"PRI " => http2(stream, body_bytes).await,
         _ => sink(stream).await,
     }
+}
+
+/// The other side, once: what `address` answers to a GET of `path`, its head included.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn ask(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 /// Without a parser: all it takes to know of a request is where its head ends, and how much follows it.

@@ -5,16 +5,11 @@
 mod uploads;
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::sleep,
-};
+use tokio::time::sleep;
 
 use crate::{
     load,
@@ -27,6 +22,7 @@ use crate::{
         subject::{Protocol, Proxy, Shape},
         tap::Tap,
     },
+    serve::ask,
 };
 
 /// What to do.
@@ -132,18 +128,10 @@ async fn watched(mesh: &Mesh, shape: Shape, duration: Duration) -> anyhow::Resul
     drop(tap);
     for part in shape.parts() {
         for path in ["/metrics", "/ready", "/identity"] {
-            ask((PROXY.ip(*part), METRICS_PORT).into(), path).await?;
+            let answer = ask((PROXY.ip(*part), METRICS_PORT).into(), path).await?;
+            anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{part}{path}: {answer}");
         }
     }
-    Ok(())
-}
-
-async fn ask(address: SocketAddr, path: &str) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{address}{path}: {answer}");
     Ok(())
 }
 

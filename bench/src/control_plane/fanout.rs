@@ -11,18 +11,15 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use conduit_api::{Pod, PodName, Target};
-use conduit_ca::{LaunchToken, TrustBundle, WorkloadTls};
+use conduit_ca::{LaunchToken, WorkloadTls};
 use conduit_chaos::cluster::Cluster;
 use conduit_proxy::{
     cache::Cache,
-    connect::Connector,
-    control::Controllers,
     destination::Destination,
     discovery::{
         Directory, Watched,
         client::{Discovery, DiscoveryTask},
     },
-    identity::Certifier,
 };
 use tokio::{
     sync::Semaphore,
@@ -31,7 +28,10 @@ use tokio::{
 };
 
 use super::{cluster_address, inventory, line, megabytes, memory};
-use crate::load::{histogram, record};
+use crate::{
+    identity,
+    load::{histogram, record},
+};
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -156,32 +156,19 @@ fn describe(cluster: &Cluster, plan: &Plan, flip: bool) -> std::io::Result<()> {
     cluster.describe(&inventory)
 }
 
-fn controllers(cluster: &Cluster, tls: &WorkloadTls) -> anyhow::Result<Controllers> {
-    let addresses = (0..cluster.len()).map(|replica| format!("{}:8086", cluster.ip(replica))).collect();
-    let connector = Connector::new(None, tls.clone());
-    Ok(Controllers::new(addresses, &Cluster::trust_domain(), connector)?)
+/// Where proxies find them.
+fn addresses(cluster: &Cluster) -> Vec<String> {
+    (0..cluster.len()).map(|replica| format!("{}:8086", cluster.ip(replica))).collect()
 }
 
 /// The certificate that all proxies show.
 async fn certified(cluster: &Cluster) -> anyhow::Result<WorkloadTls> {
     cluster.wait("there are trust anchors", async || cluster.trust_anchors().exists()).await?;
-    let anchors = TrustBundle::from_pem(&std::fs::read_to_string(cluster.trust_anchors())?)?;
-    let tls = WorkloadTls::new(Cluster::trust_domain(), anchors);
     let token = LaunchToken { namespace: "bench".into(), service_account: "load".into(), pod: "load".into() };
     let file = cluster.trust_anchors().with_extension("token");
     let expires = std::time::SystemTime::now() + Duration::from_secs(3_600);
     std::fs::write(&file, token.mint(cluster.seed(), expires))?;
-    let certifier = Certifier {
-        controllers: controllers(cluster, &tls)?,
-        token: file.clone(),
-        anchors: cluster.trust_anchors(),
-        tls: tls.clone(),
-        cache: Cache::new(None, file),
-    };
-    spawn_local(certifier.run());
-    let asking = tls.clone();
-    cluster.wait("there is a certificate", async || asking.identity().is_some()).await?;
-    Ok(tls)
+    identity::of_proxy(addresses(cluster), &Cluster::trust_domain(), cluster.trust_anchors(), file).await
 }
 
 /// A proxy that follows its services, when it knows the first of them; it ends with its handle.
@@ -191,7 +178,7 @@ fn connect(
     tls: WorkloadTls,
     number: u32,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<(Watched, Discovery)>> + 'static> {
-    let controllers = controllers(cluster, &tls)?;
+    let controllers = identity::controllers(addresses(cluster), &Cluster::trust_domain(), &tls)?;
     let (followed, services) = (plan.followed.clamp(1, plan.services), plan.services);
     Ok(async move {
         let directory = Directory::new("bench", &format!("proxy-{number}"));

@@ -9,17 +9,14 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use conduit_api::{Target, TrustDomain};
-use conduit_ca::{TrustBundle, WorkloadTls};
+use conduit_ca::WorkloadTls;
 use conduit_proxy::{
     cache::Cache,
-    connect::Connector,
-    control::Controllers,
     destination::Destination,
     discovery::{
         Directory, Watched,
         client::{Discovery, DiscoveryTask},
     },
-    identity::Certifier,
 };
 use k8s_openapi::api::{
     authentication::v1::TokenRequest,
@@ -44,6 +41,7 @@ use super::{
 };
 use crate::{
     control_plane::line,
+    identity,
     load::{histogram, record},
 };
 
@@ -119,21 +117,11 @@ async fn proxy(
 ) -> anyhow::Result<(WorkloadTls, Watched, Discovery)> {
     let (token, anchors) = credentials(cluster).await?;
     let domain: TrustDomain = "cluster.local".parse()?;
-    let tls = WorkloadTls::new(domain.clone(), TrustBundle::from_pem(&fs::read_to_string(&anchors)?)?);
     let addresses: Vec<_> = (0..replicas.len()).map(|replica| format!("{}:8086", ip(replica))).collect();
-    let controllers = || Controllers::new(addresses.clone(), &domain, Connector::new(None, tls.clone()));
-    let cache = Cache::new(None, token.clone());
-    let certifier = Certifier { controllers: controllers()?, token, anchors, tls: tls.clone(), cache: cache.clone() };
-    spawn_local(certifier.run());
-    let began = Instant::now();
-    while tls.identity().is_none() {
-        if began.elapsed() > PATIENCE {
-            bail!("the proxy has no certificate within {PATIENCE:?}");
-        }
-        sleep(LOOK_AGAIN).await;
-    }
+    let tls = identity::of_proxy(addresses.clone(), &domain, anchors, token.clone()).await?;
+    let controllers = identity::controllers(addresses, &domain, &tls)?;
     let directory = Directory::new(NAMESPACE, CLIENT);
-    let (task, discovery, _) = DiscoveryTask::new(directory, controllers()?, tls.clone(), cache);
+    let (task, discovery, _) = DiscoveryTask::new(directory, controllers, tls.clone(), Cache::new(None, token));
     spawn_local(task.run());
     let watched = discovery.follow(Target::Address(target.parse()?)).await;
     Ok((tls, watched.context("the proxy does not follow what it asked for")?, discovery))

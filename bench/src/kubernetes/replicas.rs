@@ -11,13 +11,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::Cluster;
+use crate::{memory::of_process, serve::ask};
 
 /// Where they are installed.
 pub const NAMESPACE: &str = "conduit";
@@ -114,7 +111,7 @@ impl Replicas {
     /// What `replica` tells, if it runs.
     pub async fn told(&self, replica: usize) -> Option<Told> {
         self.processes[replica].as_ref()?;
-        timeout(ANSWER_TIMEOUT, metrics(ip(replica))).await.ok()?.ok().map(Told)
+        timeout(ANSWER_TIMEOUT, ask((ip(replica), ADMIN_PORT).into(), "/metrics")).await.ok()?.ok().map(Told)
     }
 
     /// The first of them of which `is_so`, as soon as there is one.
@@ -152,12 +149,8 @@ impl Replicas {
     /// Resident memory of `replica` in megabytes: now, and at most since it was started.
     pub fn memory(&self, replica: usize) -> (f64, f64) {
         let pid = self.processes[replica].as_ref().map_or(0, Child::id);
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let field = |name: &str| {
-            let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            value.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or_default() * 1024.0 / 1e6
-        };
-        (field("VmRSS:"), field("VmHWM:"))
+        let field = |name| of_process(pid, name).unwrap_or_default() as f64 / 1e6;
+        (field("VmRSS"), field("VmHWM"))
     }
 }
 
@@ -196,12 +189,4 @@ impl Told {
 /// Nobody else's: pods get theirs from the beginning of this network.
 pub fn ip(replica: usize) -> IpAddr {
     Ipv4Addr::new(10, 244, 255, 1 + replica as u8).into()
-}
-
-async fn metrics(ip: IpAddr) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect((ip, ADMIN_PORT)).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: controller\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
 }

@@ -2,9 +2,11 @@
 
 use tokio::time::Instant;
 
-use super::{cluster::Cluster, replicas::Replicas};
-use crate::control_plane::line;
-use crate::load::{histogram, record};
+use super::replicas::Replicas;
+use crate::{
+    control_plane::line,
+    load::{histogram, record},
+};
 
 /// The first leader of a control plane, which knows nothing.
 ///
@@ -25,7 +27,7 @@ pub async fn first(replicas: &Replicas, pods: usize, services: usize) -> anyhow:
 ///
 /// # Errors
 /// When one does not.
-pub async fn again(_: &Cluster, replicas: &mut Replicas, kills: usize) -> anyhow::Result<String> {
+pub async fn again(replicas: &mut Replicas, kills: usize) -> anyhow::Result<String> {
     let (mut elected, mut described, mut most) = (histogram(), histogram(), 0.0_f64);
     for _ in 0..kills {
         let leader = replicas.first("a replica leads", |told| told.leads()).await?;

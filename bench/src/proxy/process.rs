@@ -16,6 +16,8 @@ use nix::{
 };
 use tokio::time::{Instant, sleep};
 
+use crate::memory::of_process;
+
 /// Where the load and the server run, and this program.
 pub const LOAD_CORE: usize = 0;
 /// Where proxies run; both of a pair.
@@ -83,9 +85,7 @@ impl Process {
     /// # Errors
     /// When it has ended.
     pub fn resident(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has ended")?;
-        Ok(resident.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+        of_process(self.pid(), "VmRSS").context("it has ended")
     }
 
     /// What it has said so far.
