@@ -110,6 +110,14 @@ impl Scope {
         })
     }
 
+    /// The same, unless another namespace was given for just this.
+    ///
+    /// # Errors
+    /// When that cannot be one.
+    pub fn or_given(self, namespace: Option<&str>) -> Result<Self, ResourceError> {
+        namespace.map_or(Ok(self), |given| Self::new(Some(given), false))
+    }
+
     /// One namespace, or none for all.
     pub fn namespace(&self) -> Option<&str> {
         match self {

@@ -15,7 +15,7 @@ use conduit_api::{
     },
 };
 
-pub(crate) use self::view::{assessment_json, burn_columns, cells, name_cells, note_missing, resource_json};
+pub(crate) use self::view::{assessment_json, burn_columns, cells, name_cells, note_missing, resource_json, state};
 use crate::{
     control_plane::ControlPlane,
     global::Global,

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use conduit_api::{access::about, proto::public::StatResponse, refusals::NO_STATS_BY};
 use tokio::time::sleep;
 
-pub(crate) use self::coverage::{Coverage, note_partial};
+pub(crate) use self::coverage::{Coverage, JsonCoverage, note_partial};
 pub use self::request::Args;
 use self::request::Block;
 pub(crate) use self::request::window_ms;

@@ -1,10 +1,10 @@
 //! Alerts as they are written. Pure.
 
-use conduit_api::proto::public::{Alert, AlertEvent, ListAlertsResponse, assessment::State};
+use conduit_api::proto::public::{Alert, AlertEvent, ListAlertsResponse};
 use serde_json::{Value, json};
 
 use crate::{
-    slo::{assessment_json, burn_columns, cells, name_cells, resource_json},
+    slo::{assessment_json, burn_columns, cells, name_cells, resource_json, state},
     table::{Align, Table},
     time::rfc3339,
 };
@@ -22,9 +22,8 @@ pub(super) fn table(answer: &ListAlertsResponse, namespaces: bool) -> Table {
     for alert in &answer.alerts {
         let (resource, assessment) =
             (alert.resource.clone().unwrap_or_default(), alert.assessment.clone().unwrap_or_default());
-        let state = if assessment.state() == State::Firing { "firing" } else { "pending" };
         let since = if assessment.since_ms > 0 { rfc3339(assessment.since_ms) } else { "-".to_owned() };
-        let own = [assessment.goal.clone(), state.to_owned(), assessment.severity.clone(), since];
+        let own = [assessment.goal.clone(), state(&assessment).to_owned(), assessment.severity.clone(), since];
         table.row(name_cells(&resource, namespaces).into_iter().chain(own).chain(cells(&assessment)));
     }
     table
@@ -39,14 +38,14 @@ pub(super) fn history(answer: &ListAlertsResponse, namespaces: bool) -> Table {
     for event in &answer.events {
         let resource = event.resource.clone().unwrap_or_default();
         let delivery = if event.delivery == "none" { "-" } else { &event.delivery };
-        let own = [event.goal.clone(), state(event).to_owned(), event.severity.clone(), delivery.to_owned()];
+        let own = [event.goal.clone(), became(event).to_owned(), event.severity.clone(), delivery.to_owned()];
         let cells = [rfc3339(event.time_ms)].into_iter().chain(name_cells(&resource, namespaces));
         table.row(cells.chain(own));
     }
     table
 }
 
-fn state(event: &AlertEvent) -> &'static str {
+fn became(event: &AlertEvent) -> &'static str {
     if event.firing { "firing" } else { "resolved" }
 }
 
@@ -64,7 +63,7 @@ pub(super) fn json(answer: &ListAlertsResponse) -> Value {
             "resource": resource_json(event.resource.as_ref()),
             "indicator": event.indicator,
             "objective": event.goal,
-            "state": state(event),
+            "state": became(event),
             "severity": event.severity,
             "delivery": event.delivery,
         })

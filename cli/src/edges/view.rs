@@ -7,17 +7,15 @@ use conduit_api::proto::{
 use serde::Serialize;
 
 use crate::{
-    stat::{Coverage, figures::Figures},
+    stat::{Coverage, JsonCoverage, figures::Figures},
     table::{Align, Table},
 };
 
 #[derive(Serialize)]
 pub(super) struct Json<'a> {
     edges: Vec<JsonEdge<'a>>,
-    replicas_answered: u32,
-    replicas_total: u32,
-    /// Some counts are missing: of replicas, of proxies, or of a part of the window.
-    partial: bool,
+    #[serde(flatten)]
+    coverage: JsonCoverage,
 }
 
 /// What there is no figure for is null.
@@ -78,12 +76,7 @@ fn words(end: Option<&ResourceRef>) -> [&str; 3] {
 }
 
 pub(super) fn json(answer: &EdgesResponse) -> Json<'_> {
-    Json {
-        edges: answer.edges.iter().map(json_edge).collect(),
-        replicas_answered: answer.replicas_answered,
-        replicas_total: answer.replicas_total,
-        partial: Coverage::of_edges(answer).is_partial(),
-    }
+    Json { edges: answer.edges.iter().map(json_edge).collect(), coverage: (&Coverage::of_edges(answer)).into() }
 }
 
 fn json_edge(edge: &Edge) -> JsonEdge<'_> {

@@ -66,7 +66,8 @@ fn window(rate: &BurnRate) -> String {
     }
 }
 
-fn state(assessment: &Assessment) -> &'static str {
+/// In a word.
+pub(crate) fn state(assessment: &Assessment) -> &'static str {
     match assessment.state() {
         State::Met => "met",
         State::Pending => "pending",

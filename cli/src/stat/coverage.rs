@@ -3,20 +3,36 @@
 use std::{io::Write, time::Duration};
 
 use conduit_api::proto::public::{EdgesResponse, StatResponse};
+use serde::Serialize;
 
 use crate::resource::Kind;
 
 /// Of which replicas, of how long, and whether of all that there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Coverage {
-    pub(crate) answered: u32,
-    pub(crate) total: u32,
+    answered: u32,
+    total: u32,
     outdated: u32,
     covered_ms: u32,
     window_ms: u32,
     /// Nobody has been counting for longer.
     since_start: bool,
     truncated: bool,
+}
+
+/// For programs.
+#[derive(Serialize)]
+pub(crate) struct JsonCoverage {
+    replicas_answered: u32,
+    replicas_total: u32,
+    /// Some counts are missing: of replicas, of proxies, or of a part of the window.
+    partial: bool,
+}
+
+impl From<&Coverage> for JsonCoverage {
+    fn from(of: &Coverage) -> Self {
+        Self { replicas_answered: of.answered, replicas_total: of.total, partial: of.is_partial() }
+    }
 }
 
 impl Coverage {

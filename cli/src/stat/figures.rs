@@ -1,6 +1,7 @@
 //! Counts, as rates and shares.
 
 use conduit_api::proto::public::{BasicStats, TcpStats};
+use serde::Serialize;
 
 /// What there is to say of some requests. There was at least one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,7 +13,17 @@ pub(crate) struct Figures {
     /// From 0 to 1.
     pub(super) tls: f64,
     /// 50th, 95th and 99th percentile, in microseconds; none where they are not known: of what nobody answered, and of pairs of pods some time ago.
-    pub(crate) latencies_us: [Option<u64>; 3],
+    latencies_us: [Option<u64>; 3],
+}
+
+/// For programs; what there is no figure for is null.
+#[derive(Default, Serialize)]
+pub(super) struct JsonFigures {
+    pub(super) success: Option<f64>,
+    pub(super) rps: Option<f64>,
+    pub(super) latency_ms_p50: Option<f64>,
+    pub(super) latency_ms_p95: Option<f64>,
+    pub(super) latency_ms_p99: Option<f64>,
 }
 
 impl Figures {
@@ -30,6 +41,21 @@ impl Figures {
             latencies_us: [stats.latency_p50_us, stats.latency_p95_us, stats.latency_p99_us]
                 .map(|us| (us > 0).then_some(us)),
         })
+    }
+
+    /// For tables: SUCCESS, RPS, and the latencies, `exact` or rounded.
+    pub(super) fn cells(&self, exact: bool) -> [String; 5] {
+        let latency = if exact { exact_latency } else { rounded_latency };
+        let [p50, p95, p99] = self.latencies_us.map(|us| us.map_or_else(|| "-".to_owned(), latency));
+        [format!("{:.2}%", self.success * 100.0), format!("{:.1}rps", self.rps), p50, p95, p99]
+    }
+}
+
+impl From<Option<Figures>> for JsonFigures {
+    fn from(figures: Option<Figures>) -> Self {
+        let Some(Figures { success, rps, latencies_us, .. }) = figures else { return Self::default() };
+        let [latency_ms_p50, latency_ms_p95, latency_ms_p99] = latencies_us.map(|us| us.map(|us| us as f64 / 1000.0));
+        Self { success: Some(success), rps: Some(rps), latency_ms_p50, latency_ms_p95, latency_ms_p99 }
     }
 }
 

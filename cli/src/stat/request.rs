@@ -119,7 +119,7 @@ impl Args {
     fn request(&self, global: &Global, selection: &Selection) -> anyhow::Result<StatRequest> {
         let scope = global.scope(self.all_namespaces)?;
         let other = |words: &str, namespace: &Option<String>| {
-            let scope = namespace.as_deref().map_or(Ok(scope.clone()), |given| Scope::new(Some(given), false))?;
+            let scope = scope.clone().or_given(namespace.as_deref())?;
             anyhow::Ok(Selection::parse(&[words], &scope)?.to_wire())
         };
         let to = self.to.as_ref().map(|to| other(to, &self.to_namespace).map(Other::To));

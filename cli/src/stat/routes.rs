@@ -19,7 +19,7 @@ use crate::{
     control_plane::ControlPlane,
     global::Global,
     output::{Output, write_json},
-    resource::{Kind, Scope, Selection},
+    resource::{Kind, Selection},
 };
 
 /// Whose routes, and how they are shown.
@@ -49,11 +49,11 @@ impl Args {
     /// What to ask, before anybody is asked.
     fn requests(&self, global: &Global) -> anyhow::Result<Vec<StatRequest>> {
         let scope = global.scope(self.all_namespaces)?;
-        let to = match (&self.to, &self.to_namespace) {
-            (None, _) => None,
-            (Some(to), None) => Some(Selection::parse(&[to], &scope)?),
-            (Some(to), Some(namespace)) => Some(Selection::parse(&[to], &Scope::new(Some(namespace), false)?)?),
-        };
+        let to = self.to.as_ref().map(|to| {
+            let scope = scope.clone().or_given(self.to_namespace.as_deref())?;
+            Selection::parse(&[to], &scope)
+        });
+        let to = to.transpose()?;
         let selections = Selection::parse_all(&self.resource, &scope)?;
         for selection in to.iter().chain(&selections) {
             if selection.kind == Kind::Authority {

@@ -4,8 +4,8 @@ use conduit_api::proto::public::{Group, StatResponse, StatRow, stat_request::By}
 use serde::Serialize;
 
 use super::{
-    coverage::Coverage,
-    figures::{Connections, Figures, exact_latency, rounded_latency},
+    coverage::{Coverage, JsonCoverage},
+    figures::{Connections, Figures, JsonFigures},
 };
 use crate::{
     output::csv_line,
@@ -29,10 +29,8 @@ pub(super) struct Columns {
 #[derive(Serialize)]
 pub(super) struct Json<'a> {
     rows: Vec<JsonRow<'a>>,
-    replicas_answered: u32,
-    replicas_total: u32,
-    /// Some counts are missing: of replicas, of proxies, or of a part of the window.
-    partial: bool,
+    #[serde(flatten)]
+    coverage: JsonCoverage,
 }
 
 /// What there is no figure for is null; what was not asked to be told apart is not there.
@@ -50,11 +48,8 @@ struct JsonRow<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     class: &'a str,
     meshed: Option<String>,
-    success: Option<f64>,
-    rps: Option<f64>,
-    latency_ms_p50: Option<f64>,
-    latency_ms_p95: Option<f64>,
-    latency_ms_p99: Option<f64>,
+    #[serde(flatten)]
+    figures: JsonFigures,
     tls: Option<f64>,
     tcp_open_connections: Option<u64>,
     tcp_read_bytes_rate: Option<f64>,
@@ -127,32 +122,24 @@ fn by_value(row: &StatRow, by: By) -> &str {
 }
 
 fn figure_cells(figures: &Figures, exact_latencies: bool) -> [String; 6] {
-    let latency = if exact_latencies { exact_latency } else { rounded_latency };
-    let [p50, p95, p99] = figures.latencies_us.map(|us| us.map_or_else(|| "-".to_owned(), latency));
-    let percent = |share: f64| share * 100.0;
-    let (success, tls) = (percent(figures.success), percent(figures.tls));
-    [format!("{success:.2}%"), format!("{:.1}rps", figures.rps), p50, p95, p99, format!("{tls:.0}%")]
+    let [success, rps, p50, p95, p99] = figures.cells(exact_latencies);
+    [success, rps, p50, p95, p99, format!("{:.0}%", figures.tls * 100.0)]
 }
 
-fn none<const N: usize>() -> [String; N] {
+pub(super) fn none<const N: usize>() -> [String; N] {
     std::array::from_fn(|_| "-".to_owned())
 }
 
 pub(super) fn json(answers: &[(Kind, StatResponse)]) -> Json<'_> {
-    let coverage = Coverage::of_stats(answers);
     Json {
         rows: answers.iter().flat_map(|(_, answer)| answer.rows.iter().map(json_row)).collect(),
-        replicas_answered: coverage.answered,
-        replicas_total: coverage.total,
-        partial: coverage.is_partial(),
+        coverage: (&Coverage::of_stats(answers)).into(),
     }
 }
 
 fn json_row(row: &StatRow) -> JsonRow<'_> {
     let (namespace, kind, name) = resource(row);
     let (figures, connections) = (figures(row), connections(row));
-    let latency_ms =
-        |index: usize| figures.and_then(|figures| figures.latencies_us[index]).map(|us| us as f64 / 1000.0);
     JsonRow {
         namespace,
         kind,
@@ -162,11 +149,7 @@ fn json_row(row: &StatRow) -> JsonRow<'_> {
         status: by_value(row, By::Status),
         class: by_value(row, By::Class),
         meshed: meshed(row),
-        success: figures.map(|figures| figures.success),
-        rps: figures.map(|figures| figures.rps),
-        latency_ms_p50: latency_ms(0),
-        latency_ms_p95: latency_ms(1),
-        latency_ms_p99: latency_ms(2),
+        figures: figures.into(),
         tls: figures.map(|figures| figures.tls),
         tcp_open_connections: connections.map(|tcp| tcp.open),
         tcp_read_bytes_rate: connections.map(|tcp| tcp.read_rate),
@@ -195,11 +178,11 @@ pub(super) fn csv(answers: &[(Kind, StatResponse)], by: &[By]) -> String {
     for row in answers.iter().flat_map(|(_, answer)| &answer.rows) {
         let json = json_row(row);
         let figures = [
-            json.success,
-            json.rps,
-            json.latency_ms_p50,
-            json.latency_ms_p95,
-            json.latency_ms_p99,
+            json.figures.success,
+            json.figures.rps,
+            json.figures.latency_ms_p50,
+            json.figures.latency_ms_p95,
+            json.figures.latency_ms_p99,
             json.tls,
             json.tcp_open_connections.map(|open| open as f64),
             json.tcp_read_bytes_rate,
@@ -214,7 +197,7 @@ pub(super) fn csv(answers: &[(Kind, StatResponse)], by: &[By]) -> String {
     text
 }
 
-fn figures(row: &StatRow) -> Option<Figures> {
+pub(super) fn figures(row: &StatRow) -> Option<Figures> {
     row.stats.as_ref().and_then(Figures::new)
 }
 
@@ -227,7 +210,7 @@ fn meshed(row: &StatRow) -> Option<String> {
     (row.running_pods > 0).then(|| format!("{}/{}", row.meshed_pods, row.running_pods))
 }
 
-fn resource(row: &StatRow) -> (&str, &str, &str) {
+pub(super) fn resource(row: &StatRow) -> (&str, &str, &str) {
     row.resource.as_ref().map_or(("", "", ""), |r| (r.namespace.as_str(), r.kind.as_str(), r.name.as_str()))
 }
 

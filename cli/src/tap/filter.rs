@@ -5,7 +5,7 @@ use conduit_api::proto::{public::TapRequest, tap::Match};
 
 use crate::{
     global::Global,
-    resource::{Kind, Scope, Selection},
+    resource::{Kind, Selection},
 };
 
 /// Which requests.
@@ -44,8 +44,7 @@ impl Filter {
         let target = Selection::parse(&self.resource, &scope)?;
         proxies_know(target.kind)?;
         let to = self.to.as_ref().map(|to| {
-            let scope = self.to_namespace.as_deref().map_or(Ok(scope), |given| Scope::new(Some(given), false))?;
-            let to = Selection::parse(&[to], &scope)?;
+            let to = Selection::parse(&[to], &scope.or_given(self.to_namespace.as_deref())?)?;
             proxies_know(to.kind)?;
             ensure!(to.name.is_some(), "--to needs a name, as in --to {}/NAME", to.kind.as_str());
             Ok(to.to_reference())

@@ -8,8 +8,9 @@ use serde::Serialize;
 use crate::{
     resource::Kind,
     stat::{
-        Coverage,
-        figures::{Figures, exact_latency, rounded_latency},
+        Coverage, JsonCoverage,
+        figures::JsonFigures,
+        view::{figures, none, resource},
     },
     table::{Align, Table},
 };
@@ -20,10 +21,8 @@ const DEFAULT: &str = "[DEFAULT]";
 #[derive(Serialize)]
 pub(super) struct Json<'a> {
     rows: Vec<JsonRow<'a>>,
-    replicas_answered: u32,
-    replicas_total: u32,
-    /// As of `conduit stat`.
-    partial: bool,
+    #[serde(flatten)]
+    coverage: JsonCoverage,
 }
 
 /// What there is no figure for is null.
@@ -34,29 +33,19 @@ struct JsonRow<'a> {
     name: &'a str,
     route: &'a str,
     service: &'a str,
-    success: Option<f64>,
-    rps: Option<f64>,
-    latency_ms_p50: Option<f64>,
-    latency_ms_p95: Option<f64>,
-    latency_ms_p99: Option<f64>,
+    #[serde(flatten)]
+    figures: JsonFigures,
     window_ms: Option<u32>,
 }
 
 pub(super) fn json<'a>(answers: &'a [(Kind, StatResponse)], coverage: &Coverage) -> Json<'a> {
     let rows = answers.iter().flat_map(|(_, answer)| sorted(answer.rows.iter().collect()));
-    Json {
-        rows: rows.map(json_row).collect(),
-        replicas_answered: coverage.answered,
-        replicas_total: coverage.total,
-        partial: coverage.is_partial(),
-    }
+    Json { rows: rows.map(json_row).collect(), coverage: coverage.into() }
 }
 
 fn json_row(row: &StatRow) -> JsonRow<'_> {
     let (namespace, kind, name) = resource(row);
-    let figures = row.stats.as_ref().and_then(Figures::new);
-    let latency_ms =
-        |index: usize| figures.and_then(|figures| figures.latencies_us[index]).map(|us| us as f64 / 1000.0);
+    let figures = figures(row);
     let (service, route) = service_and_route(row);
     JsonRow {
         namespace,
@@ -64,12 +53,8 @@ fn json_row(row: &StatRow) -> JsonRow<'_> {
         name,
         route,
         service,
-        success: figures.map(|figures| figures.success),
-        rps: figures.map(|figures| figures.rps),
-        latency_ms_p50: latency_ms(0),
-        latency_ms_p95: latency_ms(1),
-        latency_ms_p99: latency_ms(2),
         window_ms: figures.and(row.stats.as_ref()).map(|stats| stats.window_ms),
+        figures: figures.into(),
     }
 }
 
@@ -101,21 +86,16 @@ pub(super) fn text(answers: &[(Kind, StatResponse)], wide: bool, all_namespaces:
 }
 
 fn table(rows: Vec<&StatRow>, wide: bool) -> Table {
-    let figures = ["SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99"];
+    let names = ["SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99"];
     let header = ["ROUTE", "SERVICE"].map(|name| (name, Align::Left)).into_iter();
-    let mut table = Table::new(&header.chain(figures.map(|name| (name, Align::Right))).collect::<Vec<_>>());
-    let latency = if wide { exact_latency } else { rounded_latency };
+    let mut table = Table::new(&header.chain(names.map(|name| (name, Align::Right))).collect::<Vec<_>>());
     for row in sorted(rows) {
         let (namespace, kind, name) = resource(row);
         let (service, route) = service_and_route(row);
         // Of what is in the same namespace, that is not said.
         let own = if kind == "namespace" { name } else { namespace };
         let near = service.strip_prefix(own).and_then(|rest| rest.strip_prefix('/')).unwrap_or(service);
-        let figures = row.stats.as_ref().and_then(Figures::new).map(|figures| {
-            let [p50, p95, p99] = figures.latencies_us.map(|us| us.map_or_else(|| "-".to_owned(), latency));
-            [format!("{:.2}%", figures.success * 100.0), format!("{:.1}rps", figures.rps), p50, p95, p99]
-        });
-        let figures = figures.unwrap_or_else(|| std::array::from_fn(|_| "-".to_owned()));
+        let figures = figures(row).map_or_else(none, |figures| figures.cells(wide));
         table.row([route.to_owned(), near.to_owned()].into_iter().chain(figures));
     }
     table
@@ -133,10 +113,6 @@ fn sorted(mut rows: Vec<&StatRow>) -> Vec<&StatRow> {
 fn service_and_route(row: &StatRow) -> (&str, &str) {
     let (service, route) = row.group.as_ref().map_or(("", ""), |group| (group.service.as_str(), group.route.as_str()));
     (service, if route.is_empty() { DEFAULT } else { route })
-}
-
-fn resource(row: &StatRow) -> (&str, &str, &str) {
-    row.resource.as_ref().map_or(("", "", ""), |r| (r.namespace.as_str(), r.kind.as_str(), r.name.as_str()))
 }
 
 #[cfg(test)]
