@@ -89,6 +89,12 @@ impl ResourceName {
         if self.namespace.is_empty() { &self.name } else { &self.namespace }
     }
 
+    /// As people say it: `deployment emojivoto/web`, `namespace emojivoto`.
+    pub fn in_words(&self) -> String {
+        let place = if self.namespace.is_empty() { "" } else { "/" };
+        format!("{} {}{place}{}", self.kind, self.namespace, self.name)
+    }
+
     /// As it goes over the wire.
     pub fn to_wire(&self) -> ResourceRef {
         ResourceRef { kind: self.kind.clone(), namespace: self.namespace.clone(), name: self.name.clone() }

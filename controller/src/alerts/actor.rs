@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     Windows,
-    delivery::{Deliveries, Task, is_current},
+    delivery::{Deliveries, Task, is_current, key},
     measured::{Assessed, measure},
     message::{body, id},
     sender::Webhook,
@@ -124,7 +124,7 @@ impl AlertsActor {
         };
         let attempted = move |taken: bool, actor: &mut Self, ctx: &mut Context<Self>| {
             actor.is_telling = false;
-            let key = (event.id, event.indicator);
+            let key = key(&event);
             // As it is now.
             let state = actor.state.borrow().clone();
             actor.deliveries.attempted(Instant::now(), key, taken, is_current(key, state.alert_events()));
@@ -137,7 +137,7 @@ impl AlertsActor {
 
     /// Until it is written down nothing else is told of that alert.
     fn write_down(&mut self, event: AlertEvent, delivery: Delivery, fence: Fence, ctx: &mut Context<Self>) {
-        let key = (event.id, event.indicator);
+        let key = key(&event);
         let command = Command::AlertTold { id: event.id, indicator: event.indicator, delivery };
         let cluster = self.own.cluster.clone();
         let proposal = async move { propose::fenced(&cluster, WHO, command, Some(fence)).await };

@@ -20,6 +20,11 @@ const ATTEMPTS_MAX: u32 = 13;
 /// Of an event: those of one entry of the log differ by their indicators.
 pub type Key = (Revision, Indicator);
 
+/// Of an event.
+pub fn key(event: &AlertEvent) -> Key {
+    (event.id, event.indicator)
+}
+
 /// What there is to do about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -44,27 +49,18 @@ struct Progress {
 #[derive(Default)]
 pub struct Deliveries(BTreeMap<Key, Progress>);
 
-impl Task {
-    /// Of its event.
-    pub fn key(&self) -> Key {
-        let (Self::Tell(event) | Self::WriteDown(event, _)) = self;
-        (event.id, event.indicator)
-    }
-}
-
 impl Deliveries {
     /// What is to be done now, of `events`, oldest first: what has waited longest.
     pub fn next<'a>(&mut self, now: Instant, events: impl Iterator<Item = &'a AlertEvent>) -> Option<Task> {
         let due: Vec<_> = events.filter(|event| event.delivery == Delivery::Due).collect();
-        let keys: BTreeSet<Key> = due.iter().map(|event| (event.id, event.indicator)).collect();
+        let keys: BTreeSet<Key> = due.iter().map(|event| key(event)).collect();
         self.0.retain(|key, _| keys.contains(key));
         let mut waited_for = BTreeSet::new();
         let first = due.into_iter().filter(|event| waited_for.insert((&event.resource, event.indicator)));
-        let not_before =
-            |event: &AlertEvent| self.0.get(&(event.id, event.indicator)).and_then(|known| known.not_before);
+        let not_before = |event: &AlertEvent| self.0.get(&key(event)).and_then(|known| known.not_before);
         let ready = first.filter(|event| not_before(event).is_none_or(|time| time <= now));
         let event = ready.min_by_key(|event| not_before(event))?.clone();
-        let outcome = self.0.get(&(event.id, event.indicator)).and_then(|known| known.outcome);
+        let outcome = self.0.get(&key(&event)).and_then(|known| known.outcome);
         Some(match outcome {
             Some(delivery) => Task::WriteDown(event, delivery),
             None => Task::Tell(event),
@@ -99,8 +95,8 @@ impl Progress {
 }
 
 /// Whether it says how things are: that it fires, and nothing has happened to that alert since.
-pub fn is_current<'a>(key: Key, events: impl DoubleEndedIterator<Item = &'a AlertEvent> + Clone) -> bool {
-    let Some(event) = events.clone().find(|event| (event.id, event.indicator) == key) else { return false };
+pub fn is_current<'a>(of: Key, events: impl DoubleEndedIterator<Item = &'a AlertEvent> + Clone) -> bool {
+    let Some(event) = events.clone().find(|event| key(event) == of) else { return false };
     let last = events.rev().find(|other| other.resource == event.resource && other.indicator == event.indicator);
     event.firing && last.is_some_and(|last| last.id == event.id)
 }
@@ -126,7 +122,7 @@ mod tests {
         }
     }
 
-    fn key(id: u64) -> Key {
+    fn numbered(id: u64) -> Key {
         (id.into(), Indicator::Success)
     }
 
@@ -143,7 +139,7 @@ mod tests {
         while failed < count {
             match deliveries.next(*now, events.iter()) {
                 Some(Task::Tell(event)) => {
-                    let key = (event.id, event.indicator);
+                    let key = key(&event);
                     deliveries.attempted(*now, key, false, is_current(key, events.iter()));
                     failed += 1;
                 }
@@ -188,11 +184,11 @@ mod tests {
         let (mut deliveries, mut now) = (Deliveries::default(), Instant::now());
         let events = [event(3, "b", true, Delivery::Due), event(4, "b", false, Delivery::Due)];
         fail(&mut deliveries, &mut now, &events, 1);
-        deliveries.attempted(now, key(3), true, true);
+        deliveries.attempted(now, numbered(3), true, true);
         let written = Task::WriteDown(events[0].clone(), Delivery::Told);
         for pause in [1, 2, 4, 8] {
             assert_eq!(deliveries.next(now, events.iter()), Some(written.clone()));
-            deliveries.not_written(now, written.key());
+            deliveries.not_written(now, numbered(3));
             assert_eq!(deliveries.next(now, events.iter()), None, "not at once");
             now += Duration::from_secs(pause);
         }
@@ -206,14 +202,14 @@ mod tests {
         let due = Delivery::Due;
         let events = [event(1, "b", true, due), event(2, "b", false, due), event(3, "c", true, due)];
         assert_eq!(told(deliveries.next(now, events.iter())), Some(1));
-        deliveries.attempted(now, key(1), false, false);
+        deliveries.attempted(now, numbered(1), false, false);
         assert_eq!(told(deliveries.next(now, events.iter())), Some(3));
-        deliveries.attempted(now, key(3), false, true);
+        deliveries.attempted(now, numbered(3), false, true);
         assert_eq!(deliveries.next(now, events.iter()), None);
         // However late it is looked, each has its turn.
         let later = now + PAUSE_MAX;
         assert_eq!(told(deliveries.next(later, events.iter())), Some(1));
-        deliveries.attempted(later, key(1), false, false);
+        deliveries.attempted(later, numbered(1), false, false);
         assert_eq!(told(deliveries.next(later + PAUSE_MAX, events.iter())), Some(3));
     }
 }

@@ -16,13 +16,9 @@ use tokio::time::Instant;
 
 use super::{Reading, Readings, Verdict, WINDOWS, Windows, judge};
 use crate::{
-    api::{
-        merged::Merged,
-        stat::{collect, needed_level},
-    },
+    api::{merged::Merged, stat::collect},
     peer::server::Own,
-    propose::millis,
-    telemetry::{Row, counts::Traffic},
+    telemetry::{Row, counts::Traffic, questions::ms},
 };
 
 /// Promises, as the state has them.
@@ -64,14 +60,12 @@ pub struct Assessed {
 pub async fn measure(own: &Own, windows: Windows, objectives: &Objectives) -> Measured {
     let selections = selections(objectives.keys());
     let questions = selections.values().map(|selection| async {
-        let asked = windows.lengths().map(|length| {
-            let window_ms = u32::try_from(length.as_millis()).unwrap_or(u32::MAX);
-            StatRequest { selector: Some(selection.clone()), window_ms, ..StatRequest::default() }
+        let asked = windows.lengths().map(|length| StatRequest {
+            selector: Some(selection.clone()),
+            window_ms: ms(length),
+            ..StatRequest::default()
         });
-        let answers = asked.into_iter().map(|request| async move {
-            let level = needed_level(&request, request.selector.as_ref().unwrap_or(&ResourceSelection::default()));
-            collect(own, &request, level).await
-        });
+        let answers = asked.into_iter().map(|request| async move { collect(own, &request).await });
         (selection.kind.clone(), join_all(answers).await)
     });
     let by_kind: BTreeMap<_, _> = join_all(questions).await.into_iter().collect();
@@ -183,7 +177,7 @@ impl Assessed {
             (None, Verdict::Unknown) => (State::Unknown, ""),
         };
         let burn_rate = |((window, rate), reading): ((Duration, Option<f64>), Reading)| BurnRate {
-            window_ms: u32::try_from(millis(window)).unwrap_or(u32::MAX),
+            window_ms: ms(window),
             rate,
             requests: reading.requests,
             bad: reading.bad,

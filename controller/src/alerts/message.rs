@@ -11,7 +11,6 @@ pub const SIGNATURE: &str = "conduit-signature";
 /// A message, as JSON. Its `id` is the same however often it is sent, so that whoever gets it twice can tell.
 pub fn body(event: &AlertEvent, trust_domain: &TrustDomain) -> Vec<u8> {
     let AlertEvent { resource, indicator, goal, firing, severity, since_ms, time_ms, .. } = event;
-    let place = if resource.namespace().is_empty() { String::new() } else { format!("{}/", resource.namespace()) };
     let is = if *firing { "is not kept" } else { "is kept again" };
     let message = json!({
         "version": 1,
@@ -24,7 +23,7 @@ pub fn body(event: &AlertEvent, trust_domain: &TrustDomain) -> Vec<u8> {
         "objective": goal,
         "since_ms": since_ms,
         "time_ms": time_ms,
-        "summary": format!("{} {place}{}: {goal} {is}", resource.kind(), resource.name()),
+        "summary": format!("{}: {goal} {is}", resource.in_words()),
     });
     message.to_string().into_bytes()
 }

@@ -10,7 +10,7 @@ use conduit_api::{
 
 use crate::{
     peer::{Answer, server::Own},
-    telemetry::{self, counts::Traffic, slots::Now, together::Together},
+    telemetry::{self, counts::Traffic, questions::ms, slots::Now, together::Together},
 };
 
 /// Windows that releases which say nothing of their level remember.
@@ -93,10 +93,6 @@ impl<K: Ord> Merged<K> {
         self.covered_ms = least.unwrap_or(whole_ms).min(whole_ms).min(together.least_ms());
         self.since_start = self.covered_ms == whole_ms && whole_ms < self.window_ms;
     }
-}
-
-fn ms(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

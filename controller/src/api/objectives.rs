@@ -51,12 +51,8 @@ pub async fn remove(own: &Own, who: &str, request: RemoveObjectiveRequest) -> Re
     let command = Command::RemoveObjective { resource: resource.clone() };
     let removed = changed(own, who, command, |state| !state.objectives().contains_key(&resource)).await?;
     if !removed.changed {
-        let place = if resource.namespace().is_empty() { String::new() } else { format!("{}/", resource.namespace()) };
-        let message = format!(
-            "nothing is promised of {} {place}{}; `conduit slo list -A` shows of what there is",
-            resource.kind(),
-            resource.name(),
-        );
+        let message =
+            format!("nothing is promised of {}; `conduit slo list -A` shows of what there is", resource.in_words());
         return Err(Status::not_found(message));
     }
     Ok(removed)

@@ -39,7 +39,7 @@ const BY_MAX: usize = 4;
 /// INVALID_ARGUMENT when it asks for what is not counted.
 pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Status> {
     let selector = validate(&request)?.clone();
-    let merged = collect(own, &request, needed_level(&request, &selector)).await;
+    let merged = collect(own, &request).await;
     let state = own.cluster.state().borrow().clone();
     let (rows, is_too_much) = bounded(rows(merged.traffic, &selector, &request, &state), TOLD, StatRow::traffic);
     Ok(StatResponse {
@@ -55,8 +55,8 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
     })
 }
 
-/// What all replicas have counted of what `request` selects, if they are of `level`.
-pub async fn collect(own: &Own, request: &StatRequest, level: u32) -> Merged<Row> {
+/// What all replicas have counted of what `request` selects.
+pub async fn collect(own: &Own, request: &StatRequest) -> Merged<Row> {
     let collect = CollectStatRequest { stat: Some(request.clone()) };
     let others = ask_others_within(SUMS_TIMEOUT, &own.cluster, |mut peer| {
         let collect = collect.clone();
@@ -64,7 +64,7 @@ pub async fn collect(own: &Own, request: &StatRequest, level: u32) -> Merged<Row
     });
     let (own_answer, others) = tokio::join!(own.collect(collect.clone()), others);
     let by: Vec<_> = request.by().collect();
-    let mut merged = Merged::new(own, request.window_ms, level);
+    let mut merged = Merged::new(own, request.window_ms, needed_level(request));
     merged.add_all(
         own_answer,
         others,
@@ -79,7 +79,7 @@ pub async fn collect(own: &Own, request: &StatRequest, level: u32) -> Merged<Row
 }
 
 /// What an older release would misunderstand.
-pub fn needed_level(request: &StatRequest, selector: &ResourceSelection) -> u32 {
+fn needed_level(request: &StatRequest) -> u32 {
     let other = match &request.other {
         Some(stat_request::Other::To(other) | stat_request::Other::From(other)) => other.kind.as_str(),
         None => "",
@@ -87,7 +87,8 @@ pub fn needed_level(request: &StatRequest, selector: &ResourceSelection) -> u32 
     if by_route(&request.by().collect::<Vec<_>>()) {
         return 2;
     }
-    u32::from(!request.by.is_empty() || selector.kind == "service" || other == "service")
+    let kind = request.selector.as_ref().map_or("", |selector| selector.kind.as_str());
+    u32::from(!request.by.is_empty() || kind == "service" || other == "service")
 }
 
 fn validate(request: &StatRequest) -> Result<&ResourceSelection, Status> {

@@ -81,6 +81,15 @@ impl Counted {
         }
     }
 
+    /// The slots that `history` has from `from` on, which are `of` whoever that is, and then the reports that another replica may have too.
+    fn told<'a>(&self, history: &'a History, of: Of, from: u64) -> impl Iterator<Item = (Of, u64, &'a Block)> {
+        let number = reporter_number(history.reporter());
+        let repeated = history.repeated(self.now, from);
+        let repeated = repeated
+            .map(move |((process, sequence), date, counts)| (Of::Repeated(number, process, sequence), date, counts));
+        history.slots(self.now, from).map(move |(date, counts)| (of, date, counts)).chain(repeated)
+    }
+
     /// The traffic of each resource that `request` selects, in `window` before now.
     pub fn stat(&self, window: Duration, request: &StatRequest) -> Told<Row> {
         let Some(selector) = &request.selector else {
@@ -137,15 +146,11 @@ impl Counted {
                 continue;
             }
             let proxy = self.heard_proxy(history, steps.first_ms);
-            let number = proxy.reporter;
             // Points are no rates: it need not be told for each proxy.
-            let slots = history.slots(self.now, steps.first_ms).map(|(date, counts)| (Of::All, date, counts));
-            let repeated = history.repeated(self.now, steps.first_ms);
-            let repeated = repeated
-                .map(|((process, sequence), date, counts)| (Of::Repeated(number, process, sequence), date, counts));
+            let told = self.told(history, Of::All, steps.first_ms);
             // A repeated report is in one slot, and so in one step.
             let mut by_step: BTreeMap<(usize, Of), Counts> = BTreeMap::new();
-            for (of, date, slot) in slots.chain(repeated) {
+            for (of, date, slot) in told {
                 let Some(step) = steps.index(date) else { continue };
                 for (_, row) in slot.rows().filter(|(number, _)| asked_for.get(*number as usize) == Some(&true)) {
                     row.add_requests(by_step.entry((step, of)).or_default());
@@ -181,12 +186,9 @@ impl Counted {
             let is_one = covered < whole || history.is_quiet(self.now) || !proxy.repeated_reports.is_empty();
             let of = if is_one { Of::One(number, history.kept_by()) } else { Of::All };
             let covered_ms = ms(self.limited(covered));
-            let slots = history.slots(self.now, from).map(|(_, counts)| (of, counts));
-            let repeated = history.repeated(self.now, from);
-            let repeated =
-                repeated.map(|((process, sequence), _, counts)| (Of::Repeated(number, process, sequence), counts));
+            let told = self.told(history, of, from).map(|(of, _, counts)| (of, counts));
             let mut is_found = false;
-            for ((of, number), (counts, tcp)) in sums(slots.chain(repeated), &keys) {
+            for ((of, number), (counts, tcp)) in sums(told, &keys) {
                 if let Some((key, _)) = &keys[number as usize] {
                     add(&mut found, (key.clone(), of), counts, tcp, covered_ms);
                     is_found = true;
@@ -245,7 +247,8 @@ fn add<K: Ord>(found: &mut Found<K>, key: (K, Of), counts: Counts, tcp: Tcp, cov
     found.entry(key).or_default().merge(&traffic);
 }
 
-fn ms(duration: Duration) -> u32 {
+/// As the wire has it.
+pub fn ms(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 

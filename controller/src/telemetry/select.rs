@@ -86,22 +86,10 @@ pub fn requests(
             "authority" => return None,
             _ => return ends(reporter, key.inbound, &key.peer, selector, None),
         };
-        return matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource);
+        return taken_in(selector, Some(resource));
     };
-    match other {
-        Other::To(to) if to.kind == "service" => {
-            let (namespace, name) = service(reporter, key)?;
-            let from = matches(to, "service", &namespace, &name).then(|| reporter.resource(&selector.kind))??;
-            matches(selector, &selector.kind, &from.0, &from.1).then_some(from)
-        }
-        Other::From(from) if selector.kind == "service" => {
-            let to = service(reporter, key)?;
-            let (namespace, name) = reporter.resource(&from.kind)?;
-            let is_asked_for = matches(from, &from.kind, &namespace, &name);
-            (is_asked_for && matches(selector, "service", &to.0, &to.1)).then_some(to)
-        }
-        other => ends(reporter, key.inbound, &key.peer, selector, Some(other)),
-    }
+    let to = |kind: &str| if kind == "service" { service(reporter, key) } else { key.peer.resource(kind) };
+    if key.inbound { None } else { between(reporter, to, selector, other) }
 }
 
 /// The service that a request went to, or was to go to.
@@ -148,15 +136,9 @@ pub fn routed(
 ) -> Option<(String, String)> {
     let asked = meant(reporter, key)?;
     let at = |kind: &str| if kind == "service" { Some(asked.clone()) } else { key.peer.resource(kind) };
-    let is = |selection: &ResourceSelection, resource: Option<(String, String)>| {
-        resource.filter(|(namespace, name)| matches(selection, &selection.kind, namespace, name))
-    };
     match other {
-        None => is(selector, at(&selector.kind)),
-        Some(Other::To(to)) => is(to, at(&to.kind)).and_then(|_| is(selector, reporter.resource(&selector.kind))),
-        Some(Other::From(from)) => {
-            is(from, reporter.resource(&from.kind)).and_then(|_| is(selector, at(&selector.kind)))
-        }
+        None => taken_in(selector, at(&selector.kind)),
+        Some(other) => between(reporter, at, selector, other),
     }
 }
 
@@ -182,19 +164,30 @@ fn ends(
     selector: &ResourceSelection,
     other: Option<&Other>,
 ) -> Option<(String, String)> {
-    let is = |selection: &ResourceSelection, resource: Option<(String, String)>| {
-        resource.filter(|(namespace, name)| matches(selection, &selection.kind, namespace, name))
-    };
     match other {
-        None if inbound => is(selector, reporter.resource(&selector.kind)),
-        Some(Other::To(to)) if !inbound => {
-            is(to, peer.resource(&to.kind)).and_then(|_| is(selector, reporter.resource(&selector.kind)))
-        }
-        Some(Other::From(from)) if !inbound => {
-            is(from, reporter.resource(&from.kind)).and_then(|_| is(selector, peer.resource(&selector.kind)))
-        }
+        None if inbound => taken_in(selector, reporter.resource(&selector.kind)),
+        Some(other) if !inbound => between(reporter, |kind| peer.resource(kind), selector, other),
         None | Some(_) => None,
     }
+}
+
+/// The selected end of what `reporter` has sent to whoever is, as one of a kind, `to`, if `other` takes in the other end.
+fn between(
+    reporter: &Reporter,
+    to: impl Fn(&str) -> Option<(String, String)>,
+    selector: &ResourceSelection,
+    other: &Other,
+) -> Option<(String, String)> {
+    let from = |kind: &str| reporter.resource(kind);
+    match other {
+        Other::To(other) => taken_in(other, to(&other.kind)).and_then(|_| taken_in(selector, from(&selector.kind))),
+        Other::From(other) => taken_in(other, from(&other.kind)).and_then(|_| taken_in(selector, to(&selector.kind))),
+    }
+}
+
+/// The resource, which is of the kind selected, if `selection` takes it in.
+fn taken_in(selection: &ResourceSelection, resource: Option<(String, String)>) -> Option<(String, String)> {
+    resource.filter(|(namespace, name)| matches(selection, &selection.kind, namespace, name))
 }
 
 /// Whether a selection takes in the resource of `kind`, `namespace`, `name`. Namespaces are in no namespace.

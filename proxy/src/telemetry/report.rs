@@ -315,9 +315,7 @@ fn path_counts(pattern: &Pattern, before: &PathTotals, after: &PathTotals) -> Op
 }
 
 fn latency_since(before: &HistogramTotals, after: &HistogramTotals) -> Vec<LatencyBucket> {
-    let since = |index, count: &u64| count.saturating_sub(*before.buckets.get(index).unwrap_or(&0));
-    let counts = after.buckets.iter().map(|(index, count)| (*index, since(index, count)));
-    counts.filter(|(_, count)| *count > 0).map(|(index, count)| LatencyBucket { index, count }).collect()
+    after.since(before).buckets.into_iter().map(|(index, count)| LatencyBucket { index, count }).collect()
 }
 
 fn tcp_counts(
