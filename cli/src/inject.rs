@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{Read as _, Write},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -17,12 +16,8 @@ use conduit_inject::{
     Manifest, Namespaces, Outcome, Output, Report, Settings, Skip, report,
     settings::{ImagePullPolicy, Quantity},
 };
-use ureq::{
-    Agent,
-    tls::{RootCerts, TlsConfig},
-};
 
-use crate::global::Global;
+use crate::{fetch, global::Global};
 
 /// What is read of one file or URL; nobody has more by purpose.
 const BYTES_MAX: u64 = 256 << 20;
@@ -243,7 +238,7 @@ fn read(names: &[String]) -> anyhow::Result<Vec<Text>> {
         if name == "-" {
             texts.push(limited("standard input", std::io::stdin())?);
         } else if name.starts_with("https://") || name.starts_with("http://") {
-            texts.push(fetch(name)?);
+            texts.push(download(name)?);
         } else if path.is_dir() {
             for file in manifests_in(path)? {
                 texts.push(file_text(&file)?);
@@ -276,12 +271,9 @@ fn manifests_in(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn fetch(url: &str) -> anyhow::Result<Text> {
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::PlatformVerifier)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    let agent = Agent::config_builder().tls_config(tls.build()).timeout_global(Some(FETCH_TIMEOUT)).build();
-    let response = agent.new_agent().get(url).call().with_context(|| format!("cannot fetch {url}"))?;
+fn download(url: &str) -> anyhow::Result<Text> {
+    let agent = fetch::agent(FETCH_TIMEOUT).build().new_agent();
+    let response = agent.get(url).call().with_context(|| format!("cannot fetch {url}"))?;
     limited(url, response.into_body().into_reader())
 }
 

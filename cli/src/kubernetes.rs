@@ -119,6 +119,20 @@ pub fn plural(kind: &str) -> String {
     }
 }
 
+/// An error as a person reads it: the API server's own words, or what is behind all wrappings.
+pub fn said(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error
+        && !status.message.is_empty()
+    {
+        return status.message.clone();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ pub mod dashboard;
 pub mod edges;
 pub mod explain;
 pub mod failure;
+pub mod fetch;
 pub mod gateway;
 pub mod get;
 pub mod global;

@@ -2,6 +2,8 @@
 
 mod coverage;
 pub(crate) mod figures;
+mod labelled;
+mod prometheus;
 mod request;
 pub mod routes;
 mod view;
@@ -13,13 +15,17 @@ use std::{
 };
 
 use anyhow::Context as _;
-use conduit_api::{access::about, proto::public::StatResponse, refusals::NO_STATS_BY};
+use conduit_api::{
+    access::about,
+    proto::public::{StatRequest, StatResponse},
+    refusals::NO_STATS_BY,
+};
 use tokio::time::sleep;
 
 pub(crate) use self::coverage::{Coverage, JsonCoverage, note_partial};
 pub use self::request::Args;
-use self::request::Block;
 pub(crate) use self::request::window_ms;
+use self::{labelled::Labelled, prometheus::Prometheus, request::Block};
 use crate::{
     control_plane::ControlPlane,
     global::Global,
@@ -44,12 +50,20 @@ pub async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let blocks = args.blocks(global)?;
+    let sources = Sources {
+        control_plane,
+        labelled: match &args.selector {
+            Some(selector) => Some(Labelled::new(selector, control_plane).await?),
+            None => None,
+        },
+        prometheus: args.prometheus()?,
+    };
     let between = if std::io::stdout().is_terminal() { CLEAR } else { "\n" };
     let (mut is_first, mut left_out) = (true, HashSet::new());
     loop {
         let mut answers = Vec::new();
         for block in &blocks {
-            match ask(block, control_plane, args.unmeshed).await {
+            match sources.ask(block, args.unmeshed).await {
                 Ok(answer) => answers.push((block.kind, answer)),
                 Err(error) if args.is_all() && is_not_counted(&error) => {
                     let kind = block.kind.as_str();
@@ -77,28 +91,50 @@ fn is_not_counted(error: &anyhow::Error) -> bool {
     error.to_string().starts_with(NO_STATS_BY)
 }
 
-/// All answers to one block's requests together.
-async fn ask(block: &Block, control_plane: &ControlPlane, unmeshed: bool) -> anyhow::Result<StatResponse> {
-    let mut all: Option<StatResponse> = None;
-    for request in &block.requests {
-        let answer = control_plane.ask(async |client| client.stat(about(request.clone())).await).await?;
-        match &mut all {
-            Some(all) => {
-                let is_all = |of: &StatResponse| of.since_start || of.covered_ms >= of.window_ms;
-                all.since_start = is_all(all) && is_all(&answer);
-                all.rows.extend(answer.rows);
-                all.replicas_answered = all.replicas_answered.min(answer.replicas_answered);
-                all.replicas_outdated = all.replicas_outdated.max(answer.replicas_outdated);
-                all.covered_ms = all.covered_ms.min(answer.covered_ms);
-                all.window_ms = all.window_ms.max(answer.window_ms);
-                all.truncated |= answer.truncated;
+/// Who knows what is asked for.
+struct Sources<'a> {
+    control_plane: &'a ControlPlane,
+    /// Which resources are meant.
+    labelled: Option<Labelled>,
+    /// What became of their traffic, instead of the control plane.
+    prometheus: Option<Prometheus>,
+}
+
+impl Sources<'_> {
+    /// All answers to one block's requests together.
+    async fn ask(&self, block: &Block, unmeshed: bool) -> anyhow::Result<StatResponse> {
+        let mut all: Option<StatResponse> = None;
+        for request in &block.requests {
+            let answer = self.answer(block.kind, request).await?;
+            match &mut all {
+                Some(all) => {
+                    let is_all = |of: &StatResponse| of.since_start || of.covered_ms >= of.window_ms;
+                    all.since_start = is_all(all) && is_all(&answer);
+                    all.rows.extend(answer.rows);
+                    all.replicas_answered = all.replicas_answered.min(answer.replicas_answered);
+                    all.replicas_outdated = all.replicas_outdated.max(answer.replicas_outdated);
+                    all.covered_ms = all.covered_ms.min(answer.covered_ms);
+                    all.window_ms = all.window_ms.max(answer.window_ms);
+                    all.truncated |= answer.truncated;
+                }
+                None => all = Some(answer),
             }
-            None => all = Some(answer),
         }
+        let mut all = all.context("a block has a request")?;
+        all.rows.retain(|row| !unmeshed || row.running_pods > 0 && row.meshed_pods == 0);
+        Ok(all)
     }
-    let mut all = all.context("a block has a request")?;
-    all.rows.retain(|row| !unmeshed || row.running_pods > 0 && row.meshed_pods == 0);
-    Ok(all)
+
+    async fn answer(&self, kind: Kind, request: &StatRequest) -> anyhow::Result<StatResponse> {
+        let mut answer = self.control_plane.ask(async |client| client.stat(about(request.clone())).await).await?;
+        if let Some(prometheus) = &self.prometheus {
+            prometheus.replace(request, &mut answer).await?;
+        }
+        if let Some(labelled) = &self.labelled {
+            labelled.retain(kind, request.selector.as_ref(), &mut answer.rows).await?;
+        }
+        Ok(answer)
+    }
 }
 
 fn write(
@@ -121,5 +157,6 @@ fn write(
             out.write_all(tables.join("\n").as_bytes())?;
         }
     }
-    note_partial(&Coverage::of_stats(answers), notes)
+    let coverage = Coverage::of_stats(answers);
+    note_partial(&if args.prometheus_url.is_some() { coverage.of_prometheus() } else { coverage }, notes)
 }

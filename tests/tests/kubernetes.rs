@@ -24,7 +24,7 @@ fn deployment(name: &str, replicas: usize, annotations: Value) -> String {
         "spec": {"serviceAccountName": "default", "containers": [{"name": "main", "image": "played", "ports": [{"containerPort": 8080}]}]},
     });
     let spec = json!({"replicas": replicas, "selector": {"matchLabels": labels}, "template": template});
-    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "shop"}, "spec": spec}).to_string()
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "shop", "labels": labels}, "spec": spec}).to_string()
 }
 
 fn service(name: &str) -> String {
@@ -431,6 +431,12 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
     let pod = pods(cluster, "web")[0]["metadata"]["name"].as_str().unwrap().to_owned();
     asks(&admin, "raft status", "controller-2");
     asks(&admin, "stat deploy -n shop", "web");
+    let selected = |flags: &str| cluster.through_api_server(&admin, &format!("stat deploy {flags}"));
+    let (_, of_one) = selected("-n shop -l app=web");
+    assert!(of_one.contains("web") && !of_one.contains("client"), "{of_one}");
+    let (_, of_others) = selected("-A -l app,app!=web");
+    assert!(!of_others.contains("web ") && of_others.contains("client"), "{of_others}");
+    refused(&admin, "stat deploy -l =web", "cannot list Deployments with the labels =web: found '='");
     asks(&admin, &format!("identity -n shop {pod}"), "spiffe://cluster.local/ns/shop/sa/default");
     asks(&admin, "version --proxy", "Proxy version: v");
     asks(&admin, "check --pre", "can create StatefulSets");
@@ -450,6 +456,7 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
     cluster.kubectl("-n shop create rolebinding viewer --clusterrole view --serviceaccount shop:viewer");
     asks(&viewer, "stat deploy -n shop", "web");
     asks(&viewer, "pods -n shop", &pod);
+    asks(&viewer, "stat deploy -n shop -l app=web", "web");
     for (what, resource) in [
         ("stat deploy -n default", "stat"),
         ("stat deploy -A", "stat"),

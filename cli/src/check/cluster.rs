@@ -23,7 +23,7 @@ use super::{
     pods,
     report::{Check, Outcome},
 };
-use crate::kubernetes::{self, plural};
+use crate::kubernetes::{self, plural, said};
 
 /// Of Kubernetes 1: the first release whose pods can have native sidecars, as proxies are unless told otherwise.
 const MINOR_MIN: u32 = 29;
@@ -79,20 +79,6 @@ fn recent_enough(major: &str, minor: &str, version: &str) -> Outcome {
         )),
         _ => Outcome::Ok,
     }
-}
-
-/// An error as a person reads it: the API server's own words, or what is behind all wrappings.
-fn said(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error
-        && !status.message.is_empty()
-    {
-        return status.message.clone();
-    }
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 impl Cluster<'_> {

@@ -18,6 +18,8 @@ pub(crate) struct Coverage {
     /// Nobody has been counting for longer.
     since_start: bool,
     truncated: bool,
+    /// The figures are not the control plane's.
+    by_prometheus: bool,
 }
 
 /// For programs.
@@ -48,6 +50,7 @@ impl Coverage {
             // Of those that cover less than they were asked for.
             since_start: answers().all(|answer| answer.since_start || answer.covered_ms >= answer.window_ms),
             truncated: answers().any(|answer| answer.truncated),
+            by_prometheus: false,
         }
     }
 
@@ -60,7 +63,13 @@ impl Coverage {
             window_ms: answer.window_ms,
             since_start: answer.since_start,
             truncated: answer.truncated,
+            by_prometheus: false,
         }
+    }
+
+    /// The same of figures that Prometheus has.
+    pub(super) fn of_prometheus(self) -> Self {
+        Self { by_prometheus: true, ..self }
     }
 
     fn is_short(&self) -> bool {
@@ -86,10 +95,8 @@ pub(crate) fn note_partial(coverage: &Coverage, notes: &mut impl Write) -> anyho
     if coverage.is_short() {
         let known = humantime::format_duration(Duration::from_secs((coverage.covered_ms / 1000).into()));
         if coverage.since_start {
-            writeln!(
-                notes,
-                "note: the figures are of the last {known}: the control plane has not been counting for longer"
-            )?;
+            let who = if coverage.by_prometheus { "Prometheus" } else { "the control plane" };
+            writeln!(notes, "note: the figures are of the last {known}: {who} has not been counting for longer")?;
         } else {
             writeln!(notes, "note: of some traffic no more than {known} is known: the figures are partial")?;
         }

@@ -10,7 +10,7 @@ use conduit_api::{
     window,
 };
 
-use super::view::Columns;
+use super::{labelled, prometheus::Prometheus, view::Columns};
 use crate::{
     global::Global,
     output::OutputOrCsv as Output,
@@ -30,14 +30,17 @@ const ALL: [Kind; 10] = [
     Kind::Service,
     Kind::Authority,
 ];
+/// How far people look back unless they say so.
+const TIME_WINDOW: &str = "1m";
+
 /// Which traffic, and how it is shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// TYPE, TYPE NAME or TYPE/NAME, several of them, or all; TYPE is pod, namespace, service, authority, or a kind of workload as deployment
     #[arg(required = true, num_args = 1.., value_name = "RESOURCE")]
     resource: Vec<String>,
-    /// How far to look back: 15s to 6h
-    #[arg(short, long, default_value = "1m", value_name = "DURATION")]
+    /// How far to look back: 15s to 6h; of what a Prometheus keeps with --prometheus-url
+    #[arg(short, long, default_value = TIME_WINDOW, value_name = "DURATION")]
     time_window: String,
     /// A row for each path, method, status or class of what they are asked; several with commas between
     #[arg(long, value_enum, value_delimiter = ',', conflicts_with_all = ["to", "from", "unmeshed"])]
@@ -57,9 +60,15 @@ pub struct Args {
     /// Look in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    /// Only what has these labels, as kubectl selects it: app=web,tier!=cache
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub(super) selector: Option<String>,
     /// Only what has pods, none of which is part of the mesh
     #[arg(long)]
     pub(super) unmeshed: bool,
+    /// Take the figures of this Prometheus, which scrapes the mesh, for windows that are longer: http://localhost:9090
+    #[arg(long, value_name = "URL", conflicts_with = "by")]
+    pub(super) prometheus_url: Option<String>,
     /// Again every two seconds
     #[arg(short, long)]
     pub(super) watch: bool,
@@ -93,6 +102,9 @@ impl Args {
     pub(super) fn blocks(&self, global: &Global) -> anyhow::Result<Vec<Block>> {
         let mut blocks: Vec<Block> = Vec::new();
         for selection in self.selections(&global.scope(self.all_namespaces)?)? {
+            if self.selector.is_some() {
+                labelled::check(&selection)?;
+            }
             let request = self.request(global, &selection)?;
             match blocks.iter_mut().find(|block| block.kind == selection.kind) {
                 Some(block) => block.requests.push(request),
@@ -109,7 +121,13 @@ impl Args {
         // Who asks for these does not know what becomes of paths.
         let is_told_by_clients = |kind: &Kind| matches!(kind, Kind::Service | Kind::Authority);
         let kinds = ALL.iter().filter(|kind| self.by.is_empty() || !is_told_by_clients(kind));
+        let kinds = kinds.filter(|kind| self.selector.is_none() || labelled::can_be(**kind));
         Ok(kinds.map(|kind| Selection::parse(&[kind.as_str()], scope)).collect::<Result<_, _>>()?)
+    }
+
+    /// Who is asked for figures instead of the control plane.
+    pub(super) fn prometheus(&self) -> anyhow::Result<Option<Prometheus>> {
+        self.prometheus_url.as_ref().map(|url| Prometheus::new(url, &self.time_window)).transpose()
     }
 
     pub(super) fn is_all(&self) -> bool {
@@ -126,7 +144,8 @@ impl Args {
         let from = self.from.as_ref().map(|from| other(from, &self.from_namespace).map(Other::From));
         Ok(StatRequest {
             selector: Some(selection.to_wire()),
-            window_ms: window_ms(&self.time_window)?,
+            // What there is, is asked for all the same.
+            window_ms: window_ms(if self.prometheus_url.is_some() { TIME_WINDOW } else { &self.time_window })?,
             other: to.or(from).transpose()?,
             by: self.by().into_iter().map(i32::from).collect(),
         })
@@ -215,6 +234,7 @@ mod tests {
         assert_eq!(shape("conduit stat deploy/web po deploy/voting"), "deploy*2 po*1");
         assert_eq!(shape("conduit stat all"), "deploy*1 ds*1 sts*1 rs*1 rc*1 job*1 cj*1 po*1 svc*1 au*1");
         assert_eq!(shape("conduit stat all --by path"), "deploy*1 ds*1 sts*1 rs*1 rc*1 job*1 cj*1 po*1");
+        assert_eq!(shape("conduit stat all -l a=b"), "deploy*1 ds*1 sts*1 rs*1 rc*1 job*1 cj*1 po*1 svc*1");
         let by = request("conduit stat deploy/web --by status,path,status").unwrap();
         assert_eq!(by.by().collect::<Vec<_>>(), [By::Path, By::Status]);
     }
@@ -229,6 +249,9 @@ mod tests {
             ("conduit -n not_valid stat deploy", "not_valid is not a valid namespace"),
             ("conduit stat deploy --to svc/a --from svc/b", "cannot be used with"),
             ("conduit stat deploy --to deploy/a --by path", "cannot be used with"),
+            ("conduit stat deploy --by path --prometheus-url http://a", "cannot be used with"),
+            ("conduit stat deploy/web -l app=web", "deploy/web is one resource"),
+            ("conduit stat au -l app=web", "an authority has no labels"),
             ("conduit stat deploy --by colour", "invalid value 'colour'"),
         ] {
             let error = request(args).unwrap_err().to_string();
