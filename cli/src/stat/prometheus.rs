@@ -76,8 +76,8 @@ impl Prometheus {
         let length = humantime::parse_duration(window)
             .with_context(|| format!("`{window}` is not a duration, as in 12h or 7d, for --time-window"))?;
         if !(WINDOW_MIN..=WINDOW_MAX).contains(&length) {
-            let [min, max] = [WINDOW_MIN, WINDOW_MAX].map(humantime::format_duration);
-            bail!("Prometheus is asked for at least {min} and at most {max}, and {window} is not between them");
+            let days = WINDOW_MAX.as_secs() / (24 * 60 * 60);
+            bail!("Prometheus is asked for at least 1m and at most {days}d, and {window} is not between them");
         }
         let agent = agent(ANSWER_TIMEOUT).http_status_as_error(false).build().new_agent();
         Ok(Self { url: url.trim_end_matches('/').to_owned(), agent, window: length })
@@ -163,7 +163,7 @@ mod tests {
             ("http://localhost:9090/", "7d", ""),
             ("https://example.org/prometheus", "1m", ""),
             ("localhost:9090", "7d", "is not a URL"),
-            ("http://localhost:9090", "30s", "at least 1m and at most 1month"),
+            ("http://localhost:9090", "30s", "at least 1m and at most 49d, and 30s"),
             ("http://localhost:9090", "1y", "and 1y is not between them"),
             ("http://localhost:9090", "week", "`week` is not a duration"),
         ] {
