@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     /// Kinds that a release has installed; none is ever taken away from this list.
-    const EVER: [&str; 14] = [
+    const EVER: [&str; 15] = [
         "APIService",
         "ClusterRole",
         "ClusterRoleBinding",
@@ -126,6 +126,7 @@ mod tests {
         "Service",
         "ServiceAccount",
         "StatefulSet",
+        "ValidatingWebhookConfiguration",
     ];
 
     #[test]

@@ -16,9 +16,9 @@ use crate::{
 
 /// So many pods are named.
 const EXAMPLES_MAX: usize = 5;
-/// As long as they are there, the API server asks what goes away, for each pod and for each that lists what there is. So they go first, and
+/// As long as they are there, the API server asks what goes away, for each pod and route, and for each that lists what there is. So they go first, and
 /// last what the rest is in.
-const FIRST: [&str; 2] = ["MutatingWebhookConfiguration", "APIService"];
+const FIRST: [&str; 3] = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration", "APIService"];
 const LAST: &str = "Namespace";
 
 /// Whether to do it all the same, and how it is written.
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn what_is_asked_by_the_api_server_goes_first_and_the_namespace_last() {
         let kinds: Vec<_> = kinds("conduit").unwrap().into_iter().map(|(_, kind)| kind).collect();
-        assert!(FIRST.iter().all(|kind| kinds[..2].contains(&(*kind).to_owned())), "{kinds:?}");
+        assert!(FIRST.iter().all(|kind| kinds[..FIRST.len()].contains(&(*kind).to_owned())), "{kinds:?}");
         assert_eq!(kinds.last().unwrap(), LAST);
         for kind in ["StatefulSet", "PodDisruptionBudget", "Secret", "ConfigMap"] {
             assert!(kinds.contains(&kind.to_owned()), "{kind}");

@@ -1,4 +1,6 @@
-//! What the Kubernetes API server is told of pods that are about to be made. Pure.
+//! What the Kubernetes API server is told of pods that are about to be made, and of routes that are about to be written. Pure.
+//!
+//! A route is never refused: others may understand it, and its status says what becomes of it. Who writes it is told at once, though.
 //!
 //! It offers each of them to any replica; whether one gets a proxy, and which, is decided by `conduit-inject`, as for `conduit inject`.
 
@@ -13,17 +15,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info;
 
+use crate::platform::kubernetes::objections;
+
 /// What the API server posts, and is answered (`admission.k8s.io/v1`).
 #[derive(Deserialize)]
 pub struct Review {
     #[serde(rename = "apiVersion")]
     api_version: String,
     kind: String,
-    /// What is to be made.
+    /// What is to be made or written.
     pub request: Request,
 }
 
-/// A pod that is to be made.
+/// A pod that is to be made, or a route that is to be written.
 #[derive(Deserialize)]
 pub struct Request {
     uid: String,
@@ -54,7 +58,7 @@ struct Response {
     patch_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch: Option<String>,
-    /// Shown to whoever makes the pod; mostly that is a controller of the cluster, which does not look.
+    /// Shown to whoever makes it; of pods, mostly that is a controller of the cluster, which does not look.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -88,6 +92,15 @@ impl Review {
         }
         Answer { api_version, kind, response }
     }
+
+    /// What to say of it if it is a route.
+    pub fn answer_about_route(self) -> Answer {
+        let Self { api_version, kind, request: Request { uid, object, .. } } = self;
+        // What is no object at all, the API server refuses.
+        let objections = serde_json::from_value(object).map(objections).unwrap_or_default();
+        let warnings = objections.iter().map(|objection| format!("conduit: {objection}")).collect();
+        Answer { api_version, kind, response: Response { uid, allowed: true, warnings, ..Response::default() } }
+    }
 }
 
 /// A pod that something else makes has only the beginning of a name yet.
@@ -110,6 +123,58 @@ mod tests {
         let answer = serde_json::to_value(review.answer(&annotations, &Settings::default())).unwrap();
         assert_eq!((&answer["kind"], &answer["response"]["uid"]), (&json!("AdmissionReview"), &json!("42")));
         answer["response"].clone()
+    }
+
+    fn warnings(spec: Value) -> Value {
+        let metadata = json!({"namespace": "shop", "name": "web"});
+        let kinds = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": metadata, "spec": spec});
+        let request = json!({"uid": "42", "namespace": "shop", "object": kinds});
+        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        let review: Review = serde_json::from_value(review).unwrap();
+        let answer = serde_json::to_value(review.answer_about_route()).unwrap()["response"].clone();
+        assert_eq!((&answer["uid"], &answer["allowed"]), (&json!("42"), &json!(true)), "it is never refused");
+        answer["warnings"].clone()
+    }
+
+    #[test]
+    fn who_writes_a_route_is_told_what_is_not_carried_out() {
+        let of = |parents: Value, rules: Value| warnings(json!({"parentRefs": parents, "rules": rules}));
+        let service = || json!([{"group": "", "kind": "Service", "name": "web", "port": 80}]);
+        let backend = |more: Value| {
+            let mut backend = json!({"name": "web-v2", "port": 80});
+            backend.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!([{"backendRefs": [backend]}])
+        };
+        assert_eq!(of(service(), backend(json!({}))), Value::Null, "whether there are such Services is not looked at");
+        let gateway = json!([{"name": "edge"}]);
+        let rewrite = json!([{"filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "a"}}]}]);
+        assert_eq!(of(gateway, rewrite.clone()), Value::Null, "it is somebody else's");
+        for (parents, rules, says) in [
+            (service(), rewrite, "conduit: spec.rules[0].filters[0]"),
+            (
+                service(),
+                backend(json!({"kind": "Bucket"})),
+                "conduit: spec.rules[0].backendRefs[0].kind: only Services",
+            ),
+            (
+                service(),
+                backend(json!({"namespace": "other"})),
+                "conduit: spec.rules[0].backendRefs[0].namespace: only",
+            ),
+            (
+                service(),
+                json!([{"matches": [{"path": {"type": "RegularExpression", "value": "a.*"}}]}]),
+                "not by Regular",
+            ),
+            (
+                json!([{"group": "", "kind": "Service", "name": "web", "namespace": "other"}]),
+                json!([]),
+                "conduit: spec.parentRefs[0].namespace: a route is for Services of its own namespace",
+            ),
+        ] {
+            let warnings = of(parents, rules);
+            assert!(warnings[0].as_str().unwrap_or_default().contains(says), "{says}: {warnings}");
+        }
     }
 
     fn pod(annotations: Value) -> Value {

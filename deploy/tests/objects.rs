@@ -83,6 +83,7 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "ConfigMap conduit-config",
         "StatefulSet controller",
         "MutatingWebhookConfiguration conduit-proxy-injector-mesh",
+        "ValidatingWebhookConfiguration conduit-route-validator-mesh",
         "APIService v1alpha1.mesh.api.conduit.io",
         "NetworkPolicy controller",
         "NetworkPolicy prometheus",
@@ -104,8 +105,14 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
 
 #[test]
 fn everything_says_what_it_belongs_to() {
-    const CLUSTER_SCOPED: [&str; 5] =
-        ["Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "APIService"];
+    const CLUSTER_SCOPED: [&str; 6] = [
+        "Namespace",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "MutatingWebhookConfiguration",
+        "ValidatingWebhookConfiguration",
+        "APIService",
+    ];
     for manifest in manifests() {
         for object in manifest.objects() {
             let metadata = &object["metadata"];
@@ -144,9 +151,11 @@ fn what_is_named_is_there() {
                 assert!(named.iter().all(|(kind, name)| name.is_null() || exists(&manifest, kind, name)), "{volume}");
             }
         }
-        let webhook = &of_kind(&manifest, "MutatingWebhookConfiguration")[0]["webhooks"][0];
-        assert!(exists(&manifest, "Service", &webhook["clientConfig"]["service"]["name"]));
-        assert_eq!(webhook["clientConfig"].get("caBundle"), None);
+        for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
+            let webhook = &of_kind(&manifest, kind)[0]["webhooks"][0];
+            assert!(exists(&manifest, "Service", &webhook["clientConfig"]["service"]["name"]));
+            assert_eq!(webhook["clientConfig"].get("caBundle"), None);
+        }
         let api = &of_kind(&manifest, "APIService")[0]["spec"];
         assert!(exists(&manifest, "Service", &api["service"]["name"]));
         assert_eq!(api.get("caBundle"), None);

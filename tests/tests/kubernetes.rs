@@ -363,7 +363,12 @@ fn routes_are_followed(cluster: &Cluster) {
 
 fn a_route_says_what_it_lacks(cluster: &Cluster) {
     let unsupported = json!({"filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "a"}}]});
-    cluster.apply(&route("wrong", "web", unsupported));
+    let unsupported = route("wrong", "web", unsupported);
+    eventually("who writes it is warned", || {
+        let (_, said) = cluster.try_kubectl("apply --dry-run=server --warnings-as-errors -f -", &unsupported);
+        said.contains("Warning: conduit: spec.rules[0].filters[0]").then_some(())
+    });
+    cluster.apply(&unsupported);
     eventually("what is not carried out is named", || {
         let (reason, message) = complaints(cluster, "wrong")?.first()?.clone();
         (reason == "UnsupportedValue" && message.starts_with("spec.rules[0].filters[0]")).then_some(())
@@ -570,7 +575,7 @@ fn nothing_is_left(cluster: &mut Cluster) {
     let (success, output) = cluster.try_kubectl("delete --wait=false -f -", &printed);
     assert!(success, "{output}");
     eventually("nothing is left of it", || {
-        let kinds = "apiservices,mutatingwebhookconfigurations,clusterroles,clusterrolebindings,roles,rolebindings,configmaps,secrets,\
+        let kinds = "apiservices,mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings,roles,rolebindings,configmaps,secrets,\
                      services,statefulsets,networkpolicies,poddisruptionbudgets,serviceaccounts,namespaces";
         let left = cluster.kubectl(&format!("get {kinds} -A -l conduit.io/control-plane-ns=conduit -o name"));
         left.trim().is_empty().then_some(())

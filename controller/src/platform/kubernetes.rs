@@ -32,6 +32,7 @@ use kube::{
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
+pub use self::routes::objections;
 use self::{
     gate::{GATE, Gate},
     objects::Objects,

@@ -33,6 +33,22 @@ const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(4);
 /// At once, of anybody: each may have a review in memory. API servers keep a few.
 const CONNECTIONS_MAX: usize = 64;
 
+/// What is reviewed, by the path that it is posted to.
+#[derive(Clone, Copy, PartialEq)]
+enum About {
+    Pod,
+    Route,
+}
+
+impl About {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pod => "a pod that may want a proxy",
+            Self::Route => "a route",
+        }
+    }
+}
+
 /// Answers reviews.
 pub struct Webhook {
     client: Client,
@@ -73,13 +89,15 @@ impl Webhook {
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if (request.method(), request.uri().path()) != (&Method::POST, "/inject") {
-            return status(StatusCode::NOT_FOUND, "there is POST /inject".to_owned());
-        }
+        let about = match (request.method(), request.uri().path()) {
+            (&Method::POST, "/inject") => About::Pod,
+            (&Method::POST, "/routes") => About::Route,
+            _ => return status(StatusCode::NOT_FOUND, "there are POST /inject and POST /routes".to_owned()),
+        };
         let Ok(body) = Limited::new(request.into_body(), REVIEW_BYTES_MAX).collect().await else {
             return status(StatusCode::PAYLOAD_TOO_LARGE, format!("no more than {REVIEW_BYTES_MAX} bytes are read"));
         };
-        match self.review(&body.to_bytes()).await {
+        match self.review(about, &body.to_bytes()).await {
             Ok(answer) => {
                 let body = serde_json::to_vec(&answer).expect("it is text and lists of it");
                 let mut response = Response::new(Full::from(body));
@@ -88,15 +106,18 @@ impl Webhook {
             }
             Err(error) => {
                 // By its failure policy, the API server makes the pod without a proxy.
-                warn!(error = %format_args!("{error:#}"), "a pod that may want a proxy was not looked at");
+                warn!(error = %format_args!("{error:#}"), "{} was not looked at", about.name());
                 status(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
             }
         }
     }
 
-    async fn review(&self, body: &[u8]) -> anyhow::Result<Answer> {
+    async fn review(&self, about: About, body: &[u8]) -> anyhow::Result<Answer> {
         let review: Review =
             serde_json::from_slice(body).context("this is no AdmissionReview of admission.k8s.io/v1")?;
+        if about == About::Route {
+            return Ok(review.answer_about_route());
+        }
         let settings = settings(&self.settings)?;
         let namespace = self.annotations(&review.request.namespace).await?;
         Ok(review.answer(&namespace, &settings))

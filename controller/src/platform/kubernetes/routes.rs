@@ -97,6 +97,21 @@ pub fn read(mut object: DynamicObject) -> Option<(Key, Option<RouteFacts>)> {
     Some((key, Some(facts)))
 }
 
+/// What is wrong with a route by itself, whatever else there is in the cluster: for who is about to write it.
+pub fn objections(object: DynamicObject) -> Vec<String> {
+    let Some(((namespace, _), Some(facts))) = read(object) else { return Vec::new() };
+    let parents = facts.parents.iter().map(|parent| parent.check(&namespace));
+    let backends = facts.backends.iter().map(|backend| backend.check(&namespace));
+    let refused = parents.chain(backends).filter_map(|checked| Some(checked.err()?.message));
+    let named = facts.parents.iter().filter_map(|parent| ServiceName::new(&namespace, &parent.reference.name).ok());
+    let rules = facts.route(named.map(|service| ParentRef { service, port: None }).collect()).err().map(not_in_force);
+    refused.chain(rules).collect()
+}
+
+fn not_in_force(why: String) -> String {
+    format!("{why}; none of the route is in force until this is changed")
+}
+
 fn parents(spec: &Value) -> Vec<Parent> {
     let written = spec["parentRefs"].as_array().into_iter().flatten().enumerate();
     let parents = written.filter_map(|(i, written)| {
@@ -140,7 +155,7 @@ impl RouteFacts {
         let route = match self.route(parents.iter().flatten().cloned().collect()) {
             Ok(route) => route,
             Err(message) => {
-                let message = format!("{message}; none of the route is in force until this is changed");
+                let message = not_in_force(message);
                 parents.fill(Err(Refusal { reason: "UnsupportedValue", message }));
                 None
             }
@@ -172,11 +187,8 @@ impl RouteFacts {
 }
 
 impl Parent {
-    fn find<'a>(
-        &self,
-        namespace: &str,
-        services: impl Fn(&ServiceName) -> Option<&'a Ports>,
-    ) -> Result<ParentRef, Refusal> {
+    /// Whether it can be one, if there is such a Service.
+    fn check(&self, namespace: &str) -> Result<(), Refusal> {
         let (at, reference) = (&self.at, &self.reference);
         if let Some(other) = reference.namespace.as_ref().filter(|other| *other != namespace) {
             let message = format!(
@@ -184,6 +196,16 @@ impl Parent {
             );
             return Err(Refusal { reason: "UnsupportedValue", message });
         }
+        Ok(())
+    }
+
+    fn find<'a>(
+        &self,
+        namespace: &str,
+        services: impl Fn(&ServiceName) -> Option<&'a Ports>,
+    ) -> Result<ParentRef, Refusal> {
+        self.check(namespace)?;
+        let (at, reference) = (&self.at, &self.reference);
         let refusal = |message| Refusal { reason: "NoMatchingParent", message };
         let (service, ports) = reference.service(at, namespace, services).map_err(refusal)?;
         if reference.port.is_none() && reference.section_name.is_none() {
@@ -201,7 +223,8 @@ impl Parent {
 }
 
 impl Backend {
-    fn find<'a>(&self, namespace: &str, services: impl Fn(&ServiceName) -> Option<&'a Ports>) -> Result<(), Refusal> {
+    /// Whether it can be one, if there is such a Service.
+    fn check(&self, namespace: &str) -> Result<(), Refusal> {
         let (at, reference) = (&self.at, &self.reference);
         let (group, kind) =
             (reference.group.as_deref().unwrap_or_default(), reference.kind.as_deref().unwrap_or("Service"));
@@ -216,6 +239,12 @@ impl Backend {
             );
             return Err(Refusal { reason: "RefNotPermitted", message });
         }
+        Ok(())
+    }
+
+    fn find<'a>(&self, namespace: &str, services: impl Fn(&ServiceName) -> Option<&'a Ports>) -> Result<(), Refusal> {
+        self.check(namespace)?;
+        let (at, reference) = (&self.at, &self.reference);
         let refusal = |message| {
             let message = format!("{message}; requests for it fail until there is one");
             Refusal { reason: "BackendNotFound", message }
