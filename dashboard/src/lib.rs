@@ -80,7 +80,8 @@ pub fn router(upstream: Upstream, options: &Options) -> Router {
         all = all.route(path, get(async move || Html(page)));
     }
     let guard = middleware::from_fn_with_state(options.hosts, guard::guard);
-    all.fallback(files::not_found).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(guard).with_state(shared)
+    let all = all.fallback(files::not_found).method_not_allowed_fallback(call::not_allowed);
+    all.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(guard).with_state(shared)
 }
 
 fn routes(prefix: &str) -> Router<Shared> {
