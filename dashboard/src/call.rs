@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// A question, and one answer.
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 /// What a stream of JSON lines calls itself.
-const LINES: &str = "application/x-ndjson";
+pub(crate) const LINES: &str = "application/x-ndjson";
 /// Server-Sent Events.
-const EVENTS: &str = "text/event-stream";
+pub(crate) const EVENTS: &str = "text/event-stream";
 
 /// Answers with what the method returns: one object, or a stream of them.
 pub(crate) async fn call(

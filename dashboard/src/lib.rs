@@ -4,6 +4,7 @@
 //! browser ── GET /            ─► files      what `npm run build` made, embedded
 //!         ── POST api/v1/Stat ─► call     ─┐
 //!         ── GET api/v1/live  ─► live     ─┴► transcode ─► upstream ─► any replica of the control plane
+//!         ── GET api/v1/openapi.json ─► openapi   what of it there is
 //!            all of it through guard: whom a page is for, and what it may load
 //! ```
 //!
@@ -17,6 +18,7 @@ mod files;
 mod guard;
 mod live;
 mod methods;
+mod openapi;
 mod transcode;
 mod upstream;
 
@@ -90,5 +92,6 @@ fn routes(prefix: &str) -> Router<Shared> {
         .route(&format!("{prefix}/{{file}}"), get(files::file))
         .route(&format!("{prefix}/assets/{{file}}"), get(files::asset))
         .route(&format!("{prefix}/api/v1/live"), get(live::serve))
+        .route(&format!("{prefix}/api/v1/openapi.json"), get(openapi::serve))
         .route(&format!("{prefix}/api/v1/{{method}}"), post(call::call))
 }
