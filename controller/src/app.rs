@@ -436,13 +436,26 @@ fn server() -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW)
 }
 
-/// The public API with gRPC reflection, so that any gRPC tool can be pointed at it.
+/// The public API with gRPC reflection, so that any gRPC tool can be pointed at it: those that know v1, and older ones, which ask for
+/// v1alpha.
 fn reflected(api: ApiService<ApiServer>) -> Router {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .build_v1()
-        .expect("they are our own, and whole");
-    server().add_service(api).add_service(reflection)
+    use tonic_reflection::{pb, server::Builder};
+
+    const OURS: &str = "they are our own, and whole";
+    // The descriptors are of all services, and these are the ones that are here.
+    let reflection = || {
+        Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .with_service_name(proto::public::api_server::SERVICE_NAME)
+            .with_service_name(pb::v1::server_reflection_server::SERVICE_NAME)
+            .with_service_name(pb::v1alpha::server_reflection_server::SERVICE_NAME)
+    };
+    server()
+        .add_service(api)
+        .add_service(reflection().build_v1().expect(OURS))
+        .add_service(reflection().build_v1alpha().expect(OURS))
 }
 
 fn ended(what: &'static str) -> impl FnOnce(Result<(), tonic::transport::Error>) {

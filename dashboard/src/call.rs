@@ -2,7 +2,10 @@
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{
+        Path, State,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -12,29 +15,36 @@ use serde_json::json;
 use tonic::{Status, Streaming};
 
 use crate::{
-    Shared,
+    BODY_BYTES_MAX, Shared,
     failure::{self, Failure},
     transcode,
 };
 
+/// A question, and one answer.
+pub(crate) const JSON: &str = "application/json";
 /// What a stream of JSON lines calls itself.
-const LINES: &str = "application/x-ndjson";
+pub(crate) const LINES: &str = "application/x-ndjson";
 /// Server-Sent Events.
-const EVENTS: &str = "text/event-stream";
+pub(crate) const EVENTS: &str = "text/event-stream";
 
 /// Answers with what the method returns: one object, or a stream of them.
 pub(crate) async fn call(
     State(shared): State<Shared>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
+    let Path(name) = name.map_err(|_| Status::not_found("there is no such method here: its name is no text"))?;
     if !is_json(&headers) {
         let error = Status::invalid_argument("a question is JSON: send `content-type: application/json`");
         return Ok(failure::refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, &failure::to_json(&error)));
     }
     let method = shared.methods.find(&name);
     let method = method.ok_or_else(|| Status::not_found(format!("there is no method `{name}` here")))?;
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return Ok(too_large_or_broken(&rejection)),
+    };
     let message = transcode::to_message(&body, method.descriptor.input())?;
     let kind = method.descriptor.output();
     if method.descriptor.is_server_streaming() {
@@ -42,13 +52,31 @@ pub(crate) async fn call(
         return Ok(stream_of(answers, kind, accepts_events(&headers)));
     }
     let answer = shared.upstream.ask(method, message).await?;
-    Ok(respond("application/json", Body::from(transcode::to_json(answer, kind)?)))
+    Ok(respond(JSON, Body::from(transcode::to_json(answer, kind)?)))
+}
+
+/// A body that did not come as a whole.
+fn too_large_or_broken(rejection: &BytesRejection) -> Response {
+    let (status, error) = match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let says = format!("a question is at most {BODY_BYTES_MAX} bytes: ask for less at once");
+            (StatusCode::PAYLOAD_TOO_LARGE, Status::out_of_range(says))
+        }
+        _ => (StatusCode::BAD_REQUEST, Status::invalid_argument("the body ended before it was complete")),
+    };
+    failure::refusal(status, &failure::to_json(&error))
+}
+
+/// By another HTTP method than the path has.
+pub(crate) async fn not_allowed(method: http::Method) -> Response {
+    let error = Status::unimplemented(format!("{method} is nothing to do here: the header `allow` says what is"));
+    failure::refusal(StatusCode::METHOD_NOT_ALLOWED, &failure::to_json(&error))
 }
 
 /// Only a page of this server can send this content type without being asked for permission first.
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(JSON))
 }
 
 fn accepts_events(headers: &HeaderMap) -> bool {

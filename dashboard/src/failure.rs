@@ -36,41 +36,49 @@ pub(crate) fn to_json(status: &Status) -> Value {
     json!({ "code": name(status.code()), "message": status.message() })
 }
 
-/// As [google.rpc.Code](https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto) says which belongs to which.
+/// Which status belongs to which code, as [google.rpc.Code](https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto) says.
+pub(crate) const CODES: &[(Code, &str, StatusCode)] = &[
+    (Code::Ok, "OK", StatusCode::OK),
+    (Code::Cancelled, "CANCELLED", StatusCode::INTERNAL_SERVER_ERROR),
+    (Code::Unknown, "UNKNOWN", StatusCode::INTERNAL_SERVER_ERROR),
+    (Code::InvalidArgument, "INVALID_ARGUMENT", StatusCode::BAD_REQUEST),
+    (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", StatusCode::GATEWAY_TIMEOUT),
+    (Code::NotFound, "NOT_FOUND", StatusCode::NOT_FOUND),
+    (Code::AlreadyExists, "ALREADY_EXISTS", StatusCode::CONFLICT),
+    (Code::PermissionDenied, "PERMISSION_DENIED", StatusCode::FORBIDDEN),
+    (Code::ResourceExhausted, "RESOURCE_EXHAUSTED", StatusCode::TOO_MANY_REQUESTS),
+    (Code::FailedPrecondition, "FAILED_PRECONDITION", StatusCode::BAD_REQUEST),
+    (Code::Aborted, "ABORTED", StatusCode::CONFLICT),
+    (Code::OutOfRange, "OUT_OF_RANGE", StatusCode::BAD_REQUEST),
+    (Code::Unimplemented, "UNIMPLEMENTED", StatusCode::NOT_IMPLEMENTED),
+    (Code::Internal, "INTERNAL", StatusCode::INTERNAL_SERVER_ERROR),
+    (Code::Unavailable, "UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
+    (Code::DataLoss, "DATA_LOSS", StatusCode::INTERNAL_SERVER_ERROR),
+    (Code::Unauthenticated, "UNAUTHENTICATED", StatusCode::UNAUTHORIZED),
+];
+
 fn http_status(code: Code) -> StatusCode {
-    match code {
-        Code::Ok => StatusCode::OK,
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
-        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Code::PermissionDenied => StatusCode::FORBIDDEN,
-        Code::NotFound => StatusCode::NOT_FOUND,
-        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
-        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
-        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
-    }
+    entry(code).2
 }
 
 fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
+    entry(code).1
+}
+
+fn entry(code: Code) -> &'static (Code, &'static str, StatusCode) {
+    &CODES[code as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_where_their_numbers_say() {
+        for (at, (code, _, _)) in CODES.iter().enumerate() {
+            assert_eq!(*code as usize, at);
+        }
+        // No code of gRPC is greater; a number that is none is UNKNOWN.
+        assert_eq!(Code::from(CODES.len() as i32), Code::Unknown);
     }
 }

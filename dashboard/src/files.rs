@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    extract::Path,
+    extract::{Path, rejection::PathRejection},
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -36,16 +36,16 @@ pub(crate) async fn index() -> Response {
 }
 
 /// What it names.
-pub(crate) async fn asset(Path(name): Path<String>) -> Response {
-    match find(&format!("assets/{name}")) {
+pub(crate) async fn asset(name: Result<Path<String>, PathRejection>) -> Response {
+    match name.ok().and_then(|Path(name)| find(&format!("assets/{name}"))) {
         Some(file) => respond(file.kind, file.bytes, FOR_EVER),
         None => not_found().await,
     }
 }
 
 /// What stands beside it.
-pub(crate) async fn file(Path(name): Path<String>) -> Response {
-    match find(&name) {
+pub(crate) async fn file(name: Result<Path<String>, PathRejection>) -> Response {
+    match name.ok().and_then(|Path(name)| find(&name)) {
         Some(file) => respond(file.kind, file.bytes, NOT_AT_ALL),
         None => not_found().await,
     }

@@ -4,6 +4,7 @@
 //! browser ── GET /            ─► files      what `npm run build` made, embedded
 //!         ── POST api/v1/Stat ─► call     ─┐
 //!         ── GET api/v1/live  ─► live     ─┴► transcode ─► upstream ─► any replica of the control plane
+//!         ── GET api/v1/openapi.json ─► openapi   what of it there is
 //!            all of it through guard: whom a page is for, and what it may load
 //! ```
 //!
@@ -17,6 +18,7 @@ mod files;
 mod guard;
 mod live;
 mod methods;
+mod openapi;
 mod transcode;
 mod upstream;
 
@@ -80,7 +82,8 @@ pub fn router(upstream: Upstream, options: &Options) -> Router {
         all = all.route(path, get(async move || Html(page)));
     }
     let guard = middleware::from_fn_with_state(options.hosts, guard::guard);
-    all.fallback(files::not_found).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(guard).with_state(shared)
+    let all = all.fallback(files::not_found).method_not_allowed_fallback(call::not_allowed);
+    all.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(guard).with_state(shared)
 }
 
 fn routes(prefix: &str) -> Router<Shared> {
@@ -89,5 +92,6 @@ fn routes(prefix: &str) -> Router<Shared> {
         .route(&format!("{prefix}/{{file}}"), get(files::file))
         .route(&format!("{prefix}/assets/{{file}}"), get(files::asset))
         .route(&format!("{prefix}/api/v1/live"), get(live::serve))
+        .route(&format!("{prefix}/api/v1/openapi.json"), get(openapi::serve))
         .route(&format!("{prefix}/api/v1/{{method}}"), post(call::call))
 }

@@ -24,10 +24,10 @@ const STEPS: u32 = 60;
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct View {
-    view: String,
+    pub(crate) view: String,
     /// "deployment", "pod", "namespace" or "authority", for `table` and `resource`.
     #[serde(default)]
-    kind: String,
+    pub(crate) kind: String,
     #[serde(default)]
     namespace: String,
     #[serde(default)]
@@ -57,6 +57,20 @@ impl Question {
 }
 
 impl View {
+    /// Each that there is, of each kind that it is of.
+    pub(crate) fn all() -> Vec<Self> {
+        let view = |view: &str, kind: &str, name: &str| Self {
+            view: view.to_owned(),
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            ..Self::default()
+        };
+        let tables = ["deployment", "pod", "namespace", "authority"].map(|kind| view("table", kind, ""));
+        let resources = ["deployment", "pod", "namespace"].map(|kind| view("resource", kind, "web"));
+        let others = ["overview", "routes", "control", "events"].map(|name| view(name, "", ""));
+        tables.into_iter().chain(resources).chain(others).collect()
+    }
+
     /// What there is to ask for it.
     ///
     /// # Errors
@@ -147,11 +161,7 @@ mod tests {
     #[test]
     fn every_question_can_be_asked() {
         let methods = Methods::new(false);
-        let kinds = ["deployment", "pod", "namespace", "authority"];
-        let tables = kinds.map(|kind| view("table", kind, ""));
-        let resources = ["deployment", "pod", "namespace"].map(|kind| view("resource", kind, "web"));
-        let others = ["overview", "routes", "control", "events"].map(|name| view(name, "", ""));
-        for view in tables.into_iter().chain(resources).chain(others) {
+        for view in View::all() {
             let questions = view.questions().unwrap();
             assert!(!questions.is_empty(), "{view:?}");
             for question in questions {

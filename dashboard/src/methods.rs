@@ -53,6 +53,11 @@ impl Methods {
         Self { by_name: by_name.collect() }
     }
 
+    /// By their names.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, &Method)> {
+        self.by_name.iter().map(|(name, method)| (*name, method))
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<&Method> {
         self.by_name.get(name)
     }

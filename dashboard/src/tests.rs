@@ -110,15 +110,33 @@ async fn methods_are_asked_in_json() {
 #[tokio::test]
 async fn a_body_is_bounded_and_says_what_it_is() {
     let router = over(&[]);
-    let large = router.clone().oneshot(post("/api/v1/Version", vec![b' '; BODY_BYTES_MAX + 1])).await.unwrap();
-    assert_eq!(large.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let (status, error) = json_of(&router, post("/api/v1/Version", vec![b' '; BODY_BYTES_MAX + 1])).await;
+    assert_eq!((status, &error["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &json!("OUT_OF_RANGE")));
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx"] {
         let mut request = post("/api/v1/Version", "{}");
         request.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
         assert_eq!(json_of(&router, request).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
     }
-    let response = router.oneshot(get("/api/v1/Version")).await.unwrap();
-    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn what_no_handler_is_there_for_is_an_error_as_any_other() {
+    let router = over(&[]);
+    let response = router.clone().oneshot(get("/api/v1/Version")).await.unwrap();
+    assert_eq!(response.headers()[header::ALLOW], "POST");
+    for (request, status, code) in [
+        (get("/api/v1/Version"), StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED"),
+        (post("/api/v1/live", "{}"), StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED"),
+        (post("/", "{}"), StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED"),
+        // Names that are no UTF-8.
+        (post("/api/v1/%ff", "{}"), StatusCode::NOT_FOUND, "NOT_FOUND"),
+        (get("/assets/%ff"), StatusCode::NOT_FOUND, "NOT_FOUND"),
+        (get("/%ff"), StatusCode::NOT_FOUND, "NOT_FOUND"),
+    ] {
+        let path = request.uri().to_string();
+        let (got, error) = json_of(&router, request).await;
+        assert_eq!((got, &error["code"]), (status, &json!(code)), "{path}: {error}");
+    }
 }
 
 #[tokio::test]
