@@ -3,15 +3,28 @@
 pub mod failover;
 pub mod fanout;
 pub mod restart;
+pub mod telemetry;
 pub mod writes;
 
-use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use conduit_api::{Endpoint, Service, ServiceName, ServicePort, mesh::Inventory};
+use conduit_ca::{LaunchToken, WorkloadTls};
 use conduit_chaos::cluster::Cluster;
 use hdrhistogram::Histogram;
 
-use crate::memory::of_process;
+use crate::{identity, memory::of_process};
+
+/// Of everything that is made up.
+pub(crate) const NAMESPACE: &str = "bench";
+/// Whom all proxies are.
+pub(crate) const SERVICE_ACCOUNT: &str = "load";
 
 /// A distribution in one line.
 pub(crate) fn line(name: &str, durations: &Histogram<u64>) -> String {
@@ -40,6 +53,21 @@ pub(crate) fn megabytes(memory: &[f64]) -> String {
     text.trim_end().to_owned()
 }
 
+/// Where proxies find them.
+pub(crate) fn addresses(cluster: &Cluster) -> Vec<String> {
+    (0..cluster.len()).map(|replica| format!("{}:8086", cluster.ip(replica))).collect()
+}
+
+/// The certificate that all proxies show: that of the [`SERVICE_ACCOUNT`] that `pod`, which has to be known by then, runs as.
+pub(crate) async fn certified(cluster: &Cluster, pod: &str) -> anyhow::Result<WorkloadTls> {
+    cluster.wait("there are trust anchors", async || cluster.trust_anchors().exists()).await?;
+    let token = LaunchToken { namespace: NAMESPACE.into(), service_account: SERVICE_ACCOUNT.into(), pod: pod.into() };
+    let file = cluster.trust_anchors().with_extension("token");
+    let expires = SystemTime::now() + Duration::from_secs(3_600);
+    fs::write(&file, token.mint(cluster.seed(), expires))?;
+    identity::of_proxy(addresses(cluster), &Cluster::trust_domain(), cluster.trust_anchors(), file).await
+}
+
 /// So many services with so many endpoints each; `flip` is one more endpoint of the first service, or none.
 pub(crate) fn inventory(services: u16, endpoints: u16, flip: bool) -> Inventory {
     let service = |number: u16| {
@@ -51,7 +79,7 @@ pub(crate) fn inventory(services: u16, endpoints: u16, flip: bool) -> Inventory 
         };
         let endpoints: BTreeMap<_, _> = (0..endpoints + more).map(endpoint).collect();
         Service {
-            name: ServiceName::new("bench", &format!("service-{number}")).expect("a name"),
+            name: ServiceName::new(NAMESPACE, &format!("service-{number}")).expect("a name"),
             cluster_ips: [cluster_address(number).ip()].into(),
             ports: [(80, ServicePort { endpoints, ..ServicePort::default() })].into(),
             balancing: Default::default(),

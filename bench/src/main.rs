@@ -102,6 +102,8 @@ enum ControlPlane {
     Restart(control_plane::restart::Plan),
     /// From a change to its being in force in many proxies
     Fanout(control_plane::fanout::Plan),
+    /// What counting requests and telling of them costs, and how soon `conduit stat` answers
+    Telemetry(control_plane::telemetry::Plan),
 }
 
 /// `-o` of `load`.
@@ -173,6 +175,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
                 ControlPlane::Restart(plan) => control_plane::restart::run(&programs, &plan).await?,
                 ControlPlane::Failover(plan) => control_plane::failover::run(&programs, &plan).await?,
                 ControlPlane::Fanout(plan) => control_plane::fanout::run(&programs, &plan).await?,
+                ControlPlane::Telemetry(plan) => control_plane::telemetry::run(&programs, &plan).await?,
             };
             print!("{measured}");
             Ok(())

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use conduit_api::{Pod, PodName, Target};
-use conduit_ca::{LaunchToken, WorkloadTls};
+use conduit_ca::WorkloadTls;
 use conduit_chaos::cluster::Cluster;
 use conduit_proxy::{
     cache::Cache,
@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{cluster_address, inventory, line, megabytes, memory};
+use super::{NAMESPACE, SERVICE_ACCOUNT, addresses, certified, cluster_address, inventory, line, megabytes, memory};
 use crate::{
     identity,
     load::{histogram, record},
@@ -74,7 +74,7 @@ pub async fn run(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
 async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
     let cluster = Cluster::start(programs, plan.replicas).await?;
     describe(&cluster, plan, false)?;
-    let tls = certified(&cluster).await?;
+    let tls = certified(&cluster, "load").await?;
     let idle = memory(&cluster);
 
     let began = Instant::now();
@@ -143,10 +143,10 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
 fn describe(cluster: &Cluster, plan: &Plan, flip: bool) -> std::io::Result<()> {
     let mut inventory = inventory(plan.services, plan.endpoints, flip);
     inventory.pods.push(Pod {
-        name: PodName::new("bench", "load").expect("a name"),
+        name: PodName::new(NAMESPACE, "load").expect("a name"),
         ip: [11, 255, 255, 254].into(),
         workload: None,
-        service_account: "load".to_owned(),
+        service_account: SERVICE_ACCOUNT.to_owned(),
         uid: None,
         ports: Default::default(),
         zone: None,
@@ -154,21 +154,6 @@ fn describe(cluster: &Cluster, plan: &Plan, flip: bool) -> std::io::Result<()> {
         ready: true,
     });
     cluster.describe(&inventory)
-}
-
-/// Where proxies find them.
-fn addresses(cluster: &Cluster) -> Vec<String> {
-    (0..cluster.len()).map(|replica| format!("{}:8086", cluster.ip(replica))).collect()
-}
-
-/// The certificate that all proxies show.
-async fn certified(cluster: &Cluster) -> anyhow::Result<WorkloadTls> {
-    cluster.wait("there are trust anchors", async || cluster.trust_anchors().exists()).await?;
-    let token = LaunchToken { namespace: "bench".into(), service_account: "load".into(), pod: "load".into() };
-    let file = cluster.trust_anchors().with_extension("token");
-    let expires = std::time::SystemTime::now() + Duration::from_secs(3_600);
-    std::fs::write(&file, token.mint(cluster.seed(), expires))?;
-    identity::of_proxy(addresses(cluster), &Cluster::trust_domain(), cluster.trust_anchors(), file).await
 }
 
 /// A proxy that follows its services, when it knows the first of them; it ends with its handle.
