@@ -9,9 +9,12 @@ use tonic::Status;
 /// The message that a JSON text says. An empty text is a message without fields.
 ///
 /// # Errors
-/// INVALID_ARGUMENT when it is none, or has a field that the message has not.
+/// INVALID_ARGUMENT when it is none, as blanks are, or has a field that the message has not.
 pub(crate) fn to_message(json: &[u8], kind: MessageDescriptor) -> Result<Bytes, Status> {
     let json = if json.is_empty() { b"{}" } else { json };
+    if json.trim_ascii().is_empty() {
+        return Err(Status::invalid_argument("the body is blank, which is no JSON: send `{}`, or nothing"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let name = kind.name().to_owned();
     let message = DynamicMessage::deserialize(kind, &mut deserializer)
@@ -72,7 +75,7 @@ mod tests {
         for (json, says) in [
             ("{", "EOF"),
             // Nothing at all is a question, but this is no JSON.
-            ("\r", "EOF"),
+            ("\r\n", "send `{}`, or nothing"),
             ("[]", "StatRequest"),
             (r#"{"windowMs": -1}"#, "out of range"),
             (r#"{"window": 1}"#, "window"),
