@@ -6,7 +6,7 @@ use axum::{
         Path, State,
         rejection::{BytesRejection, PathRejection},
     },
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::Response,
 };
 use futures::{StreamExt as _, stream};
@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     BODY_BYTES_MAX, Shared,
-    failure::{self, Failure},
+    failure::{self, Failure, NOT_ALLOWED, NOT_JSON, TOO_LARGE},
     transcode,
 };
 
@@ -36,14 +36,13 @@ pub(crate) async fn call(
 ) -> Result<Response, Failure> {
     let Path(name) = name.map_err(|_| Status::not_found("there is no such method here: its name is no text"))?;
     if !is_json(&headers) {
-        let error = Status::invalid_argument("a question is JSON: send `content-type: application/json`");
-        return Ok(failure::refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, &failure::to_json(&error)));
+        return Ok(NOT_JSON.respond("a question is JSON: send `content-type: application/json`"));
     }
     let method = shared.methods.find(&name);
     let method = method.ok_or_else(|| Status::not_found(format!("there is no method `{name}` here")))?;
     let body = match body {
         Ok(body) => body,
-        Err(rejection) => return Ok(too_large_or_broken(&rejection)),
+        Err(rejection) => return too_large_or_broken(&rejection),
     };
     let message = transcode::to_message(&body, method.descriptor.input())?;
     let kind = method.descriptor.output();
@@ -56,21 +55,16 @@ pub(crate) async fn call(
 }
 
 /// A body that did not come as a whole.
-fn too_large_or_broken(rejection: &BytesRejection) -> Response {
-    let (status, error) = match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            let says = format!("a question is at most {BODY_BYTES_MAX} bytes: ask for less at once");
-            (StatusCode::PAYLOAD_TOO_LARGE, Status::out_of_range(says))
-        }
-        _ => (StatusCode::BAD_REQUEST, Status::invalid_argument("the body ended before it was complete")),
-    };
-    failure::refusal(status, &failure::to_json(&error))
+fn too_large_or_broken(rejection: &BytesRejection) -> Result<Response, Failure> {
+    if rejection.status() == TOO_LARGE.status {
+        return Ok(TOO_LARGE.respond(format!("a question is at most {BODY_BYTES_MAX} bytes: ask for less at once")));
+    }
+    Err(Status::invalid_argument("the body ended before it was complete").into())
 }
 
 /// By another HTTP method than the path has.
 pub(crate) async fn not_allowed(method: http::Method) -> Response {
-    let error = Status::unimplemented(format!("{method} is nothing to do here: the header `allow` says what is"));
-    failure::refusal(StatusCode::METHOD_NOT_ALLOWED, &failure::to_json(&error))
+    NOT_ALLOWED.respond(format!("{method} is nothing to do here: the header `allow` says what is"))
 }
 
 /// Only a page of this server can send this content type without being asked for permission first.

@@ -8,6 +8,51 @@ use axum::{
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
+use crate::BODY_BYTES_MAX;
+
+/// What is refused before anybody is asked. Its status is not the one that [`CODES`] has for its code.
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) code: Code,
+    /// Of what, for the document of the API.
+    pub(crate) reason: fn() -> String,
+}
+
+pub(crate) const FOREIGN: Refusal = Refusal {
+    status: StatusCode::FORBIDDEN,
+    code: Code::PermissionDenied,
+    reason: || "Another page's `Origin`".to_owned(),
+};
+pub(crate) const MISNAMED: Refusal = Refusal {
+    status: StatusCode::MISDIRECTED_REQUEST,
+    code: Code::PermissionDenied,
+    reason: || "A name in `Host` that this server does not go by".to_owned(),
+};
+pub(crate) const NOT_ALLOWED: Refusal = Refusal {
+    status: StatusCode::METHOD_NOT_ALLOWED,
+    code: Code::InvalidArgument,
+    reason: || "Another HTTP method than the path has".to_owned(),
+};
+pub(crate) const NOT_JSON: Refusal = Refusal {
+    status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    code: Code::InvalidArgument,
+    reason: || "No `content-type: application/json`".to_owned(),
+};
+pub(crate) const TOO_LARGE: Refusal = Refusal {
+    status: StatusCode::PAYLOAD_TOO_LARGE,
+    code: Code::OutOfRange,
+    reason: || format!("A question of more than {} KiB", BODY_BYTES_MAX / 1024),
+};
+
+/// All that a described path may be refused by.
+pub(crate) const UNASKED: &[Refusal] = &[FOREIGN, MISNAMED, NOT_JSON, TOO_LARGE];
+
+impl Refusal {
+    pub(crate) fn respond(&self, message: impl Into<String>) -> Response {
+        refusal(self.status, &to_json(&Status::new(self.code, message)))
+    }
+}
+
 /// An error that a handler answers with.
 pub(crate) struct Failure(pub(crate) Status);
 
@@ -61,7 +106,7 @@ fn http_status(code: Code) -> StatusCode {
     entry(code).2
 }
 
-fn name(code: Code) -> &'static str {
+pub(crate) fn name(code: Code) -> &'static str {
     entry(code).1
 }
 

@@ -5,13 +5,12 @@ use std::net::IpAddr;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, header, uri::Authority},
     middleware::Next,
     response::Response,
 };
-use tonic::Status;
 
-use crate::failure;
+use crate::failure::{FOREIGN, MISNAMED, Refusal};
 
 /// Nothing but what this server serves, and nothing inline.
 const POLICY: &str =
@@ -30,7 +29,7 @@ pub enum Hosts {
 pub(crate) async fn guard(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
     let mut response = match check(hosts, request.headers(), request.uri().authority()) {
         Ok(()) => next.run(request).await,
-        Err((status, message)) => failure::refusal(status, &failure::to_json(&Status::permission_denied(message))),
+        Err((refusal, message)) => refusal.respond(message),
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -39,15 +38,15 @@ pub(crate) async fn guard(State(hosts): State<Hosts>, request: Request, next: Ne
     response
 }
 
-fn check(hosts: Hosts, headers: &HeaderMap, authority: Option<&Authority>) -> Result<(), (StatusCode, &'static str)> {
+fn check(hosts: Hosts, headers: &HeaderMap, authority: Option<&Authority>) -> Result<(), (Refusal, &'static str)> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = authority.map(Authority::as_str).or(host).unwrap_or_default();
     if !hosts.include(host) {
         const SAYS: &str = "this server is not called that: open it at the address that `conduit dashboard` printed";
-        return Err((StatusCode::MISDIRECTED_REQUEST, SAYS));
+        return Err((MISNAMED, SAYS));
     }
     if !is_own(headers, host) {
-        return Err((StatusCode::FORBIDDEN, "only pages of this server may ask it"));
+        return Err((FOREIGN, "only pages of this server may ask it"));
     }
     Ok(())
 }

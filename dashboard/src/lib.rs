@@ -25,7 +25,7 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::{
     Router,
@@ -34,6 +34,7 @@ use axum::{
     response::{Html, Redirect},
     routing::{get, post},
 };
+use bytes::Bytes;
 
 pub use self::{
     guard::Hosts,
@@ -62,6 +63,8 @@ struct Shared {
     upstream: Arc<Upstream>,
     methods: Arc<methods::Methods>,
     live: live::Places,
+    /// What `openapi.json` is, from the first time on that somebody asks for it.
+    document: Arc<OnceLock<Bytes>>,
 }
 
 /// Serves the application and the API over what `upstream` finds.
@@ -70,6 +73,7 @@ pub fn router(upstream: Upstream, options: &Options) -> Router {
         upstream: Arc::new(upstream),
         methods: Arc::new(methods::Methods::new(options.writes)),
         live: live::Places::default(),
+        document: Arc::default(),
     };
     let mut all = routes("");
     for prefix in &options.prefixes {

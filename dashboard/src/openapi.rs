@@ -1,5 +1,6 @@
 //! `GET api/v1/openapi.json`: what the router serves, as an [OpenAPI 3.1](https://spec.openapis.org/oas/v3.1.1.html) document.
-//! It is derived from the descriptors that calls are made by, and cannot say anything else than they do. Pure.
+//! What it says of messages is derived from the descriptors that calls are made by; what it says of statuses, parameters and streams stands
+//! here, and tests hold it against the router.
 //!
 //! `api/openapi.json` is the one with all methods, kept so that a change of the API is seen where it is reviewed.
 
@@ -26,29 +27,33 @@ use self::{
 use crate::{
     Shared,
     call::{EVENTS, JSON, LINES},
-    failure::CODES,
+    failure::{self, CODES, FOREIGN, MISNAMED, UNASKED},
     live::View,
     methods::{Method, Methods},
 };
 
-/// Of the API: what follows `api/` in its paths, and the last part of the contract's package.
+/// Of the API: what follows `api/` where it is served, and the last part of the contract's package.
 const VERSION: &str = "v1";
 
 const ABOUT: &str = "\
 The public API of Conduit in JSON. Each method is one of gRPC's service `conduit.public.v1.Api`, and its messages are that contract's by \
-proto3's JSON mapping: fields are called `windowMs` where comments say `window_ms`, and questions may call them either way.
+proto3's JSON mapping: fields are called `windowMs` where comments say `window_ms`. This document describes these names; in questions \
+the contract's own are understood as well.
 
 In a question any field may be left out, which says the same as null, and one that is not known is refused. Numbers may be given as \
-strings, and values of enumerations by their numbers. Without a body it is a question without fields. In an answer all fields are written but \
-those whose absence says something, numbers of 64 bits as strings; fields and values of enumerations may be added.
+strings, and values of enumerations by their numbers. A question without fields is `{}`, or an empty body with the content type. In an answer all fields are written but \
+those whose absence says something, numbers of 64 bits as strings; fields and values of enumerations may be \
+added, and a value that the server has no name for is a number.
 
-Questions are asked by POST, with `content-type: application/json`, also those that only look. The server acts with the rights of the \
+Questions are asked by POST, with `content-type: application/json`, also those that only look; by another HTTP method than a path has, the \
+answer is 405 with `INVALID_ARGUMENT`. The server acts with the rights of the \
 person who started it, and answers nobody but tools and its own pages: a name in `Host` that it does not go by, and another page's \
 `Origin`, are refused.";
 
 /// Answers with the document of what this router serves.
 pub(crate) async fn serve(State(shared): State<Shared>) -> Response {
-    let mut response = Response::new(Body::from(document(&shared.methods).to_string()));
+    let document = shared.document.get_or_init(|| document(&shared.methods).to_string().into());
+    let mut response = Response::new(Body::from(document.clone()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -59,10 +64,10 @@ pub(crate) fn document(methods: &Methods) -> Value {
     let mut schemas = Schemas::default();
     let mut paths = Map::new();
     for (name, method) in methods.all() {
-        paths.insert(format!("/api/{VERSION}/{name}"), json!({ "post": operation(name, method, &mut schemas) }));
+        paths.insert(format!("/{name}"), json!({ "post": operation(name, method, &mut schemas) }));
     }
-    paths.insert(format!("/api/{VERSION}/live"), json!({ "get": live(methods, &mut schemas) }));
-    paths.insert(format!("/api/{VERSION}/openapi.json"), json!({ "get": this() }));
+    paths.insert("/live".to_owned(), json!({ "get": live(methods, &mut schemas) }));
+    paths.insert("/openapi.json".to_owned(), json!({ "get": this() }));
     let mut schemas = schemas.into_map();
     schemas.insert(ERROR.to_owned(), error());
     json!({
@@ -73,8 +78,9 @@ pub(crate) fn document(methods: &Methods) -> Value {
             "description": ABOUT,
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
-        // Wherever this is served, the paths are beside it.
-        "servers": [{ "url": "../.." }],
+        // Wherever this is served, the paths are beside it, also behind a proxy that takes a part of the path away. Tools append paths to what
+        // this resolves to, so that it must not end with a slash, as `.` does.
+        "servers": [{ "url": format!("../{VERSION}") }],
         "tags": [
             { "name": LOOKS, "description": "Nothing is different afterwards." },
             { "name": CHANGES, "description": "Served only where that is allowed: not by `conduit dashboard`." },
@@ -139,7 +145,7 @@ fn operation(name: &str, method: &Method, schemas: &mut Schemas) -> Value {
     let mut operation = json!({
         "operationId": name,
         "tags": [if method.reads { LOOKS } else { CHANGES }],
-        "requestBody": { "required": false, "content": { JSON: body } },
+        "requestBody": { "required": true, "content": { JSON: body } },
         "responses": responses(json!({ "description": description, "content": content }), |_| true),
     });
     if !comment.is_empty() {
@@ -213,24 +219,16 @@ fn this() -> Value {
 }
 
 /// What [`guard`](crate::guard) says, whatever is asked for.
-const GUARD: &[StatusCode] = &[StatusCode::FORBIDDEN, StatusCode::MISDIRECTED_REQUEST];
+const GUARD: &[StatusCode] = &[FOREIGN.status, MISNAMED.status];
 /// What a page may be told; what there is no answer to, its events say.
-const LIVE: &[StatusCode] =
-    &[StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::MISDIRECTED_REQUEST, StatusCode::TOO_MANY_REQUESTS];
-
-/// What is said of questions before anybody is asked, beside [`GUARD`].
-const UNASKED: &[(StatusCode, &str)] = &[
-    (StatusCode::FORBIDDEN, "Another page's `Origin`"),
-    (StatusCode::PAYLOAD_TOO_LARGE, "A question of more than 64 KiB"),
-    (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Not `application/json`"),
-    (StatusCode::MISDIRECTED_REQUEST, "A name in `Host` that this server does not go by"),
-];
+const LIVE: &[StatusCode] = &[StatusCode::BAD_REQUEST, FOREIGN.status, MISNAMED.status, StatusCode::TOO_MANY_REQUESTS];
 
 /// All that is not 200, and which of an error's codes say it.
 fn reasons() -> BTreeMap<StatusCode, Vec<String>> {
     let mut reasons: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for (status, reason) in UNASKED {
-        reasons.entry(*status).or_default().push((*reason).to_owned());
+    for refusal in UNASKED {
+        let reason = format!("{} (`{}`)", (refusal.reason)(), failure::name(refusal.code));
+        reasons.entry(refusal.status).or_default().push(reason);
     }
     for (_, name, status) in CODES.iter().filter(|(_, _, status)| *status != StatusCode::OK) {
         reasons.entry(*status).or_default().push(format!("`{name}`"));

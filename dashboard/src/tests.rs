@@ -117,6 +117,12 @@ async fn a_body_is_bounded_and_says_what_it_is() {
         request.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
         assert_eq!(json_of(&router, request).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
     }
+    // No body is a question with the content type, and none without.
+    assert_eq!(json_of(&router, post("/api/v1/Version", Body::empty())).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let mut nothing = post("/api/v1/Version", Body::empty());
+    nothing.headers_mut().remove(header::CONTENT_TYPE);
+    let (status, error) = json_of(&router, nothing).await;
+    assert_eq!((status, &error["code"]), (StatusCode::UNSUPPORTED_MEDIA_TYPE, &json!("INVALID_ARGUMENT")));
 }
 
 #[tokio::test]
@@ -125,9 +131,9 @@ async fn what_no_handler_is_there_for_is_an_error_as_any_other() {
     let response = router.clone().oneshot(get("/api/v1/Version")).await.unwrap();
     assert_eq!(response.headers()[header::ALLOW], "POST");
     for (request, status, code) in [
-        (get("/api/v1/Version"), StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED"),
-        (post("/api/v1/live", "{}"), StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED"),
-        (post("/", "{}"), StatusCode::METHOD_NOT_ALLOWED, "UNIMPLEMENTED"),
+        (get("/api/v1/Version"), StatusCode::METHOD_NOT_ALLOWED, "INVALID_ARGUMENT"),
+        (post("/api/v1/live", "{}"), StatusCode::METHOD_NOT_ALLOWED, "INVALID_ARGUMENT"),
+        (post("/", "{}"), StatusCode::METHOD_NOT_ALLOWED, "INVALID_ARGUMENT"),
         // Names that are no UTF-8.
         (post("/api/v1/%ff", "{}"), StatusCode::NOT_FOUND, "NOT_FOUND"),
         (get("/assets/%ff"), StatusCode::NOT_FOUND, "NOT_FOUND"),

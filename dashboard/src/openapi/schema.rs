@@ -114,10 +114,12 @@ impl Schemas {
     fn enumeration(&mut self, values: &EnumDescriptor, way: Way) -> Value {
         let name = name(values.full_name(), way);
         let names: Vec<_> = values.values().map(|value| value.name().to_owned()).collect();
-        let mut schema = json!({ "type": "string", "enum": names });
-        if way == Way::Asked {
-            schema = json!({ "anyOf": [schema, { "type": "integer", "minimum": i32::MIN, "maximum": i32::MAX }] });
-        }
+        let named = match way {
+            Way::Asked => json!({ "type": "string", "enum": names }),
+            // A newer server may write others, and what it does not know itself by its number.
+            Way::Answered => json!({ "type": "string", "examples": names }),
+        };
+        let mut schema = json!({ "anyOf": [named, { "type": "integer", "minimum": i32::MIN, "maximum": i32::MAX }] });
         let file = values.parent_file();
         let says = |value: &prost_reflect::EnumValueDescriptor| {
             let comment = above(&file, value.path());

@@ -13,7 +13,7 @@ use tonic::Status;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::{Connect, Hosts, Options, Upstream, router, transcode};
+use crate::{Connect, Hosts, Options, Upstream, failure::NOT_ALLOWED, router, transcode};
 
 /// An address, which nobody asks.
 const ADDRESS: &str = "https://conduit.io/openapi.json";
@@ -44,7 +44,9 @@ impl Document {
 
 #[test]
 fn what_is_kept_is_what_is_derived() {
-    let derived = document(&Methods::new(true));
+    let mut derived = document(&Methods::new(true));
+    // What is kept is served by nobody; that is where `conduit dashboard` has it.
+    derived["servers"] = json!([{ "url": "http://localhost:8084/api/v1" }]);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../api/openapi.json");
     if env::var_os("CONDUIT_WRITE_GOLDEN").is_some() {
         fs::write(&path, format!("{derived:#}\n")).unwrap();
@@ -70,24 +72,56 @@ async fn what_it_says_is_what_is_served() {
             let response = router.clone().oneshot(request).await.unwrap();
             (response.status(), response)
         };
-        let (_, response) = ask("GET", &format!("{PREFIX}/api/v1/openapi.json")).await;
-        assert_eq!(response.headers()[header::CONTENT_TYPE], JSON);
-        let served = response.into_body().collect().await.unwrap().to_bytes();
-        let served: Value = serde_json::from_slice(&served).unwrap();
-        let paths = served["paths"].as_object().unwrap();
-        assert_eq!(paths.contains_key("/api/v1/CaRotate"), writes);
-        for (path, item) in paths {
-            for (http, operation) in item.as_object().unwrap() {
-                let (status, _) = ask(&http.to_uppercase(), path).await;
-                assert!(operation["responses"].get(status.as_str()).is_some(), "{path}: {status}");
-                assert!(!matches!(status.as_u16(), 404 | 405), "{path}: {status}");
+        for at in [String::from("/api/v1/openapi.json"), format!("{PREFIX}/api/v1/openapi.json")] {
+            let (_, response) = ask("GET", &at).await;
+            assert_eq!(response.headers()[header::CONTENT_TYPE], JSON);
+            let served = response.into_body().collect().await.unwrap().to_bytes();
+            let served: Value = serde_json::from_slice(&served).unwrap();
+            let paths = served["paths"].as_object().unwrap();
+            assert_eq!(paths.contains_key("/CaRotate"), writes);
+            let server = resolved(&at, served["servers"][0]["url"].as_str().unwrap());
+            for (path, item) in paths {
+                is_served(&ask, &format!("{server}{path}"), item).await;
             }
-            let (status, response) = ask("PUT", path).await;
-            assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
-            let allowed = response.headers()[header::ALLOW].to_str().unwrap().to_ascii_lowercase();
-            assert!(item.as_object().unwrap().keys().all(|http| allowed.contains(http)), "{path}: {allowed}");
         }
     }
+}
+
+/// A relative URL where the document is, as RFC 3986 has it, which the specification refers to.
+fn resolved(document: &str, relative: &str) -> String {
+    let mut segments: Vec<_> = document.split('/').collect();
+    segments.pop();
+    for part in relative.split('/') {
+        match part {
+            ".." => drop(segments.pop()),
+            "." => {}
+            part => segments.push(part),
+        }
+    }
+    if relative.ends_with('.') {
+        segments.push("");
+    }
+    segments.join("/")
+}
+
+#[test]
+fn relative_addresses() {
+    for (relative, says) in [("../..", "/p/"), ("../v1", "/p/api/v1"), (".", "/p/api/v1/"), ("a/b", "/p/api/v1/a/b")] {
+        assert_eq!(resolved("/p/api/v1/openapi.json", relative), says, "{relative}");
+    }
+}
+
+/// All that is said of a path, and nothing else.
+async fn is_served(ask: &impl AsyncFn(&str, &str) -> (StatusCode, Response), path: &str, item: &Value) {
+    for (http, operation) in item.as_object().unwrap() {
+        let (status, _) = ask(&http.to_uppercase(), path).await;
+        assert!(operation["responses"].get(status.as_str()).is_some(), "{path}: {status}");
+        assert!(!matches!(status.as_u16(), 404 | 405), "{path}: {status}");
+    }
+    let (status, response) = ask("PUT", path).await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    let allowed = response.headers()[header::ALLOW].to_str().unwrap().to_ascii_lowercase();
+    assert!(item.as_object().unwrap().keys().all(|http| allowed.contains(http)), "{path}: {allowed}");
 }
 
 #[test]
@@ -142,6 +176,14 @@ fn a_schema_takes_the_questions_that_are_understood() {
 }
 
 #[test]
+fn the_contracts_own_names_are_understood_but_not_described() {
+    let input = Methods::new(false).find("Stat").unwrap().descriptor.input();
+    let question = json!({ "window_ms": 60_000 });
+    assert!(Document::new().check(&format!("{}.asked", input.full_name()), &question).is_err());
+    transcode::to_message(question.to_string().as_bytes(), input).unwrap();
+}
+
+#[test]
 fn examples_are_questions() {
     let (methods, mut document) = (Methods::new(true), Document::new());
     for (method, example) in EXAMPLES {
@@ -152,16 +194,19 @@ fn examples_are_questions() {
     }
 }
 
-/// A message in which every field is there, and of each oneof the last one.
-fn full(kind: &MessageDescriptor) -> DynamicMessage {
+/// A number that no enumeration of the contract has.
+const UNKNOWN: i32 = 1000;
+
+/// A message in which every field is there, and of each oneof the last one; enumerations have this number, or their last one.
+fn full(kind: &MessageDescriptor, number: Option<i32>) -> DynamicMessage {
     let mut message = DynamicMessage::new(kind.clone());
     for field in kind.fields() {
-        message.set_field(&field, value(&field));
+        message.set_field(&field, value(&field, number));
     }
     message
 }
 
-fn value(field: &FieldDescriptor) -> prost_reflect::Value {
+fn value(field: &FieldDescriptor, number: Option<i32>) -> prost_reflect::Value {
     use prost_reflect::Value as V;
     let kind = field.kind();
     if let Some(entry) = kind.as_message().filter(|message| message.is_map_entry()) {
@@ -170,7 +215,7 @@ fn value(field: &FieldDescriptor) -> prost_reflect::Value {
             Kind::String => MapKey::String("key".into()),
             other => panic!("no map of this contract has keys of {other:?}"),
         };
-        return V::Map([(key, value(&entry.map_entry_value_field()))].into());
+        return V::Map([(key, value(&entry.map_entry_value_field(), number))].into());
     }
     let one = match kind {
         Kind::Bool => V::Bool(true),
@@ -182,8 +227,8 @@ fn value(field: &FieldDescriptor) -> prost_reflect::Value {
         Kind::Uint64 | Kind::Fixed64 => V::U64(u64::MAX),
         Kind::Float => V::F32(f32::NAN),
         Kind::Double => V::F64(0.25),
-        Kind::Enum(values) => V::EnumNumber(values.values().last().unwrap().number()),
-        Kind::Message(message) => V::Message(full(&message)),
+        Kind::Enum(values) => V::EnumNumber(number.unwrap_or_else(|| values.values().last().unwrap().number())),
+        Kind::Message(message) => V::Message(full(&message, number)),
     };
     if field.is_list() { V::List(vec![one.clone(), one]) } else { one }
 }
@@ -194,7 +239,7 @@ fn a_schema_takes_every_answer_that_is_written_and_needs_what_always_is() {
     for (_, method) in methods.all() {
         let kind = method.descriptor.output();
         let name = kind.full_name().to_owned();
-        for message in [DynamicMessage::new(kind.clone()), full(&kind)] {
+        for message in [DynamicMessage::new(kind.clone()), full(&kind, None), full(&kind, Some(UNKNOWN))] {
             let json = transcode::to_json(message.encode_to_vec().into(), kind.clone()).unwrap();
             let json: Value = serde_json::from_slice(&json).unwrap();
             document.check(&name, &json).unwrap();
@@ -212,6 +257,20 @@ fn a_schema_takes_every_answer_that_is_written_and_needs_what_always_is() {
 }
 
 #[test]
+fn values_that_a_newer_server_writes_are_answers() {
+    let mut document = Document::new();
+    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+    let answered: Vec<_> =
+        super::document(&Methods::new(true))["components"]["schemas"].as_object().unwrap().keys().cloned().collect();
+    let enumerations: Vec<_> = pool.all_enums().filter(|it| answered.contains(&it.full_name().to_owned())).collect();
+    assert!(!enumerations.is_empty());
+    for name in enumerations.iter().map(|it| it.full_name()) {
+        document.check(name, &json!("A_NEWER_ONE")).unwrap();
+        document.check(name, &json!(UNKNOWN)).unwrap();
+    }
+}
+
+#[test]
 fn every_method_is_described_and_nothing_is_left_over() {
     let (derived, mut schemas) = (document(&Methods::new(true)), Document::new());
     let text = derived.to_string();
@@ -222,19 +281,26 @@ fn every_method_is_described_and_nothing_is_left_over() {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let api = pool.get_service_by_name("conduit.public.v1.Api").unwrap();
     let mut missing: Vec<_> = api.methods().map(|method| method.name().to_owned()).collect();
-    missing.retain(|name| derived["paths"].get(format!("/api/v1/{name}")).is_none());
+    missing.retain(|name| derived["paths"].get(format!("/{name}")).is_none());
     // For the day on which a majority is gone, and for files of the whole state: the command line's alone.
     assert_eq!(missing, ["SaveSnapshot", "RestoreSnapshot", "Recover"]);
     // Their JSON is another than that of messages with their fields.
-    assert!(!text.contains("google.protobuf"), "say in schema.rs how Google's own types are written");
+    assert!(!text.contains("schemas/google.protobuf"), "say in schema.rs how Google's own types are written");
 }
 
 #[test]
 fn every_status_is_described() {
     let derived = document(&Methods::new(false));
     let described: BTreeMap<String, Value> =
-        serde_json::from_value(derived["paths"]["/api/v1/Stat"]["post"]["responses"].clone()).unwrap();
+        serde_json::from_value(derived["paths"]["/Stat"]["post"]["responses"].clone()).unwrap();
     for (_, name, status) in CODES {
         assert!(described.contains_key(status.as_str()), "{name}");
     }
+    for refusal in UNASKED {
+        assert!(described.contains_key(refusal.status.as_str()), "{}", refusal.status);
+        let response = &derived["components"]["responses"][response_name(refusal.status)]["description"];
+        assert!(response.as_str().unwrap().contains(failure::name(refusal.code)), "{response}");
+    }
+    let refused = format!("{} with `{}`", NOT_ALLOWED.status.as_u16(), failure::name(NOT_ALLOWED.code));
+    assert!(derived["info"]["description"].as_str().unwrap().contains(&refused), "{refused}");
 }
