@@ -1,4 +1,5 @@
-"""What the public API says of itself, held against what it does: `api.py URL SOCKET`, where the one has it in JSON and the other in gRPC.
+"""What the public API says of itself, held against what it does: `api.py URL SOCKET`, where the one has it in JSON and the other in gRPC;
+`api.py URL` makes another controller the leader, by a server that changes things as well.
 
 Run by `dashboard/tests/api`, over the demo. Ends with an error at the first thing that is not as it is described.
 """
@@ -7,6 +8,7 @@ import json
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import grpc
@@ -23,13 +25,18 @@ VIEWS = ["view=overview", "view=table&kind=pod", "view=resource&kind=deployment&
          "view=routes", "view=control", "view=events"]
 
 
-def main(url, socket):
-    document = json.load(get(url + "/api/v1/openapi.json"))
-    is_as_kept(document)
+def main(url, socket=None):
+    at = url + "/api/v1/openapi.json"
+    document = json.load(get(at))
+    is_as_kept(document, changes=socket is None)
+    server = urllib.parse.urljoin(at, document["servers"][0]["url"])
+    if socket is None:
+        another_leader(document, server)
+        return
     for path, item in document["paths"].items():
         for http, operation in item.items():
             if http == "post":
-                answers(document, url, path, operation)
+                answers(document, server, path, operation)
     for query in VIEWS:
         events(document, url, query)
     refusals(document, url)
@@ -37,11 +44,31 @@ def main(url, socket):
         reflection(service, socket)
 
 
-def is_as_kept(document):
+def is_as_kept(document, changes):
     with open("api/openapi.json", encoding="utf-8") as kept:
         kept = json.load(kept)
-    looks = {path: item for path, item in kept["paths"].items() if "changes" not in next(iter(item.values()))["tags"]}
-    assert document["paths"] == looks, "what is served is not what api/openapi.json says"
+    paths = {path: item for path, item in kept["paths"].items() if changes or "changes" not in next(iter(item.values()))["tags"]}
+    assert document["paths"] == paths, "what is served is not what api/openapi.json says"
+    for kind, kept in kept["components"].items():
+        served = document["components"][kind]
+        # What only changes need is not there where there are none.
+        assert served == {name: kept.get(name) for name in served}, f"{kind} are not what api/openapi.json says"
+        assert not changes or served.keys() == kept.keys(), f"{kind}: {kept.keys() - served.keys()} are missing"
+
+
+def another_leader(document, server):
+    """The answer, and that it comes true."""
+    operation = document["paths"]["/TransferLeader"]["post"]
+    validator = checker(document, operation["responses"]["200"]["content"]["application/json"]["schema"])
+    as_json = {"content_type": "application/json"}
+    status = json.load(get(server + "/RaftStatus", {}, **as_json))
+    member = next(member for member in status["members"] if member["role"] == "follower")
+    validator.validate(json.load(get(server + "/TransferLeader", {"member": member["name"]}, **as_json)))
+    until = time.monotonic() + 60
+    while json.load(get(server + "/RaftStatus", {}, **as_json))["leaderId"] != member["id"]:
+        assert time.monotonic() < until, f"{member['name']} does not lead"
+        time.sleep(0.2)
+    print(f"TransferLeader: {member['name']} leads, and the answer is as described")
 
 
 def get(url, body=None, **headers):
@@ -54,16 +81,16 @@ def checker(document, schema):
     return jsonschema_rs.Draft202012Validator(schema | {"components": document["components"]})
 
 
-def answers(document, url, path, operation):
+def answers(document, server, path, operation):
     name = operation["operationId"]
     question = operation["requestBody"]["content"]["application/json"].get("example", {})
     for kind, content in operation["responses"]["200"]["content"].items():
         validator = checker(document, content["schema"])
         if kind == "application/json":
-            validator.validate(answer := filled(url + path, question))
+            validator.validate(answer := filled(server + path, question))
             print(f"{name}: {len(json.dumps(answer))} bytes are as described")
             continue
-        with get(url + path, question, content_type="application/json", accept=kind) as response:
+        with get(server + path, question, content_type="application/json", accept=kind) as response:
             assert response.headers["content-type"] == kind, response.headers["content-type"]
             lines = (line.removeprefix(b"data: ") for line in response if line.strip())
             kinds = set()
@@ -89,7 +116,7 @@ def filled(url, question):
 
 
 def events(document, url, query):
-    content = document["paths"]["/api/v1/live"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    content = document["paths"]["/live"]["get"]["responses"]["200"]["content"]["text/event-stream"]
     validator = checker(document, content["schema"])
     with get(f"{url}/api/v1/live?{query}") as response:
         data = next(line for line in response if line.startswith(b"data: "))
@@ -111,6 +138,8 @@ def refusals(document, url):
         ("GET", 405, lambda: get(stat)),
         ("POST", 405, lambda: get(live, {}, **as_json)),
         ("no JSON", 415, lambda: get(stat, {}, content_type="text/plain")),
+        ("neither a body nor its type", 415, lambda: urllib.request.urlopen(urllib.request.Request(stat, method="POST"), timeout=SECONDS)),
+        ("blank", 400, lambda: get(stat, b"\n", **as_json)),
         ("no object", 400, lambda: get(stat, [], **as_json)),
         ("not UTF-8", 400, lambda: get(stat, b'{"selector": {"kind": "\xff"}}', **as_json)),
         ("too long", 413, lambda: get(stat, b" " * 65537, **as_json)),
