@@ -357,10 +357,14 @@ impl Cluster {
                 Ok(false)
             }
         };
-        // A leader that comes back elsewhere before anybody has missed it leads on: the others cannot change where it is, and would
+        // A leader that is back elsewhere before anybody has missed it is elected again: the others cannot change where it is then, and
         // look for it where it was.
         if self.status.borrow().leader == Some(self.id) {
-            let answer = raft_server::Raft::join(&self.service(), Request::new(request.clone())).await;
+            let service = self.service();
+            let asked = raft_server::Raft::join(&service, Request::new(request.clone()));
+            // Without a majority it is not committed, and others may know a later leader.
+            let answer = timeout(ATTEMPT_TIMEOUT, asked).await;
+            let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it is not committed")));
             if is_done("itself", answer)? {
                 return Ok(());
             }

@@ -126,9 +126,14 @@ mod tests {
     }
 
     fn warnings(spec: Value) -> Value {
-        let metadata = json!({"namespace": "shop", "name": "web"});
-        let kinds = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": metadata, "spec": spec});
-        let request = json!({"uid": "42", "namespace": "shop", "object": kinds});
+        reviewed(json!({"spec": spec}))
+    }
+
+    fn reviewed(mut route: Value) -> Value {
+        let kind = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"});
+        route.as_object_mut().unwrap().extend(kind.as_object().unwrap().clone());
+        route["metadata"] = json!({"namespace": "shop", "name": "web"});
+        let request = json!({"uid": "42", "namespace": "shop", "object": route});
         let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
         let review: Review = serde_json::from_value(review).unwrap();
         let answer = serde_json::to_value(review.answer_about_route()).unwrap()["response"].clone();
@@ -149,6 +154,13 @@ mod tests {
         let gateway = json!([{"name": "edge"}]);
         let rewrite = json!([{"filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "a"}}]}]);
         assert_eq!(of(gateway, rewrite.clone()), Value::Null, "it is somebody else's");
+        let was_ours = json!({"parents": [{"controllerName": "conduit.io/controller", "parentRef": service()[0]}]});
+        let moved = json!({"parentRefs": [{"name": "edge"}], "rules": rewrite});
+        assert_eq!(reviewed(json!({"spec": moved, "status": was_ours})), Value::Null, "it is somebody else's now");
+        for odd in [json!("x"), json!([1]), json!(7), json!(true), Value::Null] {
+            assert_eq!(reviewed(json!({"spec": odd, "status": was_ours})), Value::Null, "anybody may post anything");
+            assert_eq!(reviewed(json!({"spec": {"parentRefs": odd, "rules": odd}, "status": odd})), Value::Null);
+        }
         for (parents, rules, says) in [
             (service(), rewrite, "conduit: spec.rules[0].filters[0]"),
             (

@@ -95,8 +95,12 @@ pub(crate) fn note_partial(coverage: &Coverage, notes: &mut impl Write) -> anyho
     if coverage.is_short() {
         let known = humantime::format_duration(Duration::from_secs((coverage.covered_ms / 1000).into()));
         if coverage.since_start {
-            let who = if coverage.by_prometheus { "Prometheus" } else { "the control plane" };
-            writeln!(notes, "note: the figures are of the last {known}: {who} has not been counting for longer")?;
+            let why = if coverage.by_prometheus {
+                "Prometheus has nothing older of any proxy (what is bundled keeps prometheus.retention)"
+            } else {
+                "the control plane has not been counting for longer"
+            };
+            writeln!(notes, "note: the figures are of the last {known}: {why}")?;
         } else {
             writeln!(notes, "note: of some traffic no more than {known} is known: the figures are partial")?;
         }

@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::proto::public::{StatRequest, StatResponse, StatRow};
-use futures::future::try_join_all;
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use ureq::Agent;
@@ -90,9 +89,12 @@ impl Prometheus {
     pub(super) async fn replace(&self, request: &StatRequest, answer: &mut StatResponse) -> anyhow::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Some(queries) = Queries::of(request, self.window) else { return Ok(()) };
-        let asked = queries.all().map(|(what, query)| async move { anyhow::Ok((what, self.ask(query, now).await?)) });
-        let answers: Answers = try_join_all(asked).await?.into_iter().collect();
         let covered = self.covered(now).await?;
+        // One after another: others, and alerts, are to be answered meanwhile.
+        let mut answers = Answers::default();
+        for (what, query) in queries.all(covered) {
+            answers.insert(what, self.ask(query, now).await?);
+        }
         let mut found = queries.rows(&answers, covered);
         for row in &mut answer.rows {
             let (namespace, _, name) = resource(row);
@@ -111,7 +113,7 @@ impl Prometheus {
         answer.window_ms = millis(self.window);
         answer.since_start = true;
         // Whoever has not answered was asked for nothing that is in the figures.
-        (answer.replicas_answered, answer.truncated) = (answer.replicas_total, false);
+        answer.replicas_answered = answer.replicas_total;
         Ok(())
     }
 
@@ -136,7 +138,9 @@ impl Prometheus {
             let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string()?;
             read(&body).map_err(|error| anyhow!("{error} (HTTP status {status})"))
         });
-        asked.await?.with_context(|| format!("the Prometheus at {} does not answer the question", self.url))
+        asked
+            .await?
+            .with_context(|| format!("the Prometheus at {} does not answer the question", without_password(&self.url)))
     }
 }
 
@@ -146,6 +150,14 @@ fn read(body: &str) -> anyhow::Result<Vec<Sample>> {
         Ok(Answer { error: Some(error), .. }) => bail!("it says: {error}"),
         Ok(Answer { data: None, error: None }) => bail!("it says neither what it has found nor what is wrong"),
         Err(_) => bail!("what answers is no Prometheus"),
+    }
+}
+
+/// As it may be shown.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        _ => url.to_owned(),
     }
 }
 
@@ -170,6 +182,12 @@ mod tests {
             let error = Prometheus::new(url, window).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(says) && error.is_empty() == says.is_empty(), "{url} {window}: {error}");
         }
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(without_password("https://me:secret@a.example/b"), "https://a.example/b");
+        assert_eq!(without_password("http://localhost:9090"), "http://localhost:9090");
     }
 
     #[test]

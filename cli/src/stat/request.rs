@@ -67,7 +67,7 @@ pub struct Args {
     #[arg(long)]
     pub(super) unmeshed: bool,
     /// Take the figures of this Prometheus, which scrapes the mesh, for windows that are longer: http://localhost:9090
-    #[arg(long, value_name = "URL", conflicts_with = "by")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["by", "watch"])]
     pub(super) prometheus_url: Option<String>,
     /// Again every two seconds
     #[arg(short, long)]

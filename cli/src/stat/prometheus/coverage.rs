@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::queries::duration;
 
+/// Every proxy has it once, from its beginning; what else is scraped may be there for longer.
+const EVERY_PROXY: &str = "conduit_proxy_ready";
 /// At how many moments at once.
 const MOMENTS: u32 = 100;
 /// Nobody scrapes more often.
@@ -32,7 +34,7 @@ impl Search {
     /// What to ask next, and of which time.
     pub(super) fn question(&self) -> (String, Duration) {
         let [within, step] = [self.within, self.step()].map(duration);
-        (format!("min(min_over_time(timestamp(up)[{within}:{step}]))"), self.end)
+        (format!("min(min_over_time(timestamp({EVERY_PROXY})[{within}:{step}]))"), self.end)
     }
 
     /// The seconds since 1970 that were answered, if any; how much of the window is covered, once that is known to a hundredth.

@@ -9,13 +9,18 @@ use conduit_api::proto::{
 
 use super::{Sample, millis};
 
+/// Within this after Prometheus began, it has scraped every proxy that was there.
+const SETTLING: Duration = Duration::from_secs(60);
+
+/// PromQL knows nothing shorter.
+const LEAST: Duration = Duration::from_millis(1);
+
 /// What a query is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
     Responses,
-    P50,
-    P95,
-    P99,
+    /// By upper bound, in milliseconds.
+    Latencies,
     Open,
     Read,
     Written,
@@ -35,6 +40,7 @@ pub(super) struct Queries {
 }
 
 /// Samples by what they answer.
+#[derive(Default)]
 pub(super) struct Answers(BTreeMap<What, Vec<Sample>>);
 
 type Row = (Option<BasicStats>, Option<TcpStats>);
@@ -114,25 +120,28 @@ impl Queries {
         Some(Self { kind: kind.to_owned(), namespace: end.namespace, name: end.name, matchers, peer, window })
     }
 
-    /// Everything that there is to ask.
-    pub(super) fn all(&self) -> impl Iterator<Item = (What, String)> {
+    /// Everything that there is to ask, of a Prometheus that has scraped for so long.
+    pub(super) fn all(&self, covered: Duration) -> impl Iterator<Item = (What, String)> {
         let Self { namespace, name, matchers, peer, window, .. } = self;
         let keys = namespace.map_or_else(|| name.clone(), |namespace| format!("{namespace}, {name}"));
-        let window = duration(*window);
-        let quantile = |quantile: &str| {
-            let buckets = format!("increase(response_latency_ms_bucket{{{matchers}}}[{window}])");
-            format!("histogram_quantile({quantile}, sum by ({keys}, le) ({buckets}))")
+        let settled = covered.saturating_sub(SETTLING.max(covered / 50)).max(LEAST);
+        let (window, settled) = (duration(*window), duration(settled));
+        // Series begin with what has been counted by then. `increase` leaves that out, and all of a series with one sample; but what was there when
+        // Prometheus began to scrape was counted before.
+        let grown = |series: String| {
+            let (increase, born) = (
+                format!("increase({series}[{window}])"),
+                format!("(min_over_time({series}[{window}]) unless {series} offset {settled})"),
+            );
+            format!("(({increase} + {born}) or {increase} or {born})")
         };
         let bytes =
-            |metric: &str| format!("sum by ({keys}) (increase({metric}{{{matchers}, peer=\"{peer}\"}}[{window}]))");
+            |metric: &str| format!("sum by ({keys}) ({})", grown(format!("{metric}{{{matchers}, peer=\"{peer}\"}}")));
+        let responses = grown(format!("response_total{{{matchers}}}"));
+        let buckets = grown(format!("response_latency_ms_bucket{{{matchers}}}"));
         [
-            (
-                What::Responses,
-                format!("sum by ({keys}, classification, tls) (increase(response_total{{{matchers}}}[{window}]))"),
-            ),
-            (What::P50, quantile("0.5")),
-            (What::P95, quantile("0.95")),
-            (What::P99, quantile("0.99")),
+            (What::Responses, format!("sum by ({keys}, classification, tls) ({responses})")),
+            (What::Latencies, format!("sum by ({keys}, le) ({buckets})")),
             (What::Open, format!("sum by ({keys}) (tcp_open_connections{{{matchers}, peer=\"{peer}\"}})")),
             (What::Read, bytes("tcp_read_bytes_total")),
             (What::Written, bytes("tcp_write_bytes_total")),
@@ -159,15 +168,18 @@ impl Queries {
             }
         }
         counts.retain(|_, stats| stats.success_count + stats.failure_count > 0);
-        for (what, of) in [
-            (What::P50, (|stats| &mut stats.latency_p50_us) as fn(&mut BasicStats) -> &mut u64),
-            (What::P95, |stats| &mut stats.latency_p95_us),
-            (What::P99, |stats| &mut stats.latency_p99_us),
-        ] {
-            for (sample, milliseconds) in answers.samples(what) {
-                if let Some(stats) = counts.get_mut(&self.key(sample)) {
-                    *of(stats) = (milliseconds * 1000.0) as u64;
-                }
+        let mut buckets: BTreeMap<_, Vec<(f64, f64)>> = BTreeMap::new();
+        for (sample, count) in answers.samples(What::Latencies) {
+            let bound = sample.metric.get("le").and_then(|le| le.parse().ok());
+            if let Some(bound) = bound.filter(|_| counts.contains_key(&self.key(sample))) {
+                buckets.entry(self.key(sample)).or_default().push((bound, count));
+            }
+        }
+        for (key, mut buckets) in buckets {
+            buckets.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+            if let Some(stats) = counts.get_mut(&key) {
+                let us = |share| quantile(share, &buckets).map_or(0, |ms| (ms * 1000.0) as u64);
+                [stats.latency_p50_us, stats.latency_p95_us, stats.latency_p99_us] = [us(0.5), us(0.95), us(0.99)];
             }
         }
         let mut connections: BTreeMap<_, TcpStats> = BTreeMap::new();
@@ -196,6 +208,19 @@ impl Queries {
     }
 }
 
+/// As PromQL's `histogram_quantile`: of counts up to upper bounds, which are sorted; evenly spread between two of them.
+fn quantile(share: f64, buckets: &[(f64, f64)]) -> Option<f64> {
+    let rank = share * buckets.last().filter(|(_, total)| *total > 0.0)?.1;
+    let at = buckets.iter().position(|(_, below)| *below >= rank)?;
+    let (bound, below) = buckets[at];
+    let (lower, before) = at.checked_sub(1).map_or((0.0, 0.0), |at| buckets[at]);
+    // Of what is beyond the last bound nothing else is known.
+    if bound.is_infinite() {
+        return Some(lower);
+    }
+    Some(lower + (bound - lower) * ((rank - before) / (below - before)).clamp(0.0, 1.0))
+}
+
 impl FromIterator<(What, Vec<Sample>)> for Answers {
     fn from_iter<I: IntoIterator<Item = (What, Vec<Sample>)>>(answers: I) -> Self {
         Self(answers.into_iter().collect())
@@ -203,6 +228,10 @@ impl FromIterator<(What, Vec<Sample>)> for Answers {
 }
 
 impl Answers {
+    pub(super) fn insert(&mut self, what: What, samples: Vec<Sample>) {
+        self.0.insert(what, samples);
+    }
+
     /// Those that are numbers: a quantile of nothing is none.
     fn samples(&self, what: What) -> impl Iterator<Item = (&Sample, f64)> {
         self.0.get(&what).into_iter().flatten().filter_map(|sample| Some((sample, sample.number()?)))
@@ -271,20 +300,40 @@ mod tests {
     #[test]
     fn what_is_asked() {
         let queries = queries(selection("deployment", "emojivoto", ""), None).unwrap();
-        let all: BTreeMap<_, _> = queries.all().collect();
+        let all: BTreeMap<_, _> = queries.all(DAY).collect();
         let matchers = r#"direction="inbound", deployment!="", namespace="emojivoto""#;
         let keys = "namespace, deployment";
+        let series = format!("response_total{{{matchers}}}");
+        let (increase, born) = (
+            format!("increase({series}[86400000ms])"),
+            format!("(min_over_time({series}[86400000ms]) unless {series} offset 84672000ms)"),
+        );
         assert_eq!(
             all[&What::Responses],
-            format!("sum by ({keys}, classification, tls) (increase(response_total{{{matchers}}}[86400000ms]))")
+            format!("sum by ({keys}, classification, tls) ((({increase} + {born}) or {increase} or {born}))")
         );
-        assert!(all[&What::P99].starts_with("histogram_quantile(0.99, sum by (namespace, deployment, le) (increase("));
+        assert!(
+            all[&What::Latencies].starts_with("sum by (namespace, deployment, le) (((increase(response_latency_ms")
+        );
         assert!(all[&What::Read].contains("peer=\"src\""));
+        let young: BTreeMap<_, _> = queries.all(Duration::from_secs(59)).collect();
+        assert!(young[&What::Responses].contains("offset 1ms"), "there is no duration of nothing: {young:?}");
     }
 
     fn sample(labels: &[(&str, &str)], value: &str) -> Sample {
         let metric = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Sample { metric, value: (0.0, value.to_owned()) }
+    }
+
+    #[test]
+    fn quantiles() {
+        let buckets = [(1.0, 50.0), (2.0, 90.0), (5.0, 90.0), (f64::INFINITY, 100.0)];
+        for (share, expected) in
+            [(0.0, Some(0.0)), (0.25, Some(0.5)), (0.5, Some(1.0)), (0.9, Some(2.0)), (0.99, Some(5.0))]
+        {
+            assert_eq!(quantile(share, &buckets), expected, "{share}");
+        }
+        assert_eq!((quantile(0.5, &[]), quantile(0.5, &[(1.0, 0.0)])), (None, None));
     }
 
     #[test]
@@ -301,7 +350,15 @@ mod tests {
                     sample(&[("namespace", "shop"), ("deployment", "idle"), ("classification", "success")], "0"),
                 ],
             ),
-            (What::P50, vec![of(&[], "1.25"), sample(&[("namespace", "shop"), ("deployment", "idle")], "NaN")]),
+            (
+                What::Latencies,
+                vec![
+                    of(&[("le", "+Inf")], "100"),
+                    of(&[("le", "2")], "100"),
+                    of(&[("le", "1")], "40"),
+                    of(&[("le", "x")], "7"),
+                ],
+            ),
             (What::Read, vec![of(&[], "1000")]),
         ]
         .into_iter()
@@ -313,9 +370,10 @@ mod tests {
             success_count: 90,
             failure_count: 10,
             tls_count: 90,
-            latency_p50_us: 1250,
+            latency_p50_us: 1_166,
+            latency_p95_us: 1_916,
+            latency_p99_us: 1_983,
             window_ms: 100_000,
-            ..BasicStats::default()
         };
         assert_eq!(stats.as_ref(), Some(&expected));
         assert_eq!(tcp.as_ref().map(|tcp| (tcp.read_bytes, tcp.open, tcp.window_ms)), Some((1000, 0, 100_000)));

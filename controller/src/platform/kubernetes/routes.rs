@@ -77,7 +77,11 @@ pub fn read(mut object: DynamicObject) -> Option<(Key, Option<RouteFacts>)> {
         Some(Value::Array(entries)) => entries,
         _ => Vec::new(),
     };
-    let mut spec = object.data.get_mut("spec").map(Value::take).unwrap_or_default();
+    let mut spec = match object.data.get_mut("spec").map(Value::take) {
+        Some(Value::Object(spec)) => Value::Object(spec),
+        // Whoever calls the webhook may post anything.
+        _ => json!({}),
+    };
     let parents = parents(&spec);
     if parents.is_empty() && !entries.iter().any(status::is_ours) {
         return Some((key, None));
@@ -100,6 +104,10 @@ pub fn read(mut object: DynamicObject) -> Option<(Key, Option<RouteFacts>)> {
 /// What is wrong with a route by itself, whatever else there is in the cluster: for who is about to write it.
 pub fn objections(object: DynamicObject) -> Vec<String> {
     let Some(((namespace, _), Some(facts))) = read(object) else { return Vec::new() };
+    // It was ours, and its status says so until that is taken away.
+    if facts.parents.is_empty() {
+        return Vec::new();
+    }
     let parents = facts.parents.iter().map(|parent| parent.check(&namespace));
     let backends = facts.backends.iter().map(|backend| backend.check(&namespace));
     let refused = parents.chain(backends).filter_map(|checked| Some(checked.err()?.message));
