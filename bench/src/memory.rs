@@ -1,6 +1,6 @@
-//! What processes hold: any, and those of a local mesh by their role.
+//! What processes hold and use: any, and what those of a local mesh hold by their role.
 
-use std::{collections::BTreeMap, fmt, fs};
+use std::{collections::BTreeMap, fmt, fs, time::Duration};
 
 use anyhow::Context as _;
 use serde::Deserialize;
@@ -11,6 +11,19 @@ pub fn of_process(pid: u32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     Some(value.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
+/// Processor time of all threads that a process has or had (proc(5)), in hundredths of a second.
+///
+/// # Errors
+/// When it has ended.
+pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // The name in parentheses may contain anything; utime and stime are the 12th and 13th after it.
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or_default();
+    Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
 }
 
 #[derive(Deserialize)]

@@ -22,6 +22,7 @@ use conduit_ca::WorkloadTls;
 use conduit_chaos::cluster::Cluster;
 use conduit_proxy::telemetry::{Telemetry, report::Reporter};
 use hdrhistogram::Histogram;
+use serde_json::Value;
 use tokio::{
     task::{JoinHandle, LocalSet, spawn_blocking, spawn_local},
     time::{Instant, MissedTickBehavior, interval, sleep},
@@ -32,6 +33,7 @@ use super::{NAMESPACE, SERVICE_ACCOUNT, addresses, certified, line, megabytes, m
 use crate::{
     identity,
     load::{histogram, record},
+    memory::processor_time,
 };
 
 /// What to run.
@@ -89,11 +91,11 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
     let alone = of_one(&cluster, &tls, plan).await?;
 
     let before = memory(&cluster);
-    let idle = processor_time_of_controllers(&cluster, plan).await;
+    let idle = processor_time_of_controllers(&cluster, plan).await?;
     let proxies =
         (0..plan.proxies).map(|number| proxy(&cluster, &tls, plan, number)).collect::<anyhow::Result<Vec<_>>>()?;
     sleep(WARM).await;
-    let busy = processor_time_of_controllers(&cluster, plan).await;
+    let busy = processor_time_of_controllers(&cluster, plan).await?;
     let after = memory(&cluster);
     let mut lines = String::new();
     for question in QUESTIONS {
@@ -189,26 +191,20 @@ async fn of_one(cluster: &Cluster, tls: &WorkloadTls, plan: &Plan) -> anyhow::Re
     Ok(share)
 }
 
-/// What the kernel says that a thread has used of a processor (Documentation/scheduler/sched-stats.rst).
-fn on_processor(thread: &Path) -> Duration {
-    let statistics = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+/// What this thread has used of a processor, as the kernel says it (Documentation/scheduler/sched-stats.rst).
+fn of_this_thread() -> Duration {
+    let statistics = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(statistics.split(' ').next().and_then(|on| on.parse().ok()).unwrap_or_default())
 }
 
-fn of_this_thread() -> Duration {
-    on_processor(Path::new("/proc/thread-self"))
-}
-
 /// The share of a core that all controllers together use.
-async fn processor_time_of_controllers(cluster: &Cluster, plan: &Plan) -> f64 {
-    let used = || -> Duration {
-        let pids = (0..cluster.len()).filter_map(|replica| cluster.pid(replica));
-        let threads = pids.filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten().flatten();
-        threads.map(|thread| on_processor(&thread.path())).sum()
+async fn processor_time_of_controllers(cluster: &Cluster, plan: &Plan) -> anyhow::Result<f64> {
+    let used = || -> anyhow::Result<Duration> {
+        (0..cluster.len()).filter_map(|replica| cluster.pid(replica)).map(processor_time).sum()
     };
-    let (began, before) = (Instant::now(), used());
+    let (began, before) = (Instant::now(), used()?);
     sleep(plan.duration.into()).await;
-    (used() - before).as_secs_f64() / began.elapsed().as_secs_f64()
+    Ok(used()?.saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64())
 }
 
 /// How long a person waits, from the first to the last of it.
@@ -226,13 +222,16 @@ async fn asked(programs: &Path, cluster: &Cluster, question: &str, times: u32) -
             let mut sockets = sockets.clone();
             let count = sockets.len();
             sockets.rotate_left(number as usize % count);
-            command.args(["--api-addr", &sockets.join(","), "-n", NAMESPACE]).args(&*words);
+            command.args(["--api-addr", &sockets.join(","), "-n", NAMESPACE]).args(&*words).args(["-o", "json"]);
             let began = Instant::now();
             let output = command.output()?;
             record(&mut took, began.elapsed());
-            let said = String::from_utf8_lossy(&output.stdout);
-            if !output.status.success() || !said.contains("app-1") {
-                bail!("{command:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+            let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            // Of traffic, and of all replicas.
+            let is_whole = said["partial"] == false && said["replicas_answered"] == count;
+            let rows = said.get("rows").or(said.get("edges")).and_then(Value::as_array);
+            if !is_whole || !rows.is_some_and(|rows| rows.iter().any(|row| row["rps"].is_number())) {
+                bail!("{command:?}: {said} {}", String::from_utf8_lossy(&output.stderr));
             }
         }
         Ok(took)

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -23,6 +23,7 @@ use super::{openssl_signatures, rate};
 use crate::{
     control_plane::line,
     load::{histogram, record},
+    memory::processor_time,
 };
 
 /// What to run.
@@ -68,7 +69,7 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
         connections.push(controllers.connect(Who::Nobody).await?);
     }
 
-    let (began, cpu) = (Instant::now(), cpu_time(pid)?);
+    let (began, cpu) = (Instant::now(), processor_time(pid)?);
     let until = began + plan.duration;
     let mut asking = JoinSet::new();
     for (number, channel) in connections.iter().cycle().take((plan.connections * plan.in_flight) as usize).enumerate() {
@@ -90,7 +91,7 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
     while let Some(asked) = asking.join_next().await {
         latencies.add(asked??)?;
     }
-    let (took, cpu) = (began.elapsed(), cpu_time(pid)? - cpu);
+    let (took, cpu) = (began.elapsed(), processor_time(pid)? - cpu);
     let per_core = rate(latencies.len(), cpu);
     let share = openssl_signatures().map(|signatures| {
         format!(
@@ -104,14 +105,4 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
         rate(latencies.len(), took),
         share.unwrap_or_default(),
     ))
-}
-
-/// That a process has used so far (proc(5)), in hundredths of a second.
-fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    let path = PathBuf::from(format!("/proc/{pid}/stat"));
-    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    // The name in parentheses may contain anything; utime and stime are the 12th and 13th after it.
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or_default();
-    Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
 }
