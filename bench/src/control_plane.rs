@@ -14,7 +14,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use conduit_api::{Endpoint, Service, ServiceName, ServicePort, mesh::Inventory};
+use conduit_api::{
+    Endpoint, Pod, PodName, Service, ServiceName, ServicePort,
+    mesh::{Inventory, WorkloadRef},
+};
 use conduit_ca::{LaunchToken, WorkloadTls};
 use conduit_chaos::cluster::Cluster;
 use hdrhistogram::Histogram;
@@ -66,6 +69,21 @@ pub(crate) async fn certified(cluster: &Cluster, pod: &str) -> anyhow::Result<Wo
     let expires = SystemTime::now() + Duration::from_secs(3_600);
     fs::write(&file, token.mint(cluster.seed(), expires))?;
     identity::of_proxy(addresses(cluster), &Cluster::trust_domain(), cluster.trust_anchors(), file).await
+}
+
+/// One that all proxies may be of.
+pub(crate) fn pod(name: &str, ip: [u8; 4], workload: Option<WorkloadRef>) -> Pod {
+    Pod {
+        name: PodName::new(NAMESPACE, name).expect("a name"),
+        ip: ip.into(),
+        workload,
+        service_account: SERVICE_ACCOUNT.to_owned(),
+        uid: None,
+        ports: Default::default(),
+        zone: None,
+        meshed: true,
+        ready: true,
+    }
 }
 
 /// So many services with so many endpoints each; `flip` is one more endpoint of the first service, or none.

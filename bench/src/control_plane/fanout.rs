@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use conduit_api::{Pod, PodName, Target};
+use conduit_api::Target;
 use conduit_ca::WorkloadTls;
 use conduit_chaos::cluster::Cluster;
 use conduit_proxy::{
@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{NAMESPACE, SERVICE_ACCOUNT, addresses, certified, cluster_address, inventory, line, megabytes, memory};
+use super::{NAMESPACE, addresses, certified, cluster_address, inventory, line, megabytes, memory, pod};
 use crate::{
     identity,
     load::{histogram, record},
@@ -142,17 +142,7 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
 
 fn describe(cluster: &Cluster, plan: &Plan, flip: bool) -> std::io::Result<()> {
     let mut inventory = inventory(plan.services, plan.endpoints, flip);
-    inventory.pods.push(Pod {
-        name: PodName::new(NAMESPACE, "load").expect("a name"),
-        ip: [11, 255, 255, 254].into(),
-        workload: None,
-        service_account: SERVICE_ACCOUNT.to_owned(),
-        uid: None,
-        ports: Default::default(),
-        zone: None,
-        meshed: true,
-        ready: true,
-    });
+    inventory.pods.push(pod("load", [11, 255, 255, 254], None));
     cluster.describe(&inventory)
 }
 
@@ -166,7 +156,7 @@ fn connect(
     let controllers = identity::controllers(addresses(cluster), &Cluster::trust_domain(), &tls)?;
     let (followed, services) = (plan.followed.clamp(1, plan.services), plan.services);
     Ok(async move {
-        let directory = Directory::new("bench", &format!("proxy-{number}"));
+        let directory = Directory::new(NAMESPACE, &format!("proxy-{number}"));
         let (task, discovery, _) = DiscoveryTask::new(directory, controllers, tls, Cache::new(None, PathBuf::new()));
         spawn_local(task.run());
         // The first is the same for all, the others are spread.

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::bail;
 use conduit_api::{
-    Pod, PodName, SpiffeId,
+    SpiffeId,
     mesh::{Inventory, WorkloadRef},
 };
 use conduit_ca::WorkloadTls;
@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use self::traffic::{Traffic, services};
-use super::{NAMESPACE, SERVICE_ACCOUNT, addresses, certified, line, megabytes, memory};
+use super::{NAMESPACE, SERVICE_ACCOUNT, addresses, certified, line, megabytes, memory, pod};
 use crate::{
     identity,
     load::{histogram, record},
@@ -127,20 +127,15 @@ async fn measure(programs: &Path, plan: &Plan) -> anyhow::Result<String> {
 fn pods(plan: &Plan) -> Inventory {
     let pod = |number: u32| {
         let [_, high, middle, low] = number.to_be_bytes();
-        let (deployment, instance) = (number % plan.deployments, number / plan.deployments);
-        Pod {
-            name: PodName::new(NAMESPACE, &format!("app-{deployment}-{instance}")).expect("a name"),
-            ip: [12, high, middle, low].into(),
-            workload: Some(WorkloadRef { kind: "deployment".into(), name: format!("app-{deployment}") }),
-            service_account: SERVICE_ACCOUNT.to_owned(),
-            uid: None,
-            ports: Default::default(),
-            zone: None,
-            meshed: true,
-            ready: true,
-        }
+        let name = format!("app-{}", number % plan.deployments);
+        let workload = WorkloadRef { kind: "deployment".into(), name };
+        pod(&pod_name(plan, number), [12, high, middle, low], Some(workload))
     };
     Inventory { pods: (0..plan.proxies).map(pod).collect(), ..services(plan.deployments) }
+}
+
+fn pod_name(plan: &Plan, number: u32) -> String {
+    format!("app-{}-{}", number % plan.deployments, number / plan.deployments)
 }
 
 /// What is counted and told by one proxy; and who does the telling.
@@ -152,7 +147,7 @@ fn reporter(cluster: &Cluster, tls: &WorkloadTls, plan: &Plan, number: u32) -> a
         controllers: identity::controllers(addresses(cluster), &Cluster::trust_domain(), tls)?,
         telemetry,
         namespace: NAMESPACE.to_owned(),
-        pod: format!("app-{}-{}", number % plan.deployments, number / plan.deployments),
+        pod: pod_name(plan, number),
     };
     Ok((traffic, reporter))
 }
