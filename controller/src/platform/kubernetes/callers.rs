@@ -1,15 +1,16 @@
 //! What the API server is told of us: whom to expect behind the webhook, and behind what people ask. What is not installed is not told.
 
+use std::fmt::Debug;
+
 use anyhow::Context as _;
 use conduit_api::access;
 use k8s_openapi::{
     ByteString,
-    api::admissionregistration::v1::{
-        MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
-    },
+    api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
-use kube::{Api, Client};
+use kube::{Api, Client, Resource, core::ClusterResourceScope};
+use serde::{Serialize, de::DeserializeOwned};
 use tracing::warn;
 
 use super::revisioned::Version;
@@ -31,48 +32,44 @@ pub async fn certify(client: &Client, own: &str, pem: &str, version: Version<'_>
 }
 
 async fn injector(client: &Client, own: &str, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
-    let name = format!("{INJECTOR}-{own}");
-    let certify = |known: Option<MutatingWebhookConfiguration>| {
-        let mut known = known?;
-        trust(known.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config), pem).then_some(known)
+    let trust = |known: &mut MutatingWebhookConfiguration| {
+        known.webhooks.iter_mut().flatten().for_each(|webhook| trust(&mut webhook.client_config.ca_bundle, pem));
     };
-    let certified = version.write(&Api::all(client.clone()), &name, certify).await;
-    certified.with_context(|| format!("cannot write the trust bundle into MutatingWebhookConfiguration {name}"))
+    write(client, &format!("{INJECTOR}-{own}"), version, trust).await
 }
 
 async fn route_validator(client: &Client, own: &str, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
-    let name = format!("{ROUTE_VALIDATOR}-{own}");
-    let certify = |known: Option<ValidatingWebhookConfiguration>| {
-        let mut known = known?;
-        trust(known.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config), pem).then_some(known)
+    let trust = |known: &mut ValidatingWebhookConfiguration| {
+        known.webhooks.iter_mut().flatten().for_each(|webhook| trust(&mut webhook.client_config.ca_bundle, pem));
     };
-    let certified = version.write(&Api::all(client.clone()), &name, certify).await;
-    certified.with_context(|| format!("cannot write the trust bundle into ValidatingWebhookConfiguration {name}"))
-}
-
-/// Whether one of them did not have it.
-fn trust<'a>(webhooks: impl Iterator<Item = &'a mut WebhookClientConfig>, pem: &str) -> bool {
-    let bundle = Some(ByteString(pem.as_bytes().to_vec()));
-    let mut is_new = false;
-    for webhook in webhooks.filter(|webhook| webhook.ca_bundle != bundle) {
-        webhook.ca_bundle.clone_from(&bundle);
-        is_new = true;
-    }
-    is_new
+    write(client, &format!("{ROUTE_VALIDATOR}-{own}"), version, trust).await
 }
 
 async fn api(client: &Client, own: &str, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
-    let name = format!("{}.{}", access::API_VERSION, access::group(own));
-    let bundle = Some(ByteString(pem.as_bytes().to_vec()));
-    let certify = |known: Option<APIService>| {
-        let mut known = known?;
-        let spec = known.spec.as_mut()?;
-        if spec.ca_bundle == bundle {
-            return None;
-        }
-        spec.ca_bundle.clone_from(&bundle);
-        Some(known)
+    let trust = |known: &mut APIService| known.spec.iter_mut().for_each(|spec| trust(&mut spec.ca_bundle, pem));
+    write(client, &format!("{}.{}", access::API_VERSION, access::group(own)), version, trust).await
+}
+
+fn trust(bundle: &mut Option<ByteString>, pem: &str) {
+    *bundle = Some(ByteString(pem.as_bytes().to_vec()));
+}
+
+/// If it is there, and `trust` changes it.
+async fn write<K>(client: &Client, name: &str, version: Version<'_>, trust: impl Fn(&mut K)) -> anyhow::Result<()>
+where
+    K: Resource<Scope = ClusterResourceScope, DynamicType = ()>
+        + Clone
+        + PartialEq
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let certify = |known: Option<K>| {
+        let known = known?;
+        let mut certified = known.clone();
+        trust(&mut certified);
+        (certified != known).then_some(certified)
     };
-    let certified = version.write(&Api::all(client.clone()), &name, certify).await;
-    certified.with_context(|| format!("cannot write the trust bundle into APIService {name}"))
+    let certified = version.write(&Api::all(client.clone()), name, certify).await;
+    certified.with_context(|| format!("cannot write the trust bundle into {} {name}", K::kind(&())))
 }
