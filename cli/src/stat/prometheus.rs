@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use conduit_api::proto::public::{StatRequest, StatResponse, StatRow};
 use serde::Deserialize;
-use tokio::task::spawn_blocking;
+use tokio::{sync::OnceCell, task::spawn_blocking};
 use ureq::Agent;
 
 use self::{
@@ -33,11 +33,12 @@ const WINDOW_MIN: Duration = Duration::from_secs(60);
 const WINDOW_MAX: Duration = Duration::from_secs(49 * 24 * 60 * 60);
 
 /// A server, by its URL.
-#[derive(Clone)]
 pub(super) struct Prometheus {
     url: String,
     agent: Agent,
     window: Duration,
+    /// When it is asked, since 1970, and for how much of the window before that it has scraped: the same for all questions.
+    covered: OnceCell<(Duration, Duration)>,
 }
 
 /// A series at one time, by its labels.
@@ -79,7 +80,7 @@ impl Prometheus {
             bail!("Prometheus is asked for at least 1m and at most {days}d, and {window} is not between them");
         }
         let agent = agent(ANSWER_TIMEOUT).http_status_as_error(false).build().new_agent();
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), agent, window: length })
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), agent, window: length, covered: OnceCell::new() })
     }
 
     /// Puts the figures of its own window in the place of those that the control plane has, and adds what is there no more.
@@ -87,9 +88,8 @@ impl Prometheus {
     /// # Errors
     /// When it does not answer, or not as Prometheus does.
     pub(super) async fn replace(&self, request: &StatRequest, answer: &mut StatResponse) -> anyhow::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Some(queries) = Queries::of(request, self.window) else { return Ok(()) };
-        let covered = self.covered(now).await?;
+        let (now, covered) = *self.covered.get_or_try_init(|| self.search()).await?;
         // One after another: others, and alerts, are to be answered meanwhile.
         let mut answers = Answers::default();
         for (what, query) in queries.all(covered) {
@@ -117,20 +117,21 @@ impl Prometheus {
         Ok(())
     }
 
-    /// Of its window, how long anything was scraped.
-    async fn covered(&self, now: Duration) -> anyhow::Result<Duration> {
+    /// What time it is, and of the window before that, how long anything was scraped.
+    async fn search(&self) -> anyhow::Result<(Duration, Duration)> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut search = Search::new(now, self.window);
         loop {
             let (query, at) = search.question();
             let first = self.ask(query, at).await?.first().and_then(Sample::number);
             if let Some(covered) = search.answer(first) {
-                return Ok(covered);
+                return Ok((now, covered));
             }
         }
     }
 
     async fn ask(&self, query: String, at: Duration) -> anyhow::Result<Vec<Sample>> {
-        let Self { url, agent, .. } = self.clone();
+        let (url, agent) = (self.url.clone(), self.agent.clone());
         let asked = spawn_blocking(move || {
             let form = [("query", query), ("time", format!("{:.3}", at.as_secs_f64()))];
             let mut response = agent.post(format!("{url}/api/v1/query")).send_form(form)?;
