@@ -1,7 +1,7 @@
 //! The handle to this replica: propose, read, join, leave.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt, io,
     path::{Path, PathBuf},
     sync::{
@@ -38,7 +38,7 @@ use crate::{
     peers::{Dial, MESSAGE_BYTES_MAX, Peers, Purpose},
     raft::{Compaction, LeaderId, Member, Raft, Timing, TypeConfig},
     recovery, runtime,
-    service::RaftService,
+    service::{LEADER_ADDRESS, RaftService},
     state::MeshState,
     store::{
         self, OpenError, decode,
@@ -369,9 +369,14 @@ impl Cluster {
                 return Ok(());
             }
         }
-        for address in peers {
-            let answer = client(self.peers.stranger(address)).join(request.clone()).await;
-            if is_done(address, answer)? {
+        let (mut asking, mut asked) = (VecDeque::from_iter(peers.iter().cloned()), BTreeSet::new());
+        while let Some(address) = asking.pop_front() {
+            if !asked.insert(address.clone()) {
+                continue;
+            }
+            let answer = client(self.peers.stranger(&address)).join(request.clone()).await;
+            asking.extend(answer.as_ref().err().and_then(leader_address));
+            if is_done(&address, answer)? {
                 return Ok(());
             }
         }
@@ -659,6 +664,14 @@ impl Cluster {
         }
     }
 
+    /// A member says where it is. What the members know of it changes when a majority has agreed; if it was one of that majority, it has to be
+    /// found first.
+    pub(crate) fn has_moved(&self, node: NodeId, address: &str) {
+        if self.status.borrow().members.contains_key(&node) {
+            self.peers.moved(node, address);
+        }
+    }
+
     fn leader(&self) -> Result<(Leader, u64), Status> {
         let leader = self.status.borrow().leader.ok_or_else(|| Status::unavailable("no leader is known"))?;
         if leader == self.id {
@@ -678,6 +691,11 @@ impl Cluster {
     }
 }
 
+/// Where a replica that refuses says that the leader is.
+fn leader_address(refused: &Status) -> Option<String> {
+    refused.metadata().get(LEADER_ADDRESS)?.to_str().ok().map(ToOwned::to_owned)
+}
+
 /// Turns openraft's metrics into what the rest of the controller looks at, for as long as Raft runs.
 fn follow_metrics(
     raft: &Raft,
@@ -688,12 +706,15 @@ fn follow_metrics(
     let first = metrics.borrow_watched().clone();
     let (status_sender, status) = watch::channel(status_of(&first));
     let (leadership_sender, leadership) = watch::channel(fence_of(&first));
+    let mut addresses = addresses_of(&first);
     tokio::spawn(async move {
         while metrics.changed().await.is_ok() {
             // Cloned at once: a borrow that is held across an await stops the core (openraft#1238).
             let latest = metrics.borrow_watched().clone();
-            for (node, member) in latest.membership_config.membership().nodes() {
-                peers.moved(*node, &member.address);
+            let before = std::mem::replace(&mut addresses, addresses_of(&latest));
+            // Only what has changed: where the members look for a replica that has said itself where it is, is not where it is.
+            for (node, address) in addresses.iter().filter(|(node, address)| before.get(node) != Some(address)) {
+                peers.moved(*node, address);
             }
             // A leader hears of nobody: should it cease to lead, it was in touch until then.
             if let Some(acked) = latest.last_quorum_acked.filter(|_| latest.state == ServerState::Leader) {
@@ -705,6 +726,10 @@ fn follow_metrics(
         leadership_sender.send_replace(None);
     });
     (status, leadership)
+}
+
+fn addresses_of(metrics: &RaftMetrics<TypeConfig>) -> BTreeMap<NodeId, String> {
+    metrics.membership_config.membership().nodes().map(|(node, member)| (*node, member.address.clone())).collect()
 }
 
 fn replace_if_new<T: PartialEq>(sender: &watch::Sender<T>, value: T) {

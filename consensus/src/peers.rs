@@ -95,12 +95,12 @@ impl Peers {
         channels.entry((node, purpose)).or_insert_with(connect).1.clone()
     }
 
-    /// From now on `node` is at `address`.
+    /// From now on `node` is at `address`: the members say so, or it says so itself. Whoever answers there has to prove that it is `node`.
     pub(crate) fn moved(&self, node: NodeId, address: &str) {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         for purpose in [Purpose::Messages, Purpose::Snapshots] {
-            if let Some(known) = channels.get_mut(&(node, purpose)).filter(|(known, _)| known != address) {
-                *known = (address.to_owned(), self.connect(address, Some(node)));
+            if channels.get(&(node, purpose)).is_none_or(|(known, _)| known != address) {
+                channels.insert((node, purpose), (address.to_owned(), self.connect(address, Some(node))));
             }
         }
     }

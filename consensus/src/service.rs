@@ -27,6 +27,8 @@ use crate::{
 const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// A joining replica that has not caught up by then asks again, and goes on where it was.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a refusal to admit: who could.
+pub(crate) const LEADER_ADDRESS: &str = "leader-address";
 
 /// The service of one replica.
 #[derive(Clone)]
@@ -69,6 +71,17 @@ impl RaftService {
             RaftError::APIError(error) => Status::aborted(error.to_string()),
             RaftError::Fatal(fatal) => Status::unavailable(fatal.to_string()),
         }
+    }
+
+    /// With where the leader is, if this replica knows of one: who has moved may not.
+    fn naming_the_leader(&self, mut refused: Status) -> Status {
+        let status = self.cluster.status().borrow().clone();
+        let leader = status.leader.filter(|leader| *leader != self.cluster.id());
+        let address = leader.and_then(|leader| status.members.get(&leader)?.address.parse().ok());
+        if let Some(address) = address {
+            refused.metadata_mut().insert(LEADER_ADDRESS, address);
+        }
+        refused
     }
 
     /// Learner first, so that it has everything before it counts; then voter, in place of an earlier replica of its name,
@@ -187,10 +200,13 @@ impl raft_server::Raft for RaftService {
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let JoinRequest { node_id, name, address, feature_level } = request.into_inner();
-        let member = Member { name, address, feature_level };
-        let joined = timeout(JOIN_TIMEOUT, self.admit(NodeId::new(node_id), member)).await;
-        joined.map_err(|_| Status::deadline_exceeded("the replica is not up to date yet"))??;
-        Ok(Response::new(JoinResponse {}))
+        let (node, member) = (NodeId::new(node_id), Member { name, address, feature_level });
+        self.cluster.has_moved(node, &member.address);
+        let joined = timeout(JOIN_TIMEOUT, self.admit(node, member)).await;
+        match joined.unwrap_or_else(|_| Err(Status::deadline_exceeded("the replica is not up to date yet"))) {
+            Ok(()) => Ok(Response::new(JoinResponse {})),
+            Err(refused) => Err(self.naming_the_leader(refused)),
+        }
     }
 
     async fn remove(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

@@ -315,6 +315,39 @@ async fn a_leader_that_comes_back_elsewhere_is_found_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_majority_that_comes_back_elsewhere_is_found_there() {
+    for leader_stays in [true, false] {
+        let seed = Arc::new(Seed::generate());
+        let (directories, mut replicas) = three(&seed).await;
+        let leader = leader_of(&replicas).await;
+        let stays = if leader_stays { leader } else { (leader + 1) % 3 };
+        let one = replicas.remove(stays);
+        let staying = vec![one.address.to_string()];
+        let places: Vec<_> = (0..3).filter(|place| *place != stays).collect();
+        for replica in replicas {
+            replica.kill().await;
+        }
+        let mut back = Vec::new();
+        for place in places {
+            back.push(Replica::start(&format!("controller-{place}"), directories[place].path(), &seed, None).await);
+        }
+        // They know of each other only where they were; so does the one that stays, and nothing can be agreed on until somebody is found.
+        timeout(SOON, async {
+            while !back.iter().all(|replica| replica.cluster.is_known()) {
+                let (_, _) = tokio::join!(back[0].cluster.join(&staying), back[1].cluster.join(&staying));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("they are found where they are; the leader stays: {leader_stays}"));
+        back.push(one);
+        for replica in &back {
+            replica.cluster.propose(pod("by-any"), None).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_and_misdirected_messages_are_refused() {
     let (seed, other) = (Arc::new(Seed::generate()), Arc::new(Seed::generate()));
     let (_directories, replicas) = three(&seed).await;
