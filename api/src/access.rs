@@ -86,6 +86,8 @@ pub const METHODS: &[Method] = &[
     looks_at_namespace("ListAlerts"),
     looks_at_namespace("Pods"),
     looks_at_namespace("Tap"),
+    // What people send each other is more than that they do.
+    looks_at_namespace("TapPayload"),
 ];
 
 /// The API group of the control plane in `namespace`: there may be several in a cluster.

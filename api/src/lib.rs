@@ -5,7 +5,7 @@
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`filters`]: what else
 //!   becomes of them; [`gateway`]: how people say it.
 //! - [`objective`]: what people promise of their services.
-//! - [`journal`]: what proxies write down of requests one by one.
+//! - [`journal`]: what proxies write down of requests one by one; [`redaction`]: what nobody is shown of messages.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
@@ -26,6 +26,7 @@ pub mod objective;
 pub mod port;
 pub mod process;
 pub mod proto;
+pub mod redaction;
 pub mod refusals;
 pub mod revision;
 pub mod route;

@@ -3,40 +3,60 @@
 mod filter;
 mod json;
 mod line;
+mod message;
+mod payload;
 #[cfg(test)]
 mod samples;
 
-use std::{io::Write, time::Duration};
+use std::{collections::BTreeSet, io::Write, path::PathBuf, time::Duration};
 
 use anyhow::anyhow;
 use clap::ValueEnum;
 use conduit_api::{
     access::{ASK_AGAIN, about},
     failover::is_of_replica,
-    proto::{public::TapRequest, tap::TapEvent},
+    proto::{
+        public::TapRequest,
+        tap::{TapEvent, tap_event::Kind},
+    },
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Streaming;
 use tracing::debug;
 
-use self::line::Detail;
 pub(crate) use self::{
     filter::Filter,
     line::{short_resource, socket_address},
 };
+use self::{
+    line::Detail,
+    payload::{Held, Services},
+};
 use crate::{
-    control_plane::{ControlPlane, refused},
+    control_plane::{Client, ControlPlane, refused},
     global::Global,
+    printable::printable,
 };
 
 /// A control plane that has said once that it has nothing to say, says so every ten seconds; after so long without it nobody is there.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
+
+/// Between two notes of what was lost.
+const LOST_NOTE_INTERVAL: Duration = Duration::from_secs(10);
+/// Pods of which it is said that they show nothing.
+const CLOSED_NOTED_MAX: usize = 16;
 
 /// Which requests, and how they are shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
+    /// The messages of gRPC as well, of workloads with the annotation config.conduit.io/tap-payloads: enabled. Who asks is in `conduit history`
+    #[arg(long)]
+    payload: bool,
+    /// What describes messages of services without server reflection, as protoc --include_imports --descriptor_set_out writes it
+    #[arg(long, value_name = "FILE", requires = "payload")]
+    descriptor_set: Vec<PathBuf>,
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -66,34 +86,128 @@ pub async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let request = args.filter.request(global)?;
-    let write = |event: &TapEvent| {
-        let line = match args.output {
-            Output::Line => line::line(event, Detail::Short),
-            Output::Wide => line::line(event, Detail::Wide),
-            Output::Json => Some(serde_json::to_string(&json::event(event))?),
-        };
-        match line {
-            Some(line) => Ok(out.write_all(format!("{line}\n").as_bytes())?),
-            None => Ok(()),
-        }
+    if args.payload {
+        return show_payloads(args, &request, control_plane, out, notes).await;
+    }
+    let write = |event: &TapEvent, _: &mut _| match text(event, args.output)? {
+        Some(text) => Ok(out.write_all(text.as_bytes())?),
+        None => Ok(()),
     };
-    follow(&request, control_plane, notes, write).await
+    follow(&request, Sees::Requests, control_plane, notes, write).await
 }
 
-/// Gives events to `each` until that fails. When the replica that collects them dies, another one is asked, as long as some
+/// What is written of an event that is no message, with the end of its line.
+fn text(event: &TapEvent, output: Output) -> anyhow::Result<Option<String>> {
+    let line = match output {
+        Output::Line => line::line(event, Detail::Short),
+        Output::Wide => line::line(event, Detail::Wide),
+        Output::Json if event.kind.is_none() => None,
+        Output::Json => Some(serde_json::to_string(&json::event(event))?),
+    };
+    Ok(line.map(|line| line + "\n"))
+}
+
+async fn show_payloads<N: Write>(
+    args: &Args,
+    request: &TapRequest,
+    control_plane: &ControlPlane,
+    out: &mut impl Write,
+    notes: &mut N,
+) -> anyhow::Result<()> {
+    let (mut services, mut held) = (Services::given(&args.descriptor_set)?, Held::default());
+    let mut lost = Lost::default();
+    let mut closed = BTreeSet::new();
+    let each = |event: &TapEvent, notes: &mut N| {
+        if let Some(note) = lost.note(event.dropped, Instant::now()) {
+            writeln!(notes, "{note}")?;
+        }
+        match &event.kind {
+            Some(Kind::Schema(schema)) => services.learn(schema),
+            Some(Kind::PayloadsDisabled(_)) => note_closed(event, &mut closed, notes)?,
+            Some(_) => held.push(event.clone()),
+            None => {}
+        }
+        while let Some(event) = held.next(&mut services, Instant::now()) {
+            let text = match &event.kind {
+                Some(Kind::Message(message)) => {
+                    if let Some(note) = services.note(message) {
+                        writeln!(notes, "{}", printable(&note))?;
+                    }
+                    message::text(&event, message, &services.show(message), args.output)?
+                }
+                _ => text(&event, args.output)?.unwrap_or_default(),
+            };
+            out.write_all(text.as_bytes())?;
+        }
+        Ok(())
+    };
+    follow(request, Sees::Payloads, control_plane, notes, each).await
+}
+
+/// A pod does not let its messages be seen; said once of it, and of so many.
+fn note_closed(event: &TapEvent, closed: &mut BTreeSet<String>, notes: &mut impl Write) -> anyhow::Result<()> {
+    let pod = event.destination.as_ref().and_then(|peer| peer.pod.as_ref());
+    let pod = pod.map_or_else(|| "a pod".to_owned(), |pod| format!("pod/{} in {}", pod.name, pod.namespace));
+    if closed.len() < CLOSED_NOTED_MAX && closed.insert(pod.clone()) {
+        let pod = printable(&pod).into_owned();
+        writeln!(
+            notes,
+            "note: {pod} does not let its messages be seen; to allow it, annotate its pods with config.conduit.io/tap-payloads: enabled"
+        )?;
+    }
+    Ok(())
+}
+
+/// Events that did not come, told now and then.
+#[derive(Default)]
+struct Lost {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Lost {
+    fn note(&mut self, dropped: u64, now: Instant) -> Option<String> {
+        self.count = self.count.saturating_add(dropped);
+        let is_due = self.told.is_none_or(|told| now.duration_since(told) >= LOST_NOTE_INTERVAL);
+        if self.count == 0 || !is_due {
+            return None;
+        }
+        self.told = Some(now);
+        let count = std::mem::take(&mut self.count);
+        Some(format!(
+            "note: {count} more requests or messages passed unseen: --max-rps, or there were too many to copy"
+        ))
+    }
+}
+
+/// What a tap sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sees {
+    /// Requests.
+    Requests,
+    /// Their messages as well.
+    Payloads,
+}
+
+/// Gives events to `each`, empty ones as well, and somewhere to write notes, until that fails. When the replica that collects them dies, another one is asked, as long as some
 /// event came in between.
 ///
 /// # Errors
 /// When the target names nothing, no control plane answers, or `each` fails.
-pub(crate) async fn follow(
+pub(crate) async fn follow<W: Write>(
     request: &TapRequest,
+    sees: Sees,
     control_plane: &ControlPlane,
-    notes: &mut impl Write,
-    mut each: impl FnMut(&TapEvent) -> anyhow::Result<()>,
+    notes: &mut W,
+    mut each: impl FnMut(&TapEvent, &mut W) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     loop {
-        let mut events = control_plane.ask(async |client| client.tap(about(request.clone())).await).await?;
-        let broken = read_events(&mut events, &mut each).await?;
+        let ask = async |client: &mut Client| match sees {
+            Sees::Requests => client.tap(about(request.clone())).await,
+            Sees::Payloads => client.tap_payload(about(request.clone())).await,
+        };
+        let mut events = control_plane.ask(ask).await?;
+        let broken = read_events(&mut events, |event| each(event, notes)).await?;
         if broken.is_to_be_asked_again {
             continue;
         }
@@ -122,7 +236,7 @@ impl Broken {
 
 async fn read_events(
     events: &mut Streaming<TapEvent>,
-    each: &mut impl FnMut(&TapEvent) -> anyhow::Result<()>,
+    mut each: impl FnMut(&TapEvent) -> anyhow::Result<()>,
 ) -> anyhow::Result<Broken> {
     let (mut seen, mut has_heartbeat) = (0, false);
     loop {
@@ -138,9 +252,7 @@ async fn read_events(
             Ok(Err(status)) => return Err(refused(&status)),
         };
         seen += 1;
-        match event == TapEvent::default() {
-            true => has_heartbeat = true,
-            false => each(&event)?,
-        }
+        has_heartbeat |= event == TapEvent::default();
+        each(&event)?;
     }
 }

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     control_plane::ControlPlane,
     global::Global,
-    tap::{Filter, follow},
+    tap::{Filter, Sees, follow},
 };
 
 /// Between two looks of a person at a screen; a key is answered as fast.
@@ -60,14 +60,14 @@ pub async fn run(
     };
     if !std::io::stdout().is_terminal() {
         return select! {
-            ended = follow(&request, control_plane, notes, count) => ended,
+            ended = follow(&request, Sees::Requests, control_plane, notes, |event, _| count(event)) => ended,
             ended = rewrite(&sums, out) => ended,
         };
     }
     // A note would be written across the table.
     let mut silence = sink();
     select! {
-        ended = follow(&request, control_plane, &mut silence, count) => ended,
+        ended = follow(&request, Sees::Requests, control_plane, &mut silence, |event, _| count(event)) => ended,
         ended = redraw(&sums) => ended,
     }
 }

@@ -18,7 +18,7 @@ use crate::state::{
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 7;
+pub const FEATURE_LEVEL: u32 = 8;
 
 /// The first that has objectives: before every member is of it, nobody is told of alerts, since it could not be written down that they were.
 pub const OBJECTIVES_LEVEL: u32 = 7;
@@ -187,6 +187,11 @@ pub enum Command {
         /// What.
         delivery: Delivery,
     },
+    /// Somebody is about to see what is in the messages of these workloads. Changes nothing but the audit.
+    TapPayloads {
+        /// Of which, in a few words.
+        target: String,
+    },
 }
 
 impl Command {
@@ -211,6 +216,7 @@ impl Command {
             | Self::RemoveObjective { .. }
             | Self::RecordAlert(_)
             | Self::AlertTold { .. } => OBJECTIVES_LEVEL,
+            Self::TapPayloads { .. } => 8,
             Self::Restore(backup) if !backup.has_no_objectives() => OBJECTIVES_LEVEL,
             Self::Restore(backup) if !backup.has_plain_routes() => 6,
             Self::Restore(backup) if !backup.is_plain() => 5,
@@ -351,6 +357,7 @@ impl fmt::Display for Command {
                 write!(f, "alert for the {indicator} of {resource} is over")
             }
             Self::AlertTold { id, delivery, .. } => write!(f, "alert {id}: {}", delivery.as_str()),
+            Self::TapPayloads { target } => write!(f, "tapped the payloads of {target}"),
         }
     }
 }

@@ -59,6 +59,7 @@ pub struct ApiServer {
 #[tonic::async_trait]
 impl api_server::Api for ApiServer {
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
+    type TapPayloadStream = Self::TapStream;
     type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 
     async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
@@ -239,6 +240,12 @@ impl api_server::Api for ApiServer {
 
     async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {
         aggregated::admit(&request)?;
-        Ok(Response::new(tap::tap(&self.own, request.into_inner()).await?))
+        Ok(Response::new(tap::tap(&self.own, request.into_inner(), None).await?))
+    }
+
+    async fn tap_payload(&self, request: Request<TapRequest>) -> Result<Response<Self::TapPayloadStream>, Status> {
+        aggregated::admit(&request)?;
+        let who = routes::who(&request);
+        Ok(Response::new(tap::tap(&self.own, request.into_inner(), Some(&who)).await?))
     }
 }

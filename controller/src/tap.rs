@@ -22,6 +22,8 @@ use crate::telemetry::select::matches;
 
 /// Taps that run at once on one replica; each costs every tapped proxy a match per request.
 pub const TAPS_MAX: usize = 64;
+/// Of them, those that see payloads: each may have some megabytes of them waiting for a slow reader (see `tap/server.rs`).
+pub const PAYLOAD_TAPS_MAX: usize = 8;
 
 /// A running tap.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct Tap {
     pub matches: Match,
     /// Of each proxy.
     pub max_rps: f32,
+    /// The messages of gRPC as well.
+    pub payloads: bool,
 }
 
 /// Why a tap does not start.
@@ -40,6 +44,9 @@ pub enum TapError {
     /// See [`TAPS_MAX`].
     #[error("{TAPS_MAX} taps are running on this replica already; end one of them first")]
     TooMany,
+    /// See [`PAYLOAD_TAPS_MAX`].
+    #[error("{PAYLOAD_TAPS_MAX} taps see payloads on this replica already; end one of them first")]
+    TooManyPayloads,
 }
 
 /// The taps and the attached proxies of this replica. `A` sends to a proxy, `S` to the one who watches.
@@ -78,6 +85,9 @@ impl<A: Clone, S: Clone> Broker<A, S> {
         if self.taps.len() >= TAPS_MAX {
             return Err(TapError::TooMany);
         }
+        if tap.payloads && self.taps.values().filter(|(tap, _)| tap.payloads).count() >= PAYLOAD_TAPS_MAX {
+            return Err(TapError::TooManyPayloads);
+        }
         let id = self.number();
         let concerned = self.proxies.values().filter(|(pod, _)| concerns(&tap.target, pod, state));
         let concerned = concerned.map(|(_, proxy)| proxy.clone()).collect();
@@ -106,7 +116,7 @@ impl<A: Clone, S: Clone> Broker<A, S> {
 
 impl Tap {
     fn start(&self, id: u64) -> Start {
-        Start { tap: id, r#match: Some(self.matches.clone()), max_rps: self.max_rps }
+        Start { tap: id, r#match: Some(self.matches.clone()), max_rps: self.max_rps, payloads: self.payloads }
     }
 }
 
@@ -151,7 +161,7 @@ mod tests {
 
     fn tap(kind: &str, name: &str) -> Tap {
         let target = ResourceSelection { kind: kind.into(), namespace: "emojivoto".into(), name: name.into() };
-        Tap { target, matches: Match::default(), max_rps: 100.0 }
+        Tap { target, matches: Match::default(), max_rps: 100.0, payloads: false }
     }
 
     fn pod(name: &str) -> PodName {
@@ -197,5 +207,13 @@ mod tests {
             broker.start(tap("pod", ""), (), &state).unwrap();
         }
         assert_eq!(broker.start(tap("pod", ""), (), &state).unwrap_err(), TapError::TooMany);
+
+        let mut broker = Broker::<(), ()>::default();
+        let payloads = || Tap { payloads: true, ..tap("pod", "") };
+        for _ in 0..PAYLOAD_TAPS_MAX {
+            assert!(broker.start(payloads(), (), &state).unwrap().0.payloads);
+        }
+        assert_eq!(broker.start(payloads(), (), &state).unwrap_err(), TapError::TooManyPayloads);
+        assert!(!broker.start(tap("pod", ""), (), &state).unwrap().0.payloads, "others go on");
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         self, FindByShortcodeRequest, FindByShortcodeResponse, ListAllRequest, ListAllResponse,
         emoji_service_server::{EmojiService, EmojiServiceServer},
     },
+    reflection,
     shutdown::Shutdown,
 };
 
@@ -45,6 +46,7 @@ impl From<&Entry> for proto::Emoji {
 pub async fn serve(listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
     Server::builder()
         .add_service(EmojiServiceServer::new(Emoji))
+        .add_service(reflection::service())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.started())
         .await?;
     Ok(())

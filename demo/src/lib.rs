@@ -11,6 +11,7 @@ pub mod backend;
 pub mod catalog;
 pub mod emoji;
 pub mod proto;
+mod reflection;
 pub mod shutdown;
 pub mod vote_bot;
 pub mod voting;

@@ -4,3 +4,6 @@
 #![allow(clippy::all, reason = "generated code")]
 
 tonic::include_proto!("emojivoto.v1");
+
+/// All of the above as an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -17,6 +17,7 @@ use crate::{
         ResultsRequest, ResultsResponse, VoteRequest, VoteResponse, VotingResult,
         voting_service_server::{VotingService, VotingServiceServer},
     },
+    reflection,
     shutdown::Shutdown,
 };
 
@@ -69,6 +70,7 @@ catalog::for_each_emoji!(implement_voting_service);
 pub async fn serve(listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
     Server::builder()
         .add_service(VotingServiceServer::new(Poll::default()))
+        .add_service(reflection::service())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.started())
         .await?;
     Ok(())

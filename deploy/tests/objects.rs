@@ -72,6 +72,7 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "RoleBinding conduit-mesh-controller",
         "ClusterRole conduit-mesh-view",
         "ClusterRole conduit-mesh-tap",
+        "ClusterRole conduit-mesh-tap-payload",
         "ClusterRole conduit-mesh-admin",
         "ServiceAccount conduit-prometheus",
         "ClusterRole conduit-mesh-prometheus",
@@ -271,7 +272,7 @@ fn rights_are_the_least() {
 fn people_are_given_every_call_by_one_role() {
     let manifest = &manifests()[0];
     let mut given = Vec::new();
-    for name in ["view", "tap", "admin"] {
+    for name in ["view", "tap", "tap-payload", "admin"] {
         let roles = of_kind(manifest, "ClusterRole");
         let role = roles.iter().find(|role| role["metadata"]["name"] == format!("conduit-mesh-{name}")).unwrap();
         for rule in items(&role["rules"]) {

@@ -9,7 +9,7 @@ use prost::Message as _;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(start) = Start::decode(bytes) else { return };
-    let (taps, _events) = Taps::new();
+    let (taps, _events) = Taps::new(Default::default());
     let id = start.tap;
     taps.start(start);
     let direction = Direction::Inbound;

@@ -8,6 +8,7 @@ use std::fmt;
 use conduit_api::{
     PortRange, TrustDomain, VERSION,
     journal::{AccessLog, Collector, Sampling},
+    redaction::Redacted,
 };
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +75,10 @@ pub struct Settings {
     pub trace_collector: Option<Collector>,
     /// Which share of the requests that nobody has decided about is traced; the proxy's own where nothing is said.
     pub trace_sampling: Option<Sampling>,
+    /// Taps may see the application's messages.
+    pub tap_payloads: bool,
+    /// Whoever shows them leaves these fields out.
+    pub tap_redact: Redacted,
 }
 
 impl Default for Settings {
@@ -103,6 +108,8 @@ impl Default for Settings {
             access_log: AccessLog::None,
             trace_collector: None,
             trace_sampling: None,
+            tap_payloads: false,
+            tap_redact: Redacted::default(),
         }
     }
 }
@@ -123,7 +130,7 @@ impl Settings {
         version.clone_into(&mut self.proxy_version);
     }
 
-    /// What a proxy writes down of requests, as variables that `proxy/src/config.rs` reads, without `CONDUIT_PROXY_`; `workload` is whose
+    /// What a proxy writes down of requests and may show of their messages, as variables that `proxy/src/config.rs` reads, without `CONDUIT_PROXY_`; `workload` is whose
     /// spans they are.
     pub fn journal(&self, workload: Option<&str>) -> Vec<(&'static str, String)> {
         let mut variables = Vec::new();
@@ -134,6 +141,11 @@ impl Settings {
             variables.push(("TRACE_COLLECTOR", collector.to_string()));
             variables.extend(self.trace_sampling.map(|sampling| ("TRACE_SAMPLING", sampling.to_string())));
             variables.extend(workload.map(|name| ("WORKLOAD", name.to_owned())));
+        }
+        if self.tap_payloads {
+            variables.push(("TAP_PAYLOADS", "enabled".to_owned()));
+            variables
+                .extend((!self.tap_redact.names().is_empty()).then(|| ("TAP_REDACT", self.tap_redact.to_string())));
         }
         variables
     }

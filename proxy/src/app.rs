@@ -67,7 +67,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     let cache = Cache::new(config.cache.clone(), config.token.clone());
     let (discovery_task, discovery, discovery_status) =
         DiscoveryTask::new(directory, controllers.clone(), tls.clone(), cache.clone());
-    let (taps, events) = Taps::new();
+    let (taps, events) = Taps::new(config.payloads.clone());
     let telemetry = Telemetry::default();
     let journal = Writing::start(&config, &connector, &tls)?;
     let (draining, drain) = watch::channel(false);
@@ -83,6 +83,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
         taps: taps.clone(),
         events,
         controllers: controllers.clone(),
+        connector: connector.clone(),
         namespace: namespace.clone(),
         pod: pod.clone(),
     };

@@ -11,7 +11,7 @@ use conduit_api::{
     journal::{AccessLog, Collector, Sampling},
 };
 
-use crate::original::OriginalDestination;
+use crate::{original::OriginalDestination, tap::payload::Payloads};
 
 /// More data threads than this help nobody beside one application instance.
 const CORES_MAX: usize = 16;
@@ -58,6 +58,8 @@ pub struct Config {
     pub trace_collector: Option<Collector>,
     /// Which share of the requests that nobody has decided about is traced.
     pub trace_sampling: Sampling,
+    /// What taps may see of the application's messages.
+    pub payloads: Payloads,
     /// The name of the workload, if the pod has one.
     pub workload: Option<String>,
     /// Data threads.
@@ -120,6 +122,13 @@ impl Config {
             trace_sampling: env
                 .optional("CONDUIT_PROXY_TRACE_SAMPLING", "a share from 0.0 to 1.0")?
                 .unwrap_or_default(),
+            payloads: env
+                .optional::<Payloads>("CONDUIT_PROXY_TAP_PAYLOADS", "enabled or disabled")?
+                .unwrap_or_default()
+                .redacting(
+                    env.optional("CONDUIT_PROXY_TAP_REDACT", "a list of fields, as in password,card.number")?
+                        .unwrap_or_default(),
+                ),
             workload: env.optional("CONDUIT_PROXY_WORKLOAD", "a name")?,
             cores: env.optional("CONDUIT_PROXY_CORES", "a number")?.unwrap_or_else(default_cores).clamp(1, CORES_MAX),
         })
@@ -200,6 +209,7 @@ mod tests {
         assert_eq!(config.controllers, ["10.244.0.10:8086", "10.244.0.11:8086"]);
         assert_eq!(config.outbound.to_string(), "127.0.0.1:4140");
         assert_eq!(config.socket_mark, None);
+        assert!(!config.payloads.is_enabled());
         assert!(config.cores >= 1);
     }
 
@@ -212,7 +222,11 @@ mod tests {
         variables.insert("CONDUIT_PROXY_ACCESS_LOG", "apache");
         variables.insert("CONDUIT_PROXY_TRACE_COLLECTOR", "http://otel.shop");
         variables.insert("CONDUIT_PROXY_TRACE_SAMPLING", "0.5");
+        variables.insert("CONDUIT_PROXY_TAP_PAYLOADS", "enabled");
+        variables.insert("CONDUIT_PROXY_TAP_REDACT", "password");
         let config = parse(&variables).unwrap();
+        assert!(config.payloads.is_enabled());
+        assert_eq!(config.payloads.redact(), ["password"]);
         assert_eq!((config.access_log, config.trace_sampling.share()), (AccessLog::Text, 0.5));
         assert_eq!(config.trace_collector.unwrap().to_string(), "http://otel.shop:4318");
         assert_eq!((config.inbound.port(), config.socket_mark, config.cores), (5143, Some(0x2102), 1));
@@ -234,6 +248,8 @@ mod tests {
             "CONDUIT_PROXY_ACCESS_LOG",
             "CONDUIT_PROXY_TRACE_SAMPLING",
             "CONDUIT_PROXY_TRACE_COLLECTOR",
+            "CONDUIT_PROXY_TAP_PAYLOADS",
+            "CONDUIT_PROXY_TAP_REDACT",
         ] {
             let mut wrong = variables();
             wrong.insert(name, "non/sense");

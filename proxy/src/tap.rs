@@ -4,21 +4,28 @@
 //! what it saw to the control thread, if that can take it: what cannot be taken is counted, and never waited for.
 
 pub mod client;
+pub mod payload;
+pub mod reflection;
+mod schemas;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use arc_swap::ArcSwap;
 use conduit_api::proto::{
     common::{self, ResourceRef},
-    tap::{AttachRequest, Match, Observed, Start, TapEvent, attach_request},
+    tap::{AttachRequest, Match, Observed, Start, TapEvent, attach_request, tap_event},
 };
 use tokio::{sync::mpsc, time::Instant};
 
+use self::payload::Payloads;
+
 /// Events between the data threads and the control plane.
 const EVENTS_MAX: usize = 1024;
+/// Of messages in these events: what watching may cost the proxy's memory.
+const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// The running taps, and where what they see goes. Clones are the same.
 #[derive(Clone)]
@@ -27,6 +34,9 @@ pub struct Taps {
     any: Arc<AtomicBool>,
     running: Arc<ArcSwap<Vec<Arc<Tap>>>>,
     events: mpsc::Sender<AttachRequest>,
+    /// Of messages that wait there.
+    payload_bytes: Arc<AtomicUsize>,
+    payloads: Payloads,
     started: Instant,
 }
 
@@ -35,6 +45,8 @@ pub struct Tap {
     id: u64,
     matches: Match,
     max_rps: f32,
+    /// It sees messages as well.
+    payloads: bool,
     /// The second that is being counted, since the proxy's start, in the upper half; requests in it in the lower.
     second: AtomicU64,
     dropped: AtomicU64,
@@ -59,11 +71,23 @@ pub struct Request<'a> {
 }
 
 impl Taps {
-    /// None running; what they see can be received.
-    pub fn new() -> (Self, mpsc::Receiver<AttachRequest>) {
+    /// None running; what they see can be received. They see of messages what `payloads` allows.
+    pub fn new(payloads: Payloads) -> (Self, mpsc::Receiver<AttachRequest>) {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let taps = Self { any: Arc::default(), running: Arc::default(), events, started: Instant::now() };
+        let taps = Self {
+            any: Arc::default(),
+            running: Arc::default(),
+            events,
+            payload_bytes: Arc::default(),
+            payloads,
+            started: Instant::now(),
+        };
         (taps, receiver)
+    }
+
+    /// What is allowed to be seen of messages.
+    pub fn payloads(&self) -> &Payloads {
+        &self.payloads
     }
 
     /// Nobody watches anything.
@@ -77,6 +101,7 @@ impl Taps {
             id: start.tap,
             matches: start.r#match.unwrap_or_default(),
             max_rps: start.max_rps,
+            payloads: start.payloads && self.payloads.is_enabled(),
             second: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         };
@@ -114,20 +139,51 @@ impl Taps {
         running.iter().filter(|tap| tap.matches(request) && tap.admits(second)).cloned().collect()
     }
 
-    /// Tells the ones who watch.
+    /// Tells the ones who watch; of messages only those who see them.
     pub fn observe(&self, taps: &[Arc<Tap>], event: &TapEvent) {
-        for tap in taps {
+        let bytes = payload_bytes(event);
+        let is_message = matches!(event.kind, Some(tap_event::Kind::Message(_)));
+        for tap in taps.iter().filter(|tap| !is_message || tap.payloads) {
+            if !self.reserve(bytes) {
+                tap.dropped.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             let dropped = tap.dropped.swap(0, Ordering::Relaxed);
             let observed = Observed { tap: tap.id, event: Some(event.clone()), dropped };
             let request = AttachRequest { kind: Some(attach_request::Kind::Event(observed)) };
             if self.events.try_send(request).is_err() {
                 tap.dropped.fetch_add(dropped + 1, Ordering::Relaxed);
+                self.payload_bytes.fetch_sub(bytes, Ordering::Relaxed);
             }
+        }
+    }
+
+    fn reserve(&self, bytes: usize) -> bool {
+        let more = |waiting: usize| Some(waiting + bytes).filter(|waiting| *waiting <= PAYLOAD_BYTES_MAX);
+        bytes == 0 || self.payload_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// `request` was received: there is room for other messages.
+    pub fn taken(&self, request: &AttachRequest) {
+        if let Some(attach_request::Kind::Event(Observed { event: Some(event), .. })) = &request.kind {
+            self.payload_bytes.fetch_sub(payload_bytes(event), Ordering::Relaxed);
         }
     }
 }
 
+fn payload_bytes(event: &TapEvent) -> usize {
+    match &event.kind {
+        Some(tap_event::Kind::Message(message)) => message.bytes.len(),
+        _ => 0,
+    }
+}
+
 impl Tap {
+    /// Whether messages are copied for it.
+    pub fn sees_payloads(&self) -> bool {
+        self.payloads
+    }
+
     /// All that is asked for holds.
     fn matches(&self, request: &Request<'_>) -> bool {
         let wanted = &self.matches;
@@ -182,7 +238,7 @@ mod tests {
     }
 
     fn start(tap: u64, matches: Match, max_rps: f32) -> Start {
-        Start { tap, r#match: Some(matches), max_rps }
+        Start { tap, r#match: Some(matches), max_rps, payloads: false }
     }
 
     #[test]
@@ -201,12 +257,12 @@ mod tests {
             (Match { direction: outbound, ..Match::default() }, false),
             (Match { to: Some(to.clone()), ..Match::default() }, false),
         ] {
-            let (taps, _events) = Taps::new();
+            let (taps, _events) = Taps::new(Payloads::default());
             assert!(taps.watching(&request("GET", "/api/vote")).is_empty());
             taps.start(start(1, matches.clone(), 100.0));
             assert_eq!(!taps.watching(&request("GET", "/api/vote")).is_empty(), watched, "{matches:?}");
         }
-        let (taps, _events) = Taps::new();
+        let (taps, _events) = Taps::new(Payloads::default());
         taps.start(start(1, Match { to: Some(to.clone()), ..Match::default() }, 100.0));
         assert_eq!(taps.watching(&Request { workload: Some(&to), ..request("GET", "/") }).len(), 1);
     }
@@ -217,6 +273,7 @@ mod tests {
             id: 1,
             matches: Match::default(),
             max_rps,
+            payloads: false,
             second: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         };
@@ -230,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_loses_events_and_says_so() {
-        let (taps, mut events) = Taps::new();
+        let (taps, mut events) = Taps::new(Payloads::default());
         taps.start(start(7, Match::default(), 1_000_000.0));
         let watching = taps.watching(&request("GET", "/"));
         for _ in 0..EVENTS_MAX + 5 {
@@ -247,8 +304,37 @@ mod tests {
     }
 
     #[test]
+    fn messages_are_for_those_who_may_see_them_and_have_room_of_their_own() {
+        let (taps, mut events) = Taps::new("enabled".parse().unwrap());
+        taps.start(start(1, Match::default(), 1e6));
+        taps.start(Start { payloads: true, ..start(2, Match::default(), 1e6) });
+        let watching = taps.watching(&request("POST", "/"));
+        let bytes = vec![0; PAYLOAD_BYTES_MAX / 2 + 1];
+        let message = tap_event::Kind::Message(tap_event::Message { bytes, ..Default::default() });
+        let message = TapEvent { kind: Some(message), ..TapEvent::default() };
+        taps.observe(&watching, &message);
+        taps.observe(&watching, &message);
+        let mut seen = Vec::new();
+        let mut take = |expected| {
+            while let Ok(event) = events.try_recv() {
+                taps.taken(&event);
+                let Some(attach_request::Kind::Event(observed)) = event.kind else { panic!("not an event") };
+                seen.push((observed.tap, observed.dropped));
+            }
+            assert_eq!(std::mem::take(&mut seen), expected);
+        };
+        take(vec![(2, 0)]);
+        taps.observe(&watching, &message);
+        take(vec![(2, 1)]);
+
+        let (taps, _events) = Taps::new(Payloads::default());
+        taps.start(Start { payloads: true, ..start(3, Match::default(), 1e6) });
+        assert!(!taps.watching(&request("POST", "/"))[0].sees_payloads(), "its workload does not allow it");
+    }
+
+    #[test]
     fn without_taps_there_is_nothing_to_do() {
-        let (taps, _events) = Taps::new();
+        let (taps, _events) = Taps::new(Payloads::default());
         assert!(taps.is_idle());
         taps.start(start(1, Match::default(), 1.0));
         assert!(!taps.is_idle());

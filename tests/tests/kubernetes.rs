@@ -466,6 +466,7 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
         ("stat deploy -n default", "stat"),
         ("stat deploy -A", "stat"),
         ("tap deploy/web -n shop", "tap"),
+        ("tap deploy/web -n shop --payload", "tappayload"),
         ("raft status", "raftstatus"),
         (deny, "cadeny"),
     ] {

@@ -10,6 +10,7 @@ mod mesh {
     pub mod attestation;
     pub mod harness;
     pub mod identity;
+    pub mod payloads;
     pub mod telemetry;
     pub mod traffic;
     pub mod workload_api;
@@ -21,7 +22,7 @@ use std::{process::Command, time::Duration};
 use conduit_chaos::{history::Fate, run};
 use mesh::{
     harness::{Mesh, eventually, run_as_nobody, turn, without_mesh},
-    telemetry,
+    payloads, telemetry,
     traffic::Traffic,
 };
 use serde_json::Value;
@@ -73,6 +74,15 @@ fn a_new_user_sees_the_demo() {
     for process in ["controller-0", "controller-2", "web-0/proxy", "voting-0/app"] {
         assert!(status.contains(process), "{process} is missing:\n{status}");
     }
+    mesh.down();
+}
+
+#[test]
+fn payloads_are_shown_where_they_may_be_and_who_looked_is_known() {
+    let mesh = Mesh::up();
+    payloads::assert_shown(&mesh);
+    payloads::assert_hidden(&mesh);
+    payloads::assert_dropped(&mesh);
     mesh.down();
 }
 

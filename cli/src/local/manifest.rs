@@ -23,9 +23,14 @@ use crate::yaml::{self, Document};
 const BALANCER_ANNOTATION: &str = "config.conduit.io/load-balancer";
 /// On a pod template: where its pods are said to run. In a cluster their nodes say so.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-/// On a pod template: what its proxies write down of requests.
-const RECORD_ANNOTATIONS: [&str; 3] =
-    ["config.conduit.io/access-log", "config.conduit.io/trace-collector", "config.conduit.io/trace-sampling"];
+/// On a pod template: what its proxies write down of requests, and may show of them.
+const RECORD_ANNOTATIONS: [&str; 5] = [
+    "config.conduit.io/access-log",
+    "config.conduit.io/trace-collector",
+    "config.conduit.io/trace-sampling",
+    "config.conduit.io/tap-payloads",
+    "config.conduit.io/tap-redact",
+];
 /// The demo, which this command brings along.
 const DEMO: &str = include_str!("../../../demo/emojivoto.yml");
 
@@ -59,7 +64,7 @@ pub struct Deployment {
     pub ports: Vec<(Option<String>, u16)>,
     /// What annotations say of them.
     pub pod_ports: PodPorts,
-    /// What their proxies write down of requests; a reader of [`Settings::journal`] is told it.
+    /// What their proxies write down of requests, and may show of them; a reader of [`Settings::journal`] is told it.
     pub records: Settings,
 }
 
@@ -372,11 +377,18 @@ mod tests {
             )
         };
         let annotations = "config.conduit.io/access-log: json, config.conduit.io/trace-collector: 'otel:4317', \
-                           config.conduit.io/trace-sampling: '1.0', config.conduit.io/proxy-uid: '0'";
+                           config.conduit.io/trace-sampling: '1.0', config.conduit.io/tap-payloads: enabled, \
+                           config.conduit.io/tap-redact: 'password,card.number', config.conduit.io/proxy-uid: '0'";
         let manifest = parse(&deployment(&spec(annotations))).unwrap();
         let variables = manifest.deployments[&("ns".to_owned(), "web".to_owned())].records.journal(Some("web"));
-        let expected =
-            [("ACCESS_LOG", "json"), ("TRACE_COLLECTOR", "otel:4317"), ("TRACE_SAMPLING", "1"), ("WORKLOAD", "web")];
+        let expected = [
+            ("ACCESS_LOG", "json"),
+            ("TRACE_COLLECTOR", "otel:4317"),
+            ("TRACE_SAMPLING", "1"),
+            ("WORKLOAD", "web"),
+            ("TAP_PAYLOADS", "enabled"),
+            ("TAP_REDACT", "password,card.number"),
+        ];
         assert_eq!(variables, expected.map(|(name, value)| (name, value.to_owned())));
         let error = parse(&deployment(&spec("config.conduit.io/access-log: all"))).unwrap_err();
         assert!(format!("{error:#}").contains("must be one of: text (or apache), json, none"), "{error:#}");

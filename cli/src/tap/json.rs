@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use conduit_api::proto::tap::{
     TapEvent,
-    tap_event::{Id, Kind, Peer, response_end},
+    tap_event::{Id, Kind, Message, Peer, response_end},
 };
 use serde::Serialize;
+use serde_json::Value;
 
-use super::line::{socket_address, tls_state};
+use super::{
+    line::{socket_address, tls_state},
+    payload::Shown,
+};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,6 +48,22 @@ enum EventKind<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         reset_error_code: Option<u32>,
     },
+    #[serde(rename = "messageEvent", rename_all = "camelCase")]
+    Message {
+        id: JsonId,
+        direction: &'static str,
+        path: &'a str,
+        number: u32,
+        length: u32,
+        truncated: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a Value>,
+        /// By number: their names are not known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fields: Option<&'a Value>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        not_shown: Option<&'a str>,
+    },
 }
 
 #[derive(Serialize)]
@@ -66,8 +86,30 @@ pub(super) fn event(event: &TapEvent) -> Event<'_> {
         source: end(event.source.as_ref()),
         destination,
         proxy_direction: event.direction().as_str_name().trim_start_matches("DIRECTION_"),
-        kind: event.kind.as_ref().map(|kind| event_kind(kind, event.id.unwrap_or_default())),
+        kind: event.kind.as_ref().and_then(|kind| event_kind(kind, event.id.unwrap_or_default())),
     }
+}
+
+/// The same of a message.
+pub(super) fn message<'a>(event: &'a TapEvent, message: &'a Message, shown: &'a Shown) -> Event<'a> {
+    let (named, numbered, not_shown) = match shown {
+        Shown::Json(json) => (Some(json), None, None),
+        Shown::Raw(json) => (None, Some(json), None),
+        Shown::Hidden(why) => (None, None, Some(why.as_str())),
+    };
+    let id = event.id.unwrap_or_default();
+    let kind = EventKind::Message {
+        id: JsonId { base: id.base, stream: id.stream },
+        direction: if message.is_response { "response" } else { "request" },
+        path: &message.path,
+        number: message.number,
+        length: message.length,
+        truncated: message.bytes.len() < message.length as usize,
+        message: named,
+        fields: numbered,
+        not_shown,
+    };
+    Event { kind: Some(kind), ..self::event(event) }
 }
 
 fn end(peer: Option<&Peer>) -> End<'_> {
@@ -80,9 +122,9 @@ fn end(peer: Option<&Peer>) -> End<'_> {
     End { ip: address.map(|address| address.ip().to_string()), port: address.map(|address| address.port()), metadata }
 }
 
-fn event_kind(kind: &Kind, id: Id) -> EventKind<'_> {
+fn event_kind(kind: &Kind, id: Id) -> Option<EventKind<'_>> {
     let id = JsonId { base: id.base, stream: id.stream };
-    match kind {
+    Some(match kind {
         Kind::RequestInit(init) => EventKind::RequestInit {
             id,
             method: &init.method,
@@ -110,7 +152,8 @@ fn event_kind(kind: &Kind, id: Id) -> EventKind<'_> {
                 reset_error_code,
             }
         }
-    }
+        Kind::Message(_) | Kind::Schema(_) | Kind::PayloadsDisabled(_) => return None,
+    })
 }
 
 fn elapsed(us: u64) -> Elapsed {

@@ -33,6 +33,8 @@ pub(super) fn line(event: &TapEvent, detail: Detail) -> Option<String> {
             ("rsp", what)
         }
         Kind::ResponseEnd(end) => ("end", end_of(end)),
+        // These are not lines of their own.
+        Kind::Message(_) | Kind::Schema(_) | Kind::PayloadsDisabled(_) => return None,
     };
     let id = event.id.unwrap_or_default();
     let (source, destination) = (address(event.source.as_ref()), address(event.destination.as_ref()));

@@ -37,6 +37,7 @@ fn event(kind: Kind) -> TapEvent {
             peer_id: "spiffe://cluster.local/ns/emojivoto/sa/web".into(),
         }),
         kind: Some(kind),
+        dropped: 0,
     }
 }
 

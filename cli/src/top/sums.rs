@@ -117,7 +117,7 @@ impl Sums {
                     self.end(open, end);
                 }
             }
-            None => {}
+            Some(Kind::Message(_) | Kind::Schema(_) | Kind::PayloadsDisabled(_)) | None => {}
         }
     }
 
@@ -272,6 +272,7 @@ pub(super) mod tests {
             destination: Some(peer("voting", 2)),
             tls: Some(Tls { state: tls::State::Mutual.into(), ..Tls::default() }),
             kind: Some(kind),
+            dropped: 0,
         })
     }
 

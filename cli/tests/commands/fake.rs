@@ -112,6 +112,7 @@ impl Answers {
 
 #[tonic::async_trait]
 impl Api for Answers {
+    type TapPayloadStream = Self::TapStream;
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
     type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 
@@ -337,5 +338,9 @@ impl Api for Answers {
             return Err(Status::not_found(format!("no pods found for {}/{}", target.kind, target.name)));
         }
         Ok(Response::new(ReceiverStream::new(taps.remove(0)).boxed()))
+    }
+
+    async fn tap_payload(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {
+        Api::tap(self, request).await
     }
 }

@@ -596,6 +596,17 @@ fn who_was_told_of_an_alert_is_told_that_it_is_over_when_a_backup_is_restored() 
 }
 
 #[test]
+fn who_taps_payloads_is_in_the_audit_and_proxies_are_told_nothing_new() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, Command::Batch(vec![Change::UpsertPod(pod(1, 1, true))]));
+    let tap = Command::TapPayloads { target: "deployment/voting in emojivoto".to_owned() };
+    assert_eq!(tap.feature_level(), 8, "a release before would end with it");
+    assert_eq!(apply(&mut state, 2, tap), Outcome::Done);
+    assert_eq!(state.audit().last().unwrap().summary, "tapped the payloads of deployment/voting in emojivoto");
+    assert_eq!(state.revision().as_u64(), 1);
+}
+
+#[test]
 fn objectives_are_not_given_to_members_that_do_not_know_them() {
     let mut state = MeshState::default();
     assert_eq!(Command::Restore(Box::new(state.clone())).feature_level(), 1);

@@ -5,15 +5,20 @@ use std::{pin::Pin, time::Duration};
 use conduit_api::proto::{
     common::Direction,
     peer::{PeerTapRequest, peer_client::PeerClient},
-    public::TapRequest,
+    public::{ResourceSelection, TapRequest},
     tap::{Match, TapEvent},
 };
+use conduit_consensus::Command;
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::timeout;
 use tonic::Status;
 use tracing::warn;
 
+use super::routes::propose;
 use crate::{peer::server::Own, tap::concerns};
+
+/// A DNS subdomain's.
+const NAME_CHARS_MAX: usize = 253;
 
 /// After so long without any event comes one that says nothing. Who hears none for several times as long is connected to nobody any more.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -21,13 +26,15 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// As Conduit has had it since 2018.
 const DEFAULT_RPS: f32 = 100.0;
 
-/// The events of all proxies that `request` concerns, until the stream is dropped.
+/// The events of all proxies that `request` concerns, until the stream is dropped. With `audited`, payloads as well, once it is committed that this
+/// person asked for them.
 ///
 /// # Errors
 /// NOT_FOUND when it concerns no pod; INVALID_ARGUMENT when it names nothing.
 pub async fn tap(
     own: &Own,
     request: TapRequest,
+    audited: Option<&str>,
 ) -> Result<Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>, Status> {
     let target = request.target.clone().ok_or_else(|| Status::invalid_argument("tap without a target"))?;
     let state = own.cluster.state().borrow().clone();
@@ -37,17 +44,21 @@ pub async fn tap(
         let message = format!("no pods found for {}/{name} in namespace `{}`", target.kind, target.namespace);
         return Err(Status::not_found(message));
     }
+    if let Some(who) = audited {
+        propose(own, who, Command::TapPayloads { target: in_words(&target) }).await?;
+    }
+    let payloads = audited.is_some();
     let total = if request.max_rps > 0.0 { request.max_rps } else { DEFAULT_RPS };
     let mut matches = request.r#match.unwrap_or_default();
     only_what_the_proxy_can_tell(&mut matches);
     // Every proxy may use its share: together they keep to what was asked for, without asking each other.
     let tap = TapRequest { target: Some(target), r#match: Some(matches), max_rps: total / pods as f32 };
 
-    let mut streams = vec![own.taps.watch(tap.clone())?.boxed()];
+    let mut streams = vec![own.taps.watch(tap.clone(), payloads)?.boxed()];
     let members: Vec<_> = own.cluster.status().borrow().members.keys().copied().collect();
     for node in members.into_iter().filter(|node| *node != own.cluster.id()) {
         let Some(channel) = own.cluster.channel(node) else { continue };
-        let request = PeerTapRequest { tap: Some(tap.clone()) };
+        let request = PeerTapRequest { tap: Some(tap.clone()), payloads };
         let remote = async move {
             match PeerClient::new(channel).tap(request).await {
                 // A replica that dies takes its part of the tap with it; its proxies attach to another, which knows the tap.
@@ -61,6 +72,17 @@ pub async fn tap(
         streams.push(stream::once(remote).flatten().boxed());
     }
     Ok(Box::pin(with_heartbeat(stream::select_all(streams))))
+}
+
+/// For the audit. What people send is cut: a name of Kubernetes is no longer.
+fn in_words(target: &ResourceSelection) -> String {
+    let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect::<String>();
+    let name = if target.name.is_empty() { "*" } else { &target.name };
+    let place = match target.namespace.as_str() {
+        "" => String::new(),
+        namespace => format!(" in {}", cut(namespace)),
+    };
+    format!("{}/{}{place}", cut(&target.kind), cut(name))
 }
 
 /// Ends when `events` do.

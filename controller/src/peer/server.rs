@@ -195,7 +195,8 @@ impl peer_server::Peer for Own {
     }
 
     async fn tap(&self, request: Request<PeerTapRequest>) -> Result<Response<Self::TapStream>, Status> {
-        let tap = request.into_inner().tap.ok_or_else(|| Status::invalid_argument("tap without a request"))?;
-        Ok(Response::new(Box::pin(self.taps.watch(tap)?)))
+        let PeerTapRequest { tap, payloads } = request.into_inner();
+        let tap = tap.ok_or_else(|| Status::invalid_argument("tap without a request"))?;
+        Ok(Response::new(Box::pin(self.taps.watch(tap, payloads)?)))
     }
 }

@@ -1,6 +1,12 @@
 //! The tap service for proxies, and the replica's end of a running tap.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use conduit_api::{
     PodName,
@@ -23,11 +29,31 @@ use crate::serve::peer_of;
 
 /// Events that may wait for one who watches. Past it they are lost, so that watching never slows the watched.
 const EVENTS_WAITING_MAX: usize = 1024;
+/// The same with payloads, each of 16 KiB at most: four megabytes.
+const PAYLOADS_WAITING_MAX: usize = 256;
 /// Starts and stops that may wait for one proxy: all taps that can run, both ways.
 const ORDERS_WAITING_MAX: usize = 2 * super::TAPS_MAX;
 
 type ToProxy = mpsc::Sender<Result<AttachResponse, Status>>;
-type ToWatcher = mpsc::Sender<Result<TapEvent, Status>>;
+/// Where events go, and how many were lost on the way there since the last one that was not.
+#[derive(Clone)]
+struct ToWatcher {
+    events: mpsc::Sender<Result<TapEvent, Status>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl ToWatcher {
+    /// Never waits: what is not taken is counted, with what `event` says was lost before it.
+    fn tell(&self, mut event: TapEvent) -> bool {
+        event.dropped = event.dropped.saturating_add(self.dropped.swap(0, Ordering::Relaxed));
+        let lost = event.dropped.saturating_add(1);
+        let is_taken = self.events.try_send(Ok(event)).is_ok();
+        if !is_taken {
+            self.dropped.fetch_add(lost, Ordering::Relaxed);
+        }
+        is_taken
+    }
+}
 
 /// The taps of this replica. Cloned handles share it; the lock is held for look-ups only.
 #[derive(Clone)]
@@ -42,19 +68,21 @@ impl TapServer {
         Self { broker: Arc::default(), state }
     }
 
-    /// Taps the proxies attached to this replica, also those that attach later, until the stream is dropped.
+    /// Taps the proxies attached to this replica, also those that attach later, until the stream is dropped; `payloads` as well, of those
+    /// that allow it.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when too many taps are running.
-    pub fn watch(&self, request: TapRequest) -> Result<TapStream, Status> {
+    pub fn watch(&self, request: TapRequest, payloads: bool) -> Result<TapStream, Status> {
         let target = request.target.ok_or_else(|| Status::invalid_argument("tap without a target"))?;
-        let tap = Tap { target, matches: request.r#match.unwrap_or_default(), max_rps: request.max_rps };
-        let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
+        let tap = Tap { target, matches: request.r#match.unwrap_or_default(), max_rps: request.max_rps, payloads };
+        let (sender, events) = mpsc::channel(if payloads { PAYLOADS_WAITING_MAX } else { EVENTS_WAITING_MAX });
+        let watcher = ToWatcher { events: sender, dropped: Arc::default() };
         let state = self.state.borrow().clone();
         let (start, concerned) = self
             .broker
             .lock()
-            .start(tap, sender, &state)
+            .start(tap, watcher, &state)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         let id = start.tap;
         for proxy in concerned {
@@ -134,7 +162,8 @@ impl TapServer {
             let watcher = self.broker.lock().watcher(observed.tap);
             if let (Some(watcher), Some(mut event)) = (watcher, observed.event) {
                 complete(&mut event, &pod, &self.state.borrow());
-                if watcher.try_send(Ok(event)).is_err() {
+                event.dropped = observed.dropped;
+                if !watcher.tell(event) {
                     debug!(tap = observed.tap, "an event was lost: the one who watches is slow");
                 }
             }
@@ -163,4 +192,21 @@ fn describe(peer: &mut tap_event::Peer, pod: Option<&PodName>, state: &MeshState
     peer.pod = Some(ResourceRef::from(pod));
     let workload = state.pods().get(pod).and_then(|pod| pod.value.workload.as_ref());
     peer.workload = workload.map(|workload| workload.to_wire(pod.namespace()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_slow_reader_loses_is_counted() {
+        let (events, mut taken) = mpsc::channel(1);
+        let watcher = ToWatcher { events, dropped: Arc::default() };
+        let lost = |dropped| TapEvent { dropped, ..TapEvent::default() };
+        assert!(watcher.tell(lost(3)));
+        assert!(!watcher.tell(lost(0)) && !watcher.tell(lost(5)));
+        assert_eq!(taken.try_recv().unwrap().unwrap().dropped, 3);
+        assert!(watcher.tell(lost(1)));
+        assert_eq!(taken.try_recv().unwrap().unwrap().dropped, 1 + 5 + 2);
+    }
 }

@@ -95,6 +95,8 @@ impl Settings {
             "trace-collector" if is_none(value) => self.trace_collector = None,
             "access-log" => self.access_log = parse(name, value)?,
             "trace-collector" => self.trace_collector = Some(parse(name, value)?),
+            "tap-payloads" => self.tap_payloads = enabled(name, value)?,
+            "tap-redact" => self.tap_redact = parse(name, value)?,
             "trace-sampling" => self.trace_sampling = Some(parse(name, value)?),
             _ => return Ok(false),
         }
@@ -179,6 +181,8 @@ mod tests {
             ("access-log", "apache"),
             ("trace-collector", "http://otel.observability:4318"),
             ("trace-sampling", "0.5"),
+            ("tap-payloads", "enabled"),
+            ("tap-redact", "password,card.number"),
         ] {
             let (settings, left_out) = default.with(&one(&format!("{PREFIX}{setting}"), value)).unwrap();
             assert_ne!(*settings, default, "{setting}");
@@ -212,6 +216,8 @@ mod tests {
             ("access-log", "yes"),
             ("trace-collector", "https://otel:4318"),
             ("trace-sampling", "10%"),
+            ("tap-payloads", "json"),
+            ("tap-redact", "pass word"),
         ] {
             let error = Settings::default().with(&one(&format!("{PREFIX}{setting}"), value)).unwrap_err().to_string();
             assert!(error.contains(setting) && error.contains(value), "{error}");

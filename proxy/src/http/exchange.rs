@@ -6,7 +6,7 @@ use conduit_api::proto::{
     common::{self, ResourceRef},
     tap::{
         TapEvent,
-        tap_event::{self, Id, Peer, RequestInit, ResponseEnd, ResponseInit},
+        tap_event::{self, Id, Message, Peer, RequestInit, ResponseEnd, ResponseInit},
     },
 };
 use tokio::time::Instant;
@@ -16,7 +16,10 @@ use crate::{
     balance::Balancer,
     connect::Upstream,
     journal::Entry,
-    tap::{self, Tap, Taps},
+    tap::{
+        self, Tap, Taps,
+        payload::{Frames, is_protobuf},
+    },
     telemetry::{
         Counters, Direction, End, Labels, Tls,
         paths::{Row, ThreadPaths},
@@ -129,6 +132,14 @@ struct Tapped {
     watching: Vec<Arc<Tap>>,
     id: Id,
     source: SocketAddr,
+    /// Somebody sees its messages.
+    messages: Option<Messages>,
+}
+
+struct Messages {
+    path: String,
+    requests: Frames,
+    responses: Frames,
 }
 
 impl Exchange {
@@ -206,6 +217,29 @@ impl Exchange {
     /// So many bytes of the response's body passed.
     pub fn data(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+    }
+
+    /// The head of the response says what its messages are compressed with.
+    pub fn response_encoding(&mut self, encoding: impl FnOnce() -> Option<Vec<u8>>) {
+        if let Some(messages) = self.tapped.as_mut().and_then(|tapped| tapped.messages.as_mut())
+            && let Some(encoding) = encoding()
+        {
+            messages.responses.compressed_with(&encoding);
+        }
+    }
+
+    /// This much of the request's body came.
+    pub fn request_data(&mut self, data: &[u8]) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.copy(&self.hop, data, |messages| &mut messages.requests);
+        }
+    }
+
+    /// This much of the response's body came.
+    pub fn response_data(&mut self, data: &[u8]) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.copy(&self.hop, data, |messages| &mut messages.responses);
+        }
     }
 
     /// The response has ended, perhaps with the gRPC status that its trailers gave.
@@ -314,7 +348,8 @@ impl Tapped {
             return None;
         }
         let id = Id { base: asked.connection, stream: asked.stream };
-        let tapped = Self { taps: taps.clone(), watching, id, source: asked.source };
+        let messages = watching.iter().any(|tap| tap.sees_payloads()).then(|| Messages::of(request)).flatten();
+        let tapped = Self { taps: taps.clone(), watching, id, source: asked.source, messages };
         let init = RequestInit {
             method: request.method.to_owned(),
             scheme: request.scheme.to_owned(),
@@ -323,6 +358,17 @@ impl Tapped {
         };
         tapped.tell(hop, tap_event::Kind::RequestInit(init));
         Some(Box::new(tapped))
+    }
+
+    fn copy(&mut self, hop: &Hop, data: &[u8], way: impl FnOnce(&mut Messages) -> &mut Frames) {
+        let Some(mut messages) = self.messages.take() else { return };
+        let (path, mut whole) = (messages.path.clone(), Vec::new());
+        way(&mut messages).push(data, |message| whole.push(message));
+        self.messages = Some(messages);
+        for message in whole {
+            let redact = self.taps.payloads().redact().to_vec();
+            self.tell(hop, tap_event::Kind::Message(Message { path: path.clone(), redact, ..message }));
+        }
     }
 
     fn tell(&self, hop: &Hop, kind: tap_event::Kind) {
@@ -335,8 +381,21 @@ impl Tapped {
             destination: Some(Peer { pod, workload, ..peer(hop.upstream.endpoint.address) }),
             tls: Some(report::tls(&hop.tls)),
             kind: Some(kind),
+            dropped: 0,
         };
         self.taps.observe(&self.watching, &event);
+    }
+}
+
+impl Messages {
+    /// Those of `request`, if they are of protobuf.
+    fn of(request: &RequestView<'_>) -> Option<Self> {
+        request.headers.get("content-type").filter(|value| is_protobuf(value))?;
+        let mut requests = Frames::new(false);
+        if let Some(encoding) = request.headers.get("grpc-encoding") {
+            requests.compressed_with(encoding);
+        }
+        Some(Self { path: request.path.to_owned(), requests, responses: Frames::new(true) })
     }
 }
 

@@ -2,22 +2,38 @@
 
 use std::time::Duration;
 
-use conduit_api::proto::tap::{AttachRequest, Hello, attach_request, attach_response, tap_client::TapClient};
+use conduit_api::proto::{
+    common::Direction,
+    tap::{
+        AttachRequest, Hello, TapEvent, attach_request, attach_response,
+        tap_client::TapClient,
+        tap_event::{self, Kind, PayloadsDisabled},
+    },
+};
 use tokio::{
     sync::mpsc,
+    task::spawn_local,
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tracing::debug;
 
-use super::Taps;
-use crate::control::{Controllers, backoff};
+use super::{
+    Taps, reflection,
+    schemas::{self, Schemas, Wanted},
+};
+use crate::{
+    connect::Connector,
+    control::{Controllers, backoff},
+};
 
 /// A replica that has not answered by then is not waited for.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events between the queue and the stream: the queue is the one that is bounded on purpose.
 const IN_FLIGHT: usize = 16;
+/// Schemas that were asked for and wait for the stream; past it whoever asks waits.
+const SCHEMAS_WAITING_MAX: usize = 4;
 
 /// Keeps the stream.
 pub struct TapTask {
@@ -27,6 +43,8 @@ pub struct TapTask {
     pub events: mpsc::Receiver<AttachRequest>,
     /// Who orders.
     pub controllers: Controllers,
+    /// How the application is asked what its messages mean.
+    pub connector: Connector,
     /// Of the pod.
     pub namespace: String,
     /// The pod's name.
@@ -62,18 +80,54 @@ impl TapTask {
         let mut client = TapClient::new(channel);
         let mut orders = timeout(ATTACH_TIMEOUT, client.attach(ReceiverStream::new(stream))).await??.into_inner();
         *failures = 0;
+        let mut known = Schemas::default();
+        let (described, mut descriptions) = mpsc::channel(SCHEMAS_WAITING_MAX);
         loop {
             tokio::select! {
                 order = orders.message() => match order?.and_then(|order| order.kind) {
-                    Some(attach_response::Kind::Start(start)) => self.taps.start(start),
-                    Some(attach_response::Kind::Stop(tap)) => self.taps.stop(tap),
+                    Some(attach_response::Kind::Start(start)) => {
+                        if start.payloads && !self.taps.payloads().is_enabled() {
+                            requests.send(payloads_disabled(start.tap)).await?;
+                        }
+                        known.forget(start.tap);
+                        self.taps.start(start);
+                    }
+                    Some(attach_response::Kind::Stop(tap)) => {
+                        known.forget(tap);
+                        self.taps.stop(tap);
+                    }
                     None => return Ok(()),
                 },
                 event = self.events.recv() => match event {
-                    Some(event) => requests.send(event).await?,
+                    Some(event) => {
+                        self.taps.taken(&event);
+                        if let Some(wanted) = known.wanted(&event) {
+                            spawn_local(describe(self.connector.clone(), wanted, described.clone()));
+                        }
+                        requests.send(event).await?;
+                    }
                     None => return Ok(()),
                 },
+                Some(description) = descriptions.recv() => requests.send(description).await?,
             }
         }
     }
+}
+
+/// Nobody who carries requests waits for it.
+async fn describe(connector: Connector, wanted: Wanted, described: mpsc::Sender<AttachRequest>) {
+    let files = match wanted.application {
+        Some(address) => reflection::files(&connector, address, &wanted.service).await,
+        None => Err("it is elsewhere, and only a server's own proxy asks it".to_owned()),
+    };
+    // The stream may have ended meanwhile.
+    let _ = described.send(wanted.told(files)).await;
+}
+
+/// The control plane adds whose proxy this is.
+fn payloads_disabled(tap: u64) -> AttachRequest {
+    let direction = Direction::Inbound.into();
+    let destination = Some(tap_event::Peer::default());
+    let kind = Some(Kind::PayloadsDisabled(PayloadsDisabled {}));
+    schemas::event(tap, TapEvent { direction, destination, kind, ..TapEvent::default() })
 }

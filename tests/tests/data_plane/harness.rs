@@ -199,6 +199,7 @@ impl Mesh {
             cache: Some(self.path(&format!("{name}-{number}.cache"))),
             access_log: AccessLog::None,
             access_log_file: None,
+            payloads: Default::default(),
             trace_collector: None,
             trace_sampling: Sampling::default(),
             workload: Some(name.to_owned()),

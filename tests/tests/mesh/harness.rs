@@ -207,7 +207,20 @@ impl Mesh {
 
     /// The first `count` lines of a command that does not end by itself; it is then ended.
     pub fn first_lines(&self, args: &str, count: usize) -> Vec<String> {
-        let mut child = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        self.until_lines(args, count, false).1
+    }
+
+    /// The same, with the first line that it says besides.
+    pub fn note_and_lines(&self, args: &str, count: usize) -> (String, Vec<String>) {
+        self.until_lines(args, count, true)
+    }
+
+    fn until_lines(&self, args: &str, count: usize, notes: bool) -> (String, Vec<String>) {
+        let mut command = self.command(args);
+        if notes {
+            command.stderr(Stdio::piped());
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);
         // Ends the command if it stays silent, so that the reading below is bounded.
         let silence = std::thread::spawn(move || {
@@ -220,10 +233,11 @@ impl Mesh {
             let _ = kill(pid, Signal::SIGKILL);
         });
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(count).map(Result::unwrap).collect();
+        let note = child.stderr.take().and_then(|stderr| BufReader::new(stderr).lines().next());
         child.kill().unwrap();
         child.wait().unwrap();
         silence.join().unwrap();
-        lines
+        (note.map_or_else(String::new, Result::unwrap), lines)
     }
 
     pub fn try_raft(&self) -> Option<Raft> {

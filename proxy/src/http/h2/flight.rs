@@ -240,8 +240,9 @@ impl Flight {
     }
 
     /// Goes to `server`, as soon as that has room.
-    pub(super) fn send(self: &Rc<Self>, server: &Rc<Line>, is_mesh: bool, recorded: Exchange, now: Instant) {
+    pub(super) fn send(self: &Rc<Self>, server: &Rc<Line>, is_mesh: bool, mut recorded: Exchange, now: Instant) {
         self.is_mesh.set(is_mesh);
+        recorded.request_data(self.client.connection.borrow().held(self.stream));
         self.recorded.replace(Some(recorded));
         let has_room = server.connection.borrow().has_room() && server.waiting.borrow().is_empty();
         if has_room {
@@ -351,6 +352,9 @@ impl Flight {
         if let Some(entry) = &self.entry {
             entry.received(data.len());
         }
+        if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
+            recorded.request_data(data);
+        }
         let mut client = self.client.connection.borrow_mut();
         let Some((line, stream)) = self.place() else {
             return if self.is_awaited() {
@@ -423,6 +427,7 @@ impl Flight {
         } else {
             self.stage.set(Stage::Begun);
             if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
+                recorded.response_encoding(|| fields.get("grpc-encoding").map(<[u8]>::to_vec));
                 recorded.head(response.status, response.grpc_status, is_mesh && response.is_proxy_error);
             }
             if self.request.method() == "CONNECT" && (200..300).contains(&response.status) {
@@ -443,6 +448,9 @@ impl Flight {
     }
 
     pub(super) fn downloaded(&self, line: &Line, stream: u32, data: &[u8], ends: bool, now: Instant) {
+        if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
+            recorded.response_data(data);
+        }
         let mut server = line.connection.borrow_mut();
         let is_behind = server.is_holding(stream);
         let count = match is_behind {

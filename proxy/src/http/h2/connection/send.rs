@@ -165,6 +165,11 @@ impl<T: Clone> Connection<T> {
         }
     }
 
+    /// What is held of `id`, without trailers.
+    pub fn held(&self, id: u32) -> &[u8] {
+        self.streams.get(&id).map_or(&[], |stream| &stream.held)
+    }
+
     /// Whether something of `id` is held: what comes then is behind it.
     pub fn is_holding(&self, id: u32) -> bool {
         self.streams.get(&id).is_some_and(|stream| !stream.held.is_empty() || stream.trailers.is_some())

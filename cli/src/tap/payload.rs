@@ -1,0 +1,196 @@
+//! Messages of gRPC, told apart by what is known of their services. Pure, but for reading the files that are given.
+
+mod held;
+mod raw;
+mod redact;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use conduit_api::proto::tap::tap_event::{Message, Schema};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, prost::Message as _};
+use serde_json::Value;
+
+pub(super) use self::held::Held;
+
+/// A descriptor set on the command line.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Whose files everybody has already.
+const WELL_KNOWN: &str = "google/protobuf/";
+
+/// Of `google.protobuf.FileDescriptorSet`: encoded, since options that are not known yet would be lost otherwise.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct FileSet {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub(super) files: Vec<Vec<u8>>,
+}
+
+/// Of `google.protobuf.FileDescriptorProto`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct FileName {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// What is known of services.
+#[derive(Default)]
+pub(super) struct Services {
+    /// From the command line, which comes first.
+    given: Option<DescriptorPool>,
+    /// What their servers say, or why there is nothing.
+    told: BTreeMap<String, Result<DescriptorPool, String>>,
+    /// Those of which somebody was told that nothing is known.
+    noted: BTreeSet<String>,
+}
+
+/// A message as it is shown.
+#[derive(Debug, PartialEq)]
+pub(super) enum Shown {
+    /// With the names of its fields.
+    Json(Value),
+    /// By their numbers.
+    Raw(Value),
+    /// Not at all, and why.
+    Hidden(String),
+}
+
+impl Services {
+    /// Those that `sets` describe: files as `protoc --descriptor_set_out` writes them.
+    pub(super) fn given(sets: &[PathBuf]) -> anyhow::Result<Self> {
+        if sets.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut files = BTreeMap::new();
+        for path in sets {
+            let read = read_set(path).with_context(|| format!("cannot use the descriptor set {}", path.display()))?;
+            files.extend(read);
+        }
+        let given = pool(files.into_values())
+            .context("the descriptor sets do not describe services; write them with protoc --include_imports")?;
+        Ok(Self { given: Some(given), ..Self::default() })
+    }
+
+    /// What the server of a service says of it. Of several the first that says something is believed.
+    pub(super) fn learn(&mut self, schema: &Schema) {
+        let described = match schema.error.as_str() {
+            "" => pool(schema.files.iter().cloned())
+                .map_err(|error| format!("what its server says of it is of no use: {error}")),
+            error => Err(error.to_owned()),
+        };
+        let known = self.told.get(&schema.service);
+        if known.is_none_or(|known| known.is_err() && described.is_ok()) {
+            self.told.insert(schema.service.clone(), described);
+        }
+    }
+
+    /// Nothing was said of the service of `message` in time.
+    pub(super) fn give_up(&mut self, message: &Message) {
+        let error = || Err("nothing was heard of it in time".to_owned());
+        self.told.entry(service(&message.path).to_owned()).or_insert_with(error);
+    }
+
+    /// Whether it is known what `message` is, or that this will not be known.
+    pub(super) fn is_decided(&self, message: &Message) -> bool {
+        self.told.contains_key(service(&message.path)) || find(self.given.as_ref(), message).is_some()
+    }
+
+    /// Why messages of this service are not shown by name; once.
+    pub(super) fn note(&mut self, message: &Message) -> Option<String> {
+        let service = service(&message.path);
+        if self.descriptor(message).is_some() || !self.noted.insert(service.to_owned()) {
+            return None;
+        }
+        let why = match self.told.get(service) {
+            Some(Err(why)) => why,
+            _ => "the method is not among what is known of its service",
+        };
+        Some(format!(
+            "note: messages of {service} are shown without the names of their fields: {why}. Describe it with --descriptor-set FILE (protoc \
+             --include_imports --descriptor_set_out=FILE ...)"
+        ))
+    }
+
+    /// A message, without what is not to be shown.
+    pub(super) fn show(&self, message: &Message) -> Shown {
+        if !message.encoding.is_empty() {
+            return Shown::Hidden(format!("{} bytes, compressed with {}", message.length, message.encoding));
+        }
+        let is_whole = message.bytes.len() == message.length as usize;
+        let Some(descriptor) = self.descriptor(message) else { return without_names(message) };
+        let mut dynamic = DynamicMessage::new(descriptor.clone());
+        // Of what is cut off as much is shown as there is.
+        if let Err(error) = dynamic.merge(message.bytes.as_slice())
+            && is_whole
+        {
+            return Shown::Hidden(format!(
+                "{} bytes, which are no {}: {error}",
+                message.length,
+                descriptor.full_name()
+            ));
+        }
+        match serde_json::to_value(&dynamic) {
+            Ok(mut json) => {
+                redact::redact(&mut json, &descriptor, &message.redact);
+                Shown::Json(json)
+            }
+            Err(error) => Shown::Hidden(format!("{} bytes, which cannot be written as JSON: {error}", message.length)),
+        }
+    }
+
+    fn descriptor(&self, message: &Message) -> Option<MessageDescriptor> {
+        let told = self.told.get(service(&message.path)).and_then(|told| told.as_ref().ok());
+        find(self.given.as_ref(), message).or_else(|| find(told, message))
+    }
+}
+
+/// By numbers, unless that would show what nobody is to see: which numbers these are is not known.
+fn without_names(message: &Message) -> Shown {
+    let length = message.length;
+    if !message.redact.is_empty() {
+        return Shown::Hidden(format!("{length} bytes, some of which its workload does not let be shown"));
+    }
+    let is_whole = message.bytes.len() == length as usize;
+    match raw::fields(&message.bytes, !is_whole) {
+        Some(fields) => Shown::Raw(fields),
+        None => Shown::Hidden(format!("{length} bytes, which are no message of protobuf")),
+    }
+}
+
+fn find(pool: Option<&DescriptorPool>, message: &Message) -> Option<MessageDescriptor> {
+    let (service, method) = message.path.strip_prefix('/')?.rsplit_once('/')?;
+    let method = pool?.get_service_by_name(service)?.methods().find(|known| known.name() == method)?;
+    Some(if message.is_response { method.output() } else { method.input() })
+}
+
+/// `package.Service` of `/package.Service/Method`.
+fn service(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
+}
+
+fn read_set(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+    if fs::metadata(path)?.len() > FILE_BYTES_MAX {
+        bail!("it has more than {FILE_BYTES_MAX} bytes");
+    }
+    let set =
+        FileSet::decode(fs::read(path)?.as_slice()).context("it is not what protoc --descriptor_set_out writes")?;
+    set.files.into_iter().map(|file| Ok((FileName::decode(file.as_slice())?.name, file))).collect()
+}
+
+/// Of encoded files, in any order.
+fn pool(files: impl Iterator<Item = Vec<u8>>) -> anyhow::Result<DescriptorPool> {
+    let mut pool = DescriptorPool::global();
+    let is_new = |file: &Vec<u8>| match FileName::decode(file.as_slice()) {
+        Ok(FileName { name }) => !name.starts_with(WELL_KNOWN) || pool.get_file_by_name(&name).is_none(),
+        Err(_) => true,
+    };
+    let set = FileSet { files: files.filter(is_new).collect() };
+    pool.decode_file_descriptor_set(set.encode_to_vec().as_slice())?;
+    Ok(pool)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Events in their order, while it is not known yet what a message among them is. Pure.
+
+use std::{collections::VecDeque, time::Duration};
+
+use conduit_api::proto::tap::{TapEvent, tap_event::Kind};
+use tokio::time::Instant;
+
+use super::Services;
+
+/// A proxy asks for two seconds at most.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+/// Some megabytes, with messages.
+const EVENTS_MAX: usize = 512;
+
+/// Those that wait.
+#[derive(Default)]
+pub(crate) struct Held {
+    events: VecDeque<TapEvent>,
+    since: Option<Instant>,
+}
+
+impl Held {
+    /// Takes one more.
+    pub(crate) fn push(&mut self, event: TapEvent) {
+        self.events.push_back(event);
+    }
+
+    /// The next that can be shown.
+    pub(crate) fn next(&mut self, services: &mut Services, now: Instant) -> Option<TapEvent> {
+        if let Some(TapEvent { kind: Some(Kind::Message(message)), .. }) = self.events.front()
+            && !services.is_decided(message)
+        {
+            let since = *self.since.get_or_insert(now);
+            if now.duration_since(since) < WAIT_MAX && self.events.len() < EVENTS_MAX {
+                return None;
+            }
+            services.give_up(message);
+        }
+        self.since = None;
+        self.events.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conduit_api::proto::tap::tap_event::{Message, ResponseInit, Schema};
+
+    use super::*;
+
+    fn message(path: &str) -> TapEvent {
+        let message = Message { path: path.to_owned(), ..Message::default() };
+        TapEvent { kind: Some(Kind::Message(message)), ..TapEvent::default() }
+    }
+
+    fn next(held: &mut Held, services: &mut Services, now: Instant) -> usize {
+        std::iter::from_fn(|| held.next(services, now)).count()
+    }
+
+    #[test]
+    fn what_comes_after_a_message_waits_with_it_but_not_for_ever() {
+        let (mut held, mut services, now) = (Held::default(), Services::default(), Instant::now());
+        let response = TapEvent { kind: Some(Kind::ResponseInit(ResponseInit::default())), ..TapEvent::default() };
+        held.push(response.clone());
+        held.push(message("/a.B/C"));
+        held.push(response.clone());
+        assert_eq!(next(&mut held, &mut services, now), 1);
+        services.learn(&Schema { service: "a.B".into(), error: "none".into(), files: Vec::new() });
+        assert_eq!(next(&mut held, &mut services, now), 2);
+
+        held.push(message("/a.X/C"));
+        assert_eq!(next(&mut held, &mut services, now), 0);
+        assert_eq!(next(&mut held, &mut services, now + WAIT_MAX), 1);
+        held.push(message("/a.X/D"));
+        assert_eq!(next(&mut held, &mut services, now), 1, "nothing was said of the service before");
+
+        for _ in 0..EVENTS_MAX {
+            held.push(message("/a.Y/C"));
+        }
+        assert_eq!(next(&mut held, &mut services, now), EVENTS_MAX);
+    }
+}

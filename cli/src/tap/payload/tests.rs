@@ -1,0 +1,155 @@
+use conduit_api::proto::tap::tap_event::Schema;
+use prost_reflect::prost::Message as _;
+use serde_json::json;
+
+use super::*;
+
+const PROTO: &str = r#"
+syntax = "proto3";
+package shop.v1;
+import "google/protobuf/any.proto";
+import "google/protobuf/struct.proto";
+import "google/protobuf/timestamp.proto";
+
+service Checkout { rpc Pay(PayRequest) returns (PayResponse); }
+
+message Card { string number = 1; string holder = 2; string pin = 3 [debug_redact = true]; }
+message PayRequest {
+  string password = 1;
+  Card card = 2;
+  repeated Card others = 3;
+  map<string, Card> by_name = 4;
+  google.protobuf.Struct extra = 5;
+  google.protobuf.Any any = 6;
+  google.protobuf.Timestamp at = 7;
+  uint32 amount = 8;
+  string number = 9;
+}
+message PayResponse { string receipt = 1; }
+"#;
+
+fn files() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::TempDir::with_prefix("conduit-payload-").unwrap();
+    std::fs::write(directory.path().join("shop.proto"), PROTO).unwrap();
+    let mut compiler = protox::Compiler::new([directory.path()]).unwrap();
+    let set = compiler.include_imports(true).open_file("shop.proto").unwrap().encode_file_descriptor_set();
+    let path = directory.path().join("set.bin");
+    std::fs::write(&path, set).unwrap();
+    (directory, path)
+}
+
+fn given() -> Services {
+    let (_directory, path) = files();
+    Services::given(&[path]).unwrap()
+}
+
+/// `json` as somebody sent it to the service above.
+fn sent(services: &Services, json: &Value, redact: &[&str]) -> Message {
+    let message = Message { path: "/shop.v1.Checkout/Pay".into(), ..Message::default() };
+    let descriptor = services.descriptor(&message).unwrap();
+    let bytes = DynamicMessage::deserialize(descriptor, json).unwrap().encode_to_vec();
+    let redact = redact.iter().map(|name| (*name).to_owned()).collect();
+    Message { number: 1, length: bytes.len() as u32, bytes, redact, ..message }
+}
+
+#[test]
+fn fields_have_names_and_those_that_are_marked_no_values() {
+    let services = given();
+    let request = json!({"password": "p", "card": {"number": "1", "holder": "h", "pin": "2"}, "amount": 3,
+                         "at": "2026-11-22T00:00:00Z"});
+    let Shown::Json(shown) = services.show(&sent(&services, &request, &[])) else { panic!("it is described") };
+    assert_eq!(
+        shown,
+        json!({"password": "p", "card": {"number": "1", "holder": "h", "pin": "[redacted]"}, "amount": 3,
+               "at": "2026-11-22T00:00:00Z"})
+    );
+    let response =
+        Message { is_response: true, bytes: b"\x0a\x01r".into(), length: 3, ..sent(&services, &json!({}), &[]) };
+    assert_eq!(services.show(&response), Shown::Json(json!({"receipt": "r"})));
+}
+
+#[test]
+fn what_a_workload_names_is_nowhere_shown() {
+    let services = given();
+    let card = json!({"number": "1", "holder": "h", "pin": "2"});
+    let any = json!({"@type": "type.googleapis.com/shop.v1.Card", "number": "1", "holder": "h"});
+    let request = json!({"password": "p", "card": card, "others": [card, card], "byName": {"a": card}, "number": "free",
+                         "extra": {"password": "p", "deep": [{"card": {"number": "1"}}]}, "any": any});
+    let Shown::Json(shown) = services.show(&sent(&services, &request, &["password", "card.number"])) else {
+        panic!("it is described")
+    };
+    let (none, other) = ("[redacted]", json!({"number": "1", "holder": "h", "pin": "[redacted]"}));
+    assert_eq!(
+        shown,
+        json!({"password": none, "card": {"number": none, "holder": "h", "pin": none}, "others": [other, other],
+               "byName": {"a": other}, "number": "free",
+               "extra": {"password": none, "deep": [{"card": {"number": none}}]}, "any": any})
+    );
+    let Shown::Json(shown) = services.show(&sent(&services, &request, &["holder", "number"])) else {
+        panic!("it is described")
+    };
+    assert!(!shown.to_string().contains("\"h\"") && !shown.to_string().contains("\"1\""), "{shown}");
+}
+
+#[test]
+fn what_is_cut_off_is_shown_as_far_as_it_came() {
+    let services = given();
+    let whole = sent(&services, &json!({"password": "p", "card": {"number": "1"}}), &[]);
+    let cut = Message { bytes: whole.bytes[..5].to_vec(), ..whole.clone() };
+    assert_eq!(services.show(&cut), Shown::Json(json!({"password": "p", "card": {}})));
+    let malformed = Message { bytes: b"\xff\xff".into(), length: 2, ..whole.clone() };
+    assert!(matches!(services.show(&malformed), Shown::Hidden(why) if why.contains("no shop.v1.PayRequest")));
+    let compressed = Message { encoding: "gzip".into(), ..whole };
+    assert!(matches!(services.show(&compressed), Shown::Hidden(why) if why.contains("compressed with gzip")));
+}
+
+#[test]
+fn without_a_schema_there_are_numbers_unless_something_is_not_to_be_shown() {
+    let mut services = Services::default();
+    let message = Message { path: "/a.B/C".into(), bytes: b"\x0a\x01x".into(), length: 3, ..Message::default() };
+    assert!(!services.is_decided(&message));
+    services.learn(&Schema { service: "a.B".into(), files: Vec::new(), error: "it has no server reflection".into() });
+    assert!(services.is_decided(&message));
+    let note = services.note(&message).unwrap();
+    assert!(
+        note.contains("a.B") && note.contains("no server reflection") && note.contains("--descriptor-set"),
+        "{note}"
+    );
+    assert_eq!(services.note(&message), None, "once");
+    assert_eq!(services.show(&message), Shown::Raw(json!({"1": "x"})));
+    let redacted = Message { redact: vec!["password".into()], ..message.clone() };
+    assert!(matches!(services.show(&redacted), Shown::Hidden(_)));
+    let malformed = Message { bytes: b"\xff".into(), length: 1, ..message };
+    assert!(matches!(services.show(&malformed), Shown::Hidden(why) if why.contains("no message")));
+}
+
+#[test]
+fn what_a_server_says_is_believed_when_no_file_was_given() {
+    let (_directory, path) = files();
+    let files = FileSet::decode(std::fs::read(path).unwrap().as_slice()).unwrap().files;
+    let mut services = Services::default();
+    let service = "shop.v1.Checkout";
+    services.learn(&Schema { service: service.into(), files: Vec::new(), error: "elsewhere".into() });
+    let message = Message { path: format!("/{service}/Pay"), ..Message::default() };
+    assert!(services.note(&message).is_some());
+    // In any order, and with files that everybody has.
+    let files: Vec<_> = files.into_iter().rev().collect();
+    services.learn(&Schema { service: service.into(), files: files.clone(), error: String::new() });
+    assert_eq!(services.show(&message), Shown::Json(json!({})));
+    services.learn(&Schema { service: service.into(), files: Vec::new(), error: "another says nothing".into() });
+    assert_eq!(services.show(&message), Shown::Json(json!({})));
+    let broken = Schema { service: "x.Y".into(), files: vec![vec![0xff]], error: String::new() };
+    services.learn(&broken);
+    let note = services.note(&Message { path: "/x.Y/Z".into(), ..Message::default() }).unwrap();
+    assert!(note.contains("of no use"), "{note}");
+}
+
+#[test]
+fn files_that_are_no_descriptor_sets_are_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "syntax = \"proto3\";").unwrap();
+    for path in [file.path(), Path::new("/no/such/set")] {
+        let error = format!("{:#}", Services::given(&[path.to_owned()]).err().unwrap());
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+}
