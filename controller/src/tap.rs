@@ -51,21 +51,22 @@ pub enum TapError {
 
 /// The taps and the attached proxies of this replica. `A` sends to a proxy, `S` to the one who watches.
 pub struct Broker<A, S> {
-    next: u64,
     taps: BTreeMap<u64, (Tap, S)>,
+    next_proxy: u64,
     proxies: BTreeMap<u64, (PodName, A)>,
 }
 
 impl<A: Clone, S: Clone> Default for Broker<A, S> {
     fn default() -> Self {
-        Self { next: 1, taps: BTreeMap::new(), proxies: BTreeMap::new() }
+        Self { taps: BTreeMap::new(), next_proxy: 1, proxies: BTreeMap::new() }
     }
 }
 
 impl<A: Clone, S: Clone> Broker<A, S> {
     /// A proxy attached: its number, and the taps to start in it.
     pub fn attach(&mut self, pod: PodName, proxy: A, state: &MeshState) -> (u64, Vec<Start>) {
-        let id = self.number();
+        let id = self.next_proxy;
+        self.next_proxy += 1;
         let starts = self.taps.iter().filter(|(_, (tap, _))| concerns(&tap.target, &pod, state));
         let starts = starts.map(|(id, (tap, _))| tap.start(*id)).collect();
         self.proxies.insert(id, (pod, proxy));
@@ -77,18 +78,18 @@ impl<A: Clone, S: Clone> Broker<A, S> {
         self.proxies.remove(&proxy);
     }
 
-    /// Somebody watches: the tap's number, and the proxies to tell.
+    /// Somebody watches: what to tell, and which proxies. `id` is one that nobody can have used before, on this replica or another: proxies that
+    /// come from there may still speak of theirs.
     ///
     /// # Errors
     /// When too many taps are running.
-    pub fn start(&mut self, tap: Tap, watcher: S, state: &MeshState) -> Result<(Start, Vec<A>), TapError> {
+    pub fn start(&mut self, id: u64, tap: Tap, watcher: S, state: &MeshState) -> Result<(Start, Vec<A>), TapError> {
         if self.taps.len() >= TAPS_MAX {
             return Err(TapError::TooMany);
         }
         if tap.payloads && self.taps.values().filter(|(tap, _)| tap.payloads).count() >= PAYLOAD_TAPS_MAX {
             return Err(TapError::TooManyPayloads);
         }
-        let id = self.number();
         let concerned = self.proxies.values().filter(|(pod, _)| concerns(&tap.target, pod, state));
         let concerned = concerned.map(|(_, proxy)| proxy.clone()).collect();
         let start = tap.start(id);
@@ -102,15 +103,11 @@ impl<A: Clone, S: Clone> Broker<A, S> {
         self.proxies.values().map(|(_, proxy)| proxy.clone()).collect()
     }
 
-    /// Who watches `tap`; nobody when it has just ended.
-    pub fn watcher(&self, tap: u64) -> Option<S> {
-        self.taps.get(&tap).map(|(_, watcher)| watcher.clone())
-    }
-
-    fn number(&mut self) -> u64 {
-        let number = self.next;
-        self.next += 1;
-        number
+    /// Who is told what `pod` observes for `tap`, which may be of messages: nobody when it has just ended, or never asked for that.
+    pub fn watcher(&self, tap: u64, pod: &PodName, of_messages: bool, state: &MeshState) -> Option<S> {
+        let (tap, watcher) = self.taps.get(&tap)?;
+        let may_see = (tap.payloads || !of_messages) && concerns(&tap.target, pod, state);
+        may_see.then(|| watcher.clone())
     }
 }
 
@@ -173,13 +170,31 @@ mod tests {
         let state = state();
         let mut broker = Broker::<&str, &str>::default();
         broker.attach(pod("web-0"), "web-0", &state);
-        let (start, told) = broker.start(tap("deployment", "voting"), "cli", &state).unwrap();
+        let (start, told) = broker.start(9, tap("deployment", "voting"), "cli", &state).unwrap();
         assert!(told.is_empty());
         let (_, starts) = broker.attach(pod("voting-0"), "voting-0", &state);
         assert_eq!(starts, std::slice::from_ref(&start));
-        assert_eq!(broker.watcher(start.tap), Some("cli"));
+        assert_eq!(broker.watcher(start.tap, &pod("voting-0"), false, &state), Some("cli"));
         assert_eq!(broker.stop(start.tap), ["web-0", "voting-0"]);
-        assert_eq!(broker.watcher(start.tap), None);
+        assert_eq!(broker.watcher(start.tap, &pod("voting-0"), false, &state), None);
+    }
+
+    #[test]
+    fn nobody_is_told_what_he_did_not_ask_for() {
+        let state = state();
+        let mut broker = Broker::<(), &str>::default();
+        broker.start(1, tap("deployment", "voting"), "requests", &state).unwrap();
+        broker.start(2, Tap { payloads: true, ..tap("deployment", "voting") }, "messages", &state).unwrap();
+        for (id, name, of_messages, told) in [
+            (1, "voting-0", false, Some("requests")),
+            (1, "voting-0", true, None),
+            (2, "voting-0", true, Some("messages")),
+            (2, "web-0", true, None),
+            (2, "web-0", false, None),
+            (3, "voting-0", false, None),
+        ] {
+            assert_eq!(broker.watcher(id, &pod(name), of_messages, &state), told, "{id} {name} {of_messages}");
+        }
     }
 
     #[test]
@@ -203,17 +218,17 @@ mod tests {
     fn taps_are_bounded() {
         let state = MeshState::default();
         let mut broker = Broker::<(), ()>::default();
-        for _ in 0..TAPS_MAX {
-            broker.start(tap("pod", ""), (), &state).unwrap();
+        for id in 0..TAPS_MAX as u64 {
+            broker.start(id, tap("pod", ""), (), &state).unwrap();
         }
-        assert_eq!(broker.start(tap("pod", ""), (), &state).unwrap_err(), TapError::TooMany);
+        assert_eq!(broker.start(100, tap("pod", ""), (), &state).unwrap_err(), TapError::TooMany);
 
         let mut broker = Broker::<(), ()>::default();
         let payloads = || Tap { payloads: true, ..tap("pod", "") };
-        for _ in 0..PAYLOAD_TAPS_MAX {
-            assert!(broker.start(payloads(), (), &state).unwrap().0.payloads);
+        for id in 0..PAYLOAD_TAPS_MAX as u64 {
+            assert!(broker.start(id, payloads(), (), &state).unwrap().0.payloads);
         }
-        assert_eq!(broker.start(payloads(), (), &state).unwrap_err(), TapError::TooManyPayloads);
-        assert!(!broker.start(tap("pod", ""), (), &state).unwrap().0.payloads, "others go on");
+        assert_eq!(broker.start(100, payloads(), (), &state).unwrap_err(), TapError::TooManyPayloads);
+        assert!(!broker.start(100, tap("pod", ""), (), &state).unwrap().0.payloads, "others go on");
     }
 }

@@ -50,6 +50,8 @@ pub struct Tap {
     /// The second that is being counted, since the proxy's start, in the upper half; requests in it in the lower.
     second: AtomicU64,
     dropped: AtomicU64,
+    /// Nobody asks for it any more. Requests that it watched may still be under way.
+    ended: AtomicBool,
 }
 
 /// What a tap may look at when a request begins.
@@ -104,21 +106,22 @@ impl Taps {
             payloads: start.payloads && self.payloads.is_enabled(),
             second: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
         };
         self.change(|taps| {
-            taps.retain(|known| known.id != tap.id);
+            end(taps, |known| known.id == tap.id);
             taps.push(Arc::new(tap));
         });
     }
 
     /// Ends a tap.
     pub fn stop(&self, id: u64) {
-        self.change(|taps| taps.retain(|tap| tap.id != id));
+        self.change(|taps| end(taps, |tap| tap.id == id));
     }
 
     /// Ends them all: whoever asked for them is out of reach.
     pub fn stop_all(&self) {
-        self.change(Vec::clear);
+        self.change(|taps| end(taps, |_| true));
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Arc<Tap>>)) {
@@ -143,7 +146,7 @@ impl Taps {
     pub fn observe(&self, taps: &[Arc<Tap>], event: &TapEvent) {
         let bytes = payload_bytes(event);
         let is_message = matches!(event.kind, Some(tap_event::Kind::Message(_)));
-        for tap in taps.iter().filter(|tap| !is_message || tap.payloads) {
+        for tap in taps.iter().filter(|tap| !tap.has_ended() && (!is_message || tap.payloads)) {
             if !self.reserve(bytes) {
                 tap.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -171,6 +174,14 @@ impl Taps {
     }
 }
 
+fn end(taps: &mut Vec<Arc<Tap>>, is_over: impl Fn(&Tap) -> bool) {
+    taps.retain(|tap| {
+        let is_over = is_over(tap);
+        tap.ended.fetch_or(is_over, Ordering::Relaxed);
+        !is_over
+    });
+}
+
 fn payload_bytes(event: &TapEvent) -> usize {
     match &event.kind {
         Some(tap_event::Kind::Message(message)) => message.bytes.len(),
@@ -181,7 +192,11 @@ fn payload_bytes(event: &TapEvent) -> usize {
 impl Tap {
     /// Whether messages are copied for it.
     pub fn sees_payloads(&self) -> bool {
-        self.payloads
+        self.payloads && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// All that is asked for holds.
@@ -276,6 +291,7 @@ mod tests {
             payloads: false,
             second: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
         };
         let ten = tap(10.0);
         let admitted = |tap: &Tap, second| (0..100).filter(|_| tap.admits(second)).count();
@@ -330,6 +346,22 @@ mod tests {
         let (taps, _events) = Taps::new(Payloads::default());
         taps.start(Start { payloads: true, ..start(3, Match::default(), 1e6) });
         assert!(!taps.watching(&request("POST", "/"))[0].sees_payloads(), "its workload does not allow it");
+    }
+
+    #[test]
+    fn a_tap_that_has_ended_is_told_nothing_of_what_is_under_way() {
+        let (taps, mut events) = Taps::new(Payloads::default());
+        let ends: [fn(&Taps); 3] =
+            [|taps| taps.stop(1), |taps| taps.stop_all(), |taps| taps.start(start(1, Match::default(), 1e6))];
+        for end in ends {
+            taps.start(start(1, Match::default(), 1e6));
+            let watching = taps.watching(&request("GET", "/"));
+            taps.observe(&watching, &TapEvent::default());
+            assert!(events.try_recv().is_ok());
+            end(&taps);
+            taps.observe(&watching, &TapEvent::default());
+            assert!(events.try_recv().is_err());
+        }
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl TapServer {
         let (start, concerned) = self
             .broker
             .lock()
-            .start(tap, watcher, &state)
+            .start(rand::random(), tap, watcher, &state)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         let id = start.tap;
         for proxy in concerned {
@@ -159,9 +159,11 @@ impl TapServer {
     async fn relay(self, id: u64, pod: PodName, mut requests: Streaming<AttachRequest>) {
         while let Ok(Some(request)) = requests.message().await {
             let Some(attach_request::Kind::Event(observed)) = request.kind else { continue };
-            let watcher = self.broker.lock().watcher(observed.tap);
+            let state = self.state.borrow().clone();
+            let of_messages = observed.event.as_ref().is_some_and(is_of_messages);
+            let watcher = self.broker.lock().watcher(observed.tap, &pod, of_messages, &state);
             if let (Some(watcher), Some(mut event)) = (watcher, observed.event) {
-                complete(&mut event, &pod, &self.state.borrow());
+                complete(&mut event, &pod, &state);
                 event.dropped = observed.dropped;
                 if !watcher.tell(event) {
                     debug!(tap = observed.tap, "an event was lost: the one who watches is slow");
@@ -170,6 +172,12 @@ impl TapServer {
         }
         self.broker.lock().detach(id);
     }
+}
+
+/// Whether it is only for those who may see messages.
+fn is_of_messages(event: &TapEvent) -> bool {
+    use tap_event::Kind;
+    matches!(event.kind, Some(Kind::Message(_) | Kind::Schema(_) | Kind::PayloadsDisabled(_)))
 }
 
 /// Adds what the proxy could not know: which pod it is itself, and who is behind an address.

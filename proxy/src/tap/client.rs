@@ -73,6 +73,13 @@ impl TapTask {
         attached
     }
 
+    /// They are of taps of the replica before: this one must not be told what others asked for.
+    fn forget_events(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.taps.taken(&event);
+        }
+    }
+
     async fn attach_over(&mut self, channel: Channel, failures: &mut u32) -> anyhow::Result<()> {
         let (requests, stream) = mpsc::channel(IN_FLIGHT);
         let hello = Hello { namespace: self.namespace.clone(), pod: self.pod.clone() };
@@ -80,6 +87,7 @@ impl TapTask {
         let mut client = TapClient::new(channel);
         let mut orders = timeout(ATTACH_TIMEOUT, client.attach(ReceiverStream::new(stream))).await??.into_inner();
         *failures = 0;
+        self.forget_events();
         let mut known = Schemas::default();
         let (described, mut descriptions) = mpsc::channel(SCHEMAS_WAITING_MAX);
         loop {
