@@ -57,6 +57,9 @@ pub struct Args {
     /// What describes messages of services without server reflection, as protoc --include_imports --descriptor_set_out writes it
     #[arg(long, value_name = "FILE", requires = "payload")]
     descriptor_set: Vec<PathBuf>,
+    /// Show messages that nothing describes by the numbers of their fields, also those that a schema would mark debug_redact
+    #[arg(long, requires = "payload")]
+    raw: bool,
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -114,7 +117,7 @@ async fn show_payloads<N: Write>(
     out: &mut impl Write,
     notes: &mut N,
 ) -> anyhow::Result<()> {
-    let (mut services, mut held) = (Services::given(&args.descriptor_set)?, Held::default());
+    let (mut services, mut held) = (Services::given(&args.descriptor_set)?.or_raw(args.raw), Held::default());
     let mut lost = Lost::default();
     let mut closed = BTreeSet::new();
     let each = |event: &TapEvent, notes: &mut N| {

@@ -45,6 +45,8 @@ pub(super) struct Services {
     told: BTreeMap<String, Result<DescriptorPool, String>>,
     /// Those of which somebody was told that nothing is known.
     noted: BTreeSet<String>,
+    /// Without a schema fields are shown by their numbers.
+    raw: bool,
 }
 
 /// A message as it is shown.
@@ -72,6 +74,11 @@ impl Services {
         let given = pool(files.into_values())
             .context("the descriptor sets do not describe services; write them with protoc --include_imports")?;
         Ok(Self { given: Some(given), ..Self::default() })
+    }
+
+    /// These; with `raw`, messages that none describes by the numbers of their fields, which may be what a schema would mark as not to be shown.
+    pub(super) fn or_raw(self, raw: bool) -> Self {
+        Self { raw, ..self }
     }
 
     /// What the server of a service says of it. Of several the first that says something is believed.
@@ -108,9 +115,13 @@ impl Services {
             Some(Err(why)) => why,
             _ => "the method is not among what is known of its service",
         };
+        let (how, otherwise) = match self.raw {
+            true => ("shown without the names of their fields", ""),
+            false => ("not shown", ", or see fields by number with --raw"),
+        };
         Some(format!(
-            "note: messages of {service} are shown without the names of their fields: {why}. Describe it with --descriptor-set FILE (protoc \
-             --include_imports --descriptor_set_out=FILE ...)"
+            "note: messages of {service} are {how}: {why}. Describe it with --descriptor-set FILE (protoc --include_imports \
+             --descriptor_set_out=FILE ...){otherwise}"
         ))
     }
 
@@ -120,7 +131,7 @@ impl Services {
             return Shown::Hidden(format!("{} bytes, compressed with {}", message.length, message.encoding));
         }
         let is_whole = message.bytes.len() == message.length as usize;
-        let Some(descriptor) = self.descriptor(message) else { return without_names(message) };
+        let Some(descriptor) = self.descriptor(message) else { return self.without_names(message) };
         let mut dynamic = DynamicMessage::new(descriptor.clone());
         // Of what is cut off as much is shown as there is.
         if let Err(error) = dynamic.merge(message.bytes.as_slice())
@@ -141,22 +152,25 @@ impl Services {
         }
     }
 
+    /// Only a schema says which fields are not to be shown, and which numbers those have that the workload names.
+    fn without_names(&self, message: &Message) -> Shown {
+        let length = message.length;
+        if !message.redact.is_empty() {
+            return Shown::Hidden(format!("{length} bytes, some of which its workload does not let be shown"));
+        }
+        if !self.raw {
+            return Shown::Hidden(format!("{length} bytes, which nothing describes"));
+        }
+        let is_whole = message.bytes.len() == length as usize;
+        match raw::fields(&message.bytes, !is_whole) {
+            Some(fields) => Shown::Raw(fields),
+            None => Shown::Hidden(format!("{length} bytes, which are no message of protobuf")),
+        }
+    }
+
     fn descriptor(&self, message: &Message) -> Option<MessageDescriptor> {
         let told = self.told.get(service(&message.path)).and_then(|told| told.as_ref().ok());
         find(self.given.as_ref(), message).or_else(|| find(told, message))
-    }
-}
-
-/// By numbers, unless that would show what nobody is to see: which numbers these are is not known.
-fn without_names(message: &Message) -> Shown {
-    let length = message.length;
-    if !message.redact.is_empty() {
-        return Shown::Hidden(format!("{length} bytes, some of which its workload does not let be shown"));
-    }
-    let is_whole = message.bytes.len() == length as usize;
-    match raw::fields(&message.bytes, !is_whole) {
-        Some(fields) => Shown::Raw(fields),
-        None => Shown::Hidden(format!("{length} bytes, which are no message of protobuf")),
     }
 }
 

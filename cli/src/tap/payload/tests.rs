@@ -104,7 +104,7 @@ fn what_is_cut_off_is_shown_as_far_as_it_came() {
 }
 
 #[test]
-fn without_a_schema_there_are_numbers_unless_something_is_not_to_be_shown() {
+fn without_a_schema_nothing_is_shown_but_numbers_if_they_are_asked_for() {
     let mut services = Services::default();
     let message = Message { path: "/a.B/C".into(), bytes: b"\x0a\x01x".into(), length: 3, ..Message::default() };
     assert!(!services.is_decided(&message));
@@ -112,10 +112,15 @@ fn without_a_schema_there_are_numbers_unless_something_is_not_to_be_shown() {
     assert!(services.is_decided(&message));
     let note = services.note(&message).unwrap();
     assert!(
-        note.contains("a.B") && note.contains("no server reflection") && note.contains("--descriptor-set"),
+        note.contains("a.B")
+            && note.contains("no server reflection")
+            && note.contains("--descriptor-set")
+            && note.contains("--raw"),
         "{note}"
     );
     assert_eq!(services.note(&message), None, "once");
+    assert!(matches!(services.show(&message), Shown::Hidden(_)), "it could be a field that is marked");
+    let services = services.or_raw(true);
     assert_eq!(services.show(&message), Shown::Raw(json!({"1": "x"})));
     let redacted = Message { redact: vec!["password".into()], ..message.clone() };
     assert!(matches!(services.show(&redacted), Shown::Hidden(_)));
