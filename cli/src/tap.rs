@@ -10,7 +10,7 @@ mod samples;
 
 use std::{collections::BTreeSet, io::Write, path::PathBuf, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use clap::ValueEnum;
 use conduit_api::{
     access::{ASK_AGAIN, about},
@@ -51,7 +51,7 @@ const CLOSED_NOTED_MAX: usize = 16;
 pub struct Args {
     #[command(flatten)]
     filter: Filter,
-    /// The messages of gRPC as well, of workloads with the annotation config.conduit.io/tap-payloads: enabled. Who asks is in `conduit history`
+    /// The messages of gRPC as well, of requests to workloads with the annotation config.conduit.io/tap-payloads: enabled. Who asks is in `conduit history`
     #[arg(long)]
     payload: bool,
     /// What describes messages of services without server reflection, as protoc --include_imports --descriptor_set_out writes it
@@ -90,6 +90,10 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let request = args.filter.request(global)?;
     if args.payload {
+        ensure!(
+            request.r#match.as_ref().is_none_or(|matches| matches.to.is_none()),
+            "--payload shows the messages that a workload is sent: tap the one in --to, without --to"
+        );
         return show_payloads(args, &request, control_plane, out, notes).await;
     }
     let write = |event: &TapEvent, _: &mut _| match text(event, args.output)? {

@@ -238,6 +238,7 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
         ("-n not_valid stat deploy", "not_valid is not a valid namespace"),
         ("tap svc/web-svc", "--authority"),
         ("tap deploy/web --payload --descriptor-set /no/such/set", "/no/such/set"),
+        ("tap deploy/web --payload --to deploy/voting", "tap the one in --to"),
         ("get services", "invalid resource type services, only pods and httproutes are allowed"),
         ("completion tcsh", "unsupported shell type (must be bash, zsh, fish or powershell): tcsh"),
         ("stat deploy --api-addr here", "`here` is not an address"),

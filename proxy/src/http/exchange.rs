@@ -348,7 +348,10 @@ impl Tapped {
             return None;
         }
         let id = Id { base: asked.connection, stream: asked.stream };
-        let messages = watching.iter().any(|tap| tap.sees_payloads()).then(|| Messages::of(request)).flatten();
+        // Whose messages they are is for their server to say, not for each of its clients.
+        let is_server = hop.upstream.direction == Direction::Inbound;
+        let is_seen = is_server && watching.iter().any(|tap| tap.sees_payloads());
+        let messages = is_seen.then(|| Messages::of(request)).flatten();
         let tapped = Self { taps: taps.clone(), watching, id, source: asked.source, messages };
         let init = RequestInit {
             method: request.method.to_owned(),
