@@ -9,7 +9,8 @@ const NAMES_MAX: usize = 32;
 /// In all of them.
 const BYTES_MAX: usize = 1024;
 
-/// Names or paths of fields, as in `password,card.number`: of that name anywhere, and at the end of such a path.
+/// Names or paths of fields, as in `password,card.number`: of that name anywhere, and at the end of such a path. `card_number` is `cardNumber`
+/// as well, and keys of maps are names, which paths may leave out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Redacted(Vec<String>);
@@ -34,7 +35,12 @@ impl FromStr for Redacted {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         let names: Vec<_> = names.map(ToOwned::to_owned).collect();
-        let is_name = |name: &String| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+        // The characters besides make no difference between names.
+        let is_part = |part: &str| {
+            part.contains(|c: char| c.is_ascii_alphanumeric())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        };
+        let is_name = |name: &String| name.split('.').all(is_part);
         let is_bounded = names.len() <= NAMES_MAX && text.len() <= BYTES_MAX;
         if is_bounded && names.iter().all(is_name) { Ok(Self(names)) } else { Err(ParseRedactedError) }
     }
@@ -69,7 +75,19 @@ mod tests {
         let names: Redacted = " password, card.number,".parse().unwrap();
         assert_eq!(names.names(), ["password", "card.number"]);
         assert_eq!(names.to_string().parse(), Ok(names));
-        for wrong in ["a b", "a\nb", &"a,".repeat(NAMES_MAX + 1), &"a".repeat(BYTES_MAX + 1)] {
+        assert_eq!("x-api-key,card_number".parse::<Redacted>().unwrap().names().len(), 2);
+        for wrong in [
+            "a b",
+            "a\nb",
+            ".",
+            "a..b",
+            ".a",
+            "a.",
+            "_",
+            "a._",
+            &"a,".repeat(NAMES_MAX + 1),
+            &"a".repeat(BYTES_MAX + 1),
+        ] {
             assert_eq!(wrong.parse::<Redacted>(), Err(ParseRedactedError), "{wrong}");
         }
     }

@@ -7,22 +7,44 @@ use serde_json::Value;
 const REDACTED: &str = "[redacted]";
 /// `debug_redact` of `google.protobuf.FieldOptions`.
 const DEBUG_REDACT: u32 = 16;
+const ANY: &str = "google.protobuf.Any";
 
 /// Takes values out of `json`, which is a message of `descriptor`.
 pub(super) fn redact(json: &mut Value, descriptor: &MessageDescriptor, names: &[String]) {
+    let names = names.iter().map(|name| name.rsplit('.').map(folded).collect()).collect();
     Redaction { names, path: Vec::new() }.message(json, descriptor);
 }
 
-struct Redaction<'a> {
-    names: &'a [String],
-    /// The names of the fields that lead here.
-    path: Vec<String>,
+/// A field has two names, and people write either: `card_number` and `cardNumber`.
+fn folded(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-impl Redaction<'_> {
+struct Redaction {
+    /// Each by its parts, the last one first.
+    names: Vec<Vec<String>>,
+    /// What leads here.
+    path: Vec<Part>,
+}
+
+/// A field, or a key of a map.
+struct Part {
+    name: String,
+    json_name: String,
+    /// Paths may leave it out.
+    is_key: bool,
+}
+
+impl Part {
+    fn named(name: &str, is_key: bool) -> Self {
+        Self { name: folded(name), json_name: String::new(), is_key }
+    }
+}
+
+impl Redaction {
     fn message(&mut self, json: &mut Value, descriptor: &MessageDescriptor) {
         match descriptor.full_name() {
-            "google.protobuf.Any" => self.any(json, descriptor),
+            ANY => self.any(json, descriptor),
             "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => self.free(json),
             _ => self.fields(json, descriptor),
         }
@@ -41,13 +63,14 @@ impl Redaction<'_> {
     }
 
     fn field(&mut self, value: &mut Value, field: &FieldDescriptor) {
-        self.path.push(field.name().to_owned());
+        let json_name = folded(field.json_name());
+        self.path.push(Part { json_name, ..Part::named(field.name(), false) });
         if is_marked(field) || self.is_named() {
             *value = REDACTED.into();
         } else if field.is_map() {
             if let (Kind::Message(entry), Value::Object(entries)) = (field.kind(), value) {
                 let kind = entry.map_entry_value_field().kind();
-                entries.values_mut().for_each(|value| self.value(value, &kind));
+                entries.iter_mut().for_each(|(key, value)| self.entry(key, value, &kind));
             }
         } else if let Value::Array(values) = value
             && field.is_list()
@@ -56,6 +79,17 @@ impl Redaction<'_> {
             values.iter_mut().for_each(|value| self.value(value, &kind));
         } else {
             self.value(value, &field.kind());
+        }
+        self.path.pop();
+    }
+
+    /// Of a map, whose keys are names as well.
+    fn entry(&mut self, key: &str, value: &mut Value, kind: &Kind) {
+        self.path.push(Part::named(key, true));
+        if self.is_named() {
+            *value = REDACTED.into();
+        } else {
+            self.value(value, kind);
         }
         self.path.pop();
     }
@@ -70,10 +104,14 @@ impl Redaction<'_> {
     fn any(&mut self, json: &mut Value, descriptor: &MessageDescriptor) {
         let name = json.get("@type").and_then(Value::as_str).and_then(|url| url.rsplit('/').next());
         let packed = name.and_then(|name| descriptor.parent_pool().get_message_by_name(name));
-        let Some(packed) = packed else { return };
+        let Some(packed) = packed else {
+            *json = REDACTED.into();
+            return;
+        };
+        let has_own_form = packed.full_name() == ANY || packed.get_field_by_json_name("value").is_none();
         match json.get_mut("value") {
             // Types with a form of their own are in here.
-            Some(value) if packed.get_field_by_json_name("value").is_none() => self.message(value, &packed),
+            Some(value) if has_own_form => self.message(value, &packed),
             _ => self.fields(json, &packed),
         }
     }
@@ -83,7 +121,7 @@ impl Redaction<'_> {
         match json {
             Value::Object(fields) => {
                 for (key, value) in fields {
-                    self.path.push(key.clone());
+                    self.path.push(Part::named(key, false));
                     if self.is_named() {
                         *value = REDACTED.into();
                     } else {
@@ -99,11 +137,14 @@ impl Redaction<'_> {
 
     /// The path ends with one of the names.
     fn is_named(&self) -> bool {
-        self.names.iter().any(|name| {
-            let mut path = self.path.iter().rev();
-            name.rsplit('.').all(|part| path.next().is_some_and(|field| field == part))
-        })
+        let path = || self.path.iter().rev();
+        self.names.iter().any(|name| ends(path(), name) || ends(path().filter(|part| !part.is_key), name))
     }
+}
+
+/// Both begin with what is last.
+fn ends<'a>(mut path: impl Iterator<Item = &'a Part>, name: &[String]) -> bool {
+    name.iter().all(|name| path.next().is_some_and(|part| part.name == *name || part.json_name == *name))
 }
 
 /// By whoever has written the schema.

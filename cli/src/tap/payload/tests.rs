@@ -24,6 +24,9 @@ message PayRequest {
   google.protobuf.Timestamp at = 7;
   uint32 amount = 8;
   string number = 9;
+  map<string, string> labels = 10;
+  string card_number = 11;
+  string other = 12 [json_name = "secretNote"];
 }
 message PayResponse { string receipt = 1; }
 "#;
@@ -89,6 +92,49 @@ fn what_a_workload_names_is_nowhere_shown() {
         panic!("it is described")
     };
     assert!(!shown.to_string().contains("\"h\"") && !shown.to_string().contains("\"1\""), "{shown}");
+}
+
+#[test]
+fn a_field_has_the_names_that_people_write() {
+    let services = given();
+    let request = json!({"cardNumber": "1", "secretNote": "n", "extra": {"card_number": "1", "card-number": "1"}});
+    for (name, hidden) in [("card_number", 3), ("cardNumber", 3), ("CardNumber", 3), ("other", 1), ("secretNote", 1)] {
+        let Shown::Json(shown) = services.show(&sent(&services, &request, &[name])) else { panic!("it is described") };
+        assert_eq!(shown.to_string().matches("[redacted]").count(), hidden, "{name}: {shown}");
+    }
+}
+
+#[test]
+fn keys_of_maps_are_names_and_can_be_left_out() {
+    let services = given();
+    let request = json!({"labels": {"password": "p", "a": "free"}, "byName": {"a": {"number": "1", "holder": "h"}}});
+    for (name, expected) in [
+        ("password", json!({"labels": {"password": "[redacted]", "a": "free"}, "byName": request["byName"]})),
+        ("labels.password", json!({"labels": {"password": "[redacted]", "a": "free"}, "byName": request["byName"]})),
+        (
+            "by_name.number",
+            json!({"labels": request["labels"], "byName": {"a": {"number": "[redacted]", "holder": "h"}}}),
+        ),
+        (
+            "by_name.a.number",
+            json!({"labels": request["labels"], "byName": {"a": {"number": "[redacted]", "holder": "h"}}}),
+        ),
+        ("by_name.b.number", request.clone()),
+    ] {
+        assert_eq!(services.show(&sent(&services, &request, &[name])), Shown::Json(expected), "{name}");
+    }
+}
+
+#[test]
+fn what_is_packed_twice_is_found() {
+    let services = given();
+    let card = json!({"@type": "type.googleapis.com/shop.v1.Card", "holder": "h", "pin": "2"});
+    let request = json!({"any": {"@type": "type.googleapis.com/google.protobuf.Any", "value": card}});
+    let Shown::Json(shown) = services.show(&sent(&services, &request, &["holder"])) else { panic!("it is described") };
+    assert_eq!(
+        shown["any"]["value"],
+        json!({"@type": "type.googleapis.com/shop.v1.Card", "holder": "[redacted]", "pin": "[redacted]"})
+    );
 }
 
 #[test]
