@@ -30,7 +30,7 @@ pub(crate) use self::{
 };
 use self::{
     line::Detail,
-    payload::{Held, Services},
+    payload::{Held, Services, server},
 };
 use crate::{
     control_plane::{Client, ControlPlane, refused},
@@ -129,7 +129,7 @@ async fn show_payloads<N: Write>(
             writeln!(notes, "{note}")?;
         }
         match &event.kind {
-            Some(Kind::Schema(schema)) => services.learn(schema),
+            Some(Kind::Schema(schema)) => services.learn(&server(event), schema),
             Some(Kind::PayloadsDisabled(_)) => note_closed(event, &mut closed, notes)?,
             Some(_) => held.push(event.clone()),
             None => {}
@@ -137,10 +137,10 @@ async fn show_payloads<N: Write>(
         while let Some(event) = held.next(&mut services, Instant::now()) {
             let text = match &event.kind {
                 Some(Kind::Message(message)) => {
-                    if let Some(note) = services.note(message) {
+                    if let Some(note) = services.note(&server(&event), message) {
                         writeln!(notes, "{}", printable(&note))?;
                     }
-                    message::text(&event, message, &services.show(message), args.output)?
+                    message::text(&event, message, &services.show(&server(&event), message), args.output)?
                 }
                 _ => text(&event, args.output)?.unwrap_or_default(),
             };

@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use conduit_api::proto::tap::tap_event::{Message, Schema};
+use conduit_api::proto::tap::{
+    TapEvent,
+    tap_event::{Message, Schema},
+};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, prost::Message as _};
 use serde_json::Value;
 
@@ -41,8 +44,8 @@ struct FileName {
 pub(super) struct Services {
     /// From the command line, which comes first.
     given: Option<DescriptorPool>,
-    /// What their servers say, or why there is nothing.
-    told: BTreeMap<String, Result<DescriptorPool, String>>,
+    /// What their servers say, each of its own, or why there is nothing; by server and service.
+    told: BTreeMap<(String, String), Result<DescriptorPool, String>>,
     /// Those of which somebody was told that nothing is known.
     noted: BTreeSet<String>,
     /// Without a schema fields are shown by their numbers.
@@ -81,37 +84,38 @@ impl Services {
         Self { raw, ..self }
     }
 
-    /// What the server of a service says of it. Of several the first that says something is believed.
-    pub(super) fn learn(&mut self, schema: &Schema) {
+    /// What `server` says of a service of its own: another may be of another release, or lie.
+    pub(super) fn learn(&mut self, server: &str, schema: &Schema) {
         let described = match schema.error.as_str() {
             "" => pool(schema.files.iter().cloned())
                 .map_err(|error| format!("what its server says of it is of no use: {error}")),
             error => Err(error.to_owned()),
         };
-        let known = self.told.get(&schema.service);
+        let key = (server.to_owned(), schema.service.clone());
+        let known = self.told.get(&key);
         if known.is_none_or(|known| known.is_err() && described.is_ok()) {
-            self.told.insert(schema.service.clone(), described);
+            self.told.insert(key, described);
         }
     }
 
     /// Nothing was said of the service of `message` in time.
-    pub(super) fn give_up(&mut self, message: &Message) {
+    pub(super) fn give_up(&mut self, server: &str, message: &Message) {
         let error = || Err("nothing was heard of it in time".to_owned());
-        self.told.entry(service(&message.path).to_owned()).or_insert_with(error);
+        self.told.entry(key(server, message)).or_insert_with(error);
     }
 
     /// Whether it is known what `message` is, or that this will not be known.
-    pub(super) fn is_decided(&self, message: &Message) -> bool {
-        self.told.contains_key(service(&message.path)) || find(self.given.as_ref(), message).is_some()
+    pub(super) fn is_decided(&self, server: &str, message: &Message) -> bool {
+        self.told.contains_key(&key(server, message)) || find(self.given.as_ref(), message).is_some()
     }
 
     /// Why messages of this service are not shown by name; once.
-    pub(super) fn note(&mut self, message: &Message) -> Option<String> {
+    pub(super) fn note(&mut self, server: &str, message: &Message) -> Option<String> {
         let service = service(&message.path);
-        if self.descriptor(message).is_some() || !self.noted.insert(service.to_owned()) {
+        if self.descriptor(server, message).is_some() || !self.noted.insert(service.to_owned()) {
             return None;
         }
-        let why = match self.told.get(service) {
+        let why = match self.told.get(&key(server, message)) {
             Some(Err(why)) => why,
             _ => "the method is not among what is known of its service",
         };
@@ -126,12 +130,12 @@ impl Services {
     }
 
     /// A message, without what is not to be shown.
-    pub(super) fn show(&self, message: &Message) -> Shown {
+    pub(super) fn show(&self, server: &str, message: &Message) -> Shown {
         if !message.encoding.is_empty() {
             return Shown::Hidden(format!("{} bytes, compressed with {}", message.length, message.encoding));
         }
         let is_whole = message.bytes.len() == message.length as usize;
-        let Some(descriptor) = self.descriptor(message) else { return self.without_names(message) };
+        let Some(descriptor) = self.descriptor(server, message) else { return self.without_names(message) };
         let mut dynamic = DynamicMessage::new(descriptor.clone());
         // Of what is cut off as much is shown as there is.
         if let Err(error) = dynamic.merge(message.bytes.as_slice())
@@ -168,8 +172,8 @@ impl Services {
         }
     }
 
-    fn descriptor(&self, message: &Message) -> Option<MessageDescriptor> {
-        let told = self.told.get(service(&message.path)).and_then(|told| told.as_ref().ok());
+    fn descriptor(&self, server: &str, message: &Message) -> Option<MessageDescriptor> {
+        let told = self.told.get(&key(server, message)).and_then(|told| told.as_ref().ok());
         find(self.given.as_ref(), message).or_else(|| find(told, message))
     }
 }
@@ -178,6 +182,16 @@ fn find(pool: Option<&DescriptorPool>, message: &Message) -> Option<MessageDescr
     let (service, method) = message.path.strip_prefix('/')?.rsplit_once('/')?;
     let method = pool?.get_service_by_name(service)?.methods().find(|known| known.name() == method)?;
     Some(if message.is_response { method.output() } else { method.input() })
+}
+
+/// Whose proxy says it.
+pub(super) fn server(event: &TapEvent) -> String {
+    let pod = event.destination.as_ref().and_then(|peer| peer.pod.as_ref());
+    pod.map_or_else(String::new, |pod| format!("{}/{}", pod.namespace, pod.name))
+}
+
+fn key(server: &str, message: &Message) -> (String, String) {
+    (server.to_owned(), service(&message.path).to_owned())
 }
 
 /// `package.Service` of `/package.Service/Method`.

@@ -180,8 +180,13 @@ fn is_of_messages(event: &TapEvent) -> bool {
     matches!(event.kind, Some(Kind::Message(_) | Kind::Schema(_) | Kind::PayloadsDisabled(_)))
 }
 
-/// Adds what the proxy could not know: which pod it is itself, and who is behind an address.
+/// Adds what the proxy could not know: which pod it is itself, and who is behind an address. What it says of messages is always of its own pod,
+/// whatever else it says: nobody describes those of others.
 fn complete(event: &mut TapEvent, pod: &PodName, state: &MeshState) {
+    if is_of_messages(event) {
+        event.set_direction(Direction::Inbound);
+        event.destination.get_or_insert_default();
+    }
     let inbound = event.direction() == Direction::Inbound;
     let (own, other) =
         if inbound { (&mut event.destination, &mut event.source) } else { (&mut event.source, &mut event.destination) };
@@ -205,6 +210,21 @@ fn describe(peer: &mut tap_event::Peer, pod: Option<&PodName>, state: &MeshState
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_speaks_of_its_own_messages_alone() {
+        let own = PodName::new("shop", "web-0").unwrap();
+        let other = ResourceRef { kind: "pod".into(), namespace: "shop".into(), name: "pay-0".into() };
+        let kind = tap_event::Kind::Schema(tap_event::Schema::default());
+        let forged = tap_event::Peer { pod: Some(other), ..tap_event::Peer::default() };
+        for destination in [None, Some(forged)] {
+            let direction = Direction::Outbound.into();
+            let mut event = TapEvent { direction, destination, kind: Some(kind.clone()), ..TapEvent::default() };
+            complete(&mut event, &own, &MeshState::default());
+            assert_eq!(event.direction(), Direction::Inbound);
+            assert_eq!(event.destination.unwrap().pod, Some(ResourceRef::from(&own)));
+        }
+    }
 
     #[test]
     fn what_a_slow_reader_loses_is_counted() {

@@ -9,7 +9,7 @@ use conduit_api::proto::{
     common::Direction,
     tap::{
         AttachRequest, Observed, TapEvent, attach_request,
-        tap_event::{Kind, Message, Schema},
+        tap_event::{Kind, Message, Peer, Schema},
     },
 };
 
@@ -59,7 +59,8 @@ impl Wanted {
         let (files, error) = files.map_or_else(|error| (Vec::new(), error), |files| (files, String::new()));
         let kind = Kind::Schema(Schema { service: self.service, files, error });
         let direction = if self.application.is_some() { Direction::Inbound } else { Direction::Outbound };
-        event(self.tap, TapEvent { direction: direction.into(), kind: Some(kind), ..TapEvent::default() })
+        let (direction, destination) = (direction.into(), Some(Peer::default()));
+        event(self.tap, TapEvent { direction, destination, kind: Some(kind), ..TapEvent::default() })
     }
 }
 
@@ -70,8 +71,6 @@ pub(super) fn event(tap: u64, event: TapEvent) -> AttachRequest {
 
 #[cfg(test)]
 mod tests {
-    use conduit_api::proto::tap::tap_event::Peer;
-
     use super::*;
 
     fn message(tap: u64, direction: Direction, path: &str) -> AttachRequest {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use conduit_api::proto::tap::{TapEvent, tap_event::Kind};
 use tokio::time::Instant;
 
-use super::Services;
+use super::{Services, server};
 
 /// A proxy asks for two seconds at most.
 const WAIT_MAX: Duration = Duration::from_secs(4);
@@ -27,14 +27,14 @@ impl Held {
 
     /// The next that can be shown.
     pub(crate) fn next(&mut self, services: &mut Services, now: Instant) -> Option<TapEvent> {
-        if let Some(TapEvent { kind: Some(Kind::Message(message)), .. }) = self.events.front()
-            && !services.is_decided(message)
+        if let Some(event @ TapEvent { kind: Some(Kind::Message(message)), .. }) = self.events.front()
+            && !services.is_decided(&server(event), message)
         {
             let since = *self.since.get_or_insert(now);
             if now.duration_since(since) < WAIT_MAX && self.events.len() < EVENTS_MAX {
                 return None;
             }
-            services.give_up(message);
+            services.give_up(&server(event), message);
         }
         self.since = None;
         self.events.pop_front()
@@ -64,7 +64,7 @@ mod tests {
         held.push(message("/a.B/C"));
         held.push(response.clone());
         assert_eq!(next(&mut held, &mut services, now), 1);
-        services.learn(&Schema { service: "a.B".into(), error: "none".into(), files: Vec::new() });
+        services.learn("", &Schema { service: "a.B".into(), error: "none".into(), files: Vec::new() });
         assert_eq!(next(&mut held, &mut services, now), 2);
 
         held.push(message("/a.X/C"));

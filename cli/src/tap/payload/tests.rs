@@ -4,6 +4,9 @@ use serde_json::json;
 
 use super::*;
 
+/// Whose messages they are.
+const SERVER: &str = "shop/pay-0";
+
 const PROTO: &str = r#"
 syntax = "proto3";
 package shop.v1;
@@ -49,7 +52,7 @@ fn given() -> Services {
 /// `json` as somebody sent it to the service above.
 fn sent(services: &Services, json: &Value, redact: &[&str]) -> Message {
     let message = Message { path: "/shop.v1.Checkout/Pay".into(), ..Message::default() };
-    let descriptor = services.descriptor(&message).unwrap();
+    let descriptor = services.descriptor(SERVER, &message).unwrap();
     let bytes = DynamicMessage::deserialize(descriptor, json).unwrap().encode_to_vec();
     let redact = redact.iter().map(|name| (*name).to_owned()).collect();
     Message { number: 1, length: bytes.len() as u32, bytes, redact, ..message }
@@ -60,7 +63,7 @@ fn fields_have_names_and_those_that_are_marked_no_values() {
     let services = given();
     let request = json!({"password": "p", "card": {"number": "1", "holder": "h", "pin": "2"}, "amount": 3,
                          "at": "2026-11-22T00:00:00Z"});
-    let Shown::Json(shown) = services.show(&sent(&services, &request, &[])) else { panic!("it is described") };
+    let Shown::Json(shown) = services.show(SERVER, &sent(&services, &request, &[])) else { panic!("it is described") };
     assert_eq!(
         shown,
         json!({"password": "p", "card": {"number": "1", "holder": "h", "pin": "[redacted]"}, "amount": 3,
@@ -68,7 +71,7 @@ fn fields_have_names_and_those_that_are_marked_no_values() {
     );
     let response =
         Message { is_response: true, bytes: b"\x0a\x01r".into(), length: 3, ..sent(&services, &json!({}), &[]) };
-    assert_eq!(services.show(&response), Shown::Json(json!({"receipt": "r"})));
+    assert_eq!(services.show(SERVER, &response), Shown::Json(json!({"receipt": "r"})));
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn what_a_workload_names_is_nowhere_shown() {
     let any = json!({"@type": "type.googleapis.com/shop.v1.Card", "number": "1", "holder": "h"});
     let request = json!({"password": "p", "card": card, "others": [card, card], "byName": {"a": card}, "number": "free",
                          "extra": {"password": "p", "deep": [{"card": {"number": "1"}}]}, "any": any});
-    let Shown::Json(shown) = services.show(&sent(&services, &request, &["password", "card.number"])) else {
+    let Shown::Json(shown) = services.show(SERVER, &sent(&services, &request, &["password", "card.number"])) else {
         panic!("it is described")
     };
     let (none, other) = ("[redacted]", json!({"number": "1", "holder": "h", "pin": "[redacted]"}));
@@ -88,7 +91,7 @@ fn what_a_workload_names_is_nowhere_shown() {
                "byName": {"a": other}, "number": "free",
                "extra": {"password": none, "deep": [{"card": {"number": none}}]}, "any": any})
     );
-    let Shown::Json(shown) = services.show(&sent(&services, &request, &["holder", "number"])) else {
+    let Shown::Json(shown) = services.show(SERVER, &sent(&services, &request, &["holder", "number"])) else {
         panic!("it is described")
     };
     assert!(!shown.to_string().contains("\"h\"") && !shown.to_string().contains("\"1\""), "{shown}");
@@ -99,7 +102,9 @@ fn a_field_has_the_names_that_people_write() {
     let services = given();
     let request = json!({"cardNumber": "1", "secretNote": "n", "extra": {"card_number": "1", "card-number": "1"}});
     for (name, hidden) in [("card_number", 3), ("cardNumber", 3), ("CardNumber", 3), ("other", 1), ("secretNote", 1)] {
-        let Shown::Json(shown) = services.show(&sent(&services, &request, &[name])) else { panic!("it is described") };
+        let Shown::Json(shown) = services.show(SERVER, &sent(&services, &request, &[name])) else {
+            panic!("it is described")
+        };
         assert_eq!(shown.to_string().matches("[redacted]").count(), hidden, "{name}: {shown}");
     }
 }
@@ -121,7 +126,7 @@ fn keys_of_maps_are_names_and_can_be_left_out() {
         ),
         ("by_name.b.number", request.clone()),
     ] {
-        assert_eq!(services.show(&sent(&services, &request, &[name])), Shown::Json(expected), "{name}");
+        assert_eq!(services.show(SERVER, &sent(&services, &request, &[name])), Shown::Json(expected), "{name}");
     }
 }
 
@@ -130,7 +135,9 @@ fn what_is_packed_twice_is_found() {
     let services = given();
     let card = json!({"@type": "type.googleapis.com/shop.v1.Card", "holder": "h", "pin": "2"});
     let request = json!({"any": {"@type": "type.googleapis.com/google.protobuf.Any", "value": card}});
-    let Shown::Json(shown) = services.show(&sent(&services, &request, &["holder"])) else { panic!("it is described") };
+    let Shown::Json(shown) = services.show(SERVER, &sent(&services, &request, &["holder"])) else {
+        panic!("it is described")
+    };
     assert_eq!(
         shown["any"]["value"],
         json!({"@type": "type.googleapis.com/shop.v1.Card", "holder": "[redacted]", "pin": "[redacted]"})
@@ -142,21 +149,24 @@ fn what_is_cut_off_is_shown_as_far_as_it_came() {
     let services = given();
     let whole = sent(&services, &json!({"password": "p", "card": {"number": "1"}}), &[]);
     let cut = Message { bytes: whole.bytes[..5].to_vec(), ..whole.clone() };
-    assert_eq!(services.show(&cut), Shown::Json(json!({"password": "p", "card": {}})));
+    assert_eq!(services.show(SERVER, &cut), Shown::Json(json!({"password": "p", "card": {}})));
     let malformed = Message { bytes: b"\xff\xff".into(), length: 2, ..whole.clone() };
-    assert!(matches!(services.show(&malformed), Shown::Hidden(why) if why.contains("no shop.v1.PayRequest")));
+    assert!(matches!(services.show(SERVER, &malformed), Shown::Hidden(why) if why.contains("no shop.v1.PayRequest")));
     let compressed = Message { encoding: "gzip".into(), ..whole };
-    assert!(matches!(services.show(&compressed), Shown::Hidden(why) if why.contains("compressed with gzip")));
+    assert!(matches!(services.show(SERVER, &compressed), Shown::Hidden(why) if why.contains("compressed with gzip")));
 }
 
 #[test]
 fn without_a_schema_nothing_is_shown_but_numbers_if_they_are_asked_for() {
     let mut services = Services::default();
     let message = Message { path: "/a.B/C".into(), bytes: b"\x0a\x01x".into(), length: 3, ..Message::default() };
-    assert!(!services.is_decided(&message));
-    services.learn(&Schema { service: "a.B".into(), files: Vec::new(), error: "it has no server reflection".into() });
-    assert!(services.is_decided(&message));
-    let note = services.note(&message).unwrap();
+    assert!(!services.is_decided(SERVER, &message));
+    services.learn(
+        SERVER,
+        &Schema { service: "a.B".into(), files: Vec::new(), error: "it has no server reflection".into() },
+    );
+    assert!(services.is_decided(SERVER, &message));
+    let note = services.note(SERVER, &message).unwrap();
     assert!(
         note.contains("a.B")
             && note.contains("no server reflection")
@@ -164,14 +174,14 @@ fn without_a_schema_nothing_is_shown_but_numbers_if_they_are_asked_for() {
             && note.contains("--raw"),
         "{note}"
     );
-    assert_eq!(services.note(&message), None, "once");
-    assert!(matches!(services.show(&message), Shown::Hidden(_)), "it could be a field that is marked");
+    assert_eq!(services.note(SERVER, &message), None, "once");
+    assert!(matches!(services.show(SERVER, &message), Shown::Hidden(_)), "it could be a field that is marked");
     let services = services.or_raw(true);
-    assert_eq!(services.show(&message), Shown::Raw(json!({"1": "x"})));
+    assert_eq!(services.show(SERVER, &message), Shown::Raw(json!({"1": "x"})));
     let redacted = Message { redact: vec!["password".into()], ..message.clone() };
-    assert!(matches!(services.show(&redacted), Shown::Hidden(_)));
+    assert!(matches!(services.show(SERVER, &redacted), Shown::Hidden(_)));
     let malformed = Message { bytes: b"\xff".into(), length: 1, ..message };
-    assert!(matches!(services.show(&malformed), Shown::Hidden(why) if why.contains("no message")));
+    assert!(matches!(services.show(SERVER, &malformed), Shown::Hidden(why) if why.contains("no message")));
 }
 
 #[test]
@@ -180,19 +190,33 @@ fn what_a_server_says_is_believed_when_no_file_was_given() {
     let files = FileSet::decode(std::fs::read(path).unwrap().as_slice()).unwrap().files;
     let mut services = Services::default();
     let service = "shop.v1.Checkout";
-    services.learn(&Schema { service: service.into(), files: Vec::new(), error: "elsewhere".into() });
+    services.learn(SERVER, &Schema { service: service.into(), files: Vec::new(), error: "elsewhere".into() });
     let message = Message { path: format!("/{service}/Pay"), ..Message::default() };
-    assert!(services.note(&message).is_some());
+    assert!(services.note(SERVER, &message).is_some());
     // In any order, and with files that everybody has.
     let files: Vec<_> = files.into_iter().rev().collect();
-    services.learn(&Schema { service: service.into(), files: files.clone(), error: String::new() });
-    assert_eq!(services.show(&message), Shown::Json(json!({})));
-    services.learn(&Schema { service: service.into(), files: Vec::new(), error: "another says nothing".into() });
-    assert_eq!(services.show(&message), Shown::Json(json!({})));
+    services.learn(SERVER, &Schema { service: service.into(), files: files.clone(), error: String::new() });
+    assert_eq!(services.show(SERVER, &message), Shown::Json(json!({})));
+    services
+        .learn(SERVER, &Schema { service: service.into(), files: Vec::new(), error: "another says nothing".into() });
+    assert_eq!(services.show(SERVER, &message), Shown::Json(json!({})));
     let broken = Schema { service: "x.Y".into(), files: vec![vec![0xff]], error: String::new() };
-    services.learn(&broken);
-    let note = services.note(&Message { path: "/x.Y/Z".into(), ..Message::default() }).unwrap();
+    services.learn(SERVER, &broken);
+    let note = services.note(SERVER, &Message { path: "/x.Y/Z".into(), ..Message::default() }).unwrap();
     assert!(note.contains("of no use"), "{note}");
+}
+
+#[test]
+fn what_one_server_says_is_not_believed_of_another() {
+    let (_directory, path) = files();
+    let files = FileSet::decode(std::fs::read(path).unwrap().as_slice()).unwrap().files;
+    let mut services = Services::default();
+    let service = "shop.v1.Checkout";
+    services.learn(SERVER, &Schema { service: service.into(), files, error: String::new() });
+    let message = Message { path: format!("/{service}/Pay"), ..Message::default() };
+    assert_eq!(services.show(SERVER, &message), Shown::Json(json!({})));
+    assert!(!services.is_decided("shop/pay-1", &message));
+    assert!(matches!(services.show("shop/pay-1", &message), Shown::Hidden(_)));
 }
 
 #[test]
