@@ -1,4 +1,7 @@
-//! gRPC's status codes: their names, and whose fault they are.
+//! gRPC's status codes: their names, and whose fault they are. Which method a request is for, by its path.
+
+/// More than any service is called.
+const NAME_BYTES_MAX: usize = 255;
 
 /// As Go prints them, which `conduit tap … | grep Unknown` relies on.
 pub fn status_name(code: u32) -> String {
@@ -30,6 +33,15 @@ pub fn is_failure(code: u32) -> bool {
     matches!(code, 2 | 4 | 13 | 14 | 15)
 }
 
+/// The service and the method of `/package.Service/Method`; of paths that no definition could have, none. One answer for whoever copies, describes
+/// and shows messages.
+pub fn method(path: &str) -> Option<(&str, &str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let is_in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let is_name = |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_in_name);
+    (is_name(service) && is_name(method)).then_some((service, method))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +52,17 @@ mod tests {
             [(0, "OK"), (2, "Unknown"), (16, "Unauthenticated"), (17, "Code(17)"), (666, "Code(666)")]
         {
             assert_eq!(status_name(code), expected);
+        }
+    }
+
+    #[test]
+    fn a_service_and_a_method_and_nothing_else() {
+        assert_eq!(method("/emojivoto.v1.VotingService/Vote"), Some(("emojivoto.v1.VotingService", "Vote")));
+        let long = format!("/{}/m", "a".repeat(NAME_BYTES_MAX + 1));
+        let odd =
+            ["", "/", "//", "/a", "/a/", "//b", "a/b", "/a/b/c", "/a//b", "//a/b", "/a/b?c", "/a\n/b", "/ä/b", &long];
+        for path in odd {
+            assert_eq!(method(path), None, "{path:?}");
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use conduit_api::proto::{
-    common::{self, ResourceRef},
-    tap::{
-        TapEvent,
-        tap_event::{self, Id, Message, Peer, RequestInit, ResponseEnd, ResponseInit},
+use conduit_api::{
+    grpc,
+    proto::{
+        common::{self, ResourceRef},
+        tap::{
+            TapEvent,
+            tap_event::{self, Id, Message, Peer, RequestInit, ResponseEnd, ResponseInit},
+        },
     },
 };
 use tokio::time::Instant;
@@ -391,8 +394,9 @@ impl Tapped {
 }
 
 impl Messages {
-    /// Those of `request`, if they are of protobuf.
+    /// Those of `request`, if they are of protobuf, and of a method that can be described.
     fn of(request: &RequestView<'_>) -> Option<Self> {
+        grpc::method(request.path)?;
         request.headers.get("content-type").filter(|value| is_protobuf(value))?;
         let mut requests = Frames::new(false);
         if let Some(encoding) = request.headers.get("grpc-encoding") {

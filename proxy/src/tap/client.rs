@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use conduit_api::proto::{
-    common::Direction,
-    tap::{
-        AttachRequest, Hello, TapEvent, attach_request, attach_response,
-        tap_client::TapClient,
-        tap_event::{self, Kind, PayloadsDisabled},
-    },
+use conduit_api::proto::tap::{
+    AttachRequest, Hello, attach_request, attach_response,
+    tap_client::TapClient,
+    tap_event::{Kind, PayloadsDisabled},
 };
 use tokio::{
     sync::mpsc,
-    task::spawn_local,
-    time::{sleep, timeout},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -21,7 +18,7 @@ use tracing::debug;
 
 use super::{
     Taps, reflection,
-    schemas::{self, Schemas, Wanted},
+    schemas::{Files, Question, Schemas, about_this_pod},
 };
 use crate::{
     connect::Connector,
@@ -32,8 +29,6 @@ use crate::{
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events between the queue and the stream: the queue is the one that is bounded on purpose.
 const IN_FLIGHT: usize = 16;
-/// Schemas that were asked for and wait for the stream; past it whoever asks waits.
-const SCHEMAS_WAITING_MAX: usize = 4;
 
 /// Keeps the stream.
 pub struct TapTask {
@@ -89,53 +84,58 @@ impl TapTask {
         *failures = 0;
         self.forget_events();
         let mut known = Schemas::default();
-        let (described, mut descriptions) = mpsc::channel(SCHEMAS_WAITING_MAX);
+        // Whoever is asked is asked no longer when this ends.
+        let mut asking = JoinSet::new();
         loop {
+            while let Some(question) = known.next(asking.len()) {
+                asking.spawn_local(ask(self.connector.clone(), question));
+            }
             tokio::select! {
                 order = orders.message() => match order?.and_then(|order| order.kind) {
                     Some(attach_response::Kind::Start(start)) => {
-                        if start.payloads && !self.taps.payloads().is_enabled() {
-                            requests.send(payloads_disabled(start.tap)).await?;
+                        match (start.payloads, self.taps.payloads().is_enabled()) {
+                            (true, true) => known.start(start.tap),
+                            (true, false) => requests.send(payloads_disabled(start.tap)).await?,
+                            (false, _) => {}
                         }
-                        known.forget(start.tap);
                         self.taps.start(start);
                     }
                     Some(attach_response::Kind::Stop(tap)) => {
-                        known.forget(tap);
                         self.taps.stop(tap);
+                        if known.stop(tap) {
+                            asking = JoinSet::new();
+                        }
                     }
                     None => return Ok(()),
                 },
                 event = self.events.recv() => match event {
                     Some(event) => {
                         self.taps.taken(&event);
-                        if let Some(wanted) = known.wanted(&event) {
-                            spawn_local(describe(self.connector.clone(), wanted, described.clone()));
-                        }
+                        let schema = known.saw(&event, Instant::now());
                         requests.send(event).await?;
+                        if let Some(schema) = schema {
+                            requests.send(schema).await?;
+                        }
                     }
                     None => return Ok(()),
                 },
-                Some(description) = descriptions.recv() => requests.send(description).await?,
+                Some(answer) = asking.join_next() => {
+                    let (question, files) = answer?;
+                    for schema in known.answered(&question, files, Instant::now()) {
+                        requests.send(schema).await?;
+                    }
+                }
             }
         }
     }
 }
 
 /// Nobody who carries requests waits for it.
-async fn describe(connector: Connector, wanted: Wanted, described: mpsc::Sender<AttachRequest>) {
-    let files = match wanted.application {
-        Some(address) => reflection::files(&connector, address, &wanted.service).await,
-        None => Err("it is elsewhere, and only a server's own proxy asks it".to_owned()),
-    };
-    // The stream may have ended meanwhile.
-    let _ = described.send(wanted.told(files)).await;
+async fn ask(connector: Connector, question: Question) -> (Question, Files) {
+    let files = reflection::files(&connector, question.application, &question.service).await;
+    (question, files)
 }
 
-/// The control plane adds whose proxy this is.
 fn payloads_disabled(tap: u64) -> AttachRequest {
-    let direction = Direction::Inbound.into();
-    let destination = Some(tap_event::Peer::default());
-    let kind = Some(Kind::PayloadsDisabled(PayloadsDisabled {}));
-    schemas::event(tap, TapEvent { direction, destination, kind, ..TapEvent::default() })
+    about_this_pod(tap, Kind::PayloadsDisabled(PayloadsDisabled {}))
 }
