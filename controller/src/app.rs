@@ -67,7 +67,7 @@ use crate::{
     platform::{Platform, actor::PlatformActor, kubernetes::client_config, metrics::PlatformMetrics},
     seed,
     serve::{self, Connections, Refusals},
-    tap::server::TapServer,
+    tap::server::{ATTACH_BYTES_MAX, TapServer},
     telemetry::{self, Telemetry, server::TelemetryServer},
     webhook::server::Webhook,
 };
@@ -360,7 +360,7 @@ async fn serve_workloads(
         .add_service(IdentityService::new(identity))
         .add_service(DiscoveryService::new(discovery))
         .add_service(TelemetryService::new(telemetry))
-        .add_service(TapService::new(own.taps.clone()));
+        .add_service(TapService::new(own.taps.clone()).max_decoding_message_size(ATTACH_BYTES_MAX));
     let listen = |server, port, client| {
         let address = config.listen(port);
         let tls = tls.clone();

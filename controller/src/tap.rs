@@ -6,6 +6,7 @@
 //! ```
 
 pub mod server;
+mod waiting;
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ use crate::telemetry::select::matches;
 
 /// Taps that run at once on one replica; each costs every tapped proxy a match per request.
 pub const TAPS_MAX: usize = 64;
-/// Of them, those that see payloads: each may have some megabytes of them waiting for a slow reader (see `tap/server.rs`).
+/// Of them, those that see payloads: each may have some megabytes of them waiting for a slow reader (see `tap/waiting.rs`).
 pub const PAYLOAD_TAPS_MAX: usize = 8;
 
 /// A running tap.

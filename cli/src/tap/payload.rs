@@ -22,6 +22,8 @@ pub(super) use self::held::Held;
 
 /// A descriptor set on the command line.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Of half of a megabyte at most, and some times that when it is read.
+const POOLS_MAX: usize = 64;
 /// Whose files everybody has already.
 const WELL_KNOWN: &str = "google/protobuf/";
 
@@ -45,12 +47,16 @@ pub(super) struct Services {
     /// From the command line, which comes first.
     given: Option<DescriptorPool>,
     /// What their servers say, each of its own, or why there is nothing; by server and service.
-    told: BTreeMap<(String, String), Result<DescriptorPool, String>>,
+    told: BTreeMap<(String, String), Described>,
+    /// Of files by their digest: many servers have the same.
+    pools: BTreeMap<Vec<u8>, Described>,
     /// Those of which somebody was told that nothing is known.
     noted: BTreeSet<String>,
     /// Without a schema fields are shown by their numbers.
     raw: bool,
 }
+
+type Described = Result<DescriptorPool, String>;
 
 /// A message as it is shown.
 #[derive(Debug, PartialEq)]
@@ -87,15 +93,32 @@ impl Services {
     /// What `server` says of a service of its own: another may be of another release, or lie.
     pub(super) fn learn(&mut self, server: &str, schema: &Schema) {
         let described = match schema.error.as_str() {
-            "" => pool(schema.files.iter().cloned())
-                .map_err(|error| format!("what its server says of it is of no use: {error}")),
+            "" => self.described(schema),
             error => Err(error.to_owned()),
         };
         let key = (server.to_owned(), schema.service.clone());
-        let known = self.told.get(&key);
-        if known.is_none_or(|known| known.is_err() && described.is_ok()) {
+        // A server that does not answer once means what it meant; one that answers anew may be another release.
+        if described.is_ok() || self.told.get(&key).is_none_or(Result::is_err) {
             self.told.insert(key, described);
         }
+    }
+
+    fn described(&mut self, schema: &Schema) -> Described {
+        if let Some(known) = self.pools.get(&schema.digest) {
+            return known.clone();
+        }
+        if schema.files.is_empty() {
+            return Err("what its server says of it was lost on the way".to_owned());
+        }
+        if self.pools.len() >= POOLS_MAX {
+            return Err(format!("more than {POOLS_MAX} different schemas were told"));
+        }
+        let described = pool(schema.files.iter().cloned())
+            .map_err(|error| format!("what its server says of it is of no use: {error}"));
+        if !schema.digest.is_empty() {
+            self.pools.insert(schema.digest.clone(), described.clone());
+        }
+        described
     }
 
     /// Nothing was said of the service of `message` in time.

@@ -2,10 +2,8 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use conduit_api::{
@@ -24,34 +22,49 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use super::{Broker, Tap};
+use super::{Broker, Tap, waiting::Waiting};
 use crate::serve::peer_of;
 
-/// Events that may wait for one who watches. Past it they are lost, so that watching never slows the watched.
-const EVENTS_WAITING_MAX: usize = 1024;
-/// The same with payloads, each of 16 KiB at most: four megabytes.
-const PAYLOADS_WAITING_MAX: usize = 256;
+/// Of one message of a proxy: a schema, which has half of a megabyte at most, and what is around it.
+pub const ATTACH_BYTES_MAX: usize = 1024 * 1024;
 /// Starts and stops that may wait for one proxy: all taps that can run, both ways.
 const ORDERS_WAITING_MAX: usize = 2 * super::TAPS_MAX;
 
 type ToProxy = mpsc::Sender<Result<AttachResponse, Status>>;
-/// Where events go, and how many were lost on the way there since the last one that was not.
-#[derive(Clone)]
-struct ToWatcher {
-    events: mpsc::Sender<Result<TapEvent, Status>>,
-    dropped: Arc<AtomicU64>,
+/// Where events go.
+#[derive(Clone, Default)]
+struct ToWatcher(Arc<Mutex<Watched>>);
+
+#[derive(Default)]
+struct Watched {
+    waiting: Waiting,
+    reader: Option<Waker>,
 }
 
 impl ToWatcher {
     /// Never waits: what is not taken is counted, with what `event` says was lost before it.
-    fn tell(&self, mut event: TapEvent) -> bool {
-        event.dropped = event.dropped.saturating_add(self.dropped.swap(0, Ordering::Relaxed));
-        let lost = event.dropped.saturating_add(1);
-        let is_taken = self.events.try_send(Ok(event)).is_ok();
-        if !is_taken {
-            self.dropped.fetch_add(lost, Ordering::Relaxed);
+    fn tell(&self, event: TapEvent) -> bool {
+        self.change(|waiting| waiting.push(event))
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Waiting) -> R) -> R {
+        let mut watched = self.0.lock();
+        let changed = change(&mut watched.waiting);
+        let reader = watched.reader.take();
+        drop(watched);
+        if let Some(reader) = reader {
+            reader.wake();
         }
-        is_taken
+        changed
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<TapEvent> {
+        let mut watched = self.0.lock();
+        let next = watched.waiting.pop();
+        if next.is_none() {
+            watched.reader = Some(cx.waker().clone());
+        }
+        next.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -76,25 +89,24 @@ impl TapServer {
     pub fn watch(&self, request: TapRequest, payloads: bool) -> Result<TapStream, Status> {
         let target = request.target.ok_or_else(|| Status::invalid_argument("tap without a target"))?;
         let tap = Tap { target, matches: request.r#match.unwrap_or_default(), max_rps: request.max_rps, payloads };
-        let (sender, events) = mpsc::channel(if payloads { PAYLOADS_WAITING_MAX } else { EVENTS_WAITING_MAX });
-        let watcher = ToWatcher { events: sender, dropped: Arc::default() };
+        let watcher = ToWatcher::default();
         let state = self.state.borrow().clone();
         let (start, concerned) = self
             .broker
             .lock()
-            .start(rand::random(), tap, watcher, &state)
+            .start(rand::random(), tap, watcher.clone(), &state)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         let id = start.tap;
         for proxy in concerned {
             tell(&proxy, attach_response::Kind::Start(start.clone()));
         }
-        Ok(TapStream { events: ReceiverStream::new(events), _running: Running { broker: self.broker.clone(), id } })
+        Ok(TapStream { watcher, _running: Running { broker: self.broker.clone(), id } })
     }
 }
 
 /// What a tap observes; the tap ends when this is dropped.
 pub struct TapStream {
-    events: ReceiverStream<Result<TapEvent, Status>>,
+    watcher: ToWatcher,
     _running: Running,
 }
 
@@ -106,8 +118,8 @@ struct Running {
 impl Stream for TapStream {
     type Item = Result<TapEvent, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
-        Pin::new(&mut self.events).poll_next(cx)
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.watcher.poll(cx).map(|event| Some(Ok(event)))
     }
 }
 
@@ -226,15 +238,14 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_a_slow_reader_loses_is_counted() {
-        let (events, mut taken) = mpsc::channel(1);
-        let watcher = ToWatcher { events, dropped: Arc::default() };
-        let lost = |dropped| TapEvent { dropped, ..TapEvent::default() };
-        assert!(watcher.tell(lost(3)));
-        assert!(!watcher.tell(lost(0)) && !watcher.tell(lost(5)));
-        assert_eq!(taken.try_recv().unwrap().unwrap().dropped, 3);
-        assert!(watcher.tell(lost(1)));
-        assert_eq!(taken.try_recv().unwrap().unwrap().dropped, 1 + 5 + 2);
+    #[tokio::test]
+    async fn who_waits_is_woken_by_the_next_event() {
+        let watcher = ToWatcher::default();
+        let (teller, event) = (watcher.clone(), TapEvent { dropped: 1, ..TapEvent::default() });
+        let told = event.clone();
+        let next = std::future::poll_fn(move |cx| watcher.poll(cx));
+        let (next, is_taken) = tokio::join!(next, async move { teller.tell(told) });
+        assert!(is_taken);
+        assert_eq!(next, event);
     }
 }

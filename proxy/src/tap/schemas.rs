@@ -161,7 +161,7 @@ fn fresh(files: &Files) -> Duration {
 /// What is told: the files, or why there are none.
 fn told(tap: u64, service: &str, files: Files) -> AttachRequest {
     let (files, error) = files.map_or_else(|error| (Vec::new(), error), |files| (files, String::new()));
-    let schema = Schema { service: service.to_owned(), files, error };
+    let schema = Schema { service: service.to_owned(), files, error, ..Schema::default() };
     about_this_pod(tap, Kind::Schema(schema))
 }
 
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!((schemas.next(0), schemas.next(0)), (Some(question("a.B")), None));
         let told = schemas.answered(&question("a.B"), Ok(vec![b"file".to_vec()]), now);
         let told: Vec<_> = told.into_iter().map(read).collect();
-        assert_eq!(told, [(1, Schema { service: "a.B".into(), files: vec![b"file".to_vec()], error: String::new() })]);
+        assert_eq!(told, [(1, Schema { service: "a.B".into(), files: vec![b"file".to_vec()], ..Schema::default() })]);
         assert_eq!(schemas.saw(&message(1, "/a.B/C"), now), None, "it knows");
         assert_eq!(schemas.saw(&message(2, "/a.B/C"), now).map(read).unwrap().0, 2);
         assert_eq!(schemas.next(0), None);

@@ -64,7 +64,7 @@ mod tests {
         held.push(message("/a.B/C"));
         held.push(response.clone());
         assert_eq!(next(&mut held, &mut services, now), 1);
-        services.learn("", &Schema { service: "a.B".into(), error: "none".into(), files: Vec::new() });
+        services.learn("", &Schema { service: "a.B".into(), error: "none".into(), ..Schema::default() });
         assert_eq!(next(&mut held, &mut services, now), 2);
 
         held.push(message("/a.X/C"));

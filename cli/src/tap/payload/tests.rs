@@ -163,7 +163,7 @@ fn without_a_schema_nothing_is_shown_but_numbers_if_they_are_asked_for() {
     assert!(!services.is_decided(SERVER, &message));
     services.learn(
         SERVER,
-        &Schema { service: "a.B".into(), files: Vec::new(), error: "it has no server reflection".into() },
+        &Schema { service: "a.B".into(), error: "it has no server reflection".into(), ..Schema::default() },
     );
     assert!(services.is_decided(SERVER, &message));
     let note = services.note(SERVER, &message).unwrap();
@@ -190,17 +190,17 @@ fn what_a_server_says_is_believed_when_no_file_was_given() {
     let files = FileSet::decode(std::fs::read(path).unwrap().as_slice()).unwrap().files;
     let mut services = Services::default();
     let service = "shop.v1.Checkout";
-    services.learn(SERVER, &Schema { service: service.into(), files: Vec::new(), error: "elsewhere".into() });
+    services.learn(SERVER, &Schema { service: service.into(), error: "elsewhere".into(), ..Schema::default() });
     let message = Message { path: format!("/{service}/Pay"), ..Message::default() };
     assert!(services.note(SERVER, &message).is_some());
     // In any order, and with files that everybody has.
     let files: Vec<_> = files.into_iter().rev().collect();
-    services.learn(SERVER, &Schema { service: service.into(), files: files.clone(), error: String::new() });
+    services.learn(SERVER, &Schema { service: service.into(), files: files.clone(), ..Schema::default() });
     assert_eq!(services.show(SERVER, &message), Shown::Json(json!({})));
     services
-        .learn(SERVER, &Schema { service: service.into(), files: Vec::new(), error: "another says nothing".into() });
+        .learn(SERVER, &Schema { service: service.into(), error: "it says nothing now".into(), ..Schema::default() });
     assert_eq!(services.show(SERVER, &message), Shown::Json(json!({})));
-    let broken = Schema { service: "x.Y".into(), files: vec![vec![0xff]], error: String::new() };
+    let broken = Schema { service: "x.Y".into(), files: vec![vec![0xff]], ..Schema::default() };
     services.learn(SERVER, &broken);
     let note = services.note(SERVER, &Message { path: "/x.Y/Z".into(), ..Message::default() }).unwrap();
     assert!(note.contains("of no use"), "{note}");
@@ -212,11 +212,25 @@ fn what_one_server_says_is_not_believed_of_another() {
     let files = FileSet::decode(std::fs::read(path).unwrap().as_slice()).unwrap().files;
     let mut services = Services::default();
     let service = "shop.v1.Checkout";
-    services.learn(SERVER, &Schema { service: service.into(), files, error: String::new() });
+    services.learn(SERVER, &Schema { service: service.into(), files, ..Schema::default() });
     let message = Message { path: format!("/{service}/Pay"), ..Message::default() };
     assert_eq!(services.show(SERVER, &message), Shown::Json(json!({})));
     assert!(!services.is_decided("shop/pay-1", &message));
     assert!(matches!(services.show("shop/pay-1", &message), Shown::Hidden(_)));
+}
+
+#[test]
+fn files_come_once_and_are_known_by_their_digest() {
+    let (_directory, path) = files();
+    let files = FileSet::decode(std::fs::read(path).unwrap().as_slice()).unwrap().files;
+    let mut services = Services::default();
+    let schema = Schema { service: "shop.v1.Checkout".into(), digest: b"1".to_vec(), ..Schema::default() };
+    let message = Message { path: "/shop.v1.Checkout/Pay".into(), ..Message::default() };
+    services.learn("a", &schema);
+    assert!(services.note("a", &message).unwrap().contains("lost on the way"));
+    services.learn("b", &Schema { files, ..schema.clone() });
+    services.learn("a", &schema);
+    assert_eq!(services.show("a", &message), Shown::Json(json!({})));
 }
 
 #[test]
