@@ -6,6 +6,7 @@
 //! ```text
 //!   POST /apis/conduit.api.conduit.io/v1alpha1/watch/namespaces/emojivoto/stat     verb `watch`: looks, at one namespace
 //!   POST /apis/conduit.api.conduit.io/v1alpha1/watch/raftstatus                    verb `watch`: looks
+//!   POST /apis/conduit.api.conduit.io/v1alpha1/proxy/tappayload                    verb `proxy`: looks at what people send each other
 //!   POST /apis/conduit.api.conduit.io/v1alpha1/carotate                            verb `create`: changes something
 //! ```
 //!
@@ -37,18 +38,26 @@ pub struct Method {
     pub looks: bool,
     /// It may be asked about one namespace, with rights in that one alone.
     pub namespaced: bool,
+    /// It shows what people send each other: who may `watch` everything has not been given that. `create` would not do, since Kubernetes ends what
+    /// is so called after a minute; what is called `watch` or `proxy` may last.
+    /// <https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/apiserver/pkg/endpoints/request/requestinfo.go>
+    pub discloses: bool,
 }
 
 const fn looks(name: &'static str) -> Method {
-    Method { name, looks: true, namespaced: false }
+    Method { name, looks: true, namespaced: false, discloses: false }
 }
 
 const fn looks_at_namespace(name: &'static str) -> Method {
-    Method { name, looks: true, namespaced: true }
+    Method { namespaced: true, ..looks(name) }
+}
+
+const fn discloses_of_namespace(name: &'static str) -> Method {
+    Method { discloses: true, ..looks_at_namespace(name) }
 }
 
 const fn changes(name: &'static str) -> Method {
-    Method { name, looks: false, namespaced: false }
+    Method { looks: false, ..looks(name) }
 }
 
 /// All of them.
@@ -86,8 +95,7 @@ pub const METHODS: &[Method] = &[
     looks_at_namespace("ListAlerts"),
     looks_at_namespace("Pods"),
     looks_at_namespace("Tap"),
-    // What people send each other is more than that they do.
-    looks_at_namespace("TapPayload"),
+    discloses_of_namespace("TapPayload"),
 ];
 
 /// The API group of the control plane in `namespace`: there may be several in a cluster.
@@ -103,7 +111,11 @@ impl Method {
 
     /// As rules name what it does.
     pub fn verb(&self) -> &'static str {
-        if self.looks { "watch" } else { "create" }
+        match (self.looks, self.discloses) {
+            (_, true) => "proxy",
+            (true, false) => "watch",
+            (false, false) => "create",
+        }
     }
 
     /// By its path in gRPC.
@@ -130,10 +142,10 @@ pub struct Access {
 impl Access {
     /// Where it is posted to, for the control plane in `control_plane`.
     pub fn to_path(&self, control_plane: &str) -> String {
-        // Kubernetes takes what is so called for a watch, which may last for hours.
-        let watch = if self.method.looks { "watch/" } else { "" };
+        // Kubernetes takes what is so called for a watch, or a proxy, which may last for hours.
+        let verb = if self.method.looks { format!("{}/", self.method.verb()) } else { String::new() };
         let namespace = self.namespace.as_ref().map_or(String::new(), |namespace| format!("namespaces/{namespace}/"));
-        format!("/apis/{}/{API_VERSION}/{watch}{namespace}{}", group(control_plane), self.method.resource())
+        format!("/apis/{}/{API_VERSION}/{verb}{namespace}{}", group(control_plane), self.method.resource())
     }
 
     /// What was posted there. A path is let in by other rules than the one that it is like: only what [`Access::to_path`] makes is read.
@@ -246,6 +258,16 @@ mod tests {
     }
 
     #[test]
+    fn who_may_watch_everything_sees_no_messages() {
+        let disclosing: Vec<_> =
+            METHODS.iter().filter(|method| method.verb() == "proxy").map(Method::resource).collect();
+        assert_eq!(disclosing, ["tappayload"]);
+        let method = Method::of_grpc("/conduit.public.v1.Api/TapPayload").unwrap();
+        let path = Access { method, namespace: Some("shop".to_owned()) }.to_path("conduit");
+        assert_eq!(path, "/apis/conduit.api.conduit.io/v1alpha1/proxy/namespaces/shop/tappayload");
+    }
+
+    #[test]
     fn only_what_the_rules_were_asked_about_is_let_in() {
         let base = "/apis/conduit.api.conduit.io/v1alpha1";
         for path in [
@@ -255,6 +277,10 @@ mod tests {
             // The rules were asked whether it may be created, not watched.
             "/stat",
             "/watch/carotate",
+            "/watch/tappayload",
+            "/watch/namespaces/shop/tappayload",
+            "/proxy/namespaces/shop/tap",
+            "/tappayload",
             // Of a namespace, and about the whole mesh.
             "/namespaces/shop/carotate",
             "/watch/namespaces/shop/raftstatus",
