@@ -222,6 +222,11 @@ impl Exchange {
         self.bytes += bytes as u64;
     }
 
+    /// Somebody sees the messages of this one.
+    pub fn copies_messages(&self) -> bool {
+        self.tapped.as_ref().is_some_and(|tapped| tapped.messages.is_some())
+    }
+
     /// The head of the response says what its messages are compressed with.
     pub fn response_encoding(&mut self, encoding: impl FnOnce() -> Option<Vec<u8>>) {
         if let Some(messages) = self.tapped.as_mut().and_then(|tapped| tapped.messages.as_mut())

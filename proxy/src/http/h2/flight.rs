@@ -242,7 +242,9 @@ impl Flight {
     /// Goes to `server`, as soon as that has room.
     pub(super) fn send(self: &Rc<Self>, server: &Rc<Line>, is_mesh: bool, mut recorded: Exchange, now: Instant) {
         self.is_mesh.set(is_mesh);
-        recorded.request_data(self.client.connection.borrow().held(self.stream));
+        if recorded.copies_messages() {
+            recorded.request_data(self.client.connection.borrow().held(self.stream));
+        }
         self.recorded.replace(Some(recorded));
         let has_room = server.connection.borrow().has_room() && server.waiting.borrow().is_empty();
         if has_room {
