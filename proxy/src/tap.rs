@@ -26,6 +26,8 @@ use self::payload::Payloads;
 const EVENTS_MAX: usize = 1024;
 /// Of messages in these events: what watching may cost the proxy's memory.
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Of messages that are not whole yet, of all requests.
+const PARTIAL_BYTES_MAX: usize = 1024 * 1024;
 
 /// The running taps, and where what they see goes. Clones are the same.
 #[derive(Clone)]
@@ -36,6 +38,7 @@ pub struct Taps {
     events: mpsc::Sender<AttachRequest>,
     /// Of messages that wait there.
     payload_bytes: Arc<AtomicUsize>,
+    partial_bytes: Arc<AtomicUsize>,
     payloads: Payloads,
     started: Instant,
 }
@@ -81,6 +84,7 @@ impl Taps {
             running: Arc::default(),
             events,
             payload_bytes: Arc::default(),
+            partial_bytes: Arc::default(),
             payloads,
             started: Instant::now(),
         };
@@ -166,11 +170,49 @@ impl Taps {
         bytes == 0 || self.payload_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    /// For the messages of one request that are not whole yet.
+    pub fn partial(&self) -> Partial {
+        Partial { bytes: 0, all: self.partial_bytes.clone() }
+    }
+
+    /// Messages of a request that `taps` watch are not copied any more.
+    pub fn lost_messages(&self, taps: &[Arc<Tap>]) {
+        for tap in taps.iter().filter(|tap| tap.sees_payloads()) {
+            tap.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// `request` was received: there is room for other messages.
     pub fn taken(&self, request: &AttachRequest) {
         if let Some(attach_request::Kind::Event(Observed { event: Some(event), .. })) = &request.kind {
             self.payload_bytes.fetch_sub(payload_bytes(event), Ordering::Relaxed);
         }
+    }
+}
+
+/// What a request holds of messages that are not whole yet; freed with it.
+pub struct Partial {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Partial {
+    /// So much it is now: whether there is room for that.
+    pub fn hold(&mut self, bytes: usize) -> bool {
+        let (before, max) = (self.bytes, PARTIAL_BYTES_MAX);
+        // What becomes less has room always.
+        let change = |all: usize| Some(all - before + bytes).filter(|all| bytes <= before || *all <= max);
+        let has_room = self.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok();
+        if has_room {
+            self.bytes = bytes;
+        }
+        has_room
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -346,6 +388,18 @@ mod tests {
         let (taps, _events) = Taps::new(Payloads::default());
         taps.start(Start { payloads: true, ..start(3, Match::default(), 1e6) });
         assert!(!taps.watching(&request("POST", "/"))[0].sees_payloads(), "its workload does not allow it");
+    }
+
+    #[test]
+    fn what_is_not_whole_yet_has_a_bound_and_is_freed() {
+        let (taps, _events) = Taps::new(Payloads::default());
+        let (mut one, mut other) = (taps.partial(), taps.partial());
+        assert!(one.hold(PARTIAL_BYTES_MAX - 10) && other.hold(10));
+        assert!(!other.hold(11) && other.hold(5) && other.hold(10));
+        drop(one);
+        assert!(other.hold(PARTIAL_BYTES_MAX));
+        drop(other);
+        assert_eq!(taps.partial_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

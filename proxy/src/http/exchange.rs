@@ -20,7 +20,7 @@ use crate::{
     connect::Upstream,
     journal::Entry,
     tap::{
-        self, Tap, Taps,
+        self, Partial, Tap, Taps,
         payload::{Frames, is_protobuf},
     },
     telemetry::{
@@ -143,6 +143,7 @@ struct Messages {
     path: String,
     requests: Frames,
     responses: Frames,
+    partial: Partial,
 }
 
 impl Exchange {
@@ -359,7 +360,7 @@ impl Tapped {
         // Whose messages they are is for their server to say, not for each of its clients.
         let is_server = hop.upstream.direction == Direction::Inbound;
         let is_seen = is_server && watching.iter().any(|tap| tap.sees_payloads());
-        let messages = is_seen.then(|| Messages::of(request)).flatten();
+        let messages = is_seen.then(|| Messages::of(request, taps)).flatten();
         let tapped = Self { taps: taps.clone(), watching, id, source: asked.source, messages };
         let init = RequestInit {
             method: request.method.to_owned(),
@@ -373,12 +374,20 @@ impl Tapped {
 
     fn copy(&mut self, hop: &Hop, data: &[u8], way: impl FnOnce(&mut Messages) -> &mut Frames) {
         let Some(mut messages) = self.messages.take() else { return };
-        let (path, mut whole) = (messages.path.clone(), Vec::new());
+        // Who asked may have gone since the request began.
+        if !self.watching.iter().any(|tap| tap.sees_payloads()) {
+            return;
+        }
+        let mut whole = Vec::new();
         way(&mut messages).push(data, |message| whole.push(message));
-        self.messages = Some(messages);
         for message in whole {
-            let redact = self.taps.payloads().redact().to_vec();
-            self.tell(hop, tap_event::Kind::Message(Message { path: path.clone(), redact, ..message }));
+            let (path, redact) = (messages.path.clone(), self.taps.payloads().redact().to_vec());
+            self.tell(hop, tap_event::Kind::Message(Message { path, redact, ..message }));
+        }
+        if messages.partial.hold(messages.requests.held() + messages.responses.held()) {
+            self.messages = Some(messages);
+        } else {
+            self.taps.lost_messages(&self.watching);
         }
     }
 
@@ -400,14 +409,15 @@ impl Tapped {
 
 impl Messages {
     /// Those of `request`, if they are of protobuf, and of a method that can be described.
-    fn of(request: &RequestView<'_>) -> Option<Self> {
+    fn of(request: &RequestView<'_>, taps: &Taps) -> Option<Self> {
         grpc::method(request.path)?;
         request.headers.get("content-type").filter(|value| is_protobuf(value))?;
         let mut requests = Frames::new(false);
         if let Some(encoding) = request.headers.get("grpc-encoding") {
             requests.compressed_with(encoding);
         }
-        Some(Self { path: request.path.to_owned(), requests, responses: Frames::new(true) })
+        let (path, responses, partial) = (request.path.to_owned(), Frames::new(true), taps.partial());
+        Some(Self { path, requests, responses, partial })
     }
 }
 

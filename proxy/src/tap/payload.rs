@@ -110,6 +110,11 @@ impl Frames {
         }
     }
 
+    /// Bytes of a message that is not whole yet.
+    pub fn held(&self) -> usize {
+        self.copied.len()
+    }
+
     fn length(&self) -> u32 {
         let [_, length @ ..] = self.prefix;
         u32::from_be_bytes(length)
@@ -165,6 +170,7 @@ mod tests {
                     messages.iter().map(|m| (m.number, m.length, m.bytes.as_slice(), m.encoding.as_str())).collect();
                 assert_eq!(seen, [(1, 5, &b"first"[..], ""), (2, 0, b"", "gzip"), (3, 5, b"third", "gzip")]);
                 assert!(messages.iter().all(|message| message.is_response && !message.is_last));
+                assert_eq!(frames.held(), 0);
             }
         }
     }
