@@ -130,7 +130,7 @@ async fn show_payloads<N: Write>(
         }
         match &event.kind {
             Some(Kind::Schema(schema)) => services.learn(&server(event), schema),
-            Some(Kind::PayloadsDisabled(_)) => note_closed(event, &mut closed, notes)?,
+            Some(Kind::PayloadsDisabled(disabled)) => note_closed(event, disabled.is_old, &mut closed, notes)?,
             Some(_) => held.push(event.clone()),
             None => {}
         }
@@ -152,15 +152,23 @@ async fn show_payloads<N: Write>(
 }
 
 /// A pod does not let its messages be seen; said once of it, and of so many.
-fn note_closed(event: &TapEvent, closed: &mut BTreeSet<String>, notes: &mut impl Write) -> anyhow::Result<()> {
+fn note_closed(
+    event: &TapEvent,
+    is_old: bool,
+    closed: &mut BTreeSet<String>,
+    notes: &mut impl Write,
+) -> anyhow::Result<()> {
     let pod = event.destination.as_ref().and_then(|peer| peer.pod.as_ref());
     let pod = pod.map_or_else(|| "a pod".to_owned(), |pod| format!("pod/{} in {}", pod.name, pod.namespace));
     if closed.len() < CLOSED_NOTED_MAX && closed.insert(pod.clone()) {
         let pod = printable(&pod).into_owned();
-        writeln!(
-            notes,
-            "note: {pod} does not let its messages be seen; to allow it, annotate its pods with config.conduit.io/tap-payloads: enabled"
-        )?;
+        let why = match is_old {
+            true => "has a proxy of a release that shows no messages; restart it to give it another",
+            false => {
+                "does not let its messages be seen; to allow it, annotate its pods with config.conduit.io/tap-payloads: enabled"
+            }
+        };
+        writeln!(notes, "note: {pod} {why}")?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The tap service for proxies, and the replica's end of a running tap.
 
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -73,12 +74,14 @@ impl ToWatcher {
 pub struct TapServer {
     broker: Arc<Mutex<Broker<ToProxy, ToWatcher>>>,
     state: watch::Receiver<Arc<MeshState>>,
+    /// Attached proxies of releases that copy no messages.
+    old: Arc<Mutex<BTreeMap<u64, PodName>>>,
 }
 
 impl TapServer {
     /// No taps yet; `state` says which pods a tap concerns.
     pub fn new(state: watch::Receiver<Arc<MeshState>>) -> Self {
-        Self { broker: Arc::default(), state }
+        Self { broker: Arc::default(), state, old: Arc::default() }
     }
 
     /// Taps the proxies attached to this replica, also those that attach later, until the stream is dropped; `payloads` as well, of those
@@ -99,6 +102,10 @@ impl TapServer {
         let id = start.tap;
         for proxy in concerned {
             tell(&proxy, attach_response::Kind::Start(start.clone()));
+        }
+        if payloads {
+            let old: Vec<_> = self.old.lock().values().cloned().collect();
+            old.iter().for_each(|pod| self.tell_of_old(id, pod, &state));
         }
         Ok(TapStream { watcher, _running: Running { broker: self.broker.clone(), id } })
     }
@@ -158,7 +165,13 @@ impl tap_server::Tap for TapServer {
         let (orders, stream) = mpsc::channel(ORDERS_WAITING_MAX);
         let state = self.state.borrow().clone();
         let (id, starts) = self.broker.lock().attach(pod.clone(), orders.clone(), &state);
+        if !hello.payloads {
+            self.old.lock().insert(id, pod.clone());
+        }
         for start in starts {
+            if start.payloads && !hello.payloads {
+                self.tell_of_old(start.tap, &pod, &state);
+            }
             tell(&orders, attach_response::Kind::Start(start));
         }
         tokio::spawn(self.clone().relay(id, pod, requests));
@@ -167,6 +180,17 @@ impl tap_server::Tap for TapServer {
 }
 
 impl TapServer {
+    /// A proxy that does not know of messages says nothing of them itself.
+    fn tell_of_old(&self, tap: u64, pod: &PodName, state: &MeshState) {
+        let kind = tap_event::Kind::PayloadsDisabled(tap_event::PayloadsDisabled { is_old: true });
+        let mut event = TapEvent { kind: Some(kind), ..TapEvent::default() };
+        complete(&mut event, pod, state);
+        let watcher = self.broker.lock().watcher(tap, pod, true, state);
+        if let Some(watcher) = watcher {
+            watcher.tell(event);
+        }
+    }
+
     /// Passes on what a proxy observes, until it detaches.
     async fn relay(self, id: u64, pod: PodName, mut requests: Streaming<AttachRequest>) {
         while let Ok(Some(request)) = requests.message().await {
@@ -183,6 +207,7 @@ impl TapServer {
             }
         }
         self.broker.lock().detach(id);
+        self.old.lock().remove(&id);
     }
 }
 
@@ -221,7 +246,26 @@ fn describe(peer: &mut tap_event::Peer, pod: Option<&PodName>, state: &MeshState
 
 #[cfg(test)]
 mod tests {
+    use conduit_api::proto::public::ResourceSelection;
+
     use super::*;
+
+    #[test]
+    fn of_a_proxy_that_copies_no_messages_it_is_told() {
+        let state = watch::channel(Arc::new(MeshState::default())).1;
+        let server = TapServer::new(state);
+        let pod = PodName::new("shop", "web-0").unwrap();
+        server.old.lock().insert(1, pod.clone());
+        let target = ResourceSelection { kind: "namespace".into(), namespace: String::new(), name: "shop".into() };
+        let request = TapRequest { target: Some(target), ..TapRequest::default() };
+        let noop = Context::from_waker(Waker::noop());
+        let messages = server.watch(request.clone(), true).unwrap();
+        let Poll::Ready(event) = messages.watcher.poll(&noop) else { panic!("nothing is told") };
+        assert!(matches!(event.kind, Some(tap_event::Kind::PayloadsDisabled(disabled)) if disabled.is_old));
+        assert_eq!(event.destination.unwrap().pod, Some(ResourceRef::from(&pod)));
+        let requests = server.watch(request, false).unwrap();
+        assert!(requests.watcher.poll(&noop).is_pending());
+    }
 
     #[test]
     fn a_proxy_speaks_of_its_own_messages_alone() {

@@ -77,7 +77,7 @@ impl TapTask {
 
     async fn attach_over(&mut self, channel: Channel, failures: &mut u32) -> anyhow::Result<()> {
         let (requests, stream) = mpsc::channel(IN_FLIGHT);
-        let hello = Hello { namespace: self.namespace.clone(), pod: self.pod.clone() };
+        let hello = Hello { namespace: self.namespace.clone(), pod: self.pod.clone(), payloads: true };
         requests.send(AttachRequest { kind: Some(attach_request::Kind::Hello(hello)) }).await?;
         let mut client = TapClient::new(channel);
         let mut orders = timeout(ATTACH_TIMEOUT, client.attach(ReceiverStream::new(stream))).await??.into_inner();
@@ -137,5 +137,5 @@ async fn ask(connector: Connector, question: Question) -> (Question, Files) {
 }
 
 fn payloads_disabled(tap: u64) -> AttachRequest {
-    about_this_pod(tap, Kind::PayloadsDisabled(PayloadsDisabled {}))
+    about_this_pod(tap, Kind::PayloadsDisabled(PayloadsDisabled { is_old: false }))
 }
