@@ -12,6 +12,8 @@ pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 pub const MESSAGES_MAX: u32 = 32;
 /// What a name of a compression is cut to.
 const ENCODING_BYTES_MAX: usize = 16;
+/// Of a message that says that it is compressed, while nobody has said how.
+const UNKNOWN_ENCODING: &str = "unknown";
 /// Before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
@@ -131,7 +133,11 @@ impl Frames {
             number: self.number,
             length: self.length(),
             bytes: std::mem::take(&mut self.copied),
-            encoding: if is_compressed { self.encoding.clone() } else { String::new() },
+            encoding: match (is_compressed, self.encoding.as_str()) {
+                (false, _) => String::new(),
+                (true, "" | "identity") => UNKNOWN_ENCODING.to_owned(),
+                (true, encoding) => encoding.to_owned(),
+            },
             is_last: self.number > MESSAGES_MAX,
             ..Message::default()
         }
@@ -172,6 +178,15 @@ mod tests {
                 assert!(messages.iter().all(|message| message.is_response && !message.is_last));
                 assert_eq!(frames.held(), 0);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_compressed_somehow_is_not_taken_for_what_it_is_not() {
+        for (said, encoding) in [(None, "unknown"), (Some("identity"), "unknown"), (Some("gzip"), "gzip")] {
+            let mut frames = Frames::new(false);
+            said.iter().for_each(|said| frames.compressed_with(said.as_bytes()));
+            assert_eq!(collect(&mut frames, &[&framed(1, b"x")])[0].encoding, encoding);
         }
     }
 
