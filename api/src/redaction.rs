@@ -22,6 +22,17 @@ impl Redacted {
     }
 }
 
+impl Redacted {
+    /// These and `more`.
+    ///
+    /// # Errors
+    /// When they are too many together.
+    pub fn with(&self, more: &Self) -> Result<Self, ParseRedactedError> {
+        let new = more.0.iter().filter(|name| !self.0.contains(name));
+        self.0.iter().chain(new).cloned().collect::<Vec<_>>().join(",").parse()
+    }
+}
+
 /// They are no such list.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error(
@@ -69,6 +80,15 @@ impl fmt::Display for Redacted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_joined_within_the_bound() {
+        let list = |text: &str| text.parse::<Redacted>().unwrap();
+        assert_eq!(list("a,b").with(&list("b,c")), Ok(list("a,b,c")));
+        assert_eq!(list("").with(&list("")), Ok(list("")));
+        let many = |prefix: &str| list(&(0..NAMES_MAX).map(|number| format!("{prefix}{number},")).collect::<String>());
+        assert_eq!(many("a").with(&many("b")), Err(ParseRedactedError));
+    }
 
     #[test]
     fn a_short_list_of_names() {

@@ -96,7 +96,12 @@ impl Settings {
             "access-log" => self.access_log = parse(name, value)?,
             "trace-collector" => self.trace_collector = Some(parse(name, value)?),
             "tap-payloads" => self.tap_payloads = enabled(name, value)?,
-            "tap-redact" => self.tap_redact = parse(name, value)?,
+            // What a namespace hides none of its pods shows.
+            "tap-redact" => {
+                let more = parse(name, value)?;
+                let all = self.tap_redact.with(&more).map_err(|error| AnnotationError::new(name, value, error))?;
+                self.tap_redact = all;
+            }
             "trace-sampling" => self.trace_sampling = Some(parse(name, value)?),
             _ => return Ok(false),
         }
@@ -151,6 +156,15 @@ mod tests {
 
     fn one(name: &str, value: &str) -> Annotations {
         Annotations::from([(name.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn a_pod_shows_nothing_that_its_namespace_hides() {
+        let redact = format!("{PREFIX}tap-redact");
+        let namespace = Settings::default().with(&one(&redact, "password,pin")).unwrap().0.into_owned();
+        let (pod, _) = namespace.with(&one(&redact, "pin,token")).unwrap();
+        assert_eq!(pod.tap_redact.names(), ["password", "pin", "token"]);
+        assert_eq!(namespace.with(&one(&redact, "")).unwrap().0.tap_redact, namespace.tap_redact);
     }
 
     #[test]
