@@ -131,7 +131,7 @@ async fn show_payloads<N: Write>(
         match &event.kind {
             Some(Kind::Schema(schema)) => services.learn(&server(event), schema),
             Some(Kind::PayloadsDisabled(disabled)) => note_closed(event, disabled.is_old, &mut closed, notes)?,
-            Some(_) => held.push(event.clone()),
+            Some(_) => held.push(event.clone(), Instant::now()),
             None => {}
         }
         while let Some(event) = held.next(&mut services, Instant::now()) {

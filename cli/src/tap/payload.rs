@@ -11,9 +11,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use conduit_api::proto::tap::{
-    TapEvent,
-    tap_event::{Message, Schema},
+use conduit_api::{
+    grpc,
+    proto::tap::{
+        TapEvent,
+        tap_event::{Message, Schema},
+    },
 };
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, prost::Message as _};
 use serde_json::Value;
@@ -24,6 +27,10 @@ pub(super) use self::held::Held;
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Of half of a megabyte at most, and some times that when it is read.
 const POOLS_MAX: usize = 64;
+/// Services of servers of which something is known. Past it some is forgotten.
+const TOLD_MAX: usize = 1024;
+/// Services of which it is said that nothing describes them.
+const NOTED_MAX: usize = 64;
 /// Whose files everybody has already.
 const WELL_KNOWN: &str = "google/protobuf/";
 
@@ -99,8 +106,21 @@ impl Services {
         let key = (server.to_owned(), schema.service.clone());
         // A server that does not answer once means what it meant; one that answers anew may be another release.
         if described.is_ok() || self.told.get(&key).is_none_or(Result::is_err) {
-            self.told.insert(key, described);
+            self.tell(key, described);
         }
+    }
+
+    fn tell(&mut self, key: (String, String), described: Described) {
+        if self.told.len() >= TOLD_MAX && !self.told.contains_key(&key) {
+            self.told.pop_first();
+        }
+        self.told.insert(key, described);
+    }
+
+    /// Of this service, or else of all of this server's of which nothing is said.
+    fn told(&self, server: &str, message: &Message) -> Option<&Described> {
+        let told = self.told.get(&key(server, message));
+        told.or_else(|| self.told.get(&(server.to_owned(), String::new())))
     }
 
     fn described(&mut self, schema: &Schema) -> Described {
@@ -123,22 +143,24 @@ impl Services {
 
     /// Nothing was said of the service of `message` in time.
     pub(super) fn give_up(&mut self, server: &str, message: &Message) {
-        let error = || Err("nothing was heard of it in time".to_owned());
-        self.told.entry(key(server, message)).or_insert_with(error);
+        self.tell(key(server, message), Err("nothing was heard of it in time".to_owned()));
     }
 
     /// Whether it is known what `message` is, or that this will not be known.
     pub(super) fn is_decided(&self, server: &str, message: &Message) -> bool {
-        self.told.contains_key(&key(server, message)) || find(self.given.as_ref(), message).is_some()
+        self.told(server, message).is_some() || find(self.given.as_ref(), message).is_some()
     }
 
     /// Why messages of this service are not shown by name; once.
     pub(super) fn note(&mut self, server: &str, message: &Message) -> Option<String> {
         let service = service(&message.path);
-        if self.descriptor(server, message).is_some() || !self.noted.insert(service.to_owned()) {
+        if self.descriptor(server, message).is_some()
+            || self.noted.len() >= NOTED_MAX
+            || !self.noted.insert(service.to_owned())
+        {
             return None;
         }
-        let why = match self.told.get(&key(server, message)) {
+        let why = match self.told(server, message) {
             Some(Err(why)) => why,
             _ => "the method is not among what is known of its service",
         };
@@ -196,13 +218,13 @@ impl Services {
     }
 
     fn descriptor(&self, server: &str, message: &Message) -> Option<MessageDescriptor> {
-        let told = self.told.get(&key(server, message)).and_then(|told| told.as_ref().ok());
+        let told = self.told(server, message).and_then(|told| told.as_ref().ok());
         find(self.given.as_ref(), message).or_else(|| find(told, message))
     }
 }
 
 fn find(pool: Option<&DescriptorPool>, message: &Message) -> Option<MessageDescriptor> {
-    let (service, method) = message.path.strip_prefix('/')?.rsplit_once('/')?;
+    let (service, method) = grpc::method(&message.path)?;
     let method = pool?.get_service_by_name(service)?.methods().find(|known| known.name() == method)?;
     Some(if message.is_response { method.output() } else { method.input() })
 }
@@ -219,7 +241,7 @@ fn key(server: &str, message: &Message) -> (String, String) {
 
 /// `package.Service` of `/package.Service/Method`.
 fn service(path: &str) -> &str {
-    path.trim_start_matches('/').split('/').next().unwrap_or_default()
+    grpc::method(path).map_or("", |(service, _)| service)
 }
 
 fn read_set(path: &Path) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {

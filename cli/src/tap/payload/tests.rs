@@ -234,6 +234,20 @@ fn files_come_once_and_are_known_by_their_digest() {
 }
 
 #[test]
+fn what_is_remembered_has_a_bound() {
+    let mut services = Services::default();
+    let message = |service: usize| Message { path: format!("/a.S{service}/C"), ..Message::default() };
+    let notes = (0..TOLD_MAX + 10).filter(|service| {
+        services.give_up(SERVER, &message(*service));
+        services.note(SERVER, &message(*service)).is_some()
+    });
+    assert_eq!(notes.count(), NOTED_MAX);
+    assert_eq!(services.told.len(), TOLD_MAX);
+    services.learn("other", &Schema { error: "there are too many".into(), ..Schema::default() });
+    assert!(services.is_decided("other", &message(0)) && !services.is_decided("third", &message(0)));
+}
+
+#[test]
 fn files_that_are_no_descriptor_sets_are_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "syntax = \"proto3\";").unwrap();
