@@ -85,17 +85,26 @@ impl<A: Clone, S: Clone> Broker<A, S> {
     /// # Errors
     /// When too many taps are running.
     pub fn start(&mut self, id: u64, tap: Tap, watcher: S, state: &MeshState) -> Result<(Start, Vec<A>), TapError> {
-        if self.taps.len() >= TAPS_MAX {
-            return Err(TapError::TooMany);
-        }
-        if tap.payloads && self.taps.values().filter(|(tap, _)| tap.payloads).count() >= PAYLOAD_TAPS_MAX {
-            return Err(TapError::TooManyPayloads);
-        }
+        self.has_room(tap.payloads)?;
         let concerned = self.proxies.values().filter(|(pod, _)| concerns(&tap.target, pod, state));
         let concerned = concerned.map(|(_, proxy)| proxy.clone()).collect();
         let start = tap.start(id);
         self.taps.insert(id, (tap, watcher));
         Ok((start, concerned))
+    }
+
+    /// Whether one more could start.
+    ///
+    /// # Errors
+    /// When too many taps are running.
+    pub fn has_room(&self, payloads: bool) -> Result<(), TapError> {
+        if self.taps.len() >= TAPS_MAX {
+            return Err(TapError::TooMany);
+        }
+        if payloads && self.taps.values().filter(|(tap, _)| tap.payloads).count() >= PAYLOAD_TAPS_MAX {
+            return Err(TapError::TooManyPayloads);
+        }
+        Ok(())
     }
 
     /// Nobody watches any more: the proxies to tell, which may include some that were never concerned.

@@ -1,6 +1,9 @@
 //! `conduit tap`: one stream out of every replica's.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use conduit_api::proto::{
     common::Direction,
@@ -8,14 +11,21 @@ use conduit_api::proto::{
     public::{ResourceSelection, TapRequest},
     tap::{Match, TapEvent},
 };
-use conduit_consensus::Command;
+use conduit_consensus::{Command, MeshState};
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::timeout;
 use tonic::Status;
 use tracing::warn;
 
 use super::routes::propose;
-use crate::{peer::server::Own, tap::concerns};
+use crate::{
+    peer::server::Own,
+    propose::{millis, unix_ms},
+    tap::concerns,
+};
+
+/// Who looks at the same again within this is in the audit once.
+const FOLDED: Duration = Duration::from_secs(10 * 60);
 
 /// A DNS subdomain's.
 const NAME_CHARS_MAX: usize = 253;
@@ -45,7 +55,11 @@ pub async fn tap(
         return Err(Status::not_found(message));
     }
     if let Some(who) = audited {
-        propose(own, who, Command::TapPayloads { target: in_words(&target) }).await?;
+        own.taps.has_room(true)?;
+        let command = Command::TapPayloads { target: in_words(&target) };
+        if !is_in_audit(&state, who, &command.to_string(), unix_ms(SystemTime::now())) {
+            propose(own, who, command).await?;
+        }
     }
     let payloads = audited.is_some();
     let total = if request.max_rps > 0.0 { request.max_rps } else { DEFAULT_RPS };
@@ -72,6 +86,13 @@ pub async fn tap(
         streams.push(stream::once(remote).flatten().boxed());
     }
     Ok(Box::pin(with_heartbeat(stream::select_all(streams))))
+}
+
+/// Whether it has just been written that `who` did this: who asks again and again must not push out of the audit what others did.
+fn is_in_audit(state: &MeshState, who: &str, summary: &str, now_ms: u64) -> bool {
+    let is_recent = |time_ms: u64| now_ms.abs_diff(time_ms) < millis(FOLDED);
+    let mut audit = state.audit().rev();
+    audit.any(|record| record.proposer == who && record.summary == summary && is_recent(record.time_ms))
 }
 
 /// For the audit. What people send is cut: a name of Kubernetes is no longer.
@@ -104,9 +125,28 @@ fn only_what_the_proxy_can_tell(matches: &mut Match) {
 
 #[cfg(test)]
 mod tests {
+    use conduit_consensus::Proposal;
     use tokio::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn who_looks_again_is_in_the_audit_once() {
+        let mut state = MeshState::default();
+        let command = Command::TapPayloads { target: "deployment/web in shop".to_owned() };
+        let summary = command.to_string();
+        assert!(!is_in_audit(&state, "ann", &summary, 0));
+        state.apply(1, Proposal::new("ann", 1000, command));
+        for (who, summary, after, is_known) in [
+            ("ann", summary.as_str(), Duration::ZERO, true),
+            ("ann", &summary, FOLDED / 2, true),
+            ("ann", &summary, FOLDED, false),
+            ("bob", &summary, Duration::ZERO, false),
+            ("ann", "tapped the payloads of another", Duration::ZERO, false),
+        ] {
+            assert_eq!(is_in_audit(&state, who, summary, 1000 + millis(after)), is_known, "{who} {summary} {after:?}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_tap_that_has_nothing_to_say_says_so() {

@@ -84,6 +84,15 @@ impl TapServer {
         Self { broker: Arc::default(), state, old: Arc::default() }
     }
 
+    /// Whether one more tap could start: nobody is written down for one that could not.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when too many taps are running.
+    pub fn has_room(&self, payloads: bool) -> Result<(), Status> {
+        let has_room = self.broker.lock().has_room(payloads);
+        has_room.map_err(|error| Status::resource_exhausted(error.to_string()))
+    }
+
     /// Taps the proxies attached to this replica, also those that attach later, until the stream is dropped; `payloads` as well, of those
     /// that allow it.
     ///
