@@ -41,6 +41,8 @@ use crate::{
 /// A control plane that has said once that it has nothing to say, says so every ten seconds; after so long without it nobody is there.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 
+/// So often notes and messages that wait are looked at, whether or not something comes.
+const TICK: Duration = Duration::from_secs(1);
 /// Between two notes of what was lost.
 const LOST_NOTE_INTERVAL: Duration = Duration::from_secs(10);
 /// Pods of which it is said that they show nothing.
@@ -253,10 +255,13 @@ async fn read_events(
     events: &mut Streaming<TapEvent>,
     mut each: impl FnMut(&TapEvent) -> anyhow::Result<()>,
 ) -> anyhow::Result<Broken> {
-    let (mut seen, mut has_heartbeat) = (0, false);
+    let (mut seen, mut has_heartbeat, mut heard) = (0, false, Instant::now());
     loop {
-        let silence = if has_heartbeat { SILENCE_MAX } else { Duration::MAX };
-        let event = match timeout(silence, events.message()).await {
+        let event = match timeout(TICK, events.message()).await {
+            Err(_) if !has_heartbeat || heard.elapsed() < SILENCE_MAX => {
+                each(&TapEvent::default())?;
+                continue;
+            }
             Err(_) => return Ok(Broken::new(seen, anyhow!("nothing was heard of it for {SILENCE_MAX:?}"))),
             Ok(Ok(Some(event))) => event,
             Ok(Ok(None)) => return Ok(Broken::new(seen, anyhow!("it ended"))),
@@ -267,6 +272,7 @@ async fn read_events(
             Ok(Err(status)) => return Err(refused(&status)),
         };
         seen += 1;
+        heard = Instant::now();
         has_heartbeat |= event == TapEvent::default();
         each(&event)?;
     }

@@ -170,6 +170,15 @@ impl Taps {
         bytes == 0 || self.payload_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    /// What was lost of which no event has told yet: there may be none for long.
+    pub fn lost(&self) -> Vec<AttachRequest> {
+        let running = self.running.load();
+        let lost = running.iter().map(|tap| (tap.id, tap.dropped.swap(0, Ordering::Relaxed)));
+        let observed =
+            lost.filter(|(_, dropped)| *dropped > 0).map(|(tap, dropped)| Observed { tap, event: None, dropped });
+        observed.map(|observed| AttachRequest { kind: Some(attach_request::Kind::Event(observed)) }).collect()
+    }
+
     /// For the messages of one request that are not whole yet.
     pub fn partial(&self) -> Partial {
         Partial { bytes: 0, all: self.partial_bytes.clone() }
@@ -359,6 +368,19 @@ mod tests {
         }
         let Some(attach_request::Kind::Event(observed)) = last.unwrap().kind else { panic!("not an event") };
         assert_eq!((observed.tap, observed.dropped), (7, 5));
+    }
+
+    #[test]
+    fn what_was_lost_is_told_when_nothing_follows() {
+        let (taps, _events) = Taps::new(Payloads::default());
+        taps.start(start(7, Match::default(), 1.0));
+        assert_eq!(taps.lost(), []);
+        for _ in 0..3 {
+            taps.watching(&request("GET", "/"));
+        }
+        let lost = Observed { tap: 7, event: None, dropped: 2 };
+        assert_eq!(taps.lost(), [AttachRequest { kind: Some(attach_request::Kind::Event(lost)) }]);
+        assert_eq!(taps.lost(), []);
     }
 
     #[test]

@@ -139,9 +139,9 @@ mod tests {
         state.apply(1, Proposal::new("ann", 1000, command));
         for (who, summary, after, is_known) in [
             ("ann", summary.as_str(), Duration::ZERO, true),
-            ("ann", &summary, FOLDED / 2, true),
-            ("ann", &summary, FOLDED, false),
-            ("bob", &summary, Duration::ZERO, false),
+            ("ann", summary.as_str(), FOLDED / 2, true),
+            ("ann", summary.as_str(), FOLDED, false),
+            ("bob", summary.as_str(), Duration::ZERO, false),
             ("ann", "tapped the payloads of another", Duration::ZERO, false),
         ] {
             assert_eq!(is_in_audit(&state, who, summary, 1000 + millis(after)), is_known, "{who} {summary} {after:?}");

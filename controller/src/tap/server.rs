@@ -207,12 +207,15 @@ impl TapServer {
             let state = self.state.borrow().clone();
             let of_messages = observed.event.as_ref().is_some_and(is_of_messages);
             let watcher = self.broker.lock().watcher(observed.tap, &pod, of_messages, &state);
-            if let (Some(watcher), Some(mut event)) = (watcher, observed.event) {
-                complete(&mut event, &pod, &state);
-                event.dropped = observed.dropped;
-                if !watcher.tell(event) {
-                    debug!(tap = observed.tap, "an event was lost: the one who watches is slow");
-                }
+            let Some(watcher) = watcher else { continue };
+            let Some(mut event) = observed.event else {
+                watcher.change(|waiting| waiting.lost(observed.dropped));
+                continue;
+            };
+            complete(&mut event, &pod, &state);
+            event.dropped = observed.dropped;
+            if !watcher.tell(event) {
+                debug!(tap = observed.tap, "an event was lost: the one who watches is slow");
             }
         }
         self.broker.lock().detach(id);

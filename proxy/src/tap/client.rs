@@ -10,7 +10,7 @@ use conduit_api::proto::tap::{
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -27,6 +27,8 @@ use crate::{
 
 /// A replica that has not answered by then is not waited for.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+/// What was lost is told so often, if no event tells it sooner.
+const LOST_INTERVAL: Duration = Duration::from_secs(5);
 /// Events between the queue and the stream: the queue is the one that is bounded on purpose.
 const IN_FLIGHT: usize = 16;
 
@@ -86,6 +88,7 @@ impl TapTask {
         let mut known = Schemas::default();
         // Whoever is asked is asked no longer when this ends.
         let mut asking = JoinSet::new();
+        let mut lost = interval(LOST_INTERVAL);
         loop {
             while let Some(question) = known.next(asking.len()) {
                 asking.spawn_local(ask(self.connector.clone(), question));
@@ -119,6 +122,11 @@ impl TapTask {
                     }
                     None => return Ok(()),
                 },
+                _ = lost.tick() => {
+                    for lost in self.taps.lost() {
+                        requests.send(lost).await?;
+                    }
+                }
                 Some(answer) = asking.join_next() => {
                     let (question, files) = answer?;
                     for schema in known.answered(&question, files, Instant::now()) {
