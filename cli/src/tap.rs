@@ -206,8 +206,8 @@ pub(crate) enum Sees {
     Payloads,
 }
 
-/// Gives events to `each`, empty ones as well, and somewhere to write notes, until that fails. When the replica that collects them dies, another one is asked, as long as some
-/// event came in between.
+/// Gives events to `each`, empty ones as well (each second at least), and somewhere to write notes, until that fails. When the replica that
+/// collects them dies, another one is asked, as long as some event came in between.
 ///
 /// # Errors
 /// When the target names nothing, no control plane answers, or `each` fails.

@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn it_is_asked_again_after_a_while_and_soon_after_a_failure() {
         let (mut schemas, now) = (schemas([1]), Instant::now());
-        let mut asked_after = |files: Files, after| {
+        let mut asked_after = |files: Files, after: Duration| {
             schemas.start(1);
             schemas.saw(&message(1, "/a.B/C"), now);
             let question = schemas.next(0).unwrap();
