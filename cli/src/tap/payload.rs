@@ -1,6 +1,7 @@
 //! Messages of gRPC, told apart by what is known of their services. Pure, but for reading the files that are given.
 
 mod held;
+mod inflate;
 mod raw;
 mod redact;
 
@@ -22,6 +23,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, prost::Me
 use serde_json::Value;
 
 pub(super) use self::held::Held;
+use self::inflate::Plain;
 
 /// A descriptor set on the command line.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -176,15 +178,15 @@ impl Services {
 
     /// A message, without what is not to be shown.
     pub(super) fn show(&self, server: &str, message: &Message) -> Shown {
-        if !message.encoding.is_empty() {
-            return Shown::Hidden(format!("{} bytes, compressed with {}", message.length, message.encoding));
-        }
-        let is_whole = message.bytes.len() == message.length as usize;
-        let Some(descriptor) = self.descriptor(server, message) else { return self.without_names(message) };
+        let plain = match inflate::plain(message) {
+            Ok(plain) => plain,
+            Err(why) => return Shown::Hidden(why),
+        };
+        let Some(descriptor) = self.descriptor(server, message) else { return self.without_names(message, &plain) };
         let mut dynamic = DynamicMessage::new(descriptor.clone());
         // Of what is cut off as much is shown as there is.
-        if let Err(error) = dynamic.merge(message.bytes.as_slice())
-            && is_whole
+        if let Err(error) = dynamic.merge(&*plain.bytes)
+            && plain.is_whole
         {
             return Shown::Hidden(format!(
                 "{} bytes, which are no {}: {error}",
@@ -202,7 +204,7 @@ impl Services {
     }
 
     /// Only a schema says which fields are not to be shown, and which numbers those have that the workload names.
-    fn without_names(&self, message: &Message) -> Shown {
+    fn without_names(&self, message: &Message, plain: &Plain<'_>) -> Shown {
         let length = message.length;
         if !message.redact.is_empty() {
             return Shown::Hidden(format!("{length} bytes, some of which its workload does not let be shown"));
@@ -210,8 +212,7 @@ impl Services {
         if !self.raw {
             return Shown::Hidden(format!("{length} bytes, which nothing describes"));
         }
-        let is_whole = message.bytes.len() == length as usize;
-        match raw::fields(&message.bytes, !is_whole) {
+        match raw::fields(&plain.bytes, !plain.is_whole) {
             Some(fields) => Shown::Raw(fields),
             None => Shown::Hidden(format!("{length} bytes, which are no message of protobuf")),
         }

@@ -1,4 +1,10 @@
+use std::io::Write as _;
+
 use conduit_api::proto::tap::tap_event::Schema;
+use flate2::{
+    Compression,
+    write::{GzEncoder, ZlibEncoder},
+};
 use prost_reflect::prost::Message as _;
 use serde_json::json;
 
@@ -152,8 +158,38 @@ fn what_is_cut_off_is_shown_as_far_as_it_came() {
     assert_eq!(services.show(SERVER, &cut), Shown::Json(json!({"password": "p", "card": {}})));
     let malformed = Message { bytes: b"\xff\xff".into(), length: 2, ..whole.clone() };
     assert!(matches!(services.show(SERVER, &malformed), Shown::Hidden(why) if why.contains("no shop.v1.PayRequest")));
-    let compressed = Message { encoding: "gzip".into(), ..whole };
-    assert!(matches!(services.show(SERVER, &compressed), Shown::Hidden(why) if why.contains("compressed with gzip")));
+}
+
+#[test]
+fn what_is_compressed_is_shown_and_has_a_bound() {
+    let services = given();
+    let plain = sent(&services, &json!({"labels": {"a": "n".repeat(1_000), "b": "o"}, "password": "p"}), &[]);
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+    zlib.write_all(&plain.bytes).unwrap();
+    let as_sent = |encoding: &str, bytes: Vec<u8>| {
+        let length = u32::try_from(bytes.len()).unwrap();
+        Message { encoding: encoding.into(), bytes, length, ..plain.clone() }
+    };
+    let (gzipped, deflated) = (as_sent("gzip", gzip(&plain.bytes)), as_sent("deflate", zlib.finish().unwrap()));
+    let expected = services.show(SERVER, &plain);
+    assert!(matches!(expected, Shown::Json(_)));
+    assert_eq!(services.show(SERVER, &gzipped), expected);
+    assert_eq!(services.show(SERVER, &deflated), expected);
+
+    let cut = Message { bytes: gzipped.bytes[..gzipped.bytes.len() / 2].to_vec(), ..gzipped.clone() };
+    assert!(matches!(services.show(SERVER, &cut), Shown::Json(_)), "as far as it came");
+    let hidden = |message: &Message| match services.show(SERVER, message) {
+        Shown::Hidden(why) => why,
+        shown => panic!("{shown:?}"),
+    };
+    assert!(hidden(&as_sent("gzip", gzip(&vec![0; 5_000_000]))).contains("more than 4194304 bytes"));
+    assert!(hidden(&as_sent("gzip", plain.bytes.clone())).contains("said to be compressed with gzip"));
+    assert!(hidden(&as_sent("snappy", plain.bytes.clone())).contains("compressed with snappy"));
 }
 
 #[test]
