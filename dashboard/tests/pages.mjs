@@ -146,6 +146,35 @@ for (const [name, kind] of Object.entries(KINDS)) {
   });
 }
 
+test("objectives are those of conduit slo list", async () => {
+  const page = await open();
+  await eventually("none are said to be there", async () => /There are none\. conduit slo set/.test(await page.innerText("main")));
+  try {
+    await conduit("-n emojivoto slo set deploy/voting --success 99.9 --p99 100ms");
+    await conduit("-n emojivoto slo set deploy/emoji --success 50");
+    await eventually("what is promised, and how it is kept, is the command's", async () => {
+      const [{ objectives }, shown] = [await json("slo list -A -o json"), await rows(page, "Objectives")];
+      const said = objectives.flatMap(({ resource, objectives }) => objectives.map((one) => ({ name: `${resource.namespace}/${resource.name}`, ...one })));
+      assert.equal(said.length, 3);
+      const pick = (list, ...keys) => list.map((row) => keys.map((key) => row[key]).join(" ")).sort();
+      assert.deepEqual(pick(shown, "NAME", "OBJECTIVE", "STATE"), pick(said, "name", "objective", "state"));
+      for (const one of said) {
+        const row = shown.find((row) => row.NAME === one.name && row.OBJECTIVE === one.objective);
+        const [{ burn_rate: burns }] = one.windows;
+        if (burns === null) return false;
+        const near = Math.abs(Number.parseFloat(row["BURN 5m"]) - burns) <= Math.max(0.2, burns * RPS_TOLERANCE);
+        assert.ok(near, `${one.name}: ${row["BURN 5m"]}, ${burns}`);
+      }
+      return true;
+    });
+    await accessible(page, "overview with objectives");
+    await shot(page, "overview-objectives");
+  } finally {
+    for (const name of ["voting", "emoji"]) await conduit(`-n emojivoto slo remove deploy/${name}`);
+  }
+  await page.context().close();
+});
+
 test("tables are sorted and filtered by keyboard", async () => {
   const page = await open("deployments");
   await eventually("deployments are there", async () => (await rows(page, "Deployments")).length === 4);
