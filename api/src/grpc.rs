@@ -3,6 +3,18 @@
 /// More than any service is called.
 const NAME_BYTES_MAX: usize = 255;
 
+/// More than a line of text says.
+const REASON_CHARS_MAX: usize = 256;
+
+/// What an application said of why it refused, no longer than people read.
+pub fn short_reason(mut reason: String) -> String {
+    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS_MAX) {
+        reason.truncate(end);
+        reason.push_str("...");
+    }
+    reason
+}
+
 /// As Go prints them, which `conduit tap … | grep Unknown` relies on.
 pub fn status_name(code: u32) -> String {
     // In the order of their numbers: <https://grpc.io/docs/guides/status-codes/>
@@ -45,6 +57,14 @@ pub fn method(path: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasons_have_a_bound() {
+        assert_eq!(short_reason("it is away".to_owned()), "it is away");
+        let long = short_reason("é".repeat(1_000));
+        assert_eq!(long.chars().count(), REASON_CHARS_MAX + 3);
+        assert_eq!(short_reason("é".repeat(REASON_CHARS_MAX)).chars().count(), REASON_CHARS_MAX);
+    }
 
     #[test]
     fn known_and_unknown() {

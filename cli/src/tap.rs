@@ -111,7 +111,7 @@ fn text(event: &TapEvent, output: Output) -> anyhow::Result<Option<String>> {
         Output::Line => line::line(event, Detail::Short),
         Output::Wide => line::line(event, Detail::Wide),
         Output::Json if event.kind.is_none() => None,
-        Output::Json => Some(serde_json::to_string(&json::event(event))?),
+        Output::Json => return Ok(Some(json::line(&json::event(event))?)),
     };
     Ok(line.map(|line| line + "\n"))
 }

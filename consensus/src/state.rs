@@ -31,6 +31,8 @@ use self::{
 };
 use crate::command::{Applied, Change, Command, Outcome, Proposal};
 
+/// Who looks at the same messages again within this, in milliseconds, is in the audit once.
+const FOLDED_MS: u64 = 10 * 60 * 1000;
 /// How many changes the audit remembers: a few hundred kilobytes, and days of ordinary work.
 pub const AUDIT_MAX: usize = 1000;
 
@@ -175,7 +177,8 @@ impl MeshState {
             Command::RemoveObjective { resource } => self.objectives.remove(when, &resource),
             Command::RecordAlert(transition) => self.objectives.record(when, &transition),
             Command::AlertTold { id, indicator, delivery } => self.objectives.told(id, indicator, delivery),
-            // It is the audit that is changed.
+            // It is the audit that is changed, and others' records must not be pushed out of it by who looks again and again.
+            Command::TapPayloads { .. } if self.is_in_audit(&proposer, &summary, time_ms) => Outcome::Unchanged,
             Command::TapPayloads { .. } => Outcome::Done,
         };
         if outcome == Outcome::Done && !is_alert && (!is_learning || self.revision == at) {
@@ -187,6 +190,14 @@ impl MeshState {
             audit.push_back(Arc::new(AuditRecord { index, time_ms, proposer, summary }));
         }
         Applied { revision: self.revision, outcome }
+    }
+
+    /// Whether it has just been written that `proposer` did this.
+    fn is_in_audit(&self, proposer: &str, summary: &str, now_ms: u64) -> bool {
+        let is_recent = |time_ms: u64| now_ms.abs_diff(time_ms) < FOLDED_MS;
+        self.audit()
+            .rev()
+            .any(|record| record.proposer == proposer && record.summary == summary && is_recent(record.time_ms))
     }
 
     /// The log index that last changed what proxies are told: services, pods, or the trust bundle.

@@ -93,11 +93,7 @@ impl<A: Clone, S: Clone> Broker<A, S> {
         Ok((start, concerned))
     }
 
-    /// Whether one more could start.
-    ///
-    /// # Errors
-    /// When too many taps are running.
-    pub fn has_room(&self, payloads: bool) -> Result<(), TapError> {
+    fn has_room(&self, payloads: bool) -> Result<(), TapError> {
         if self.taps.len() >= TAPS_MAX {
             return Err(TapError::TooMany);
         }

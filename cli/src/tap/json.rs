@@ -90,6 +90,16 @@ pub(super) fn event(event: &TapEvent) -> Event<'_> {
     }
 }
 
+/// An event in a line, as which no terminal takes anything else: of control characters JSON itself escapes only some.
+pub(super) fn line(event: &Event<'_>) -> serde_json::Result<String> {
+    let text = serde_json::to_string(event)?;
+    if !text.contains(char::is_control) {
+        return Ok(text + "\n");
+    }
+    let escaped = |c: char| if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    Ok(text.chars().map(escaped).collect::<String>() + "\n")
+}
+
 /// The same of a message.
 pub(super) fn message<'a>(event: &'a TapEvent, message: &'a Message, shown: &'a Shown) -> Event<'a> {
     let (named, numbered, not_shown) = match shown {

@@ -14,7 +14,7 @@ const SHOWN_BYTES_MAX: usize = 64 * 1024;
 /// `  > id=0:809 {...}` for what was asked, `  < ...` for what was answered, with the end of its lines.
 pub(super) fn text(event: &TapEvent, message: &Message, shown: &Shown, output: Output) -> anyhow::Result<String> {
     if output == Output::Json {
-        return Ok(serde_json::to_string(&json::message(event, message, shown))? + "\n");
+        return Ok(json::line(&json::message(event, message, shown))?);
     }
     let way = if message.is_response { '<' } else { '>' };
     let id = event.id.unwrap_or_default();
@@ -101,6 +101,10 @@ mod tests {
         let line = shown(&message(), &forged, Output::Line);
         assert_eq!(line.trim_end().lines().count(), 1);
         assert!(!line.trim_end().contains(char::is_control), "{line:?}");
+        let json = shown(&message(), &forged, Output::Json);
+        assert!(!json.trim_end().contains(char::is_control), "{json:?}");
+        let read: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["messageEvent"]["message"]["a"], "\nend id=1:1 \u{9b}1m\u{1b}");
         let long = Shown::Json(json!({"a": "é".repeat(SHOWN_BYTES_MAX)}));
         assert!(shown(&message(), &long, Output::Line).len() < SHOWN_BYTES_MAX + 100);
     }

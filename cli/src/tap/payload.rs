@@ -4,6 +4,7 @@ mod held;
 mod inflate;
 mod raw;
 mod redact;
+mod written;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +30,7 @@ use self::inflate::Plain;
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Of half of a megabyte at most, and some times that when it is read.
 const POOLS_MAX: usize = 64;
-/// Services of servers of which something is known. Past it some is forgotten.
+/// Services of servers of which something is known. Past it some is forgotten, what is of no use first.
 const TOLD_MAX: usize = 1024;
 /// Services of which it is said that nothing describes them.
 const NOTED_MAX: usize = 64;
@@ -114,7 +115,11 @@ impl Services {
 
     fn tell(&mut self, key: (String, String), described: Described) {
         if self.told.len() >= TOLD_MAX && !self.told.contains_key(&key) {
-            self.told.pop_first();
+            let failed = self.told.iter().find(|(_, described)| described.is_err()).map(|(key, _)| key.clone());
+            match failed {
+                Some(failed) => drop(self.told.remove(&failed)),
+                None => drop(self.told.pop_first()),
+            }
         }
         self.told.insert(key, described);
     }
@@ -194,7 +199,7 @@ impl Services {
                 descriptor.full_name()
             ));
         }
-        match serde_json::to_value(&dynamic) {
+        match written::json(&dynamic) {
             Ok(mut json) => {
                 redact::redact(&mut json, &descriptor, &message.redact);
                 Shown::Json(json)

@@ -607,6 +607,29 @@ fn who_taps_payloads_is_in_the_audit_and_proxies_are_told_nothing_new() {
 }
 
 #[test]
+fn who_looks_again_is_in_the_audit_once() {
+    let mut state = MeshState::default();
+    let mut written = 0;
+    for (index, (who, name, time_ms, is_new)) in [
+        ("ann", "web", 1_000, true),
+        ("ann", "web", 1_000, false),
+        ("ann", "web", 1_000 + FOLDED_MS / 2, false),
+        ("bob", "web", 1_000, true),
+        ("ann", "voting", 1_000, true),
+        ("ann", "web", 1_000 + FOLDED_MS, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let tap = Command::TapPayloads { target: format!("deployment/{name} in shop") };
+        let outcome = state.apply(index as u64 + 1, Proposal::new(who, time_ms, tap)).outcome;
+        assert_eq!(outcome, if is_new { Outcome::Done } else { Outcome::Unchanged }, "{who} {name} {time_ms}");
+        written += usize::from(is_new);
+        assert_eq!(state.audit().count(), written);
+    }
+}
+
+#[test]
 fn objectives_are_not_given_to_members_that_do_not_know_them() {
     let mut state = MeshState::default();
     assert_eq!(Command::Restore(Box::new(state.clone())).feature_level(), 1);

@@ -1,9 +1,6 @@
 //! `conduit tap`: one stream out of every replica's.
 
-use std::{
-    pin::Pin,
-    time::{Duration, SystemTime},
-};
+use std::{pin::Pin, time::Duration};
 
 use conduit_api::proto::{
     common::Direction,
@@ -11,21 +8,14 @@ use conduit_api::proto::{
     public::{ResourceSelection, TapRequest},
     tap::{Match, TapEvent},
 };
-use conduit_consensus::{Command, MeshState};
+use conduit_consensus::Command;
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::timeout;
 use tonic::Status;
 use tracing::warn;
 
 use super::routes::propose;
-use crate::{
-    peer::server::Own,
-    propose::{millis, unix_ms},
-    tap::concerns,
-};
-
-/// Who looks at the same again within this is in the audit once.
-const FOLDED: Duration = Duration::from_secs(10 * 60);
+use crate::{peer::server::Own, tap::concerns};
 
 /// A DNS subdomain's.
 const NAME_CHARS_MAX: usize = 253;
@@ -54,13 +44,7 @@ pub async fn tap(
         let message = format!("no pods found for {}/{name} in namespace `{}`", target.kind, target.namespace);
         return Err(Status::not_found(message));
     }
-    if let Some(who) = audited {
-        own.taps.has_room(true)?;
-        let command = Command::TapPayloads { target: in_words(&target) };
-        if !is_in_audit(&state, who, &command.to_string(), unix_ms(SystemTime::now())) {
-            propose(own, who, command).await?;
-        }
-    }
+    let about = in_words(&target);
     let payloads = audited.is_some();
     let total = if request.max_rps > 0.0 { request.max_rps } else { DEFAULT_RPS };
     let mut matches = request.r#match.unwrap_or_default();
@@ -69,6 +53,10 @@ pub async fn tap(
     let tap = TapRequest { target: Some(target), r#match: Some(matches), max_rps: total / pods as f32 };
 
     let mut streams = vec![own.taps.watch(tap.clone(), payloads)?.boxed()];
+    // When it is sure that there is room, and before anything is told.
+    if let Some(who) = audited {
+        propose(own, who, Command::TapPayloads { target: about }).await?;
+    }
     let members: Vec<_> = own.cluster.status().borrow().members.keys().copied().collect();
     for node in members.into_iter().filter(|node| *node != own.cluster.id()) {
         let Some(channel) = own.cluster.channel(node) else { continue };
@@ -88,19 +76,13 @@ pub async fn tap(
     Ok(Box::pin(with_heartbeat(stream::select_all(streams))))
 }
 
-/// Whether it has just been written that `who` did this: who asks again and again must not push out of the audit what others did.
-fn is_in_audit(state: &MeshState, who: &str, summary: &str, now_ms: u64) -> bool {
-    let is_recent = |time_ms: u64| now_ms.abs_diff(time_ms) < millis(FOLDED);
-    let mut audit = state.audit().rev();
-    audit.any(|record| record.proposer == who && record.summary == summary && is_recent(record.time_ms))
-}
-
-/// For the audit. What people send is cut: a name of Kubernetes is no longer.
+/// For the audit. What people send is cut: a name of Kubernetes is no longer. Namespaces are in none, whatever else is asked for.
 fn in_words(target: &ResourceSelection) -> String {
     let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect::<String>();
     let name = if target.name.is_empty() { "*" } else { &target.name };
     let place = match target.namespace.as_str() {
         "" => String::new(),
+        _ if target.kind == "namespace" => String::new(),
         namespace => format!(" in {}", cut(namespace)),
     };
     format!("{}/{}{place}", cut(&target.kind), cut(name))
@@ -125,27 +107,20 @@ fn only_what_the_proxy_can_tell(matches: &mut Match) {
 
 #[cfg(test)]
 mod tests {
-    use conduit_consensus::Proposal;
     use tokio::time::Instant;
 
     use super::*;
 
     #[test]
-    fn who_looks_again_is_in_the_audit_once() {
-        let mut state = MeshState::default();
-        let command = Command::TapPayloads { target: "deployment/web in shop".to_owned() };
-        let summary = command.to_string();
-        assert!(!is_in_audit(&state, "ann", &summary, 0));
-        state.apply(1, Proposal::new("ann", 1000, command));
-        for (who, summary, after, is_known) in [
-            ("ann", summary.as_str(), Duration::ZERO, true),
-            ("ann", summary.as_str(), FOLDED / 2, true),
-            ("ann", summary.as_str(), FOLDED, false),
-            ("bob", summary.as_str(), Duration::ZERO, false),
-            ("ann", "tapped the payloads of another", Duration::ZERO, false),
-        ] {
-            assert_eq!(is_in_audit(&state, who, summary, 1000 + millis(after)), is_known, "{who} {summary} {after:?}");
-        }
+    fn what_is_written_down_is_what_is_looked_at() {
+        let selection = |kind: &str, namespace: &str, name: &str| {
+            in_words(&ResourceSelection { kind: kind.into(), namespace: namespace.into(), name: name.into() })
+        };
+        assert_eq!(selection("deployment", "shop", "web"), "deployment/web in shop");
+        assert_eq!(selection("pod", "shop", ""), "pod/* in shop");
+        assert_eq!(selection("deployment", "", "web"), "deployment/web");
+        assert_eq!(selection("namespace", "shop; approved by ann", "shop"), "namespace/shop");
+        assert_eq!(selection("pod", "a\nb", &"x".repeat(300)), format!("pod/{} in ab", "x".repeat(NAME_CHARS_MAX)));
     }
 
     #[tokio::test(start_paused = true)]

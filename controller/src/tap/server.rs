@@ -8,7 +8,7 @@ use std::{
 };
 
 use conduit_api::{
-    PodName,
+    PodName, grpc,
     proto::{
         common::{Direction, ResourceRef},
         public::TapRequest,
@@ -82,15 +82,6 @@ impl TapServer {
     /// No taps yet; `state` says which pods a tap concerns.
     pub fn new(state: watch::Receiver<Arc<MeshState>>) -> Self {
         Self { broker: Arc::default(), state, old: Arc::default() }
-    }
-
-    /// Whether one more tap could start: nobody is written down for one that could not.
-    ///
-    /// # Errors
-    /// RESOURCE_EXHAUSTED when too many taps are running.
-    pub fn has_room(&self, payloads: bool) -> Result<(), Status> {
-        let has_room = self.broker.lock().has_room(payloads);
-        has_room.map_err(|error| Status::resource_exhausted(error.to_string()))
     }
 
     /// Taps the proxies attached to this replica, also those that attach later, until the stream is dropped; `payloads` as well, of those
@@ -232,6 +223,9 @@ fn is_of_messages(event: &TapEvent) -> bool {
 /// Adds what the proxy could not know: which pod it is itself, and who is behind an address. What it says of messages is always of its own pod,
 /// whatever else it says: nobody describes those of others.
 fn complete(event: &mut TapEvent, pod: &PodName, state: &MeshState) {
+    if let Some(tap_event::Kind::Schema(schema)) = &mut event.kind {
+        schema.error = grpc::short_reason(std::mem::take(&mut schema.error));
+    }
     if is_of_messages(event) {
         event.set_direction(Direction::Inbound);
         event.destination.get_or_insert_default();

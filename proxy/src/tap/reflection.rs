@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 
-use conduit_api::codec::SmallProstCodec;
+use conduit_api::{codec::SmallProstCodec, grpc};
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
@@ -81,7 +81,9 @@ struct Refused {
 /// Why there are none, for people.
 pub async fn files(connector: &Connector, address: SocketAddr, service: &str) -> Result<Vec<Vec<u8>>, String> {
     let asked = timeout(ANSWER_TIMEOUT, ask(connector, address, service)).await;
-    asked.unwrap_or_else(|_| Err(format!("its server reflection did not answer within {ANSWER_TIMEOUT:?}")))
+    asked
+        .unwrap_or_else(|_| Err(format!("its server reflection did not answer within {ANSWER_TIMEOUT:?}")))
+        .map_err(grpc::short_reason)
 }
 
 async fn ask(connector: &Connector, address: SocketAddr, service: &str) -> Result<Vec<Vec<u8>>, String> {
@@ -149,25 +151,31 @@ impl Collected {
             Answered::Files(Files { files }) => files,
             Answered::Refused(refused) => return Err(Status::not_found(refused.message)),
         };
+        let too_much = || {
+            let message = format!("what describes it is more than {FILES_BYTES_MAX} bytes or {FILES_MAX} files");
+            Status::resource_exhausted(message)
+        };
         for file in files {
             let Ok(FileDescriptorProto { name: Some(name), dependency, .. }) =
                 FileDescriptorProto::decode(file.as_slice())
             else {
                 return Err(Status::internal("a file that is none"));
             };
+            // Also of what came before.
+            self.bytes += file.len();
+            if self.bytes > FILES_BYTES_MAX || self.files.len() >= FILES_MAX || dependency.len() > FILES_MAX {
+                return Err(too_much());
+            }
             if !self.names.insert(name) {
                 continue;
-            }
-            self.bytes += file.len();
-            if self.bytes > FILES_BYTES_MAX || self.files.len() >= FILES_MAX {
-                return Err(Status::resource_exhausted(format!(
-                    "what describes it is more than {FILES_BYTES_MAX} bytes or {FILES_MAX} files"
-                )));
             }
             self.missing.extend(dependency.into_iter().filter(|name| !name.starts_with(WELL_KNOWN)));
             self.files.push(file);
         }
         self.missing.retain(|name| !self.names.contains(name) && !self.asked.contains(name));
+        if self.missing.len() + self.asked.len() > FILES_MAX {
+            return Err(too_much());
+        }
         let next = self.missing.pop_first();
         self.asked.extend(next.clone());
         Ok(next)
@@ -209,5 +217,12 @@ mod tests {
             answered += 1;
         }
         assert_eq!(answered, FILES_MAX);
+        let names: Vec<_> = (0..=FILES_MAX).map(|name| name.to_string()).collect();
+        let imports: Vec<_> = names.iter().map(String::as_str).collect();
+        assert!(Collected::default().add(sent(vec![file("all", &imports)])).is_err());
+        // The same file again and again.
+        let large = file(&"x".repeat(FILES_BYTES_MAX / 4), &[]);
+        let mut again = Collected::default();
+        assert!((0..4).any(|_| again.add(sent(vec![large.clone()])).is_err()));
     }
 }

@@ -18,7 +18,7 @@ use conduit_api::{
 };
 use tokio::time::Instant;
 
-/// Paths are what clients send: of services past it, it is told once that they are too many.
+/// Paths are what clients send: of services past it, it is told once that they are too many, unless some can be forgotten.
 const SERVICES_MAX: usize = 64;
 /// The application has other things to do.
 const ASKED_AT_ONCE: usize = 2;
@@ -86,7 +86,7 @@ impl Schemas {
         if !self.running.contains(&tap) {
             return None;
         }
-        if self.services.len() >= SERVICES_MAX && !self.services.contains_key(&question) {
+        if self.services.len() >= SERVICES_MAX && !self.services.contains_key(&question) && !self.forget_a_failure() {
             let error = format!("more than {SERVICES_MAX} services are asked for");
             return self.told_of_too_many.insert(tap).then(|| told(tap, "", Err(error)));
         }
@@ -103,6 +103,16 @@ impl Schemas {
                 None
             }
         }
+    }
+
+    /// Anybody may send requests for services that are not there: those are forgotten before any that are.
+    fn forget_a_failure(&mut self) -> bool {
+        let failed = |(question, service): (&Question, &Service)| match &service.known {
+            Some((Err(_), at)) if service.waiting.is_empty() => Some((*at, question.clone())),
+            _ => None,
+        };
+        let oldest = self.services.iter().filter_map(failed).min();
+        oldest.is_some_and(|(_, question)| self.services.remove(&question).is_some())
     }
 
     /// What is to be asked now, while `asking` answers are awaited.
@@ -249,6 +259,24 @@ mod tests {
         assert_eq!(schemas.saw(&message(1, "/two.more/m"), now), None, "it was told");
         assert!(schemas.next(ASKED_AT_ONCE - 1).is_some());
         assert_eq!(schemas.next(ASKED_AT_ONCE), None);
+    }
+
+    #[test]
+    fn services_that_are_not_there_take_no_room() {
+        let (mut schemas, now) = (schemas([1]), Instant::now());
+        for service in 0..SERVICES_MAX {
+            schemas.saw(&message(1, &format!("/s{service}/m")), now);
+            let asked = schemas.next(0).unwrap();
+            let answer = if service == 0 { Ok(Vec::new()) } else { Err("there is no such service".to_owned()) };
+            schemas.answered(&asked, answer, now);
+        }
+        for service in 0..SERVICES_MAX {
+            assert_eq!(schemas.saw(&message(1, &format!("/new{service}/m")), now), None);
+            let asked = schemas.next(0).unwrap();
+            schemas.answered(&asked, Err("there is no such service".to_owned()), now);
+        }
+        assert_eq!(schemas.services.len(), SERVICES_MAX);
+        assert!(schemas.services.contains_key(&question("s0")), "it is described");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::{
 use conduit_api::proto::tap::tap_event::Message;
 use flate2::read::{GzDecoder, ZlibDecoder};
 
-/// Of one message: a few hundred kilobytes may be hundreds of megabytes.
-const INFLATED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Of one message: a few kilobytes may be megabytes, and what is made of them many times that.
+const INFLATED_BYTES_MAX: u64 = 256 * 1024;
 
 /// A message, or its beginning.
 pub(super) struct Plain<'a> {

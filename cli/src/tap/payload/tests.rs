@@ -161,6 +161,36 @@ fn what_is_cut_off_is_shown_as_far_as_it_came() {
 }
 
 #[test]
+fn what_is_packed_without_end_or_has_endless_names_is_not_shown() {
+    let services = given();
+    let hidden = |bytes: Vec<u8>| {
+        let length = u32::try_from(bytes.len()).unwrap();
+        let path = "/shop.v1.Checkout/Pay".to_owned();
+        match services.show(SERVER, &Message { path, bytes, length, ..Message::default() }) {
+            Shown::Hidden(why) => why,
+            shown => panic!("{shown:?}"),
+        }
+    };
+    let packed = |tag: u8, bytes: &[u8]| {
+        let mut field = vec![tag];
+        prost_reflect::prost::encoding::encode_varint(bytes.len() as u64, &mut field);
+        field.extend(bytes);
+        field
+    };
+    // Each has all those before it as its value.
+    let type_url = packed(0x0a, b"x/google.protobuf.Any");
+    let mut any = type_url.clone();
+    for _ in 0..8_000 {
+        any = [type_url.clone(), packed(0x12, &any)].concat();
+    }
+    let why = hidden(packed(0x32, &any));
+    assert!(why.contains("in each other"), "{why}");
+    // Of the cards that others have, each is written with the names of its fields: 5 bytes become 20.
+    let why = hidden([0x1a, 3, 0x12, 1, b'h'].repeat(100_000));
+    assert!(why.contains("more than 1048576 bytes"), "{why}");
+}
+
+#[test]
 fn what_is_compressed_is_shown_and_has_a_bound() {
     let services = given();
     let plain = sent(&services, &json!({"labels": {"a": "n".repeat(1_000), "b": "o"}, "password": "p"}), &[]);
@@ -187,7 +217,7 @@ fn what_is_compressed_is_shown_and_has_a_bound() {
         Shown::Hidden(why) => why,
         shown => panic!("{shown:?}"),
     };
-    assert!(hidden(&as_sent("gzip", gzip(&vec![0; 5_000_000]))).contains("more than 4194304 bytes"));
+    assert!(hidden(&as_sent("gzip", gzip(&vec![0; 5_000_000]))).contains("more than 262144 bytes"));
     assert!(hidden(&as_sent("gzip", plain.bytes.clone())).contains("said to be compressed with gzip"));
     assert!(hidden(&as_sent("snappy", plain.bytes.clone())).contains("compressed with snappy"));
 }
