@@ -22,6 +22,14 @@ pub struct Pod {
     pub status: Option<PodStatus>,
 }
 
+/// What is written on an instance: the API server is asked for no more of it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodLabels {
+    #[serde(deserialize_with = "metadata")]
+    pub metadata: ObjectMeta,
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PodSpec {
@@ -142,6 +150,9 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
 
 macro_rules! excerpt {
     ($excerpt:ident, $whole:ty) => {
+        excerpt!($excerpt, $whole, false);
+    };
+    ($excerpt:ident, $whole:ty, $metadata_alone:expr) => {
         impl Resource for $excerpt {
             type DynamicType = <$whole as Resource>::DynamicType;
             type Scope = <$whole as Resource>::Scope;
@@ -162,6 +173,10 @@ macro_rules! excerpt {
                 <$whole as Resource>::plural(of)
             }
 
+            fn metadata_api() -> bool {
+                $metadata_alone
+            }
+
             fn meta(&self) -> &ObjectMeta {
                 &self.metadata
             }
@@ -174,6 +189,7 @@ macro_rules! excerpt {
 }
 
 excerpt!(Pod, v1::Pod);
+excerpt!(PodLabels, v1::Pod, true);
 excerpt!(Service, v1::Service);
 excerpt!(EndpointSlice, discovery::EndpointSlice);
 
@@ -234,5 +250,6 @@ mod tests {
         assert_eq!(Pod::url_path(&(), None), "/api/v1/pods");
         assert_eq!(Service::url_path(&(), Some("shop")), "/api/v1/namespaces/shop/services");
         assert_eq!(EndpointSlice::url_path(&(), None), "/apis/discovery.k8s.io/v1/endpointslices");
+        assert!(PodLabels::metadata_api() && !Pod::metadata_api());
     }
 }
