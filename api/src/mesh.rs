@@ -166,6 +166,13 @@ impl Pod {
         self.ports == PodPorts::default() && self.zone.is_none()
     }
 
+    /// See [`simplify_routes`].
+    pub fn simplify(&mut self, level: u32) {
+        if level < 5 {
+            (self.ports, self.zone) = (PodPorts::default(), None);
+        }
+    }
+
     /// Whether connections to `port` of it are to be carried as bytes.
     pub fn is_opaque(&self, port: u16) -> bool {
         PortRange::any_contains(&self.ports.opaque, port)
@@ -238,6 +245,18 @@ impl Service {
         self.balancing == Balancing::default() && self.ports.values().all(is_plain)
     }
 
+    /// See [`simplify_routes`].
+    pub fn simplify(&mut self, level: u32) {
+        if level >= 5 {
+            return;
+        }
+        self.balancing = Balancing::default();
+        for port in self.ports.values_mut() {
+            port.opaque = false;
+            port.endpoints.values_mut().for_each(|endpoint| endpoint.zone = None);
+        }
+    }
+
     /// Clients connect to pod addresses rather than to an address of the service.
     pub fn is_headless(&self) -> bool {
         self.cluster_ips.is_empty()
@@ -291,32 +310,15 @@ pub struct Inventory {
     pub routes: Option<Vec<HttpRoute>>,
 }
 
-impl Inventory {
-    /// As far as members of feature level `level` know it: what they do not, they would not keep, and so be of another opinion later.
-    /// Before level 6 there are only the routes that their release would have accepted, as it had it; before level 5 nothing is said of them,
-    /// because older ones know none.
-    pub fn simplify(&mut self, level: u32) {
-        if level < 6 {
-            self.routes.take_if(|_| level < 5);
-            if let Some(routes) = &mut self.routes {
-                routes.iter_mut().for_each(|route| route.created_ms = None);
-                routes.retain(HttpRoute::is_plain);
-            }
-        }
-        if level >= 5 {
-            return;
-        }
-        for pod in &mut self.pods {
-            (pod.ports, pod.zone) = (PodPorts::default(), None);
-        }
-        for service in &mut self.services {
-            service.balancing = Balancing::default();
-            for port in service.ports.values_mut() {
-                port.opaque = false;
-                port.endpoints.values_mut().for_each(|endpoint| endpoint.zone = None);
-            }
-        }
+/// As far as members of feature level `level` know them: what they do not, they would not keep, and so be of another opinion later.
+/// Before level 6 there are only the routes that their release would have accepted, as it had it; before level 5 nothing is said of them,
+/// because older ones know none.
+pub fn simplify_routes(mut routes: Vec<HttpRoute>, level: u32) -> Option<Vec<HttpRoute>> {
+    if level < 6 {
+        routes.iter_mut().for_each(|route| route.created_ms = None);
+        routes.retain(HttpRoute::is_plain);
     }
+    (level >= 5).then_some(routes)
 }
 
 #[cfg(test)]
@@ -334,12 +336,10 @@ mod tests {
             HttpRoute { created_ms: Some(1), ..route }
         };
         for (level, told) in [(4, None), (5, Some(vec!["plain"])), (6, Some(vec!["new", "plain"]))] {
-            let routes = Some(vec![route("new", 1), route("plain", 0)]);
-            let mut inventory = Inventory { routes, ..Inventory::default() };
-            inventory.simplify(level);
+            let routes = simplify_routes(vec![route("new", 1), route("plain", 0)], level);
             let names = |routes: &Vec<HttpRoute>| routes.iter().map(|r| r.name.name().to_owned()).collect::<Vec<_>>();
             let told: Option<Vec<String>> = told.map(|names| names.into_iter().map(str::to_owned).collect());
-            assert_eq!(inventory.routes.as_ref().map(names), told, "{level}");
+            assert_eq!(routes.as_ref().map(names), told, "{level}");
         }
     }
 

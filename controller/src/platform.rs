@@ -10,19 +10,22 @@ pub mod kubernetes;
 pub mod local;
 pub mod metrics;
 pub mod reconciler;
+pub mod told;
 
 use std::time::Duration;
 
-use conduit_api::{Revision, mesh::Inventory};
+use conduit_api::Revision;
 use conduit_ca::Seed;
 use futures::stream::BoxStream;
+
+use self::told::Told;
 
 /// One of them.
 #[tonic::async_trait]
 pub trait Platform: Send + Sync {
-    /// What runs: all of it at first, and whenever it has changed. It is looked at as long as the stream is kept; while it cannot be, the
+    /// What runs: all of it at first, and then whenever it has changed. It is looked at as long as the stream is kept; while it cannot be, the
     /// stream says nothing.
-    fn inventories(&self) -> BoxStream<'static, Inventory>;
+    fn told(&self) -> BoxStream<'static, Told>;
 
     /// Whether it is the platform that people tell their routes, and not this control plane: what is said here it would undo.
     fn keeps_routes(&self) -> bool;

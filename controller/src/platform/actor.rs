@@ -8,7 +8,7 @@ use std::{
 use actix::{
     Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, SpawnHandle, StreamHandler, WrapFuture as _,
 };
-use conduit_api::{Revision, mesh::Inventory};
+use conduit_api::Revision;
 use conduit_consensus::{Cluster, Command, Fence, MeshState};
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
@@ -17,6 +17,7 @@ use super::{
     Platform,
     metrics::PlatformMetrics,
     reconciler::{Effect, Input, Reconciler},
+    told::Told,
 };
 use crate::propose;
 
@@ -26,8 +27,6 @@ const MAILBOX: usize = 64;
 /// Between two looks whether the state has become another one without the platform, and whether all members have become of this release:
 /// then the platform is described to them as it is.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// From which on they keep all that is said of ports, zones, balancing and routes.
-const LEVEL_OF_ALL: u32 = 6;
 
 /// Writes what the platform says into the replicated state, while this replica leads.
 pub struct PlatformActor {
@@ -39,8 +38,6 @@ pub struct PlatformActor {
     state: watch::Receiver<Arc<MeshState>>,
     fence: Option<Fence>,
     timer: Option<SpawnHandle>,
-    /// What was told last only as far as all members understand it.
-    untold: Option<Inventory>,
     metrics: PlatformMetrics,
 }
 
@@ -66,17 +63,12 @@ impl PlatformActor {
             });
             ctx.add_message_stream(leadership);
             let state = cluster.state();
-            let mut seen = Revision::default();
+            let mut seen = (Revision::default(), 0);
             ctx.run_interval(LOOK_AGAIN, move |actor, ctx| {
-                let revision = actor.state.borrow().revision();
-                if std::mem::replace(&mut seen, revision) != revision {
-                    // What a snapshot has brought back is not what runs.
+                let now = (actor.state.borrow().revision(), actor.cluster.feature_level());
+                if std::mem::replace(&mut seen, now) != now {
+                    // What a snapshot has brought back is not what runs; and members of a later release understand more of that.
                     actor.step(Input::Timer, ctx);
-                }
-                if actor.cluster.feature_level() >= LEVEL_OF_ALL
-                    && let Some(inventory) = actor.untold.take()
-                {
-                    actor.step(Input::Inventory(inventory), ctx);
                 }
             });
             Self {
@@ -87,7 +79,6 @@ impl PlatformActor {
                 state,
                 fence: None,
                 timer: None,
-                untold: None,
                 metrics,
             }
         });
@@ -95,6 +86,7 @@ impl PlatformActor {
 
     fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
         let state = self.state.borrow().clone();
+        self.reconciler.understood(self.cluster.feature_level());
         for effect in self.reconciler.handle(Instant::now(), &state, input) {
             self.perform(effect, ctx);
         }
@@ -131,16 +123,10 @@ impl Actor for PlatformActor {
     type Context = Context<Self>;
 }
 
-impl StreamHandler<Inventory> for PlatformActor {
-    fn handle(&mut self, mut inventory: Inventory, ctx: &mut Context<Self>) {
+impl StreamHandler<Told> for PlatformActor {
+    fn handle(&mut self, told: Told, ctx: &mut Context<Self>) {
         self.metrics.described(SystemTime::now());
-        self.untold = None;
-        let level = self.cluster.feature_level();
-        if level < LEVEL_OF_ALL {
-            self.untold = Some(inventory.clone());
-            inventory.simplify(level);
-        }
-        self.step(Input::Inventory(inventory), ctx);
+        self.step(Input::Told(told), ctx);
     }
 
     /// What it cannot tell any more stays as it was.
@@ -156,11 +142,10 @@ impl Handler<Leadership> for PlatformActor {
         if let Some(described) = self.described.take() {
             ctx.cancel_future(described);
         }
-        self.untold = None;
         // Also from one leadership to the next: in between, another replica may have said what runs.
         self.step(Input::Leading(false), ctx);
         if leading {
-            self.described = Some(ctx.add_stream(self.platform.inventories()));
+            self.described = Some(ctx.add_stream(self.platform.told()));
             self.step(Input::Leading(true), ctx);
         }
     }

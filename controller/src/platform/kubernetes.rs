@@ -2,6 +2,7 @@
 //! Secrets, who has started this control plane in a ConfigMap, and the trust bundle in one of every namespace.
 
 mod callers;
+mod excerpts;
 mod gate;
 mod httproutes;
 mod kinds;
@@ -10,6 +11,7 @@ mod objects;
 mod repair;
 mod revisioned;
 mod routes;
+mod stale;
 mod status;
 mod trust_bundle;
 pub mod unmeshed;
@@ -18,7 +20,7 @@ mod watch;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
-use conduit_api::{Revision, TrustDomain, mesh::Inventory};
+use conduit_api::{Revision, TrustDomain};
 use conduit_ca::Seed;
 use conduit_consensus::store;
 use conduit_inject::injection::CONTROL_PLANE_NAMESPACE;
@@ -40,7 +42,7 @@ use self::{
     revisioned::Version,
     trust_bundle::TrustBundles,
 };
-use super::{Platform, metrics::PlatformMetrics};
+use super::{Platform, metrics::PlatformMetrics, told::Told};
 use crate::config::Config;
 
 /// The secret of all replicas.
@@ -164,7 +166,7 @@ pub(crate) async fn client_config(kubeconfig: Option<&std::path::Path>) -> anyho
 
 #[tonic::async_trait]
 impl Platform for Kubernetes {
-    fn inventories(&self) -> BoxStream<'static, Inventory> {
+    fn told(&self) -> BoxStream<'static, Told> {
         let objects = Objects::new(&self.namespace, &self.trust_domain);
         let (statements, said) = tokio::sync::watch::channel(Vec::new());
         let (follow, say) = (self.trust_bundles.follow(&self.watching), httproutes::say(self.client.clone(), said));
@@ -175,7 +177,7 @@ impl Platform for Kubernetes {
             apart.spawn(repairer.keep());
             ((), (), ()) = tokio::join!(follow, say, gate.keep());
         };
-        watch::inventories(&self.watching, objects, statements, meanwhile)
+        watch::told(&self.watching, objects, statements, meanwhile)
     }
 
     fn keeps_routes(&self) -> bool {

@@ -16,7 +16,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::Platform;
+use super::{Platform, told::Told};
 
 /// A seed's file is a hundred bytes.
 const SEED_POLL: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub struct LocalFiles {
 
 #[tonic::async_trait]
 impl Platform for LocalFiles {
-    fn inventories(&self) -> BoxStream<'static, Inventory> {
+    fn told(&self) -> BoxStream<'static, Told> {
         let path = self.inventory.clone();
         let watch = match FileWatch::new(&path) {
             Ok(watch) => watch,
@@ -54,7 +54,7 @@ impl Platform for LocalFiles {
                 let error = error as &dyn std::error::Error;
                 warn!(error, "the platform cannot be read; its last state stays in force");
             }
-            Some((read.ok(), (watch, path)))
+            Some((read.ok().map(Told::All), (watch, path)))
         });
         read.filter_map(std::future::ready).boxed()
     }

@@ -4,11 +4,16 @@
 //! once, because traffic to a dead endpoint is what users see; what is new may gather for a moment, because a
 //! deployment brings many changes together.
 
-use std::{collections::BTreeMap, time::Duration};
+mod wanted;
 
-use conduit_api::{HttpRoute, mesh::Inventory};
+use std::time::Duration;
+
+use conduit_api::mesh::Inventory;
 use conduit_consensus::{Change, MeshState};
 use tokio::time::Instant;
+
+use self::wanted::{Difference, LEVEL_OF_ALL, Wanted};
+use super::told::Told;
 
 /// Changes that only add are proposed when nothing has changed for this long ...
 const QUIET: Duration = Duration::from_millis(25);
@@ -23,78 +28,35 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// What takes `state` to `inventory`; empty when it is there.
 pub fn diff(state: &MeshState, inventory: &Inventory) -> Vec<Change> {
-    let services: BTreeMap<_, _> = inventory.services.iter().map(|service| (&service.name, service)).collect();
-    let pods: BTreeMap<_, _> = inventory.pods.iter().map(|pod| (&pod.name, pod)).collect();
-    let mut changes = Vec::new();
-    // Services first: an endpoint must be out of every service before its pod is forgotten.
-    for name in state.services().keys().filter(|name| !services.contains_key(name)) {
-        changes.push(Change::RemoveService(name.clone()));
-    }
-    for (name, service) in services {
-        if state.services().get(name).is_none_or(|known| known.value != *service) {
-            changes.push(Change::UpsertService(service.clone()));
-        }
-    }
-    for name in state.pods().keys().filter(|name| !pods.contains_key(name)) {
-        changes.push(Change::RemovePod(name.clone()));
-    }
-    for (name, pod) in pods {
-        if state.pods().get(name).is_none_or(|known| known.value != *pod) {
-            changes.push(Change::UpsertPod(pod.clone()));
-        }
-    }
-    changes.extend(inventory.routes.iter().flat_map(|routes| diff_routes(state, routes)));
-    changes
-}
-
-fn diff_routes(state: &MeshState, routes: &[HttpRoute]) -> Vec<Change> {
-    let known = state.routes();
-    let routes: BTreeMap<_, _> = routes.iter().map(|route| (&route.name, route)).collect();
-    let gone = known.keys().filter(|name| !routes.contains_key(name)).cloned().map(Change::RemoveRoute);
-    let is_new = |route: &HttpRoute| known.get(&route.name).is_none_or(|known| known.value != *route);
-    let new = routes.values().filter(|route| is_new(route)).map(|route| Change::UpsertRoute((*route).clone()));
-    gone.chain(new).collect()
+    let wanted = Wanted::from(inventory.clone());
+    wanted.differences(state, LEVEL_OF_ALL).iter().map(Difference::change).collect()
 }
 
 /// As many as one proposal takes; if that is not all, what is gone first.
-fn first(mut changes: Vec<Change>, state: &MeshState) -> Vec<Change> {
-    if fitting(&changes) < changes.len() {
-        changes.sort_by_key(|change| !removes(change, state));
-        changes.truncate(fitting(&changes));
+fn first(mut differences: Vec<Difference<'_>>) -> Vec<Change> {
+    let changes = fitting(&differences);
+    if changes.len() == differences.len() {
+        return changes;
     }
-    changes
+    differences.sort_by_key(|difference| !difference.removes());
+    fitting(&differences)
 }
 
-/// How many of them, from the first on, one proposal takes.
-fn fitting(changes: &[Change]) -> usize {
+/// As many of them, from the first on, as one proposal takes. The others, of which there may be very many, are not copied.
+fn fitting(differences: &[Difference<'_>]) -> Vec<Change> {
     let mut bytes = 0_usize;
-    let fits = |change: &&Change| {
+    let fits = |change: &Change| {
+        let is_first = bytes == 0;
         bytes = bytes.saturating_add(change.size());
-        bytes <= BYTES_MAX
+        is_first || bytes <= BYTES_MAX
     };
-    changes.iter().take(CHANGES_MAX).take_while(fits).count().max(1)
-}
-
-/// Whether a change takes something away that proxies may be sending to.
-fn removes(change: &Change, state: &MeshState) -> bool {
-    match change {
-        Change::RemoveService(_) | Change::RemovePod(_) => true,
-        // Requests arrive either way.
-        Change::UpsertRoute(_) | Change::RemoveRoute(_) => false,
-        Change::UpsertPod(pod) => state.pods().get(&pod.name).is_some_and(|known| known.value.ready && !pod.ready),
-        Change::UpsertService(service) => state.services().get(&service.name).is_some_and(|known| {
-            known.value.ports.iter().any(|(number, port)| {
-                let after = service.ports.get(number);
-                port.endpoints.keys().any(|address| after.is_none_or(|after| !after.endpoints.contains_key(address)))
-            })
-        }),
-    }
+    differences.iter().take(CHANGES_MAX).map(Difference::change).take_while(fits).collect()
 }
 
 /// Decides when the difference is proposed.
-#[derive(Default)]
 pub struct Reconciler {
-    inventory: Option<Inventory>,
+    wanted: Option<Wanted>,
+    level: u32,
     leading: bool,
     proposing: bool,
     /// When the gathered changes are due; and when the first of them was seen.
@@ -104,8 +66,8 @@ pub struct Reconciler {
 
 /// What happens around a [`Reconciler`].
 pub enum Input {
-    /// The platform described itself anew.
-    Inventory(Inventory),
+    /// The platform described itself.
+    Told(Told),
     /// This replica became the leader, or ceased to be.
     Leading(bool),
     /// A proposal came to its end; whether it was committed.
@@ -123,21 +85,42 @@ pub enum Effect {
     WakeAt(Instant),
 }
 
+impl Default for Reconciler {
+    /// Of members that understand everything.
+    fn default() -> Self {
+        Self { wanted: None, level: LEVEL_OF_ALL, leading: false, proposing: false, due: None, since: None }
+    }
+}
+
 impl Reconciler {
+    /// Members understand what is of feature level `level`: no more is proposed from now on.
+    pub fn understood(&mut self, level: u32) {
+        self.level = level;
+    }
+
     /// Takes `input`; `state` is the applied state of this replica, which on a leader holds all that was committed
     /// before it led.
     pub fn handle(&mut self, now: Instant, state: &MeshState, input: Input) -> Vec<Effect> {
         match input {
             // A platform that has nothing at all has rather failed to say what it has. Whether the state is empty as well does
             // not matter: this replica may have lost its disk, and lead before long.
-            Input::Inventory(Inventory { services, pods, .. }) if services.is_empty() && pods.is_empty() => {}
-            Input::Inventory(inventory) => self.inventory = Some(inventory),
+            Input::Told(Told::All(inventory)) => {
+                // A platform that has nothing at all has rather failed to say what it has. Whether the state is empty as well does
+                // not matter: this replica may have lost its disk, and lead before long.
+                let wanted = Some(Wanted::from(inventory)).filter(|wanted| !wanted.is_empty());
+                self.wanted = wanted.or(self.wanted.take());
+            }
+            Input::Told(Told::Changed(changed)) => {
+                if let Some(wanted) = &mut self.wanted {
+                    wanted.change(changed);
+                }
+            }
             Input::Leading(leading) => {
                 self.leading = leading;
                 self.proposing = false;
                 if !leading {
                     // What it was told, others have long known better.
-                    self.inventory = None;
+                    self.wanted = None;
                 }
             }
             Input::Proposed(committed) => {
@@ -153,23 +136,25 @@ impl Reconciler {
     }
 
     fn reconcile(&mut self, now: Instant, state: &MeshState) -> Vec<Effect> {
-        let Some(inventory) = self.inventory.as_ref().filter(|_| self.leading && !self.proposing) else {
+        let is_something = |wanted: &&mut Wanted| !wanted.is_empty();
+        let Some(wanted) = self.wanted.as_mut().filter(is_something).filter(|_| self.leading && !self.proposing) else {
             return Vec::new();
         };
-        let changes = diff(state, inventory);
-        if changes.is_empty() {
+        wanted.settle(state);
+        let differences = wanted.differences(state, self.level);
+        if differences.is_empty() {
             (self.due, self.since) = (None, None);
             return Vec::new();
         }
         let since = *self.since.get_or_insert(now);
-        let urgent = changes.iter().any(|change| removes(change, state));
+        let urgent = differences.iter().any(Difference::removes);
         let due = *self.due.get_or_insert_with(|| (now + QUIET).min(since + GATHER_MAX));
         if !urgent && now < due {
             return vec![Effect::WakeAt(due)];
         }
         (self.due, self.since) = (None, None);
-        let count = changes.len();
-        let changes = first(changes, state);
+        let count = differences.len();
+        let changes = first(differences);
         if changes.len() < count {
             // The rest as soon as this is committed.
             (self.due, self.since) = (Some(now), Some(now));

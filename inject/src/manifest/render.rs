@@ -90,8 +90,13 @@ impl Layout<'_> {
     }
 }
 
-fn indent(out: &mut String, column: usize) {
-    out.extend(std::iter::repeat_n(' ', column));
+fn indent(out: &mut String, mut column: usize) {
+    const SPACES: &str = "                                ";
+    while column > SPACES.len() {
+        out.push_str(SPACES);
+        column -= SPACES.len();
+    }
+    out.push_str(&SPACES[..column]);
 }
 
 /// A string as a plain scalar where nobody can take it for anything else, in double quotes otherwise.
@@ -111,13 +116,32 @@ pub(super) fn push_quoted(out: &mut String, text: &str) {
 /// What YAML has words for, some of them in its first version only.
 const WORDS: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
 
+const WORD_BYTES_MAX: usize = 5;
+
+/// Of each byte whether it may be in a plain scalar: most of what is written is looked at by it.
+const ALLOWED: [bool; 256] = {
+    let (mut allowed, mut byte) = ([false; 256], 0_u8);
+    while byte < 128 {
+        allowed[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'.' | b'/' | b':' | b'=' | b'@' | b'+' | b',' | b' ');
+        byte += 1;
+    }
+    allowed
+};
+
 /// Rather too strict: quotes never hurt.
 fn is_plain(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=@+, ".contains(&b);
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
     // A letter that no number begins with.
-    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    let word = || WORDS.iter().any(|word| text.eq_ignore_ascii_case(word));
-    begins && text.bytes().all(allowed) && !text.contains(": ") && !text.ends_with([':', ' ']) && !word()
+    let begins = first.is_ascii_alphabetic() || *first == b'/';
+    let word = || text.len() <= WORD_BYTES_MAX && WORDS.iter().any(|word| text.eq_ignore_ascii_case(word));
+    let is_pair = |pair: &[u8]| pair == b": ";
+    begins
+        && bytes.iter().all(|byte| ALLOWED[usize::from(*byte)])
+        && !matches!(last, b':' | b' ')
+        && !bytes.windows(2).any(is_pair)
+        && !word()
 }
 
 /// JSON on one line, or, if it is to be in lines, with each indented by `step` more than the last, and `prefix` before all but the

@@ -178,12 +178,21 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, SyntaxError> {
-        self.events.next().transpose().map_err(|error| syntax_error(&error))
+        match self.events.next() {
+            Some(Ok(next)) => Ok(Some(next)),
+            Some(Err(error)) => Err(syntax_error(&error)),
+            None => Ok(None),
+        }
     }
 
     /// To be called where something must follow: the parser ends every node that it has begun.
     fn expect_next(&mut self) -> Result<(Event<'a>, Span), SyntaxError> {
-        self.next()?.ok_or_else(|| self.error(self.text.len(), ENDED))
+        // Events are large: this way they are not copied once more.
+        match self.events.next() {
+            Some(Ok(next)) => Ok(next),
+            Some(Err(error)) => Err(syntax_error(&error)),
+            None => Err(self.error(self.text.len(), ENDED)),
+        }
     }
 
     fn document(&mut self) -> Result<Option<Document<'a>>, SyntaxError> {
@@ -305,22 +314,22 @@ impl<'a> Builder<'a> {
             Content::Scalar(text, _) if text != MERGE => Some(&**text),
             _ => None,
         };
-        let keys = entries.iter().filter_map(|(key, _)| text(*key).map(|text| (*key, text)));
-        let mut seen = HashSet::new();
-        let mut few: Vec<&str> = Vec::with_capacity(FEW_KEYS);
-        for (key, text) in keys {
-            let is_new = if entries.len() <= FEW_KEYS {
-                let is_new = !few.contains(&text);
-                few.push(text);
-                is_new
-            } else {
-                seen.insert(text)
-            };
-            if !is_new {
-                return Err(self.error(self.nodes[key].start, &format!("the key `{text}` is there twice")));
-            }
+        let mut keys = entries.iter().filter_map(|(key, _)| text(*key).map(|text| (*key, text)));
+        let twice = if entries.len() <= FEW_KEYS {
+            let before = |at: usize| entries[..at].iter().map(|(key, _)| *key);
+            let is_there = |at: usize, key: NodeId| before(at).any(|other| text(other) == text(key));
+            let keys = entries.iter().enumerate().map(|(at, (key, _))| (at, *key));
+            keys.filter_map(|(at, key)| Some((at, key, text(key)?)))
+                .find(|(at, key, _)| is_there(*at, *key))
+                .map(|(_, key, text)| (key, text))
+        } else {
+            let mut seen = HashSet::new();
+            keys.find(|(_, text)| !seen.insert(*text))
+        };
+        match twice {
+            Some((key, text)) => Err(self.error(self.nodes[key].start, &format!("the key `{text}` is there twice"))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn error(&self, offset: usize, message: &str) -> SyntaxError {

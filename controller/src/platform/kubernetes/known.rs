@@ -18,7 +18,26 @@ pub struct Known<K, V> {
     pub has_none: bool,
 }
 
-impl<K: Ord, V: PartialEq> Known<K, V> {
+/// What an event has brought.
+pub struct News<K, V> {
+    /// The objects that are otherwise now, or gone, and what they were, of those that were there.
+    pub objects: Vec<(K, Option<V>)>,
+    /// Whether there is anything: also that objects of this kind were listed at all, or are not missing any more.
+    pub is_any: bool,
+}
+
+impl<K, V> News<K, V> {
+    /// Nothing.
+    pub fn none() -> Self {
+        Self { objects: Vec::new(), is_any: false }
+    }
+
+    fn of(key: K, before: Option<V>) -> Self {
+        Self { objects: vec![(key, before)], is_any: true }
+    }
+}
+
+impl<K: Ord + Clone, V: PartialEq> Known<K, V> {
     /// Nothing yet, of a kind that every cluster has.
     pub fn new() -> Self {
         Self { objects: BTreeMap::new(), listing: None, is_listed: false, may_be_none: false, has_none: false }
@@ -34,43 +53,59 @@ impl<K: Ord, V: PartialEq> Known<K, V> {
         Self { is_listed: true, ..Self::perhaps_none() }
     }
 
-    /// Takes over what has happened to the object of which `read` tells the name, and what is known of it, unless it is none of ours;
-    /// whether anything is otherwise now.
-    pub fn observe<O>(&mut self, event: Event<O>, read: impl Fn(O) -> Option<(K, Option<V>)>) -> bool {
+    /// Takes over what has happened to the object of which `read` tells the name, and what is known of it, unless it is none of ours.
+    pub fn observe<O>(&mut self, event: Event<O>, read: impl Fn(O) -> Option<(K, Option<V>)>) -> News<K, V> {
         match event {
-            Event::Init => self.listing = Some(BTreeMap::new()),
+            Event::Init => {
+                self.listing = Some(BTreeMap::new());
+                News::none()
+            }
             Event::InitApply(object) => {
                 if let (Some((key, Some(value))), Some(listing)) = (read(object), &mut self.listing) {
                     listing.insert(key, value);
                 }
+                News::none()
             }
-            Event::InitDone => {
-                let listed = self.listing.take().unwrap_or_default();
-                let had_none = std::mem::replace(&mut self.has_none, listed.is_empty());
-                if listed.is_empty() && !self.may_be_none {
-                    return false;
-                }
-                let first = !std::mem::replace(&mut self.is_listed, true);
-                let is_new = first || had_none || listed != self.objects;
-                self.objects = listed;
-                return is_new;
-            }
+            Event::InitDone => self.listed(),
             Event::Apply(object) => match read(object) {
                 Some((key, Some(value))) => {
-                    let is_new = self.objects.get(&key) != Some(&value) || self.has_none;
-                    self.has_none = false;
-                    self.objects.insert(key, value);
-                    return is_new;
+                    let is_new = self.objects.get(&key) != Some(&value);
+                    let is_any = std::mem::take(&mut self.has_none) || is_new;
+                    let before = self.objects.insert(key.clone(), value);
+                    let objects = if is_new { vec![(key, before)] } else { Vec::new() };
+                    News { objects, is_any }
                 }
-                Some((key, None)) => return self.objects.remove(&key).is_some(),
-                None => {}
+                Some((key, None)) => self.remove(key),
+                None => News::none(),
             },
-            Event::Delete(object) => {
-                if let Some((key, _)) = read(object) {
-                    return self.objects.remove(&key).is_some();
-                }
-            }
+            Event::Delete(object) => match read(object) {
+                Some((key, _)) => self.remove(key),
+                None => News::none(),
+            },
         }
-        false
+    }
+
+    /// That there is no such object any more.
+    pub fn remove(&mut self, key: K) -> News<K, V> {
+        match self.objects.remove(&key) {
+            Some(before) => News::of(key, Some(before)),
+            None => News::none(),
+        }
+    }
+
+    /// The list is complete.
+    fn listed(&mut self) -> News<K, V> {
+        let listed = self.listing.take().unwrap_or_default();
+        let had_none = std::mem::replace(&mut self.has_none, listed.is_empty());
+        if listed.is_empty() && !self.may_be_none {
+            return News::none();
+        }
+        let first = !std::mem::replace(&mut self.is_listed, true);
+        let before = std::mem::replace(&mut self.objects, listed);
+        let new: Vec<_> = self.objects.keys().filter(|key| !before.contains_key(key)).cloned().collect();
+        let otherwise = before.into_iter().filter(|(key, value)| self.objects.get(key) != Some(value));
+        let objects: Vec<_> = otherwise.map(|(key, value)| (key, Some(value))).collect();
+        let objects: Vec<_> = objects.into_iter().chain(new.into_iter().map(|key| (key, None))).collect();
+        News { is_any: first || had_none || !objects.is_empty(), objects }
     }
 }

@@ -18,7 +18,7 @@ use conduit_inject::{
     settings::annotations::{OPAQUE_PORTS, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS},
 };
 use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1::EndpointSlice},
+    api::core::v1::{Namespace, Node},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
@@ -29,8 +29,11 @@ use kube::{
 use tracing::warn;
 
 use super::{
-    known::Known,
+    super::told::{Changed, Told},
+    excerpts::{self, EndpointSlice},
+    known::{Known, News},
     routes::{self, RouteFacts},
+    stale::Stale,
     status::Statement,
 };
 
@@ -48,18 +51,19 @@ const CRON_JOB_LATE_MAX: i64 = 7 * 24 * 60;
 const ROUTES_MISSED_BELIEVED: usize = 2;
 
 /// What has happened to an object, by its kind.
+/// What has happened to an object, by its kind.
 #[expect(clippy::large_enum_variant, reason = "each is read once, where it has come")]
 pub enum Observed {
     /// Only what is said of its pods' ports.
-    Namespace(Event<PartialObjectMeta<core::Namespace>>),
+    Namespace(Event<PartialObjectMeta<Namespace>>),
     /// Only its zone.
-    Node(Event<PartialObjectMeta<core::Node>>),
+    Node(Event<PartialObjectMeta<Node>>),
     /// A name and its ports.
-    Service(Event<core::Service>),
+    Service(Event<excerpts::Service>),
     /// Where a service's requests may go.
     EndpointSlice(Event<EndpointSlice>),
     /// An instance.
-    Pod(Event<core::Pod>),
+    Pod(Event<excerpts::Pod>),
     /// Which requests go where.
     Route(Event<DynamicObject>),
     /// The cluster does not know what a route is, and has said so in all that it says of itself.
@@ -81,6 +85,8 @@ pub struct Objects {
     routes: Known<routes::Key, RouteFacts>,
     /// How often in a row it was said that there is no such kind.
     routes_missed: usize,
+    /// What is to be told anew; nothing while nothing was told, so that all of it is.
+    stale: Option<Stale>,
     /// The control plane's own namespace, which proxies of it are labelled with.
     namespace: String,
     trust_domain: TrustDomain,
@@ -143,6 +149,7 @@ impl Objects {
             pods: Known::new(),
             routes: Known::perhaps_none(),
             routes_missed: 0,
+            stale: None,
             namespace: namespace.to_owned(),
             trust_domain: trust_domain.clone(),
         }
@@ -151,28 +158,34 @@ impl Objects {
     /// Takes over what has happened; whether anything is otherwise now.
     pub fn observe(&mut self, observed: Observed) -> bool {
         match observed {
-            Observed::Namespace(event) => self.namespaces.observe(event, |object| {
-                let name = object.metadata.name?;
-                let mut annotations = object.metadata.annotations.unwrap_or_default();
-                annotations.retain(|key, _| key == OPAQUE_PORTS);
-                Some((name, Some(annotations)))
-            }),
-            Observed::Node(event) => self.zones.observe(event, |node| {
-                let zone = node.metadata.labels.and_then(|mut labels| labels.remove(ZONE));
-                Some((node.metadata.name?, Some(zone)))
-            }),
-            Observed::Service(event) => self.services.observe(event, service),
+            Observed::Namespace(event) => {
+                let news = self.namespaces.observe(event, namespace);
+                self.note(news, |stale, name, _, _| stale.namespace(name))
+            }
+            Observed::Node(event) => {
+                let news = self.zones.observe(event, node);
+                self.note(news, |stale, name, _, _| stale.node(name))
+            }
+            Observed::Service(event) => {
+                let news = self.services.observe(event, service);
+                self.note(news, |stale, name, _, _| stale.service(name))
+            }
             Observed::EndpointSlice(event) => self.observe_slice(event),
             Observed::Pod(event) => {
-                let namespace = self.namespace.clone();
-                self.pods.observe(event, |object| pod(object, &namespace))
+                let namespace = &self.namespace;
+                let news = self.pods.observe(event, |object| pod(object, namespace));
+                self.note(news, |stale, name, before, objects| {
+                    let now = objects.pods.objects.get(&name);
+                    let addresses = [before.as_ref(), now].into_iter().flatten().filter_map(|facts| facts.ip);
+                    stale.pod(name, addresses.collect::<Vec<_>>());
+                })
             }
             Observed::Route(event) => {
                 // That a list is asked for is no answer.
                 if !matches!(event, Event::Init) {
                     self.routes_missed = 0;
                 }
-                self.routes.observe(event, routes::read)
+                self.routes.observe(event, routes::read).is_any
             }
             Observed::RoutesUntold => {
                 self.routes_missed = 0;
@@ -189,33 +202,52 @@ impl Objects {
         }
     }
 
+    /// Has it told anew what follows from `news`; whether there are any.
+    fn note<K, V>(&mut self, news: News<K, V>, mut note: impl FnMut(&mut Stale, K, Option<V>, &Self)) -> bool {
+        if let Some(mut stale) = self.stale.take() {
+            for (name, before) in news.objects {
+                note(&mut stale, name, before, self);
+            }
+            self.stale = Some(stale);
+        }
+        news.is_any
+    }
+
     fn observe_slice(&mut self, event: Event<EndpointSlice>) -> bool {
-        let was_elsewhere = match &event {
+        let elsewhere = match &event {
             Event::Apply(object) => self.forget_elsewhere(object, service_of(object)),
             Event::Delete(object) => self.forget_elsewhere(object, None),
-            Event::Init | Event::InitApply(_) | Event::InitDone => false,
+            Event::Init | Event::InitApply(_) | Event::InitDone => News::none(),
         };
         let is_list = matches!(event, Event::InitDone);
-        let is_new = self.slices.observe(event, slice);
+        let news = self.slices.observe(event, slice);
         if is_list {
             let places = self.slices.objects.keys();
             self.services_of_slices = places
                 .map(|(service, name)| ((service.namespace().to_owned(), name.clone()), service.clone()))
                 .collect();
         }
+        let [was_elsewhere, is_new] =
+            [elsewhere, news].map(|news| self.note(news, |stale, (service, _), _, _| stale.service(service)));
         is_new || was_elsewhere
     }
 
-    /// A slice is its service's by a label, and people may change it: what it was before, it is no more. Whether it was another's than `now`.
-    fn forget_elsewhere(&mut self, object: &EndpointSlice, now: Option<ServiceName>) -> bool {
-        let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else { return false };
+    /// A slice is its service's by a label, and people may change it: what it was before, it is no more.
+    fn forget_elsewhere(
+        &mut self,
+        object: &EndpointSlice,
+        now: Option<ServiceName>,
+    ) -> News<(ServiceName, String), SliceFacts> {
+        let (Some(namespace), Some(name)) = (&object.metadata.namespace, &object.metadata.name) else {
+            return News::none();
+        };
         let place = (namespace.clone(), name.clone());
         let before = match &now {
             Some(service) => self.services_of_slices.insert(place, service.clone()),
             None => self.services_of_slices.remove(&place),
         };
         let elsewhere = before.filter(|before| now.as_ref() != Some(before));
-        elsewhere.is_some_and(|service| self.slices.objects.remove(&(service, name.clone())).is_some())
+        elsewhere.map_or_else(News::none, |service| self.slices.remove((service, name.clone())))
     }
 
     /// Whether all that runs was listed, so that what is missing is not there. Nobody has to wait for routes: nothing is told of them until they
@@ -228,21 +260,55 @@ impl Objects {
             && self.pods.is_listed
     }
 
-    /// What the control plane is to know.
-    pub fn inventory(&self) -> Inventory {
+    /// What the control plane is to be told, and what is to be said in the status of routes: all of it at first, and later what has changed since.
+    pub fn tell(&mut self) -> (Told, Vec<Statement>) {
+        let (routes, statements) = self.routes();
+        let told = match self.stale.replace(Stale::default()) {
+            Some(stale) => Told::Changed(self.changed(&stale, routes)),
+            None => Told::All(self.all(routes)),
+        };
+        (told, statements)
+    }
+
+    fn all(&self, routes: Option<Vec<HttpRoute>>) -> Inventory {
         let services = self.services.objects.iter().map(|(name, facts)| self.service(name, facts));
-        let routes = self.routes_are_sure().then(|| self.decisions().filter_map(|(route, _)| route).collect());
-        Inventory { services: services.collect(), pods: self.pods(), routes }
+        let taken = self.taken(|_| true);
+        let pods = self.pods.objects.iter().filter_map(|(name, facts)| self.pod(name, facts, &taken));
+        Inventory { services: services.collect(), pods: pods.collect(), routes }
     }
 
-    /// What is to be said in the status of routes.
-    pub fn statements(&self) -> Vec<Statement> {
-        self.decisions().filter_map(|(_, statement)| statement).collect()
+    fn changed(&self, stale: &Stale, routes: Option<Vec<HttpRoute>>) -> Changed {
+        let known = self.pods.objects.iter().map(|(name, facts)| (name, facts.ip, facts.node.as_deref()));
+        let pods = stale.pods(known);
+        let endpoints = self.slices.objects.iter().flat_map(|((service, _), slice)| {
+            slice.endpoints.iter().filter_map(move |endpoint| Some((service, endpoint.pod.as_ref()?)))
+        });
+        let services = stale.services(&pods, self.services.objects.keys(), endpoints);
+        let facts = |name: &PodName| self.pods.objects.get(name);
+        let of_stale: BTreeSet<_> = pods.iter().filter_map(|name| facts(name)?.ip).collect();
+        let taken = self.taken(|ip| of_stale.contains(ip));
+        let service = |name: ServiceName| {
+            let service = self.services.objects.get(&name).map(|facts| self.service(&name, facts));
+            (name, service)
+        };
+        let pod = |name: PodName| {
+            let pod = facts(&name).and_then(|facts| self.pod(&name, facts, &taken));
+            (name, pod)
+        };
+        Changed {
+            services: services.into_iter().map(service).collect(),
+            pods: pods.into_iter().map(pod).collect(),
+            routes,
+        }
     }
 
-    fn decisions(&self) -> impl Iterator<Item = (Option<HttpRoute>, Option<Statement>)> {
-        let services = |name: &ServiceName| self.services.objects.get(name).map(|facts| &facts.ports);
-        self.routes.objects.iter().map(move |(key, facts)| facts.decide(key, services))
+    /// Those that are to be in force, if it is known which there are, and what is to be said in their status.
+    fn routes(&self) -> (Option<Vec<HttpRoute>>, Vec<Statement>) {
+        let ports = |name: &ServiceName| self.services.objects.get(name).map(|facts| &facts.ports);
+        let decisions = self.routes.objects.iter().map(|(key, facts)| facts.decide(key, ports));
+        let (routes, statements): (Vec<_>, Vec<_>) = decisions.unzip();
+        let routes = self.routes_are_sure().then(|| routes.into_iter().flatten().collect());
+        (routes, statements.into_iter().flatten().collect())
     }
 
     /// Whether there are just those that are known: not while an API server says of other kinds that there are none, which cannot be.
@@ -255,26 +321,30 @@ impl Objects {
         self.routes.is_listed && !is_doubtful
     }
 
-    /// One pod to an address, and those of a node's are not theirs.
-    fn pods(&self) -> Vec<Pod> {
+    /// The addresses, of those that `counts`, that pods have which stay.
+    fn taken(&self, counts: impl Fn(&IpAddr) -> bool) -> BTreeSet<IpAddr> {
         let living = self.pods.objects.values().filter(|facts| !facts.is_going).filter_map(|facts| facts.ip);
-        let taken: BTreeSet<IpAddr> = living.collect();
+        living.filter(counts).collect()
+    }
+
+    /// One pod to an address, and those of a node's are not theirs.
+    fn pod(&self, name: &PodName, facts: &PodFacts, taken: &BTreeSet<IpAddr>) -> Option<Pod> {
+        let ip = facts.ip?;
         // Whose node does not answer any more may be going for long, and its address be another's.
-        let is_there = |facts: &PodFacts| !facts.is_going || facts.ip.is_some_and(|ip| !taken.contains(&ip));
-        let running = self.pods.objects.iter().filter(|(_, facts)| is_there(facts)).filter_map(|(name, facts)| {
-            Some(Pod {
-                name: name.clone(),
-                ip: facts.ip?,
-                workload: facts.workload.clone(),
-                service_account: facts.service_account.clone(),
-                uid: facts.uid.clone(),
-                ports: self.ports_of(name, facts),
-                zone: self.zone_of(facts),
-                meshed: facts.meshed,
-                ready: facts.ready && !facts.is_going,
-            })
-        });
-        running.collect()
+        if facts.is_going && taken.contains(&ip) {
+            return None;
+        }
+        Some(Pod {
+            name: name.clone(),
+            ip,
+            workload: facts.workload.clone(),
+            service_account: facts.service_account.clone(),
+            uid: facts.uid.clone(),
+            ports: self.ports_of(name, facts),
+            zone: self.zone_of(facts),
+            meshed: facts.meshed,
+            ready: facts.ready && !facts.is_going,
+        })
     }
 
     fn ports_of(&self, name: &PodName, facts: &PodFacts) -> PodPorts {
@@ -359,7 +429,19 @@ fn ports(annotations: &BTreeMap<String, String>, key: &str, of: &str) -> Option<
     PortRange::list(text).map_err(|error| warn!(of, annotation = key, %error, "an annotation is ignored")).ok()
 }
 
-fn service(object: core::Service) -> Option<(ServiceName, Option<ServiceFacts>)> {
+/// What is said there of its pods' ports.
+fn namespace(object: PartialObjectMeta<Namespace>) -> Option<(String, Option<BTreeMap<String, String>>)> {
+    let mut annotations = object.metadata.annotations.unwrap_or_default();
+    annotations.retain(|key, _| key == OPAQUE_PORTS);
+    Some((object.metadata.name?, Some(annotations)))
+}
+
+fn node(object: PartialObjectMeta<Node>) -> Option<(String, Option<Option<String>>)> {
+    let zone = object.metadata.labels.and_then(|mut labels| labels.remove(ZONE));
+    Some((object.metadata.name?, Some(zone)))
+}
+
+fn service(object: excerpts::Service) -> Option<(ServiceName, Option<ServiceFacts>)> {
     let name = ServiceName::new(object.metadata.namespace.as_deref()?, object.metadata.name.as_deref()?).ok()?;
     let annotations = object.annotations();
     let mut facts = ServiceFacts {
@@ -417,13 +499,13 @@ fn slice(object: EndpointSlice) -> Option<((ServiceName, String), Option<SliceFa
     Some((key, Some(SliceFacts { is_ipv6, ports: ports.collect(), endpoints: endpoints.collect() })))
 }
 
-fn pod(object: core::Pod, control_plane: &str) -> Option<(PodName, Option<PodFacts>)> {
+fn pod(object: excerpts::Pod, control_plane: &str) -> Option<(PodName, Option<PodFacts>)> {
     let metadata = object.metadata;
     let name = PodName::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?).ok()?;
     let (spec, status) = (object.spec.unwrap_or_default(), object.status.unwrap_or_default());
     let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let is_ready = |condition: &core::PodCondition| condition.type_ == "Ready" && condition.status == "True";
-    let is_proxy = |container: &core::Container| container.name == PROXY;
+    let is_ready = |condition: &excerpts::PodCondition| condition.type_ == "Ready" && condition.status == "True";
+    let is_proxy = |container: &excerpts::Container| container.name == PROXY;
     let no_annotations = BTreeMap::new();
     let annotations = metadata.annotations.as_ref().unwrap_or(&no_annotations);
     let said_of = |key| ports(annotations, key, &name.to_string());

@@ -20,17 +20,22 @@ use k8s_openapi::{
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DeleteParams, EvictParams, ListParams, PostParams, Preconditions},
-    core::PartialObjectMeta,
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::unmeshed::{Effect, Look, Meshed, Mode, Repair, Unmeshed, selector};
+use super::{
+    excerpts::PodLabels,
+    unmeshed::{Effect, Look, Meshed, Mode, Repair, Unmeshed, selector},
+};
 use crate::{config::Config, platform::metrics::PlatformMetrics, webhook::server::settings};
 
 /// Between two looks: what all pods without a proxy say of themselves is listed each time.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Pods in one answer, of which whole ones are some kilobytes.
+const PAGE: u32 = 250;
 /// Too many by the budget that guards it, as the Eviction API says it.
 const TOO_MANY_REQUESTS: u16 = 429;
 
@@ -77,7 +82,8 @@ impl Repairer {
     /// At everything, and at what has a proxy in those namespaces.
     async fn look(&self, file: &Path, awaited: BTreeSet<String>) -> anyhow::Result<Look> {
         let settings = settings(file)?;
-        let namespaces = Api::<Namespace>::all(self.client.clone()).list_metadata(&cached()).await;
+        let namespaces =
+            Api::<Namespace>::all(self.client.clone()).list_metadata(&ListParams::default().match_any()).await;
         let namespaces: BTreeMap<String, Annotations> = namespaces
             .context("cannot list namespaces")?
             .items
@@ -87,14 +93,14 @@ impl Repairer {
         let mut look = Look::default();
         for (place, annotations) in self.places(&namespaces).await? {
             let pods = Api::<Pod>::namespaced(self.client.clone(), place);
-            let pods = pods.list(&cached().labels(&selector())).await.context("cannot list pods")?;
-            look.pods.extend(pods.iter().filter_map(|pod| Unmeshed::of(pod, annotations, &settings)));
+            let unmeshed = |pod: Pod| look.pods.extend(Unmeshed::of(&pod, annotations, &settings));
+            list(&pods, &selector(), unmeshed).await?;
         }
         if self.mode == Mode::Evict {
             for place in look.namespaces().union(&awaited) {
-                let labelled = cached().labels(&format!("{CONTROL_PLANE_NAMESPACE}={}", self.namespace));
-                let pods = Api::<Pod>::namespaced(self.client.clone(), place).list(&labelled).await;
-                look.meshed.extend(pods.context("cannot list pods")?.iter().filter_map(Meshed::of));
+                let labelled = format!("{CONTROL_PLANE_NAMESPACE}={}", self.namespace);
+                let pods = Api::<Pod>::namespaced(self.client.clone(), place);
+                list(&pods, &labelled, |pod| look.meshed.extend(Meshed::of(&pod))).await?;
             }
             look.webhook_answers = !look.pods.is_empty() && self.webhook_answers().await?;
         }
@@ -106,13 +112,14 @@ impl Repairer {
         &self,
         namespaces: &'a BTreeMap<String, Annotations>,
     ) -> anyhow::Result<BTreeMap<&'a str, &'a Annotations>> {
-        let pods = Api::<Pod>::all(self.client.clone()).list_metadata(&cached().labels(&selector())).await;
-        let wants = |pod: &PartialObjectMeta<Pod>| {
+        let mut places = BTreeMap::new();
+        let place_of = |pod: PodLabels| {
             let (place, annotations) = namespaces.get_key_value(pod.metadata.namespace.as_deref()?)?;
             let own = json!({"metadata": {"annotations": pod.metadata.annotations}});
             is_wanted(&own, annotations).unwrap_or(false).then_some((place.as_str(), annotations))
         };
-        Ok(pods.context("cannot list pods")?.items.iter().filter_map(wants).collect())
+        list(&Api::all(self.client.clone()), &selector(), |pod| places.extend(place_of(pod))).await?;
+        Ok(places)
     }
 
     async fn webhook_answers(&self) -> anyhow::Result<bool> {
@@ -189,7 +196,19 @@ impl Repairer {
     }
 }
 
-/// From what the API server has at hand, and not from its store: who looks again in a minute needs not the latest. Such a list has no pages.
-fn cached() -> ListParams {
-    ListParams::default().match_any()
+/// All pods with these labels, a page at a time: ten thousand in one answer took half a gigabyte. What the API server has at hand it gives in pages since
+/// Kubernetes 1.34; before, each is read from its store, once a minute.
+async fn list<K>(pods: &Api<K>, labels: &str, mut each: impl FnMut(K)) -> anyhow::Result<()>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut page = ListParams::default().labels(labels).limit(PAGE);
+    loop {
+        let listed = pods.list(&page).await.context("cannot list pods")?;
+        listed.items.into_iter().for_each(&mut each);
+        page.continue_token = listed.metadata.continue_.filter(|token| !token.is_empty());
+        if page.continue_token.is_none() {
+            return Ok(());
+        }
+    }
 }

@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use conduit_api::mesh::Inventory;
 use futures::{FutureExt as _, Stream, StreamExt as _, stream, stream::BoxStream};
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::{
     Api, Client,
     core::PartialObjectMeta,
@@ -16,11 +12,16 @@ use kube::{
         watcher::{self, Config, Event, watcher},
     },
 };
-use tokio::{sync::watch, time::sleep};
-use tokio_stream::wrappers::WatchStream;
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tracing::warn;
 
 use super::{
+    super::told::Told,
+    excerpts::{EndpointSlice, Pod, Service},
     httproutes,
     objects::{Objects, Observed},
     status::Statement,
@@ -30,7 +31,7 @@ use super::{
 const PAGE: u32 = 500;
 /// After which a watch is made again, so that one that has silently died is noticed.
 const WATCH_SECONDS: u32 = 45;
-/// Between two descriptions: while everything changes at once, one is enough for many changes. What is gone waits no longer than this.
+/// Between two times that something is told: while everything changes at once, one of them is enough for many changes. What is gone waits no longer than this.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What is told of a watch that fails.
@@ -38,15 +39,16 @@ pub const NOT_TOLD: &str = "the API server does not tell; what it told last stay
 
 /// What runs in the cluster, all of it at first, and whenever it has changed; `statements` gets what is to be said of it, and `meanwhile`
 /// is done, as long as somebody wants to know.
-pub fn inventories(
+pub fn told(
     client: &Client,
     mut objects: Objects,
     statements: watch::Sender<Vec<Statement>>,
     meanwhile: impl Future<Output = ()> + Send + 'static,
-) -> BoxStream<'static, Inventory> {
+) -> BoxStream<'static, Told> {
     let mut observed = observe(client);
-    let (sender, receiver) = watch::channel(Inventory::default());
-    let receivers = sender.clone();
+    // While one waits to be heard, the next gathers what has changed since.
+    let (sender, receiver) = mpsc::channel(1);
+    let listener = sender.clone();
     // Not on the actors' thread: a great cluster takes milliseconds.
     tokio::spawn(async move {
         let follow = async {
@@ -58,8 +60,9 @@ pub fn inventories(
                 }
                 if is_new && objects.is_complete() {
                     is_new = false;
-                    sender.send_replace(objects.inventory());
-                    let said = objects.statements();
+                    let Ok(listener) = sender.reserve().await else { return };
+                    let (told, said) = objects.tell();
+                    listener.send(told);
                     statements.send_if_modified(|known| {
                         *known != said && {
                             *known = said;
@@ -72,10 +75,10 @@ pub fn inventories(
         };
         tokio::select! {
             ((), ()) = async { tokio::join!(follow, meanwhile) } => {}
-            () = receivers.closed() => {}
+            () = listener.closed() => {}
         }
     });
-    WatchStream::from_changes(receiver).boxed()
+    ReceiverStream::new(receiver).boxed()
 }
 
 fn observe(client: &Client) -> BoxStream<'static, Observed> {

@@ -1,10 +1,10 @@
 use conduit_api::{
-    Endpoint, Pod, PodName, RouteName, Service, ServiceName, ServicePort,
+    Endpoint, HttpRoute, Pod, PodName, RouteName, Service, ServiceName, ServicePort,
     route::{ParentRef, RouteBackend, RouteMatch, RouteRule},
 };
 use conduit_consensus::{Command, Proposal};
 
-use super::*;
+use super::{super::told::Changed, *};
 
 fn service(name: &str, endpoints: &[&str]) -> Service {
     let endpoint = |address: &&str| {
@@ -38,6 +38,10 @@ fn inventory(services: &[Service], pods: &[Pod]) -> Inventory {
     Inventory { services: services.to_vec(), pods: pods.to_vec(), routes: None }
 }
 
+fn told(inventory: Inventory) -> Input {
+    Input::Told(Told::All(inventory))
+}
+
 fn state_of(inventory: &Inventory) -> MeshState {
     let mut state = MeshState::default();
     let changes = diff(&state, inventory);
@@ -62,14 +66,14 @@ fn only_the_leader_proposes_and_one_thing_at_a_time() {
     let state = MeshState::default();
     let mut reconciler = Reconciler::default();
     let wanted = inventory(&[service("web", &[])], &[]);
-    assert_eq!(reconciler.handle(now, &state, Input::Inventory(wanted.clone())), []);
+    assert_eq!(reconciler.handle(now, &state, told(wanted.clone())), []);
     assert_eq!(reconciler.handle(now, &state, Input::Leading(false)), []);
     assert_eq!(reconciler.handle(now, &state, Input::Leading(true)), [], "what it knew before is of no use");
-    let described = Input::Inventory(wanted.clone());
+    let described = told(wanted.clone());
     assert_eq!(reconciler.handle(now, &state, described), [Effect::WakeAt(now + QUIET)]);
     let proposed = reconciler.handle(now + QUIET, &state, Input::Timer);
     assert_eq!(proposed, [Effect::Propose(diff(&state, &wanted))]);
-    assert_eq!(reconciler.handle(now + QUIET, &state, Input::Inventory(wanted.clone())), []);
+    assert_eq!(reconciler.handle(now + QUIET, &state, told(wanted.clone())), []);
     assert_eq!(reconciler.handle(now + QUIET, &state_of(&wanted), Input::Proposed(true)), []);
 }
 
@@ -83,7 +87,7 @@ fn additions_gather_but_not_for_ever() {
     for step in 0..100 {
         let now = start + Duration::from_millis(10 * step);
         let names = (0..=step).map(|i| service(&format!("s{i}"), &[]));
-        let effects = reconciler.handle(now, &state, Input::Inventory(inventory(&names.collect::<Vec<_>>(), &[])));
+        let effects = reconciler.handle(now, &state, told(inventory(&names.collect::<Vec<_>>(), &[])));
         if matches!(effects[..], [Effect::Propose(_)]) {
             proposed_at = Some(now);
             break;
@@ -106,7 +110,7 @@ fn what_is_gone_is_proposed_at_once() {
         let state = state_of(&before);
         let mut reconciler = Reconciler::default();
         reconciler.handle(now, &state, Input::Leading(true));
-        let effects = reconciler.handle(now, &state, Input::Inventory(after));
+        let effects = reconciler.handle(now, &state, told(after));
         assert!(matches!(effects[..], [Effect::Propose(_)]), "{effects:?}");
     }
 }
@@ -118,13 +122,13 @@ fn a_platform_that_says_nothing_at_all_removes_nothing() {
     let state = state_of(&before);
     let mut reconciler = Reconciler::default();
     reconciler.handle(now, &state, Input::Leading(true));
-    reconciler.handle(now, &state, Input::Inventory(before));
-    assert_eq!(reconciler.handle(now, &state, Input::Inventory(Inventory::default())), []);
+    reconciler.handle(now, &state, told(before));
+    assert_eq!(reconciler.handle(now, &state, told(Inventory::default())), []);
     assert_eq!(reconciler.handle(now, &state, Input::Timer), []);
 
     // Nor one that said so when this replica knew of nothing either, and has learned of it and leads since.
     let mut reconciler = Reconciler::default();
-    assert_eq!(reconciler.handle(now, &MeshState::default(), Input::Inventory(Inventory::default())), []);
+    assert_eq!(reconciler.handle(now, &MeshState::default(), told(Inventory::default())), []);
     assert_eq!(reconciler.handle(now, &state, Input::Leading(true)), []);
     assert_eq!(reconciler.handle(now + GATHER_MAX, &state, Input::Timer), []);
 }
@@ -135,7 +139,7 @@ fn a_refused_proposal_is_made_again_after_a_pause() {
     let state = MeshState::default();
     let mut reconciler = Reconciler::default();
     reconciler.handle(now, &state, Input::Leading(true));
-    reconciler.handle(now, &state, Input::Inventory(inventory(&[service("web", &[])], &[])));
+    reconciler.handle(now, &state, told(inventory(&[service("web", &[])], &[])));
     let proposed = reconciler.handle(now + QUIET, &state, Input::Timer);
     assert!(matches!(proposed[..], [Effect::Propose(_)]));
     let refused = now + QUIET;
@@ -152,7 +156,7 @@ fn a_great_difference_is_proposed_in_parts_without_a_pause() {
     let mut state = state_of(&inventory(&[], &gone));
     let mut reconciler = Reconciler::default();
     reconciler.handle(now, &state, Input::Leading(true));
-    let mut effects = reconciler.handle(now, &state, Input::Inventory(inventory(&[], &new)));
+    let mut effects = reconciler.handle(now, &state, told(inventory(&[], &new)));
     let mut parts = Vec::new();
     while let Some(Effect::Propose(changes)) = effects.pop() {
         parts.push(changes.len());
@@ -207,7 +211,7 @@ fn much_takes_several_proposals() {
     let mut state = MeshState::default();
     let mut reconciler = Reconciler::default();
     reconciler.handle(now, &state, Input::Leading(true));
-    reconciler.handle(now, &state, Input::Inventory(wanted.clone()));
+    reconciler.handle(now, &state, told(wanted.clone()));
     let mut proposed = 0;
     let mut effects = reconciler.handle(now + QUIET, &state, Input::Timer);
     while let Some(Effect::Propose(changes)) = effects.pop() {
@@ -224,7 +228,75 @@ fn much_takes_several_proposals() {
 fn what_is_larger_than_a_proposal_is_proposed_alone() {
     let endpoints: Vec<_> = (0..20_000).map(|i| format!("10.{}.{}.1:80", i / 256, i % 256)).collect();
     let large = service("large", &endpoints.iter().map(String::as_str).collect::<Vec<_>>());
-    let changes = vec![Change::UpsertService(large), Change::UpsertService(service("small", &[]))];
-    assert!(changes[0].size() > BYTES_MAX);
-    assert_eq!(first(changes, &MeshState::default()).len(), 1);
+    let wanted = Wanted::from(inventory(&[large.clone(), service("small", &[])], &[]));
+    assert!(Change::UpsertService(large).size() > BYTES_MAX);
+    assert_eq!(first(wanted.differences(&MeshState::default(), LEVEL_OF_ALL)).len(), 1);
+}
+
+#[test]
+fn what_has_changed_since_is_proposed_alone() {
+    let now = Instant::now();
+    let mut state = state_of(&inventory(&[service("same", &[]), service("gone", &[])], &[pod("same-0", true)]));
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(now, &state, Input::Leading(true));
+    let early = Changed { pods: vec![(PodName::new("ns", "early").unwrap(), None)], ..Changed::default() };
+    assert_eq!(reconciler.handle(now, &state, Input::Told(Told::Changed(early))), [], "nobody has said what there is");
+    let before = inventory(&[service("same", &[]), service("gone", &[])], &[pod("same-0", true)]);
+    assert_eq!(reconciler.handle(now, &state, told(before)), []);
+    let gone = ServiceName::new("ns", "gone").unwrap();
+    let changed = Changed {
+        services: vec![(gone.clone(), None)],
+        pods: vec![(PodName::new("ns", "new-0").unwrap(), Some(pod("new-0", true)))],
+        routes: None,
+    };
+    let expected = vec![Change::RemoveService(gone), Change::UpsertPod(pod("new-0", true))];
+    let effects = reconciler.handle(now, &state, Input::Told(Told::Changed(changed)));
+    assert_eq!(effects, [Effect::Propose(expected.clone())]);
+    state.apply(2, Proposal::new("test", 0, Command::Batch(expected.clone())));
+    assert_eq!(reconciler.handle(now, &state, Input::Proposed(true)), []);
+    // What it has found to be there it goes on comparing: somebody restores a backup.
+    let restored =
+        state_of(&inventory(&[service("same", &["10.0.0.1:80"]), service("gone", &[])], &[pod("same-0", true)]));
+    let effects = reconciler.handle(now, &restored, Input::Timer);
+    let [Effect::Propose(changes)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(changes.len(), 3);
+    assert!(changes.contains(&Change::UpsertService(service("same", &[]))));
+    state = restored;
+    state.apply(2, Proposal::new("test", 0, Command::Batch(changes.clone())));
+    assert_eq!(reconciler.handle(now, &state, Input::Proposed(true)), []);
+}
+
+#[test]
+fn a_platform_of_which_everything_goes_has_rather_failed() {
+    let now = Instant::now();
+    let all = inventory(&[service("web", &[])], &[]);
+    let state = state_of(&all);
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(now, &state, Input::Leading(true));
+    reconciler.handle(now, &state, told(all));
+    let services = vec![(ServiceName::new("ns", "web").unwrap(), None)];
+    let none = Told::Changed(Changed { services, ..Changed::default() });
+    assert_eq!(reconciler.handle(now, &state, Input::Told(none)), []);
+}
+
+#[test]
+fn members_are_told_what_they_understand_and_the_rest_when_they_do() {
+    let now = Instant::now();
+    let mut zoned = pod("web-0", true);
+    zoned.zone = Some("west".to_owned());
+    let all = inventory(&[], &[zoned.clone()]);
+    let mut state = MeshState::default();
+    let mut reconciler = Reconciler::default();
+    reconciler.understood(4);
+    reconciler.handle(now, &state, Input::Leading(true));
+    reconciler.handle(now, &state, told(all));
+    let mut effects = reconciler.handle(now + QUIET, &state, Input::Timer);
+    assert_eq!(effects, [Effect::Propose(vec![Change::UpsertPod(pod("web-0", true))])]);
+    let Some(Effect::Propose(changes)) = effects.pop() else { return };
+    state.apply(1, Proposal::new("test", 0, Command::Batch(changes)));
+    assert_eq!(reconciler.handle(now + QUIET, &state, Input::Proposed(true)), []);
+    reconciler.understood(LEVEL_OF_ALL);
+    reconciler.handle(now + QUIET, &state, Input::Timer);
+    let effects = reconciler.handle(now + QUIET * 2, &state, Input::Timer);
+    assert_eq!(effects, [Effect::Propose(vec![Change::UpsertPod(zoned)])]);
 }

@@ -1,3 +1,4 @@
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -25,6 +26,17 @@ fn cluster() -> Objects {
     list(&mut objects, Observed::Pod, vec![pod_of("idle", "10.244.0.9", true)]);
     list(&mut objects, Observed::Route, vec![]);
     objects
+}
+
+impl Objects {
+    /// All of it, made anew.
+    fn inventory(&self) -> Inventory {
+        self.all(self.routes().0)
+    }
+
+    fn statements(&self) -> Vec<Statement> {
+        self.routes().1
+    }
 }
 
 fn route_of(name: &str, backend: &str) -> DynamicObject {
@@ -61,7 +73,7 @@ fn slice_of(service: &str, port: u16, endpoints: &[(&str, Option<&str>, bool)]) 
     )
 }
 
-fn pod_of(name: &str, ip: &str, ready: bool) -> core::Pod {
+fn pod_of(name: &str, ip: &str, ready: bool) -> excerpts::Pod {
     let mut metadata = metadata(name);
     metadata["labels"] = json!({CONTROL_PLANE_NAMESPACE: "conduit", POD_TEMPLATE_HASH: "abc12"});
     metadata["ownerReferences"] =
@@ -78,7 +90,7 @@ fn pod_of(name: &str, ip: &str, ready: bool) -> core::Pod {
     }))
 }
 
-fn web_service(extra: Value) -> core::Service {
+fn web_service(extra: Value) -> excerpts::Service {
     let mut spec = json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}]});
     spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     read(json!({"metadata": metadata("web"), "spec": spec}))
@@ -208,7 +220,7 @@ fn an_unready_pod_is_an_endpoint_where_its_service_wants_that() {
 
 #[test]
 fn what_has_no_proxy_of_ours_has_no_identity() {
-    let change: [fn(&mut core::Pod); 3] = [
+    let change: [fn(&mut excerpts::Pod); 3] = [
         |pod| pod.spec.as_mut().unwrap().containers.truncate(1),
         |pod| {
             _ = pod.metadata.labels.as_mut().unwrap().insert(CONTROL_PLANE_NAMESPACE.to_owned(), "another".to_owned())
@@ -355,4 +367,190 @@ fn who_cannot_tell_of_routes_holds_up_nothing_else() {
     assert_eq!(routes(&objects), None);
     miss_routes(&mut objects);
     assert_eq!(routes(&objects), None);
+}
+
+/// What may happen, by small numbers, so that names, addresses, nodes and namespaces meet.
+fn anything(random: &mut StdRng) -> Observed {
+    fn happens<K>(random: &mut StdRng, object: K) -> Event<K> {
+        if random.random_bool(0.25) { Event::Delete(object) } else { Event::Apply(object) }
+    }
+    let place = format!("ns-{}", random.random_range(0..2));
+    let number = random.random_range(0..5);
+    let port_list = |random: &mut StdRng| ["8080", "80", "25", "nonsense"][random.random_range(0..4)].to_owned();
+    let annotated = |random: &mut StdRng, key: &str| {
+        if random.random_bool(0.4) { json!({key: port_list(random)}) } else { json!({}) }
+    };
+    match random.random_range(0..9) {
+        0 => {
+            let metadata = json!({"name": place, "annotations": annotated(random, OPAQUE_PORTS)});
+            Observed::Namespace(happens(random, read(json!({"metadata": metadata}))))
+        }
+        1 => {
+            let labels = if random.random_bool(0.7) { json!({ZONE: format!("zone-{number}")}) } else { json!({}) };
+            let name = format!("node-{}", random.random_range(0..2));
+            Observed::Node(happens(random, read(json!({"metadata": {"name": name, "labels": labels}}))))
+        }
+        2 | 3 => {
+            let mut service = web_service(json!({"publishNotReadyAddresses": random.random_bool(0.3)}));
+            service.metadata.name = Some(format!("web-{}", number % 3));
+            service.metadata.namespace = Some(place);
+            service.metadata.annotations = Some(read(annotated(random, OPAQUE_PORTS)));
+            Observed::Service(happens(random, service))
+        }
+        4 | 5 => {
+            let pods: Vec<_> = (0..random.random_range(0..4)).map(|_| random.random_range(0..5)).collect();
+            let names: Vec<_> = pods.iter().map(|pod| (format!("10.244.0.{pod}"), format!("pod-{pod}"))).collect();
+            let ready = random.random_bool(0.8);
+            let endpoints: Vec<_> = names.iter().map(|(ip, pod)| (ip.as_str(), Some(pod.as_str()), ready)).collect();
+            let mut slice = slice_of(&format!("web-{}", random.random_range(0..3)), 8080, &endpoints);
+            // The name is now this service's, now that one's.
+            slice.metadata.name = Some(format!("slice-{}", number % 3));
+            slice.metadata.namespace = Some(place);
+            for endpoint in &mut slice.endpoints {
+                let namespace = format!("ns-{}", random.random_range(0..2));
+                endpoint.target_ref.as_mut().unwrap().namespace = Some(namespace);
+            }
+            Observed::EndpointSlice(happens(random, slice))
+        }
+        6 => Observed::Route(happens(random, route_of(&format!("route-{number}"), "web-0"))),
+        _ => {
+            // Fewer addresses than pods.
+            let mut pod = pod_of(
+                &format!("pod-{number}"),
+                &format!("10.244.0.{}", random.random_range(0..4)),
+                random.random_bool(0.7),
+            );
+            pod.metadata.namespace = Some(place);
+            let key = [OPAQUE_PORTS, SKIP_INBOUND_PORTS][random.random_range(0..2)];
+            pod.metadata.annotations = Some(read(annotated(random, key)));
+            pod.metadata.deletion_timestamp = random.random_bool(0.3).then(|| read(json!("2026-01-01T00:00:00Z")));
+            pod.spec.as_mut().unwrap().node_name = Some(format!("node-{}", random.random_range(0..2)));
+            Observed::Pod(happens(random, pod))
+        }
+    }
+}
+
+/// A whole list of one kind, of which some may be gone and some new; or one of which only a part came.
+fn list_anything(objects: &mut Objects, random: &mut StdRng) -> bool {
+    let wanted = random.random_range(0..6);
+    let mut events: Vec<Observed> = (0..60).map(|_| anything(random)).collect();
+    events.retain(|observed| match observed {
+        Observed::Namespace(_) => wanted == 0,
+        Observed::Node(_) => wanted == 1,
+        Observed::Service(_) => wanted == 2,
+        Observed::EndpointSlice(_) => wanted == 3,
+        Observed::Pod(_) => wanted == 4,
+        _ => wanted == 5,
+    });
+    fn items<K>(events: Vec<Event<K>>) -> Vec<K> {
+        events
+            .into_iter()
+            .filter_map(|event| if let Event::Apply(object) = event { Some(object) } else { None })
+            .collect()
+    }
+    macro_rules! listed {
+        ($kind:ident) => {{
+            let events = events.into_iter().filter_map(|o| if let Observed::$kind(e) = o { Some(e) } else { None });
+            list(objects, Observed::$kind, items(events.collect()))
+        }};
+    }
+    match wanted {
+        0 => listed!(Namespace),
+        1 => listed!(Node),
+        2 => listed!(Service),
+        3 => listed!(EndpointSlice),
+        4 => listed!(Pod),
+        _ => listed!(Route),
+    }
+}
+
+/// What somebody knows who has heard all that was told.
+#[derive(Default)]
+struct Heard {
+    services: BTreeMap<ServiceName, Service>,
+    pods: BTreeMap<PodName, Pod>,
+    routes: Option<Vec<HttpRoute>>,
+}
+
+impl Heard {
+    fn hear(&mut self, told: Told) {
+        fn change<K: Ord, V>(known: &mut BTreeMap<K, V>, changed: Vec<(K, Option<V>)>) {
+            for (name, value) in changed {
+                known.remove(&name);
+                known.extend(value.map(|value| (name, value)));
+            }
+        }
+        match told {
+            Told::All(inventory) => {
+                *self = Self {
+                    services: inventory.services.into_iter().map(|service| (service.name.clone(), service)).collect(),
+                    pods: inventory.pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect(),
+                    routes: inventory.routes,
+                }
+            }
+            Told::Changed(changed) => {
+                change(&mut self.services, changed.services);
+                change(&mut self.pods, changed.pods);
+                self.routes = changed.routes;
+            }
+        }
+    }
+
+    fn inventory(&self) -> Inventory {
+        let (services, pods) = (self.services.values().cloned().collect(), self.pods.values().cloned().collect());
+        Inventory { services, pods, routes: self.routes.clone() }
+    }
+}
+
+#[test]
+fn what_was_told_bit_by_bit_is_what_would_be_told_at_once() {
+    for seed in 0..300 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut objects = cluster();
+        let mut heard = Heard::default();
+        heard.hear(objects.tell().0);
+        let mut is_new = false;
+        for step in 0..150 {
+            is_new |= match random.random_range(0..20) {
+                0 => list_anything(&mut objects, &mut random),
+                _ => objects.observe(anything(&mut random)),
+            };
+            // Not after each: what has changed twice in between is told once.
+            if random.random_bool(0.6) {
+                if std::mem::take(&mut is_new) {
+                    let (told, statements) = objects.tell();
+                    assert!(matches!(told, Told::Changed(_)));
+                    heard.hear(told);
+                    assert_eq!(statements, objects.statements());
+                    assert_eq!(heard.routes, objects.inventory().routes, "seed {seed}, step {step}");
+                }
+                // Also where nothing was new. That an API server tells of nothing at all is no news; what it says of routes is doubtful from then on.
+                let expected = Inventory { routes: heard.routes.clone(), ..objects.inventory() };
+                assert_eq!(heard.inventory(), expected, "seed {seed}, step {step}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_change_is_told_alone() {
+    let mut objects = with_web();
+    let other = |name: &str, ip: &str| Observed::Pod(Event::Apply(pod_of(name, ip, true)));
+    objects.observe(other("other-1", "10.244.0.3"));
+    objects.tell();
+    let slice = slice_of("web", 8080, &[("10.244.0.1", Some("web-1"), true)]);
+    objects.observe(Observed::EndpointSlice(Event::Apply(slice)));
+    let names = |told: Told| match told {
+        Told::Changed(Changed { services, pods, .. }) => (
+            services.iter().map(|(name, _)| name.name().to_owned()).collect::<Vec<_>>(),
+            pods.iter().map(|(name, _)| name.name().to_owned()).collect::<Vec<_>>(),
+        ),
+        Told::All(_) => panic!("all of it was told before"),
+    };
+    let told = names(objects.tell().0);
+    assert_eq!(told, (vec!["web".to_owned()], vec![]));
+    objects.observe(other("other-1", "10.244.0.4"));
+    assert_eq!(names(objects.tell().0), (vec![], vec!["other-1".to_owned()]));
+    objects.observe(Observed::Pod(Event::Apply(pod_of("web-1", "10.244.0.1", false))));
+    assert_eq!(names(objects.tell().0), (vec!["web".to_owned()], vec!["web-1".to_owned()]));
 }
