@@ -48,7 +48,7 @@ const INSTALLED_BEFORE: [(&str, &str); 0] = [];
 /// # Errors
 /// When `namespace` cannot be one.
 pub fn kinds(namespace: &str) -> anyhow::Result<BTreeSet<Kind>> {
-    let install = Install { ha: Some("3".to_owned()), ..Install::default() };
+    let install = Install { ha: Some("3".to_owned()), cni: true, ..Install::default() };
     let before = INSTALLED_BEFORE.map(|(api_version, kind)| (api_version.to_owned(), kind.to_owned()));
     Ok(install.manifest(namespace)?.objects().iter().map(kind).chain(before).collect())
 }
@@ -111,11 +111,12 @@ mod tests {
     use super::*;
 
     /// Kinds that a release has installed; none is ever taken away from this list.
-    const EVER: [&str; 15] = [
+    const EVER: [&str; 16] = [
         "APIService",
         "ClusterRole",
         "ClusterRoleBinding",
         "ConfigMap",
+        "DaemonSet",
         "Deployment",
         "MutatingWebhookConfiguration",
         "Namespace",

@@ -67,6 +67,9 @@ pub struct Install {
     /// Without Prometheus, and with it Grafana: yours scrapes the mesh, or nobody does
     #[arg(long)]
     pub without_prometheus: bool,
+    /// Pods' traffic is redirected by a CNI plugin, which comes with this, and not by init containers with NET_ADMIN
+    #[arg(long, visible_alias = "linkerd-cni-enabled")]
+    pub cni: bool,
     /// Without Grafana and its dashboards
     #[arg(long)]
     pub without_grafana: bool,
@@ -240,6 +243,9 @@ impl Install {
             Some("5") => values.put("controller.replicas", 5),
             Some(_) => values.put("controller.replicas", 3),
             None => {}
+        }
+        if self.cni {
+            values.put("cni.enabled", true);
         }
         if self.without_prometheus {
             values.put("prometheus.enabled", false);

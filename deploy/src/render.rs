@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{Values, functions::FUNCTIONS};
 
 /// The templates in the order in which what they make is applied: nothing waits for what comes behind it.
-const TEMPLATES: [(&str, &str); 12] = [
+const TEMPLATES: [(&str, &str); 13] = [
     ("namespace.yaml", include_str!("../chart/templates/namespace.yaml")),
     ("controller-rbac.yaml", include_str!("../chart/templates/controller-rbac.yaml")),
     ("people-rbac.yaml", include_str!("../chart/templates/people-rbac.yaml")),
@@ -19,6 +19,7 @@ const TEMPLATES: [(&str, &str); 12] = [
     ("services.yaml", include_str!("../chart/templates/services.yaml")),
     ("config.yaml", include_str!("../chart/templates/config.yaml")),
     ("controller.yaml", include_str!("../chart/templates/controller.yaml")),
+    ("cni.yaml", include_str!("../chart/templates/cni.yaml")),
     ("webhook.yaml", include_str!("../chart/templates/webhook.yaml")),
     ("api.yaml", include_str!("../chart/templates/api.yaml")),
     ("network-policies.yaml", include_str!("../chart/templates/network-policies.yaml")),

@@ -40,6 +40,7 @@ fn what_is_printed_is_what_was_reviewed() {
              --set proxy.cni=true,controller.tolerations[0].operator=Exists --set-string proxy.opaquePorts=3306",
             "conduit",
         ),
+        ("cni.yaml", "--cni --without-prometheus", "conduit"),
         (
             "issuer.yaml",
             "--without-grafana --identity-issuer-certificate-file ISSUER/issuer.crt --identity-issuer-key-file ISSUER/issuer.key \

@@ -14,7 +14,7 @@ use serde_json::Value;
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/chart");
 
 /// Values as files, and as assignments, in pairs of a flag and what follows it.
-const CASES: [&[(&str, &str)]; 14] = [
+const CASES: [&[(&str, &str)]; 15] = [
     &[],
     &[("--values", "ha")],
     &[("--values", "ha"), ("--set", "controller.replicas=5,createNamespace=true")],
@@ -28,6 +28,7 @@ const CASES: [&[(&str, &str)]; 14] = [
     )],
     &[("--set", "proxy.uid=3000,proxy.resources.cpuLimit=1,proxy.skipInboundPorts=25\\,8000-8010,proxy.cni=true")],
     &[("--set", "grafana.enabled=false")],
+    &[("--set", "cni.enabled=true,cni.namespace=net,cni.image=example.org/cni:1,cni.confDirectory=/etc/cni")],
     &[("--set", "alerts.webhookSecret=hook,alerts.window=1m")],
     &[("--set", "identity.externalIssuer=true")],
     &[("--set", "proxyInjector.repair=evict")],

@@ -357,3 +357,44 @@ fn json_is_the_same_objects() {
     let list: Value = serde_json::from_str(&manifest.json()).unwrap();
     assert_eq!((&list["kind"], items(&list["items"])), (&json!("List"), manifest.objects()));
 }
+
+/// What changes nodes: everywhere, wherever its pods may be, and with no right that it does not use.
+#[test]
+fn the_cni_plugin_is_on_every_node() {
+    let manifest = Install { cni: true, ..Install::default() }.manifest("mesh").unwrap();
+    let sets = of_kind(&manifest, "DaemonSet");
+    let (set, pod) = (sets[0], &sets[0]["spec"]["template"]);
+    assert!(sets.len() == 1 && selects(&set["spec"]["selector"]["matchLabels"], pod));
+    assert_eq!(set["metadata"]["namespace"], "kube-system", "that of the control plane is restricted");
+    let spec = &pod["spec"];
+    assert_eq!(spec["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!((&spec["priorityClassName"], &spec["hostNetwork"]), (&json!("system-node-critical"), &json!(true)));
+    assert!(exists(&manifest, "ServiceAccount", &spec["serviceAccountName"]));
+    let context = &container(pod)["securityContext"];
+    assert_eq!((&context["capabilities"], &context["privileged"]), (&json!({"drop": ["ALL"]}), &Value::Null));
+    for volume in items(&spec["volumes"]) {
+        let mut mounts = items(&container(pod)["volumeMounts"]).iter();
+        let mount = mounts.find(|mount| mount["name"] == volume["name"]).expect("it is mounted");
+        assert_eq!(mount["mountPath"], volume["hostPath"]["path"], "the plugin finds the socket by the same path");
+    }
+    let rules = |kind: &str, name: &str| {
+        let roles = of_kind(&manifest, kind);
+        roles.iter().find(|role| role["metadata"]["name"] == name).unwrap()["rules"].clone()
+    };
+    assert_eq!(
+        rules("ClusterRole", "conduit-mesh-cni"),
+        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])
+    );
+    let own = json!([{"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": ["conduit-cni"], "verbs": ["get"]}]);
+    assert_eq!(rules("Role", "conduit-cni"), own);
+    for binding in [of_kind(&manifest, "RoleBinding"), of_kind(&manifest, "ClusterRoleBinding")].concat() {
+        if binding["roleRef"]["name"].as_str().unwrap().ends_with("-cni") {
+            assert_eq!(
+                binding["subjects"],
+                json!([{"kind": "ServiceAccount", "name": "conduit-cni", "namespace": "kube-system"}])
+            );
+        }
+    }
+    assert!(manifest.yaml().contains("\n    cni: true\n"), "pods need no init container that redirects");
+    assert!(of_kind(&manifests()[0], "DaemonSet").is_empty());
+}

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
+    redirection::Redirection,
     settings::{Resources, Settings, port_list},
     workload::Owner,
 };
@@ -11,6 +12,10 @@ use crate::{
 pub const PROXY: &str = "conduit-proxy";
 /// What redirects a pod's traffic to it.
 pub const INIT: &str = "conduit-init";
+/// What makes sure that a CNI plugin did.
+pub const CHECK: &str = "conduit-check-redirect";
+/// Who it is: everybody but the proxy, whose connections are not redirected, will do.
+const CHECK_UID: u32 = 65_534;
 /// What says who the pod is: the control plane accepts tokens of this audience alone, so that no other reader of it can use one.
 const AUDIENCE: &str = "conduit.io/identity";
 /// After this the kubelet has replaced it.
@@ -23,8 +28,6 @@ pub const TRUST_BUNDLE_FILE: &str = "trust-bundle.pem";
 const CACHE_SIZE_LIMIT: &str = "128Mi";
 /// One socket.
 const WORKLOAD_API_SIZE_LIMIT: &str = "1Mi";
-/// Not redirected besides the admin port: where proxies of the first generation listened, which may still be asked.
-const CONTROL_PORT: u16 = 4190;
 /// How often a native sidecar is asked whether it is ready, once a second, before it is started anew. The pod's other containers
 /// wait for it.
 const STARTUP_TRIES: u32 = 120;
@@ -47,22 +50,8 @@ pub(crate) const SPIFFE_ENDPOINT_SOCKET: &str = "SPIFFE_ENDPOINT_SOCKET";
 
 /// What redirects. It needs NET_ADMIN, which applies to its pod's network alone, and root to have it.
 pub(crate) fn init(settings: &Settings) -> Value {
-    let mut inbound = settings.skip_inbound_ports.iter().map(ToString::to_string).collect::<Vec<_>>();
-    inbound.extend([CONTROL_PORT, settings.admin_port].map(|port| port.to_string()));
-    let mut args = vec![
-        "init".to_owned(),
-        "--incoming-proxy-port".to_owned(),
-        settings.inbound_port.to_string(),
-        "--outgoing-proxy-port".to_owned(),
-        settings.outbound_port.to_string(),
-        "--proxy-uid".to_owned(),
-        settings.proxy_uid.to_string(),
-        "--inbound-ports-to-ignore".to_owned(),
-        inbound.join(","),
-    ];
-    if !settings.skip_outbound_ports.is_empty() {
-        args.extend(["--outbound-ports-to-ignore".to_owned(), port_list(&settings.skip_outbound_ports)]);
-    }
+    let mut args = vec!["init".to_owned()];
+    args.extend(Redirection::wanted(settings).arguments());
     let mut container = container(INIT, settings);
     container.insert("args".to_owned(), json!(args));
     container.insert(
@@ -78,6 +67,18 @@ pub(crate) fn init(settings: &Settings) -> Value {
         }),
     );
     Value::Object(container)
+}
+
+/// What ends with an error, and its pod's start with it, if nothing redirects; none, if nothing is to be redirected anyway.
+pub(crate) fn check(settings: &Settings) -> Option<Value> {
+    let mut args = vec!["check-redirect".to_owned()];
+    args.extend(Redirection::wanted(settings).check_arguments()?);
+    let mut container = container(CHECK, settings);
+    container.insert("args".to_owned(), json!(args));
+    let mut context = restricted(settings);
+    context["runAsUser"] = json!(if settings.proxy_uid == CHECK_UID { CHECK_UID - 1 } else { CHECK_UID });
+    container.insert("securityContext".to_owned(), context);
+    Some(Value::Object(container))
 }
 
 /// The proxy; as a native sidecar it is an init container.

@@ -120,6 +120,8 @@ pub enum Warning {
     NotCarriedOut(String),
     /// A Job whose proxy does not end with it.
     NeverCompletes,
+    /// A CNI plugin redirects what init containers do before the proxy is there.
+    NoNetwork,
     /// Text with anchors, aliases or merge keys where something was to be changed.
     WrittenAnew,
 }
@@ -139,6 +141,12 @@ impl fmt::Display for Warning {
                 f,
                 "has pods that are to complete: with --native-sidecar (Kubernetes 1.29 and later) they do, otherwise the proxy \
                  runs until the control plane, or a POST to /shutdown on its admin port, ends it"
+            ),
+            Self::NoNetwork => write!(
+                f,
+                "has init containers, which a CNI plugin leaves without TCP connections until the proxy runs: use --native-sidecar \
+                 (Kubernetes 1.29 and later), or annotate it {}",
+                annotations::SKIP_OUTBOUND_PORTS
             ),
             Self::WrittenAnew => {
                 write!(
@@ -180,6 +188,10 @@ pub fn plan(pods: Pods<'_>, settings: &Settings) -> Result<Decision, InjectionEr
     if !settings.native_sidecar && pods.owner.is_some_and(|owner| owner.kind.ends()) {
         warnings.push(Warning::NeverCompletes);
     }
+    let has_init = template["spec"]["initContainers"].as_array().is_some_and(|list| !list.is_empty());
+    if settings.cni && !settings.native_sidecar && has_init {
+        warnings.push(Warning::NoNetwork);
+    }
     Ok(Decision::Inject(Injection { operations: additions(pods, &own, &settings)?, warnings }))
 }
 
@@ -198,7 +210,7 @@ fn skip(template: &Value, own: &Annotations) -> Result<Option<Skip>, AnnotationE
     let names = || containers_of(spec).filter_map(|container| container["name"].as_str());
     let windows = spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
     let foreign = names().find(|name| FOREIGN.contains(name));
-    let skip = if names().any(|name| name == containers::PROXY || name == containers::INIT) {
+    let skip = if names().any(|name| [containers::PROXY, containers::INIT, containers::CHECK].contains(&name)) {
         Skip::AlreadyInjected
     } else if spec["hostNetwork"] == true {
         Skip::HostNetwork
@@ -234,7 +246,7 @@ fn additions(pods: Pods<'_>, own: &Annotations, settings: &Settings) -> Result<V
         additions.entry(&path("metadata.annotations"), annotation, json!(value))?;
     }
     let (init_containers, spec_containers) = (path("spec.initContainers"), path("spec.containers"));
-    let init = (!settings.cni).then(|| containers::init(settings));
+    let init = if settings.cni { containers::check(settings) } else { Some(containers::init(settings)) };
     if settings.native_sidecar {
         // Before all others, which then have a network.
         for container in init.into_iter().chain([containers::proxy(settings, pods.owner)]) {

@@ -12,12 +12,14 @@
 //! - [`operation`]: what both decide, as changes of a JSON value.
 //! - [`manifest`] carries them out in the text of a file, whose other bytes stay what they are; [`webhook`] says them in the
 //!   API server's words.
+//! - [`redirection`]: what of a pod's traffic goes to the proxy, as an init container or a CNI plugin is told.
 //! - [`workload`]: which kinds have pods, and where. [`report`]: what a person is told.
 
 pub mod containers;
 pub mod injection;
 pub mod manifest;
 pub mod operation;
+pub mod redirection;
 pub mod removal;
 pub mod report;
 pub mod settings;
@@ -27,5 +29,6 @@ pub mod workload;
 pub use injection::{Decision, Injection, Origin, Skip, Warning};
 pub use manifest::{Manifest, ManifestError, Namespaces, Output};
 pub use operation::{Operation, Path, Step};
+pub use redirection::{Redirection, RedirectionError};
 pub use report::{Outcome, Report};
 pub use settings::{Settings, annotations::AnnotationError, annotations::Annotations};

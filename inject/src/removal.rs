@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    containers::{INIT, PROXY, SPIFFE_ENDPOINT_SOCKET, VOLUMES, WORKLOAD_API_VOLUME, spiffe_endpoint},
+    containers::{CHECK, INIT, PROXY, SPIFFE_ENDPOINT_SOCKET, VOLUMES, WORKLOAD_API_VOLUME, spiffe_endpoint},
     injection::{ADDED_ANNOTATIONS, CONTROL_PLANE_NAMESPACE, CREATED_BY, PROXY_VERSION},
     operation::{Operation, Step, path},
     settings::annotations::PREFIX,
@@ -13,7 +13,7 @@ use crate::{
 /// What is to be taken away from `template`; nothing if it has no proxy.
 pub fn plan(template: &Value) -> Vec<Operation> {
     let mut removals = Removals { template, operations: Vec::new() };
-    let is_ours = |container: &Value| [PROXY, INIT].iter().any(|name| container["name"] == *name);
+    let is_ours = |container: &Value| [PROXY, INIT, CHECK].iter().any(|name| container["name"] == *name);
     removals.elements("spec.initContainers", is_ours);
     removals.elements("spec.containers", is_ours);
     removals.elements("spec.volumes", |volume| VOLUMES.iter().any(|name| volume["name"] == *name));

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use conduit_inject::{Decision, Settings, Skip, removal, settings::annotations::Annotations, webhook};
+use conduit_inject::{Decision, Redirection, Settings, Skip, removal, settings::annotations::Annotations, webhook};
 use serde_json::{Value, json};
 
 /// JSON patch (RFC 6902), as far as it is used.
@@ -165,5 +165,57 @@ fn what_a_proxy_is_told_is_what_it_reads() {
     }
     for required in source.split("env.required(\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(told.contains(&required), "{required} is missing");
+    }
+}
+
+/// Of whatever settings, and annotations of the pod.
+#[test]
+fn a_cni_plugin_is_told_what_the_init_container_would_have_been() {
+    let ports = |text: &str| conduit_api::PortRange::list(text).unwrap();
+    let other = Settings { proxy_uid: 3000, inbound_port: 1, outbound_port: 2, admin_port: 3, ..Settings::default() };
+    let skips =
+        Settings { skip_inbound_ports: ports("25,80-90"), skip_outbound_ports: ports("1-100"), ..other.clone() };
+    for settings in [Settings::default(), other, skips] {
+        for own in
+            [json!({}), json!({"config.conduit.io/skip-inbound-ports": "25", "config.conduit.io/proxy-uid": "4000"})]
+        {
+            for native_sidecar in [false, true] {
+                let mut pod = pod();
+                pod["metadata"]["annotations"] = own.clone();
+                let with_init = admitted(&pod, &Settings { native_sidecar, ..settings.clone() });
+                assert_eq!(Redirection::of_pod(&with_init), Ok(None), "it does that by itself");
+                let is_init = |container: &&Value| container["name"] == "conduit-init";
+                let init = with_init["spec"]["initContainers"].as_array().unwrap().iter().find(is_init).unwrap();
+                let with_cni = admitted(&pod, &Settings { native_sidecar, cni: true, ..settings.clone() });
+                let mut told = vec!["init".to_owned()];
+                told.extend(Redirection::of_pod(&with_cni).unwrap().unwrap().arguments());
+                assert_eq!(json!(told), init["args"]);
+            }
+        }
+    }
+    assert_eq!(Redirection::of_pod(&pod()), Ok(None));
+    let mut changed = admitted(&pod(), &Settings { cni: true, ..Settings::default() });
+    changed["spec"]["containers"][2]["env"] = json!([]);
+    assert!(Redirection::of_pod(&changed).unwrap_err().to_string().contains("CONDUIT_PROXY_PUBLIC_LISTENER"));
+}
+
+/// As Pod Security's `restricted` wants it, and by a port that is redirected.
+#[test]
+fn a_pod_that_a_cni_plugin_redirects_has_no_rights() {
+    let all = conduit_api::PortRange::list("1-65535").unwrap();
+    let web = conduit_api::PortRange::list("2-80").unwrap();
+    for (skipped, port) in [(Vec::new(), Some("80")), (web, Some("1")), (all, None)] {
+        let settings =
+            Settings { cni: true, native_sidecar: true, skip_outbound_ports: skipped, ..Settings::default() };
+        let pod = admitted(&pod(), &settings);
+        assert!(!pod.to_string().contains("NET_ADMIN"));
+        let first = &pod["spec"]["initContainers"][0];
+        assert_eq!(port.is_some(), first["name"] == "conduit-check-redirect");
+        if let Some(port) = port {
+            assert_eq!(first["args"], json!(["check-redirect", "--outgoing-proxy-port", "4140", "--to-port", port]));
+            let context = &first["securityContext"];
+            assert_eq!((&context["runAsNonRoot"], &context["capabilities"]["drop"][0]), (&json!(true), &json!("ALL")));
+            assert_ne!(context["runAsUser"], settings.proxy_uid);
+        }
     }
 }

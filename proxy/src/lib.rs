@@ -36,7 +36,6 @@ pub mod live;
 pub mod original;
 pub mod outbound;
 pub mod policy;
-pub mod redirect;
 pub mod route;
 pub mod tap;
 pub mod telemetry;

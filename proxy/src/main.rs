@@ -1,10 +1,11 @@
-//! `conduit-proxy`, and `conduit-proxy init`, which redirects a pod's traffic to it.
+//! `conduit-proxy`, and `conduit-proxy init`, which redirects a pod's traffic to it, and `check-redirect`, which looks whether somebody did.
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use conduit_proxy::{app, config::Config, redirect};
+use conduit_proxy::{app, config::Config};
+use conduit_redirect::{Rules, check::Check};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::spawn_local,
@@ -27,7 +28,9 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Redirects the TCP traffic of this network namespace to the proxy.
-    Init(redirect::Rules),
+    Init(Rules),
+    /// Makes sure that something else has done that, such as a CNI plugin: succeeds when connections come to where the proxy will listen.
+    CheckRedirect(Check),
 }
 
 fn main() -> ExitCode {
@@ -41,7 +44,8 @@ fn main() -> ExitCode {
     let diagnostics = fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     tracing_subscriber::registry().with(filter).with(diagnostics).init();
     let result = match args.command {
-        Some(Command::Init(rules)) => redirect::apply(&rules).map_err(Into::into),
+        Some(Command::Init(rules)) => conduit_redirect::apply(&rules).map_err(Into::into),
+        Some(Command::CheckRedirect(check)) => conduit_redirect::check::check(&check).map_err(Into::into),
         None => run(),
     };
     match result {

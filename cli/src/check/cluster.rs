@@ -8,6 +8,7 @@ use conduit_inject::{Settings, injection::CONTROL_PLANE_NAMESPACE};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
+        apps::v1::DaemonSet,
         authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
         core::v1::{Namespace, Pod},
     },
@@ -127,12 +128,26 @@ impl Cluster<'_> {
 
     /// Whether what was installed is there and runs, as the cluster sees it.
     pub(super) async fn existence(&self) -> Vec<Check> {
-        let (pods, webhook, api) = tokio::join!(self.control_plane_pods(), self.webhook(), self.api_service());
-        vec![
+        let (pods, webhook, api, cni) =
+            tokio::join!(self.control_plane_pods(), self.webhook(), self.api_service(), self.cni());
+        let cni = cni.map(|cni| Check::new("conduit-existence", "the CNI plugin is on every node", cni));
+        let checks = vec![
             Check::new("conduit-existence", "control plane pods are ready", pods),
             Check::new("conduit-existence", "the API server trusts the webhook", webhook),
             Check::new("conduit-existence", "the API server reaches the Conduit API", api),
-        ]
+        ];
+        checks.into_iter().chain(cni).collect()
+    }
+
+    /// Nothing, where none was installed.
+    async fn cni(&self) -> Option<Outcome> {
+        let labelled =
+            ListParams::default().labels(&format!("{COMPONENT}=cni,{CONTROL_PLANE_NAMESPACE}={}", self.namespace));
+        match Api::<DaemonSet>::all(self.client.clone()).list(&labelled).await {
+            Ok(found) => found.items.first().map(pods::on_every_node),
+            Err(kube::Error::Api(status)) if status.is_not_found() => None,
+            Err(error) => Some(unless_forbidden(&error)),
+        }
     }
 
     async fn control_plane_pods(&self) -> Outcome {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use conduit_inject::{Annotations, Settings, injection::PROXY_VERSION, webhook::lacks_proxy};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use kube::ResourceExt as _;
 
@@ -17,6 +18,20 @@ pub(super) fn ready(pods: &[Pod]) -> Outcome {
     match unready.is_empty() {
         true => Outcome::Ok,
         false => Outcome::Fail(format!("{} of {} are not: {}", unready.len(), pods.len(), examples(&unready))),
+    }
+}
+
+/// Whether each node that is to have a pod of it has one that is ready.
+pub(super) fn on_every_node(set: &DaemonSet) -> Outcome {
+    let (ready, wanted) =
+        set.status.as_ref().map_or((0, 0), |status| (status.number_ready, status.desired_number_scheduled));
+    let name = format!("{}/{}", set.namespace().unwrap_or_default(), set.name_any());
+    match wanted {
+        0 => Outcome::Fail(format!("DaemonSet {name} is on no node yet")),
+        _ if ready < wanted => Outcome::Fail(format!(
+            "DaemonSet {name} is ready on {ready} of {wanted} nodes; pods with proxies do not start on the others"
+        )),
+        _ => Outcome::Ok,
     }
 }
 
@@ -169,5 +184,18 @@ mod tests {
             says.starts_with("4 of 5 proxies are not v2: shop/web has v1, ") && says.contains("and 1 more"),
             "{says}"
         );
+    }
+
+    #[test]
+    fn a_plugin_has_to_be_on_every_node() {
+        let set = |ready: i32, wanted: i32| {
+            let status = serde_json::json!({"numberReady": ready, "desiredNumberScheduled": wanted, "currentNumberScheduled": ready, "numberMisscheduled": 0});
+            let metadata = serde_json::json!({"name": "conduit-cni", "namespace": "kube-system"});
+            serde_json::from_value(serde_json::json!({"metadata": metadata, "status": status})).unwrap()
+        };
+        assert!(matches!(on_every_node(&set(3, 3)), Outcome::Ok));
+        let Outcome::Fail(reason) = on_every_node(&set(2, 3)) else { panic!("one has none") };
+        assert!(reason.contains("kube-system/conduit-cni is ready on 2 of 3 nodes"), "{reason}");
+        assert!(matches!(on_every_node(&set(0, 0)), Outcome::Fail(_)));
     }
 }

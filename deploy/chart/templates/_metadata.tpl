@@ -13,6 +13,13 @@
   annotations:
     conduit.io/created-by: conduit/cli {{ .Values.conduitVersion }}
 {{- end }}
+{{- define "conduit.cni" }}
+  labels:
+    conduit.io/control-plane-component: cni
+    conduit.io/control-plane-ns: {{ .Release.Namespace }}
+  annotations:
+    conduit.io/created-by: conduit/cli {{ .Values.conduitVersion }}
+{{- end }}
 {{- define "conduit.grafana" }}
   labels:
     conduit.io/control-plane-component: grafana

@@ -33,7 +33,7 @@ pub struct AnnotationError {
 }
 
 impl AnnotationError {
-    fn new(name: &str, value: &str, reason: impl Display) -> Self {
+    pub(crate) fn new(name: &str, value: &str, reason: impl Display) -> Self {
         Self { name: name.to_owned(), value: value.to_owned(), reason: reason.to_string() }
     }
 }

@@ -1,5 +1,8 @@
-//! Redirects a pod's TCP traffic to its proxy: nftables rules, written over netlink, so that an image needs nothing but this
-//! program. One transaction replaces what an earlier run wrote: there is the old table or the new one, never half of one.
+//! Redirects a pod's TCP traffic to its proxy: nftables rules, written over netlink, so that an image needs nothing but its program.
+//! `conduit-proxy init` does it inside the pod, and the CNI plugin from outside. One transaction replaces what an earlier run wrote:
+//! there is the old table or the new one, never half of one.
+
+pub mod check;
 
 use std::ffi::CStr;
 
@@ -18,6 +21,7 @@ const PREROUTING: &CStr = c"prerouting";
 /// linux/netfilter.h
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
+const FAMILIES: [u8; 2] = [NFPROTO_IPV4, NFPROTO_IPV6];
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_LOCAL_OUT: u32 = 3;
 /// Where destination NAT takes place among other rules (`NF_IP_PRI_NAT_DST`).
@@ -85,6 +89,42 @@ pub fn apply(rules: &Rules) -> Result<(), RedirectError> {
     if rules.inbound_ports_to_ignore.len() + rules.outbound_ports_to_ignore.len() > PORTS_MAX {
         return Err(RedirectError::TooManyPorts);
     }
+    transact(|transaction| {
+        for family in FAMILIES {
+            write_table(transaction, family, rules);
+        }
+    })
+}
+
+/// Takes the rules away, whoever wrote them; nothing happens if there are none.
+///
+/// # Errors
+/// When the kernel keeps them.
+pub fn remove() -> Result<(), RedirectError> {
+    transact(|transaction| FAMILIES.into_iter().for_each(|family| clear(transaction, family)))
+}
+
+/// Whether there are rules in this network namespace, of whichever [`Rules`].
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn is_applied() -> Result<bool, RedirectError> {
+    let mut socket = NetlinkSocket::new();
+    for family in FAMILIES {
+        let mut request = Request::new().op_gettable_do(&header(family));
+        request.encode().push_name(TABLE);
+        let found = socket.request(&request).map_err(kernel)?.recv_one().map(drop);
+        match found {
+            Ok(()) => {}
+            Err(error) if error.as_io_error().kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(kernel(error)),
+        }
+    }
+    Ok(true)
+}
+
+/// All of `changes`, or none.
+fn transact(changes: impl FnOnce(&mut Chained<'static>)) -> Result<(), RedirectError> {
     let mut socket = NetlinkSocket::new();
     let sequence = socket.reserve_seq(MESSAGES_MAX);
     let generation = {
@@ -95,9 +135,7 @@ pub fn apply(rules: &Rules) -> Result<(), RedirectError> {
     };
     let mut transaction = Chained::new(sequence);
     transaction.request().op_batch_begin_do(&batch()).encode().push_genid(generation);
-    for family in [NFPROTO_IPV4, NFPROTO_IPV6] {
-        write_table(&mut transaction, family, rules);
-    }
+    changes(&mut transaction);
     transaction.request().op_batch_end_do(&batch());
     let transaction = transaction.finalize();
     socket.request_chained(&transaction).map_err(kernel)?.recv_all().map_err(kernel)
@@ -107,10 +145,14 @@ fn kernel(error: impl std::fmt::Display) -> RedirectError {
     RedirectError::Kernel(error.to_string())
 }
 
-fn write_table(transaction: &mut Chained<'static>, family: u8, rules: &Rules) {
-    // Added so that it can be deleted, whether it was there or not, and added anew.
+/// Adds the table so that it can be deleted, whether it was there or not.
+fn clear(transaction: &mut Chained<'static>, family: u8) {
     transaction.request().set_create().op_newtable_do(&header(family)).encode().push_name(TABLE);
     transaction.request().op_deltable_do(&header(family)).encode().push_name(TABLE);
+}
+
+fn write_table(transaction: &mut Chained<'static>, family: u8, rules: &Rules) {
+    clear(transaction, family);
     transaction.request().set_create().op_newtable_do(&header(family)).encode().push_name(TABLE);
     for (chain, hook) in [(OUTPUT, NF_INET_LOCAL_OUT), (PREROUTING, NF_INET_PRE_ROUTING)] {
         transaction
