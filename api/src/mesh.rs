@@ -168,7 +168,7 @@ impl Pod {
 
     /// See [`simplify_routes`].
     pub fn simplify(&mut self, level: u32) {
-        if level < 5 {
+        if level < LEVEL_OF_WORKLOADS {
             (self.ports, self.zone) = (PodPorts::default(), None);
         }
     }
@@ -247,7 +247,7 @@ impl Service {
 
     /// See [`simplify_routes`].
     pub fn simplify(&mut self, level: u32) {
-        if level >= 5 {
+        if level >= LEVEL_OF_WORKLOADS {
             return;
         }
         self.balancing = Balancing::default();
@@ -309,6 +309,9 @@ pub struct Inventory {
     #[serde(skip)]
     pub routes: Option<Vec<HttpRoute>>,
 }
+
+/// Members of this feature level know all that there is of services and pods.
+pub const LEVEL_OF_WORKLOADS: u32 = 5;
 
 /// As far as members of feature level `level` know them: what they do not, they would not keep, and so be of another opinion later.
 /// Before level 6 there are only the routes that their release would have accepted, as it had it; before level 5 nothing is said of them,

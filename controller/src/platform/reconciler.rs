@@ -102,13 +102,13 @@ impl Reconciler {
     /// before it led.
     pub fn handle(&mut self, now: Instant, state: &MeshState, input: Input) -> Vec<Effect> {
         match input {
-            // A platform that has nothing at all has rather failed to say what it has. Whether the state is empty as well does
-            // not matter: this replica may have lost its disk, and lead before long.
             Input::Told(Told::All(inventory)) => {
                 // A platform that has nothing at all has rather failed to say what it has. Whether the state is empty as well does
-                // not matter: this replica may have lost its disk, and lead before long.
-                let wanted = Some(Wanted::from(inventory)).filter(|wanted| !wanted.is_empty());
-                self.wanted = wanted.or(self.wanted.take());
+                // not matter: this replica may have lost its disk, and lead before long. What it says of changes is heard either way.
+                let wanted = Wanted::from(inventory);
+                if !wanted.is_empty() || self.wanted.is_none() {
+                    self.wanted = Some(wanted);
+                }
             }
             Input::Told(Told::Changed(changed)) => {
                 if let Some(wanted) = &mut self.wanted {

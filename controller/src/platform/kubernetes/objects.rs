@@ -51,7 +51,6 @@ const CRON_JOB_LATE_MAX: i64 = 7 * 24 * 60;
 const ROUTES_MISSED_BELIEVED: usize = 2;
 
 /// What has happened to an object, by its kind.
-/// What has happened to an object, by its kind.
 #[expect(clippy::large_enum_variant, reason = "each is read once, where it has come")]
 pub enum Observed {
     /// Only what is said of its pods' ports.

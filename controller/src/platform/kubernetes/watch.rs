@@ -46,9 +46,9 @@ pub fn told(
     meanwhile: impl Future<Output = ()> + Send + 'static,
 ) -> BoxStream<'static, Told> {
     let mut observed = observe(client);
-    // While one waits to be heard, the next gathers what has changed since.
+    // One waits to be heard: what has changed since is in the next.
     let (sender, receiver) = mpsc::channel(1);
-    let listener = sender.clone();
+    let nobody_listens = sender.clone();
     // Not on the actors' thread: a great cluster takes milliseconds.
     tokio::spawn(async move {
         let follow = async {
@@ -60,9 +60,9 @@ pub fn told(
                 }
                 if is_new && objects.is_complete() {
                     is_new = false;
-                    let Ok(listener) = sender.reserve().await else { return };
+                    let Ok(place) = sender.reserve().await else { return };
                     let (told, said) = objects.tell();
-                    listener.send(told);
+                    place.send(told);
                     statements.send_if_modified(|known| {
                         *known != said && {
                             *known = said;
@@ -75,7 +75,7 @@ pub fn told(
         };
         tokio::select! {
             ((), ()) = async { tokio::join!(follow, meanwhile) } => {}
-            () = listener.closed() => {}
+            () = nobody_listens.closed() => {}
         }
     });
     ReceiverStream::new(receiver).boxed()

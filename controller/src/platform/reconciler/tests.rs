@@ -267,6 +267,19 @@ fn what_has_changed_since_is_proposed_alone() {
 }
 
 #[test]
+fn a_platform_that_had_nothing_at_first_is_heard_later() {
+    let (now, state) = (Instant::now(), MeshState::default());
+    let mut reconciler = Reconciler::default();
+    reconciler.handle(now, &state, Input::Leading(true));
+    assert_eq!(reconciler.handle(now, &state, told(inventory(&[], &[]))), []);
+    let name = ServiceName::new("ns", "web").unwrap();
+    let changed = Changed { services: vec![(name, Some(service("web", &[])))], ..Changed::default() };
+    assert_eq!(reconciler.handle(now, &state, Input::Told(Told::Changed(changed))), [Effect::WakeAt(now + QUIET)]);
+    let effects = reconciler.handle(now + QUIET, &state, Input::Timer);
+    assert_eq!(effects, [Effect::Propose(vec![Change::UpsertService(service("web", &[]))])]);
+}
+
+#[test]
 fn a_platform_of_which_everything_goes_has_rather_failed() {
     let now = Instant::now();
     let all = inventory(&[service("web", &[])], &[]);

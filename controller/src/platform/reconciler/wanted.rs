@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use conduit_api::{
     HttpRoute, Pod, PodName, RouteName, Service, ServiceName,
-    mesh::{self, Inventory},
+    mesh::{self, Inventory, LEVEL_OF_WORKLOADS},
 };
 use conduit_consensus::{Change, MeshState, Versioned};
 
@@ -149,7 +149,7 @@ fn compare<'a, K: Ord, T: Clone + PartialEq>(
             gone.push(other);
         }
         let before = known.next_if(|(other, _)| *other == name).map(|(_, known)| known);
-        if level >= LEVEL_OF_ALL {
+        if level >= LEVEL_OF_WORKLOADS {
             if !before.is_some_and(|before| want.equals(before)) {
                 new.push((Cow::Borrowed(want.value()), before.map(|before| &before.value)));
             }

@@ -412,7 +412,12 @@ fn anything(random: &mut StdRng) -> Observed {
             }
             Observed::EndpointSlice(happens(random, slice))
         }
-        6 => Observed::Route(happens(random, route_of(&format!("route-{number}"), "web-0"))),
+        6 => {
+            let mut route = route_of(&format!("route-{number}"), &format!("web-{}", random.random_range(0..3)));
+            route.metadata.namespace = Some(place);
+            route.data["spec"]["parentRefs"][0]["name"] = json!(format!("web-{}", random.random_range(0..3)));
+            Observed::Route(happens(random, route))
+        }
         _ => {
             // Fewer addresses than pods.
             let mut pod = pod_of(
@@ -430,7 +435,7 @@ fn anything(random: &mut StdRng) -> Observed {
     }
 }
 
-/// A whole list of one kind, of which some may be gone and some new; or one of which only a part came.
+/// A whole list of one kind, of which some may be gone and some new.
 fn list_anything(objects: &mut Objects, random: &mut StdRng) -> bool {
     let wanted = random.random_range(0..6);
     let mut events: Vec<Observed> = (0..60).map(|_| anything(random)).collect();
@@ -504,6 +509,7 @@ impl Heard {
 
 #[test]
 fn what_was_told_bit_by_bit_is_what_would_be_told_at_once() {
+    let mut routes_in_force = 0;
     for seed in 0..300 {
         let mut random = StdRng::seed_from_u64(seed);
         let mut objects = cluster();
@@ -523,6 +529,7 @@ fn what_was_told_bit_by_bit_is_what_would_be_told_at_once() {
                     heard.hear(told);
                     assert_eq!(statements, objects.statements());
                     assert_eq!(heard.routes, objects.inventory().routes, "seed {seed}, step {step}");
+                    routes_in_force += heard.routes.iter().flatten().count();
                 }
                 // Also where nothing was new. That an API server tells of nothing at all is no news; what it says of routes is doubtful from then on.
                 let expected = Inventory { routes: heard.routes.clone(), ..objects.inventory() };
@@ -530,6 +537,7 @@ fn what_was_told_bit_by_bit_is_what_would_be_told_at_once() {
             }
         }
     }
+    assert!(routes_in_force > 1_000, "{routes_in_force}");
 }
 
 #[test]
