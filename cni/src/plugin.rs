@@ -97,7 +97,10 @@ fn carry_out(variable: &impl Fn(&str) -> Option<String>, value: Value) -> Result
     match command.as_str() {
         "ADD" => add(variable, input).map(Some),
         "CHECK" => check(variable, input).map(|()| None),
-        "DEL" => delete(variable).map(|()| None),
+        "DEL" => {
+            delete(variable);
+            Ok(None)
+        }
         // Pods whose namespaces are excluded have their network also while the agent is away: a node that reported itself as unable to
         // start pods would not start those by which it is to become able.
         "STATUS" => socket(&input).map(|_| None),
@@ -152,11 +155,13 @@ fn check(variable: &impl Fn(&str) -> Option<String>, input: Input) -> Result<(),
     }
 }
 
-/// The namespace mostly goes with its rules, and may have gone.
-fn delete(variable: &impl Fn(&str) -> Option<String>) -> Result<(), Failure> {
-    let Some(path) = variable("CNI_NETNS").filter(|path| std::path::Path::new(path).exists()) else { return Ok(()) };
-    enter(&path)?;
-    conduit_redirect::remove().map_err(|error| failure(REDIRECT, format!("Conduit: {error}")))
+/// Rules go with their namespace. It may have gone already, or its path lead to nothing any more, as after a restart of the node: a DEL that fails
+/// is repeated for ever, and the pod stays.
+fn delete(variable: &impl Fn(&str) -> Option<String>) {
+    let Some(path) = variable("CNI_NETNS").filter(|path| !path.is_empty()) else { return };
+    if enter(&path).is_ok() {
+        let _ = conduit_redirect::remove();
+    }
 }
 
 /// What `conduit-proxy init` would be told in this pod, if its traffic is to be redirected.

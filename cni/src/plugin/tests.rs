@@ -9,7 +9,8 @@ fn told(command: &str, input: &str) -> (Value, bool) {
         |name| match name {
             "CNI_COMMAND" => Some(command.to_owned()).filter(|command| !command.is_empty()),
             "CNI_CONTAINERID" => Some("a".to_owned()),
-            "CNI_NETNS" => Some("/nowhere".to_owned()),
+            // It is there, and no namespace.
+            "CNI_NETNS" => Some("/proc/self/status".to_owned()),
             "CNI_ARGS" => Some("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web".to_owned()),
             _ => None,
         },
