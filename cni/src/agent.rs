@@ -4,17 +4,22 @@ mod install;
 mod pods;
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
+    fs::{self, File},
+    io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -69,12 +74,17 @@ fn parse_name(text: &str) -> Result<(String, String), String> {
     Ok((namespace.to_owned(), name.to_owned()))
 }
 
-/// Runs until `stop`.
+/// Runs until `stop`, as soon as no other agent runs on this node.
 ///
 /// # Errors
 /// When the cluster cannot be found, or the socket cannot be made.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::pin!(stop);
     let pods = Arc::new(Pods::new(client(options.kubeconfig.as_deref()).await?));
+    let _alone = tokio::select! {
+        alone = alone(&options.socket) => alone?,
+        () = &mut stop => return Ok(()),
+    };
     let listener = listen(&options.socket)?;
     let socket = options.socket.to_str().context("the socket's path has to be UTF-8")?;
     let entry = conf::entry(socket, &options.exclude_namespaces);
@@ -82,13 +92,15 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Re
     info!(socket, "plugins are answered");
     tokio::select! {
         () = answer_all(&listener, pods.clone()) => {}
-        () = keep(&installed) => {}
+        () = keep(&installed, &options.socket) => {}
         () = stop => {}
     }
     let Some((namespace, name)) = options.daemon_set else { return Ok(()) };
     if pods.is_deleted(&namespace, &name).await {
         installed.remove().context("cannot take the plugin out of the node's CNI configuration")?;
-        fs::remove_file(&options.socket).or_else(unless_missing)?;
+        for file in [options.socket.clone(), ready_file(&options.socket)] {
+            fs::remove_file(file).or_else(unless_missing)?;
+        }
         info!("the plugin was taken out of the node's CNI configuration, since {namespace}/{name} was deleted");
     } else {
         info!("the plugin stays: pods with proxies do not start until the next agent runs");
@@ -96,14 +108,44 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Re
     Ok(())
 }
 
-/// Whether there is an agent at `socket`.
+/// Whether there is an agent at `socket`, and its node is as it should be.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, or it is not.
 pub fn is_ready(socket: &Path) -> anyhow::Result<()> {
-    std::os::unix::net::UnixStream::connect(socket)
-        .map(drop)
-        .with_context(|| format!("no agent answers at {}", socket.display()))
+    let answers = std::os::unix::net::UnixStream::connect(socket);
+    answers.map(drop).with_context(|| format!("no agent answers at {}", socket.display()))?;
+    ensure!(
+        ready_file(socket).exists(),
+        "the plugin is not in this node's CNI configuration yet; the agent's log says why"
+    );
+    Ok(())
+}
+
+/// It is there as long as the plugin is where it should be.
+fn ready_file(socket: &Path) -> PathBuf {
+    socket.with_extension("ready")
+}
+
+/// When there is no other agent on this node any more: two would take each other's socket away, and one that goes the other's plugin.
+async fn alone(socket: &Path) -> anyhow::Result<Flock<File>> {
+    let path = socket.with_extension("lock");
+    let cannot = || format!("cannot lock {}", path.display());
+    fs::create_dir_all(socket.parent().unwrap_or(Path::new("/"))).with_context(cannot)?;
+    let mut file =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).with_context(cannot)?;
+    let mut is_told = false;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(alone) => return Ok(alone),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, error)) => return Err(error).with_context(cannot),
+        };
+        if !std::mem::replace(&mut is_told, true) {
+            warn!("another agent runs on this node: this one waits until that has gone");
+        }
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
@@ -134,14 +176,23 @@ fn unless_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// Never ends: others may write the network's configuration anew at any time.
-async fn keep(installed: &Installed) {
+/// Looks again and again whether the plugin is where it should be, and says so.
+async fn keep(installed: &Installed, socket: &Path) {
     let mut last = String::new();
+    let ready = ready_file(socket);
     loop {
-        let said = match installed.keep() {
-            Ok(done) => done.unwrap_or_default(),
-            Err(error) => format!("the plugin cannot be kept on this node: {error:#}"),
+        let (said, is_kept) = match installed.keep() {
+            Ok(done) => (done.unwrap_or_default(), true),
+            Err(error) => (format!("the plugin cannot be kept on this node: {error:#}"), false),
         };
+        let marked = match is_kept {
+            _ if is_kept == ready.exists() => Ok(()),
+            true => fs::write(&ready, ""),
+            false => fs::remove_file(&ready),
+        };
+        if let Err(error) = marked {
+            warn!("cannot say in {} whether the plugin is kept: {error}", ready.display());
+        }
         // Once, and not every second.
         if !said.is_empty() && said != last {
             warn!("{said}");
@@ -194,5 +245,6 @@ async fn answer(stream: UnixStream, pods: &Pods) -> io::Result<()> {
         Answer::Redirect(_) => info!("{namespace}/{name} is redirected"),
         Answer::Leave => {}
     }
-    write.write_all(format!("{}\n", serde_json::to_string(&answer)?).as_bytes()).await
+    let line = serde_json::to_string(&answer)? + "\n";
+    timeout(QUESTION_TIMEOUT, write.write_all(line.as_bytes())).await?
 }

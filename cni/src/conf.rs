@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::PLUGIN;
+use crate::{PLUGIN, VERSIONS};
 
 const LIST: &str = ".conflist";
 /// A single plugin, of which a list is made. Runtimes read these three, and take the first by name that they understand.
@@ -15,6 +15,13 @@ pub enum Change {
     Nothing,
     /// No network is configured yet.
     NoNetwork,
+    /// The network is of a version that the plugin does not speak: it would let no pod start.
+    NotSpoken {
+        /// Of the file.
+        name: String,
+        /// As it says.
+        version: String,
+    },
     /// Writes a file, and removes the one that it stands for, if that has another name.
     Write {
         /// Its name.
@@ -37,6 +44,10 @@ pub fn added(files: &[(String, String)], entry: &Value) -> Change {
     sorted.sort();
     let found = sorted.into_iter().find_map(|(name, text)| Some((name, network(name, text)?)));
     let Some((name, mut list)) = found else { return Change::NoNetwork };
+    let version = list["cniVersion"].as_str().unwrap_or_default();
+    if !VERSIONS.contains(&version) {
+        return Change::NotSpoken { name: name.clone(), version: version.to_owned() };
+    }
     let Some(plugins) = list["plugins"].as_array_mut() else { return Change::NoNetwork };
     let before = plugins.clone();
     let is_ours = |plugin: &Value| plugin["type"] == PLUGIN;
@@ -163,6 +174,17 @@ mod tests {
         let types: Vec<_> = list["plugins"].as_array().unwrap().iter().map(|plugin| plugin["type"].clone()).collect();
         assert_eq!(types, ["bridge", PLUGIN, "portmap"]);
         assert_eq!(list["plugins"][1], ours());
+    }
+
+    #[test]
+    fn a_network_of_another_version_is_left_alone() {
+        for version in ["0.1.0", "0.2.0", "2.0.0", ""] {
+            let list = BRIDGE.replace("1.0.0", version);
+            let found = added(&files(&[("10-net.conflist", &list)]), &ours());
+            assert_eq!(found, Change::NotSpoken { name: "10-net.conflist".to_owned(), version: version.to_owned() });
+        }
+        let none = r#"{"name": "net", "type": "bridge"}"#;
+        assert!(matches!(added(&files(&[("10-net.conf", none)]), &ours()), Change::NotSpoken { .. }));
     }
 
     #[test]

@@ -18,3 +18,6 @@ pub mod question;
 
 /// The program's name, as the network's configuration has it.
 pub const PLUGIN: &str = "conduit-cni";
+
+/// Of the CNI specification, which the plugin speaks.
+pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

@@ -14,9 +14,11 @@ use nix::sched::{CloneFlags, setns};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::question::{Answer, LINE_BYTES_MAX, Question};
+use crate::{
+    VERSIONS,
+    question::{Answer, LINE_BYTES_MAX, Question},
+};
 
-const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Of what the runtime says: it has what other plugins have said, which is short.
 const INPUT_BYTES_MAX: u64 = 1 << 20;
 /// The agent has asked the API server by then, or says that it could not.
@@ -71,6 +73,11 @@ pub fn run(variable: impl Fn(&str) -> Option<String>, input: impl Read) -> (Stri
     // Errors are said in the version of the question, where that is known.
     let version = said.filter(|version| VERSIONS.contains(version)).unwrap_or(VERSIONS[VERSIONS.len() - 1]).to_owned();
     let done = match (read, value) {
+        // Whatever the configuration is by now: a DEL that fails is repeated for ever, and the pod stays.
+        _ if variable("CNI_COMMAND").is_some_and(|command| command == "DEL") => {
+            delete(&variable);
+            Ok(None)
+        }
         (Err(error), _) => Err(failure(IO, format!("cannot read the network's configuration: {error}"))),
         (_, Err(error)) => Err(failure(DECODE, format!("the network's configuration is not JSON: {error}"))),
         (_, Ok(value)) => carry_out(&variable, value),
@@ -97,10 +104,6 @@ fn carry_out(variable: &impl Fn(&str) -> Option<String>, value: Value) -> Result
     match command.as_str() {
         "ADD" => add(variable, input).map(Some),
         "CHECK" => check(variable, input).map(|()| None),
-        "DEL" => {
-            delete(variable);
-            Ok(None)
-        }
         // Pods whose namespaces are excluded have their network also while the agent is away: a node that reported itself as unable to
         // start pods would not start those by which it is to become able.
         "STATUS" => socket(&input).map(|_| None),
@@ -155,8 +158,7 @@ fn check(variable: &impl Fn(&str) -> Option<String>, input: Input) -> Result<(),
     }
 }
 
-/// Rules go with their namespace. It may have gone already, or its path lead to nothing any more, as after a restart of the node: a DEL that fails
-/// is repeated for ever, and the pod stays.
+/// Rules go with their namespace. It may have gone already, or its path lead to nothing any more, as after a restart of the node.
 fn delete(variable: &impl Fn(&str) -> Option<String>) {
     let Some(path) = variable("CNI_NETNS").filter(|path| !path.is_empty()) else { return };
     if enter(&path).is_ok() {

@@ -200,6 +200,13 @@ impl Node {
         let contexts = json!([{"name": "a", "context": {"cluster": "a", "user": "a"}}]);
         let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "clusters": clusters, "contexts": contexts, "current-context": "a", "users": [{"name": "a", "user": {}}]});
         fs::write(self.path("kubeconfig"), kubeconfig.to_string()).unwrap();
+        self.agent = Some(self.agent_command().spawn().unwrap());
+        let ready = || Command::new(PROGRAM).arg("ready").arg("--socket").arg(self.path("agent.sock")).output();
+        eventually("the agent answers", || ready().unwrap().status.success().then_some(()));
+        eventually("the plugin is configured", || self.is_configured().then_some(()));
+    }
+
+    fn agent_command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args([
             "agent",
@@ -216,10 +223,7 @@ impl Node {
         ] {
             command.arg(flag).arg(self.path(file));
         }
-        self.agent = Some(command.spawn().unwrap());
-        let ready = || Command::new(PROGRAM).arg("ready").arg("--socket").arg(self.path("agent.sock")).output();
-        eventually("the agent answers", || ready().unwrap().status.success().then_some(()));
-        eventually("the plugin is configured", || self.is_configured().then_some(()));
+        command
     }
 
     fn stop_agent(&mut self) {
@@ -316,6 +320,22 @@ fn pods_are_redirected_from_outside() {
     fs::write(node.path("net.d/10-net.conflist"), CONF).unwrap();
     eventually("the plugin is configured again", || node.is_configured().then_some(()));
     by_cnitool(&node);
+
+    let ready = || Command::new(PROGRAM).arg("ready").arg("--socket").arg(node.path("agent.sock")).status().unwrap();
+    assert!(ready().success());
+    let list = fs::read_to_string(node.path("net.d/10-net.conflist")).unwrap();
+    fs::write(node.path("net.d/10-net.conflist"), CONF.replace("1.0.0", "0.2.0")).unwrap();
+    eventually("an agent whose plugin is not used says so", || (!ready().success()).then_some(()));
+    assert!(!node.is_configured(), "with it, no pod would start");
+    fs::write(node.path("net.d/10-net.conflist"), list).unwrap();
+    eventually("it is as it should be again", || ready().success().then_some(()));
+
+    // Another one waits, and takes nothing away.
+    let mut other = node.agent_command().spawn().unwrap();
+    sleep(Duration::from_millis(500));
+    kill(Pid::from_raw(other.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(other.wait().unwrap().success());
+    assert_eq!(node.add(&web, "shop/web"), Ok(result()));
 
     // As in an upgrade.
     node.stop_agent();

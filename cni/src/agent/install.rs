@@ -4,17 +4,17 @@
 use std::{
     cell::Cell,
     env, fs,
-    io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::unless_missing;
 use crate::{
-    PLUGIN,
+    PLUGIN, VERSIONS,
     conf::{self, Change},
 };
 
@@ -45,7 +45,12 @@ impl Installed {
         let directory = || format!("cannot change the CNI configuration in {}", self.conf.display());
         let changed = match conf::added(&self.files().with_context(directory)?, &self.entry) {
             Change::Nothing => None,
-            Change::NoNetwork => Some(format!("there is no CNI configuration in {} yet", self.conf.display())),
+            Change::NoNetwork => bail!("there is no CNI configuration in {} yet", self.conf.display()),
+            Change::NotSpoken { name, version } => bail!(
+                "{} is of CNI version `{version}`, and not of one of {}: the plugin is not added",
+                self.conf.join(name).display(),
+                VERSIONS.join(", ")
+            ),
             Change::Write { name, text, removed } => {
                 self.write(&name, &text).with_context(directory)?;
                 if let Some(removed) = removed {
@@ -101,12 +106,18 @@ impl Installed {
     }
 
     fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        let (temporary, path) = (self.conf.join(TEMPORARY), self.conf.join(name));
-        fs::write(&temporary, text)?;
+        // What a link leads to is changed, and not that there is one.
+        let path = fs::canonicalize(self.conf.join(name)).unwrap_or_else(|_| self.conf.join(name));
+        let temporary = path.with_file_name(TEMPORARY);
+        fs::remove_file(&temporary).or_else(unless_missing)?;
         // There may be another's credentials in it.
-        let mode = fs::metadata(&path).map_or(0o600, |there| there.permissions().mode());
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))?;
-        fs::File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, &path)
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        if let Ok(there) = fs::metadata(&path) {
+            file.set_permissions(there.permissions())?;
+        }
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        fs::File::open(path.parent().unwrap_or(&self.conf))?.sync_all()
     }
 }

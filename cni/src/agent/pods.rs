@@ -1,13 +1,22 @@
 //! What the API server says of a pod.
 
+use std::time::Duration;
+
 use conduit_inject::Redirection;
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Pod};
 use kube::{Api, Client};
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::question::{Answer, Question};
 
+/// How often an agent that is told to go asks whether that is for good ...
+const DELETED_TRIES: u32 = 5;
+/// ... with so long between: API servers that have just started, or rotate keys, refuse everybody for a moment ...
+const DELETED_PAUSE: Duration = Duration::from_secs(2);
+/// ... and how long in all: the kubelet gives half a minute.
+const DELETED_TIMEOUT: Duration = Duration::from_secs(25);
 /// On a pod that the API server has only been told of: what the kubelet calls it.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -34,17 +43,26 @@ impl Pods {
         }
     }
 
-    /// Whether the DaemonSet has gone, or goes. Rights go with it, and nothing but its removal takes them away; an API server that is away
-    /// says nothing, and then the plugin stays.
+    /// Whether the DaemonSet has gone, or goes. Rights go with it, and nothing but its removal takes them away for long; an API server that is
+    /// away says nothing, and then the plugin stays.
     pub(super) async fn is_deleted(&self, namespace: &str, name: &str) -> bool {
-        match Api::<DaemonSet>::namespaced(self.client.clone(), namespace).get_opt(name).await {
-            Ok(found) => found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()),
-            Err(kube::Error::Api(status)) if [401, 403].contains(&status.code) => true,
-            Err(error) => {
-                warn!("it is not known whether DaemonSet {namespace}/{name} is there: {error}");
-                false
+        let api = Api::<DaemonSet>::namespaced(self.client.clone(), namespace);
+        let ask = async {
+            let mut is_refused = false;
+            for _ in 0..DELETED_TRIES {
+                match api.get_opt(name).await {
+                    Ok(found) => return found.is_none_or(|found| found.metadata.deletion_timestamp.is_some()),
+                    Err(kube::Error::Api(status)) if [401, 403].contains(&status.code) => is_refused = true,
+                    Err(error) => {
+                        is_refused = false;
+                        warn!("it is not known whether DaemonSet {namespace}/{name} is there: {error}");
+                    }
+                }
+                sleep(DELETED_PAUSE).await;
             }
-        }
+            is_refused
+        };
+        timeout(DELETED_TIMEOUT, ask).await.unwrap_or(false)
     }
 }
 

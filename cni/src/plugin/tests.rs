@@ -61,6 +61,9 @@ fn what_is_wrong_is_said_by_code() {
     for command in ["DEL", "GC", "STATUS"] {
         assert_eq!(told(command, &input(json!({}))), (Value::Null, true), "{command}");
     }
+    for input in ["{", "[]", r#"{"cniVersion": "0.2.0"}"#] {
+        assert_eq!(told("DEL", input), (Value::Null, true), "{input}");
+    }
 }
 
 #[test]
