@@ -8,11 +8,13 @@
 //!   POST /apis/conduit.api.conduit.io/v1alpha1/watch/raftstatus                    verb `watch`: looks
 //!   POST /apis/conduit.api.conduit.io/v1alpha1/proxy/tappayload                    verb `proxy`: looks at what people send each other
 //!   POST /apis/conduit.api.conduit.io/v1alpha1/carotate                            verb `create`: changes something
+//!   GET  /apis/conduit.api.conduit.io/v1alpha1/watch/live?view=overview            verb `watch`: all that a page of the dashboard shows
 //! ```
 //!
-//! What is posted, and answered, is gRPC-Web, which needs nothing of HTTP that a proxy on the way may take away.
+//! What is posted, and answered, is gRPC-Web, which needs nothing of HTTP that a proxy on the way may take away, or JSON.
 //! <https://kubernetes.io/docs/concepts/extend-kubernetes/api-extension/apiserver-aggregation/>
 
+use prost::Message as _;
 use tonic::{Extensions, Request};
 
 use crate::proto::public::{
@@ -98,9 +100,25 @@ pub const METHODS: &[Method] = &[
     discloses_of_namespace("TapPayload"),
 ];
 
+/// What a page of the dashboard shows, by one stream instead of a method for each part: who may have it may have all of these.
+pub const LIVE: &str = "live";
+
 /// The API group of the control plane in `namespace`: there may be several in a cluster.
 pub fn group(namespace: &str) -> String {
     format!("{namespace}.api.conduit.io")
+}
+
+/// Where all of it is, for the control plane in `namespace`.
+pub fn base(namespace: &str) -> String {
+    format!("/apis/{}/{API_VERSION}", group(namespace))
+}
+
+/// Whether [`LIVE`] is asked for of the control plane in `control_plane`, and of which namespace.
+pub fn is_live(path: &str, control_plane: &str) -> Option<Option<String>> {
+    let rest = path.strip_prefix(&base(control_plane))?.strip_prefix("/watch/")?.strip_suffix(LIVE)?;
+    let Some(rest) = rest.strip_prefix("namespaces/") else { return rest.is_empty().then_some(None) };
+    let namespace = rest.strip_suffix('/')?;
+    (!namespace.is_empty() && !namespace.contains('/')).then(|| Some(namespace.to_owned()))
 }
 
 impl Method {
@@ -145,7 +163,7 @@ impl Access {
         // Kubernetes takes what is so called for a watch, or a proxy, which may last for hours.
         let verb = if self.method.looks { format!("{}/", self.method.verb()) } else { String::new() };
         let namespace = self.namespace.as_ref().map_or(String::new(), |namespace| format!("namespaces/{namespace}/"));
-        format!("/apis/{}/{API_VERSION}/{verb}{namespace}{}", group(control_plane), self.method.resource())
+        format!("{}/{verb}{namespace}{}", base(control_plane), self.method.resource())
     }
 
     /// What was posted there. A path is let in by other rules than the one that it is like: only what [`Access::to_path`] makes is read.
@@ -183,25 +201,34 @@ impl<T: AboutNamespace> AboutNamespace for Option<T> {
 }
 
 macro_rules! about_namespace {
-    ($($request:ty: |$asked:ident| $namespace:expr;)*) => {
+    ($($($method:literal),+ $request:ty: |$asked:ident| $namespace:expr;)*) => {
         $(impl AboutNamespace for $request {
             fn namespace(&self) -> &str {
                 let $asked = self;
                 $namespace
             }
         })*
+
+        /// The namespace that the encoded question of the method `name` is about; none if it is about all, or the method about none.
+        fn namespace_of(name: &str, question: &[u8]) -> Option<String> {
+            let namespace = match name {
+                $($($method)|+ => <$request>::decode(question).ok()?.namespace().to_owned(),)*
+                _ => return None,
+            };
+            (!namespace.is_empty()).then_some(namespace)
+        }
     };
 }
 
 about_namespace! {
-    StatRequest: |stat| stat.selector.namespace();
-    SeriesRequest: |series| series.selector.namespace();
-    EdgesRequest: |edges| &edges.namespace;
-    TapRequest: |tap| tap.target.namespace();
-    PodsRequest: |pods| &pods.namespace;
-    ListObjectivesRequest: |list| &list.namespace;
-    ListAlertsRequest: |list| &list.namespace;
-    IdentityRequest: |identity| &identity.namespace;
+    "Stat" StatRequest: |stat| stat.selector.namespace();
+    "Series" SeriesRequest: |series| series.selector.namespace();
+    "Edges" EdgesRequest: |edges| &edges.namespace;
+    "Tap", "TapPayload" TapRequest: |tap| tap.target.namespace();
+    "Pods" PodsRequest: |pods| &pods.namespace;
+    "ListObjectives" ListObjectivesRequest: |list| &list.namespace;
+    "ListAlerts" ListAlertsRequest: |list| &list.namespace;
+    "Identity" IdentityRequest: |identity| &identity.namespace;
 }
 
 /// What goes with a call until it has a path.
@@ -218,6 +245,16 @@ pub fn about<T: AboutNamespace>(message: T) -> Request<T> {
     request
 }
 
+/// The same of a question of the method `name` that is encoded already.
+pub fn about_encoded<T: AsRef<[u8]>>(name: &str, question: T) -> Request<T> {
+    let namespace = namespace_of(name, question.as_ref());
+    let mut request = Request::new(question);
+    if let Some(namespace) = namespace {
+        request.extensions_mut().insert(About(namespace));
+    }
+    request
+}
+
 /// The namespace that [`about`] has said.
 pub fn said_namespace(extensions: &Extensions) -> Option<String> {
     extensions.get::<About>().map(|About(namespace)| namespace.clone())
@@ -227,7 +264,6 @@ pub fn said_namespace(extensions: &Extensions) -> Option<String> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use prost::Message as _;
     use prost_types::FileDescriptorSet;
 
     use super::*;
@@ -241,6 +277,7 @@ mod tests {
         let known: BTreeSet<_> = METHODS.iter().map(|method| method.name).collect();
         assert_eq!(known, defined);
         assert_eq!(known.len(), METHODS.len());
+        assert!(METHODS.iter().all(|method| method.resource() != LIVE));
     }
 
     #[test]
@@ -254,6 +291,40 @@ mod tests {
                 assert_eq!(Access::of_path(&path, "another"), None, "{path}");
             }
             assert_eq!(Method::of_grpc(&method.to_grpc()), Some(method));
+        }
+    }
+
+    #[test]
+    fn whoever_may_look_at_one_namespace_has_pages_of_it() {
+        let base = "/apis/conduit.api.conduit.io/v1alpha1";
+        for (path, asked) in [
+            ("/watch/live", Some(None)),
+            ("/watch/namespaces/shop/live", Some(Some("shop".to_owned()))),
+            ("/live", None),
+            ("/watch/namespaces/live", None),
+            ("/watch/namespaces//live", None),
+            ("/watch/namespaces/shop/x/live", None),
+            ("/watch/shop/live", None),
+            ("/watch/olive", None),
+            ("/watch/live/", None),
+        ] {
+            assert_eq!(is_live(&format!("{base}{path}"), "conduit"), asked, "{path}");
+        }
+        assert_eq!(is_live(&format!("{base}/watch/live"), "another"), None);
+    }
+
+    #[test]
+    fn every_question_about_a_namespace_says_so() {
+        for method in METHODS {
+            // `namespace`, and a selection's, have different numbers in different messages: both are tried.
+            let selection = ResourceSelection { kind: "pod".into(), namespace: "shop".into(), ..Default::default() };
+            let questions = [
+                TapRequest { target: Some(selection), ..TapRequest::default() }.encode_to_vec(),
+                PodsRequest { namespace: "shop".into(), ..PodsRequest::default() }.encode_to_vec(),
+                EdgesRequest { namespace: "shop".into(), ..EdgesRequest::default() }.encode_to_vec(),
+            ];
+            let says = questions.iter().any(|question| namespace_of(method.name, question).as_deref() == Some("shop"));
+            assert_eq!(says, method.namespaced, "{}", method.name);
         }
     }
 

@@ -5,15 +5,16 @@
 //!   [`target`]: what proxies ask about. [`port`]: what to expect there. [`route`]: which requests go where; [`filters`]: what else
 //!   becomes of them; [`gateway`]: how people say it.
 //! - [`objective`]: what people promise of their services.
-//! - [`journal`]: what proxies write down of requests one by one; [`redaction`]: what nobody is shown of messages.
+//! - [`journal`]: what proxies write down of requests one by one; [`redaction`]: what nobody is shown of messages. [`tap`]: whose are shown.
 //! - [`latency`]: the buckets in which proxies count and controllers take percentiles. [`window`]: over how long.
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
-//! - [`grpc`]: its status codes. [`failover`]: which errors are those of one replica. [`refusals`]: what commands know again.
+//! - [`exposition`]: in which text metrics are told. [`grpc`]: its status codes. [`failover`]: which errors are those of one replica. [`refusals`]: what commands know again.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;
 pub mod codec;
+pub mod exposition;
 pub mod failover;
 pub mod filters;
 pub mod gateway;
@@ -31,6 +32,7 @@ pub mod refusals;
 pub mod revision;
 pub mod route;
 pub mod spiffe;
+pub mod tap;
 pub mod target;
 pub mod window;
 pub mod wire;

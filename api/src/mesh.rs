@@ -144,6 +144,9 @@ pub struct Pod {
     pub zone: Option<String>,
     /// It passes its readiness checks: its endpoints are sent traffic.
     pub ready: bool,
+    /// Its application has come to its end, as a Job's does, and will not be started again: it is there for its proxy alone, which is to end as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub application_ended: bool,
 }
 
 /// What somebody has said of a pod's ports, and of those that it connects to.
@@ -166,10 +169,18 @@ impl Pod {
         self.ports == PodPorts::default() && self.zone.is_none()
     }
 
+    /// Whether members of feature level `level` know all of it.
+    pub fn is_known_at(&self, level: u32) -> bool {
+        (level >= LEVEL_OF_ENDS || !self.application_ended) && (level >= LEVEL_OF_WORKLOADS || self.is_plain())
+    }
+
     /// See [`simplify_routes`].
     pub fn simplify(&mut self, level: u32) {
         if level < LEVEL_OF_WORKLOADS {
             (self.ports, self.zone) = (PodPorts::default(), None);
+        }
+        if level < LEVEL_OF_ENDS {
+            self.application_ended = false;
         }
     }
 
@@ -245,6 +256,11 @@ impl Service {
         self.balancing == Balancing::default() && self.ports.values().all(is_plain)
     }
 
+    /// Whether members of feature level `level` know all of it.
+    pub fn is_known_at(&self, level: u32) -> bool {
+        level >= LEVEL_OF_WORKLOADS || self.is_plain()
+    }
+
     /// See [`simplify_routes`].
     pub fn simplify(&mut self, level: u32) {
         if level >= LEVEL_OF_WORKLOADS {
@@ -312,6 +328,8 @@ pub struct Inventory {
 
 /// Members of this feature level know all that there is of services and pods.
 pub const LEVEL_OF_WORKLOADS: u32 = 5;
+/// The first that is told of applications that have ended.
+pub const LEVEL_OF_ENDS: u32 = 9;
 
 /// As far as members of feature level `level` know them: what they do not, they would not keep, and so be of another opinion later.
 /// Before level 6 there are only the routes that their release would have accepted, as it had it; before level 5 nothing is said of them,

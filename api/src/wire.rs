@@ -46,13 +46,19 @@ impl TryFrom<&common::SocketAddress> for SocketAddr {
     type Error = WireError;
 
     fn try_from(wire: &common::SocketAddress) -> Result<Self, WireError> {
-        let bytes = wire.ip.as_slice();
-        let ip = <[u8; 4]>::try_from(bytes)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-            .map_err(|_| WireError::IpLength(bytes.len()))?;
-        Ok(Self::new(ip, port(wire.port)?))
+        Ok(Self::new(ip(&wire.ip)?, port(wire.port)?))
     }
+}
+
+/// An IP address in network order.
+///
+/// # Errors
+/// When it has neither 4 nor 16 bytes.
+pub fn ip(bytes: &[u8]) -> Result<IpAddr, WireError> {
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| WireError::IpLength(bytes.len()))
 }
 
 /// A port that came as an `uint32`.

@@ -83,6 +83,7 @@ pub(crate) fn pod(name: &str, ip: [u8; 4], workload: Option<WorkloadRef>) -> Pod
         zone: None,
         meshed: true,
         ready: true,
+        application_ended: false,
     }
 }
 

@@ -205,6 +205,7 @@ pub fn register(key: Key, value: Value) -> Command {
         zone: None,
         meshed: false,
         ready: true,
+        application_ended: false,
     };
     Command::Batch(vec![Change::UpsertPod(pod)])
 }

@@ -89,6 +89,7 @@ pub async fn start(cluster: &Cluster, workloads: u32, pairs: usize) -> anyhow::R
         zone: None,
         meshed: true,
         ready: true,
+        application_ended: false,
     };
     // The control plane is to know whom it waits for, also when they are connected to nobody.
     cluster.describe(&Inventory { pods: (0..workloads.max(2)).map(pod).collect(), ..Inventory::default() })?;

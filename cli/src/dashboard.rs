@@ -131,9 +131,10 @@ fn proxy_path(namespace: &str, service: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/services/{service}:http/proxy")
 }
 
-/// What is behind the second URL where Grafana is no part of the mesh.
-const NO_GRAFANA: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>Grafana</title><h1>There is no Grafana here</h1>\
-    <p>A mesh on one machine has none, and in Kubernetes it is reached by <code>kubectl port-forward</code>. The dashboard of Conduit shows what happened in the last hour; for longer, have Prometheus read \
+/// What is behind the second URL: Grafana finds what its pages name only at the address that it was told, so that it is not handed on from here.
+const NO_GRAFANA: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>Grafana</title><h1>Grafana is not served here</h1>\
+    <p>In Kubernetes, <code>kubectl -n conduit port-forward service/grafana 3000</code> serves the one that was installed, at \
+    <a href=\"http://127.0.0.1:3000/\">127.0.0.1:3000</a>. A mesh on one machine has none: the dashboard of Conduit shows what happened in the last six hours; for longer, have Prometheus read \
     <code>/metrics</code> on the admin ports of proxies (4191) and controllers, and give that to a Grafana of yours.</p></html>";
 
 struct Urls {

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use conduit_api::{
     access::about,
-    proto::public::{Pod, PodsRequest, PodsResponse},
+    proto::public::{FailingContainer, FailingPod, Pod, PodsRequest, PodsResponse},
 };
 use serde::Serialize;
 
@@ -47,6 +47,24 @@ pub async fn run(
         Output::Table => out.write_all(names(&answer).as_bytes())?,
         Output::Wide => out.write_all(table(&answer).to_string().as_bytes())?,
     }
+    if args.output != Output::Json {
+        note_failing(&answer, notes)?;
+    }
+    Ok(())
+}
+
+/// What does not run as it should, and why.
+fn note_failing(answer: &PodsResponse, notes: &mut impl Write) -> std::io::Result<()> {
+    for pod in &answer.failing {
+        for FailingContainer { name, image, reason, message } in &pod.containers {
+            let container = if name.is_empty() { String::new() } else { format!(" container {name} ({image}):") };
+            let line = format!("note: {}/{} fails:{container} {reason}: {message}", pod.namespace, pod.name);
+            writeln!(notes, "{}", printable(line.trim_end_matches(": ")))?;
+        }
+    }
+    if answer.more_failing {
+        writeln!(notes, "note: more pods fail than are told of")?;
+    }
     Ok(())
 }
 
@@ -82,6 +100,21 @@ fn table(answer: &PodsResponse) -> Table {
 #[derive(Serialize)]
 struct Json<'a> {
     pods: Vec<JsonPod<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failing: Vec<JsonFailing<'a>>,
+}
+
+/// A container that does not run as it should, or a pod that has no place to run.
+#[derive(Serialize)]
+struct JsonFailing<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    container: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    image: &'a str,
+    reason: &'a str,
+    message: &'a str,
 }
 
 #[derive(Serialize)]
@@ -100,7 +133,19 @@ struct JsonPod<'a> {
 }
 
 fn json(answer: &PodsResponse) -> Json<'_> {
-    Json { pods: answer.pods.iter().map(json_pod).collect() }
+    let failing = answer.failing.iter().flat_map(json_failing).collect();
+    Json { pods: answer.pods.iter().map(json_pod).collect(), failing }
+}
+
+fn json_failing(pod: &FailingPod) -> impl Iterator<Item = JsonFailing<'_>> {
+    pod.containers.iter().map(|container| JsonFailing {
+        namespace: &pod.namespace,
+        pod: &pod.name,
+        container: &container.name,
+        image: &container.image,
+        reason: &container.reason,
+        message: &container.message,
+    })
 }
 
 fn json_pod(pod: &Pod) -> JsonPod<'_> {
@@ -138,7 +183,47 @@ mod tests {
             connected,
             acked_revision: if connected { 42 } else { 0 },
         };
-        PodsResponse { pods: vec![pod("web-0", true), pod("unmeshed-0", false)], revision: 7 }
+        PodsResponse {
+            pods: vec![pod("web-0", true), pod("unmeshed-0", false)],
+            revision: 7,
+            ..PodsResponse::default()
+        }
+    }
+
+    #[test]
+    fn what_fails_is_noted() {
+        let failing = |container: &str, image: &str, reason: &str, message: &str| FailingPod {
+            namespace: "shop".into(),
+            name: "web-0".into(),
+            workload: None,
+            containers: vec![FailingContainer {
+                name: container.into(),
+                image: image.into(),
+                reason: reason.into(),
+                message: message.into(),
+            }],
+        };
+        let answer = PodsResponse {
+            failing: vec![
+                failing("conduit-proxy", "proxy:1", "CrashLoopBackOff", "back-off 5m0s\n\u{1b}[2J"),
+                failing("", "", "Unschedulable", ""),
+            ],
+            more_failing: true,
+            ..answer()
+        };
+        let mut notes = Vec::new();
+        note_failing(&answer, &mut notes).unwrap();
+        expect![[r"
+            note: shop/web-0 fails: container conduit-proxy (proxy:1): CrashLoopBackOff: back-off 5m0s\n\u{1b}[2J
+            note: shop/web-0 fails: Unschedulable
+            note: more pods fail than are told of
+        "]]
+        .assert_eq(std::str::from_utf8(&notes).unwrap());
+        let json = serde_json::to_value(json(&answer)).unwrap();
+        assert_eq!(
+            json["failing"][1],
+            serde_json::json!({"namespace": "shop", "pod": "web-0", "reason": "Unschedulable", "message": ""})
+        );
     }
 
     #[test]

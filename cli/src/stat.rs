@@ -116,6 +116,7 @@ impl Sources<'_> {
                     all.covered_ms = all.covered_ms.min(answer.covered_ms);
                     all.window_ms = all.window_ms.max(answer.window_ms);
                     all.truncated |= answer.truncated;
+                    all.latency_window_ms = all.latency_window_ms.max(answer.latency_window_ms);
                 }
                 None => all = Some(answer),
             }

@@ -1,17 +1,25 @@
 //! `conduit tap`: requests as they pass.
 
 mod filter;
+mod headers;
 mod json;
+mod json_path;
 mod line;
 mod message;
+mod output;
 mod payload;
 #[cfg(test)]
 mod samples;
+mod short;
 
-use std::{collections::BTreeSet, io::Write, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{anyhow, ensure};
-use clap::ValueEnum;
 use conduit_api::{
     access::{ASK_AGAIN, about},
     failover::is_of_replica,
@@ -19,6 +27,7 @@ use conduit_api::{
         public::TapRequest,
         tap::{TapEvent, tap_event::Kind},
     },
+    tap::Ends,
 };
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
@@ -30,7 +39,9 @@ pub(crate) use self::{
 };
 use self::{
     line::Detail,
+    output::{Output, OutputParser},
     payload::{Held, Services, server},
+    short::Requests,
 };
 use crate::{
     control_plane::{Client, ControlPlane, refused},
@@ -62,21 +73,12 @@ pub struct Args {
     /// Show messages that nothing describes by the numbers of their fields, also those that a schema would mark debug_redact
     #[arg(long, requires = "payload")]
     raw: bool,
+    /// What heads say as well: without the values of fields that prove who somebody is, and of those in the annotation config.conduit.io/tap-redact
+    #[arg(long, requires = "payload")]
+    headers: bool,
     /// How to write it
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, value_name = "OUTPUT", value_parser = OutputParser, default_value = "line")]
     output: Output,
-}
-
-/// `-o` of this command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// One line for each event
-    #[default]
-    Line,
-    /// With the proxy, TLS, and who is at both ends
-    Wide,
-    /// One JSON object on a line for each event
-    Json,
 }
 
 /// Writes events until nobody reads them any more.
@@ -90,28 +92,38 @@ pub async fn run(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let request = args.filter.request(global)?;
+    let mut request = args.filter.request(global)?;
+    request.headers = args.headers;
     if args.payload {
         ensure!(
             request.r#match.as_ref().is_none_or(|matches| matches.to.is_none()),
             "--payload shows the messages that a workload is sent: tap the one in --to, without --to"
         );
+        ensure!(
+            !matches!(args.output, Output::Short),
+            "--payload shows messages after the beginning of their request, and -o short has a line at its end: leave one of both out"
+        );
         return show_payloads(args, &request, control_plane, out, notes).await;
     }
-    let write = |event: &TapEvent, _: &mut _| match text(event, args.output)? {
-        Some(text) => Ok(out.write_all(text.as_bytes())?),
-        None => Ok(()),
+    let mut requests = Requests::default();
+    let write = |event: &TapEvent, _: &mut _| {
+        let text = match args.output {
+            Output::Short => requests.line(event, SystemTime::now()).map(|line| line + "\n"),
+            _ => text(event, &args.output)?,
+        };
+        text.map_or(Ok(()), |text| Ok(out.write_all(text.as_bytes())?))
     };
     follow(&request, Sees::Requests, control_plane, notes, write).await
 }
 
-/// What is written of an event that is no message, with the end of its line.
-fn text(event: &TapEvent, output: Output) -> anyhow::Result<Option<String>> {
+/// What is written of an event that is no message, by itself, with the end of its line.
+fn text(event: &TapEvent, output: &Output) -> anyhow::Result<Option<String>> {
     let line = match output {
-        Output::Line => line::line(event, Detail::Short),
-        Output::Wide => line::line(event, Detail::Wide),
-        Output::Json if event.kind.is_none() => None,
+        Output::Line | Output::Short => headers::with(line::line(event, Detail::Short), event),
+        Output::Wide => headers::with(line::line(event, Detail::Wide), event),
+        Output::Json | Output::JsonPath(_) if event.kind.is_none() => None,
         Output::Json => return Ok(Some(json::line(&json::event(event))?)),
+        Output::JsonPath(template) => template.line(&serde_json::to_value(json::event(event))?),
     };
     Ok(line.map(|line| line + "\n"))
 }
@@ -142,9 +154,9 @@ async fn show_payloads<N: Write>(
                     if let Some(note) = services.note(&server(&event), message) {
                         writeln!(notes, "{}", printable(&note))?;
                     }
-                    message::text(&event, message, &services.show(&server(&event), message), args.output)?
+                    message::text(&event, message, &services.show(&server(&event), message), &args.output)?
                 }
-                _ => text(&event, args.output)?.unwrap_or_default(),
+                _ => text(&event, &args.output)?.unwrap_or_default(),
             };
             out.write_all(text.as_bytes())?;
         }
@@ -218,13 +230,18 @@ pub(crate) async fn follow<W: Write>(
     notes: &mut W,
     mut each: impl FnMut(&TapEvent, &mut W) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let ends = Ends::try_from(&request.r#match.clone().unwrap_or_default())?;
     loop {
         let ask = async |client: &mut Client| match sees {
             Sees::Requests => client.tap(about(request.clone())).await,
             Sees::Payloads => client.tap_payload(about(request.clone())).await,
         };
         let mut events = control_plane.ask(ask).await?;
-        let broken = read_events(&mut events, |event| each(event, notes)).await?;
+        let broken = read_events(&mut events, |event| {
+            // A control plane of a release before knows nothing of addresses.
+            each(&ends.keep(event).unwrap_or_default(), notes)
+        })
+        .await?;
         if broken.is_to_be_asked_again {
             continue;
         }
@@ -253,13 +270,13 @@ impl Broken {
 
 async fn read_events(
     events: &mut Streaming<TapEvent>,
-    mut each: impl FnMut(&TapEvent) -> anyhow::Result<()>,
+    mut each: impl FnMut(TapEvent) -> anyhow::Result<()>,
 ) -> anyhow::Result<Broken> {
     let (mut seen, mut has_heartbeat, mut heard) = (0, false, Instant::now());
     loop {
         let event = match timeout(TICK, events.message()).await {
             Err(_) if !has_heartbeat || heard.elapsed() < SILENCE_MAX => {
-                each(&TapEvent::default())?;
+                each(TapEvent::default())?;
                 continue;
             }
             Err(_) => return Ok(Broken::new(seen, anyhow!("nothing was heard of it for {SILENCE_MAX:?}"))),
@@ -274,6 +291,6 @@ async fn read_events(
         seen += 1;
         heard = Instant::now();
         has_heartbeat |= event == TapEvent::default();
-        each(&event)?;
+        each(event)?;
     }
 }

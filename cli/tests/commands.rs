@@ -239,6 +239,10 @@ async fn wrong_input_is_told_in_one_line_before_anybody_is_asked() {
         ("tap svc/web-svc", "--authority"),
         ("tap deploy/web --payload --descriptor-set /no/such/set", "/no/such/set"),
         ("tap deploy/web --payload --to deploy/voting", "tap the one in --to"),
+        ("tap deploy/web --payload -o short", "leave one of both out"),
+        ("tap deploy/web --headers", "--payload"),
+        ("tap deploy/web -o jsonpath={.source.ip", "the brace at character 1 is not closed"),
+        ("tap deploy/web -o yaml", "line, short, wide, json"),
         ("get services", "invalid resource type services, only pods and httproutes are allowed"),
         ("completion tcsh", "unsupported shell type (must be bash, zsh, fish or powershell): tcsh"),
         ("stat deploy --api-addr here", "`here` is not an address"),
@@ -425,7 +429,11 @@ fn event(stream: u64) -> TapEvent {
         id: Some(Id { base: 1, stream }),
         source: Some(peer.clone()),
         destination: Some(peer),
-        kind: Some(Kind::ResponseInit(ResponseInit { http_status: 200, since_request_init_us: 478 })),
+        kind: Some(Kind::ResponseInit(ResponseInit {
+            http_status: 200,
+            since_request_init_us: 478,
+            ..ResponseInit::default()
+        })),
         ..TapEvent::default()
     }
 }
@@ -459,6 +467,24 @@ async fn tap_writes_each_line_at_once_goes_on_with_another_replica_and_ends_with
 }
 
 #[tokio::test]
+async fn what_a_control_plane_that_knows_no_addresses_tells_besides_is_not_shown() {
+    let answers = Answers::default();
+    let events = answers.tap();
+    let replica = Replica::start(answers);
+    for (stream, port) in [(1, 80), (2, 8080)] {
+        let address = "10.244.1.2:0".parse::<std::net::SocketAddr>().unwrap();
+        let address = Some(SocketAddress { port, ..SocketAddress::from(address) });
+        let destination = Some(Peer { address, ..Peer::default() });
+        events.send(Ok(TapEvent { destination, ..event(stream) })).await.unwrap();
+    }
+    events.send(Err(Status::internal("enough"))).await.unwrap();
+    let output =
+        run(&format!("--api-addr {} tap deploy/web --to-port 80 --from-ip 10.244.1.2", replica.address())).await;
+    let expected = "rsp id=1:1 src=10.244.1.2:8080 dst=10.244.1.2:80 :status=200 latency=478µs\n";
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+#[tokio::test]
 async fn tap_of_nothing_says_so() {
     let replica = Replica::start(Answers::default());
     let error = fails(&format!("--api-addr {} -n emojivoto tap deploy nothing", replica.address())).await;
@@ -478,6 +504,30 @@ async fn tap_in_json_is_one_object_on_a_line() {
     let object: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(object["responseInitEvent"]["id"]["stream"], 3);
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(1), "error: enough\n".into()));
+}
+
+#[tokio::test]
+async fn tap_is_a_line_for_each_request_or_what_is_asked_for_of_its_events() {
+    let init = RequestInit { method: "GET".into(), authority: "web".into(), path: "/a".into(), ..Default::default() };
+    let end = ResponseEnd { since_request_init_us: 500, ..ResponseEnd::default() };
+    let kinds = [Kind::RequestInit(init), event(0).kind.unwrap(), Kind::ResponseEnd(end)];
+    let shown = async |output: &str| {
+        let answers = Answers::default();
+        let events = answers.tap();
+        let replica = Replica::start(answers);
+        for kind in kinds.clone() {
+            events.send(Ok(TapEvent { kind: Some(kind), ..event(3) })).await.unwrap();
+        }
+        events.send(Err(Status::internal("enough"))).await.unwrap();
+        let output = run(&format!("--api-addr {} tap deploy/web -o {output}", replica.address())).await;
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let short = shown("short").await;
+    let (time, line) = short.trim_end().split_once(' ').unwrap();
+    assert_eq!((time.len(), time.matches(':').count()), ("12:34:56.789".len(), 2), "{short}");
+    assert_eq!(line, "??? GET web/a 200 500µs 10.244.1.2:8080 -> 10.244.1.2:8080");
+    let path = "jsonpath={.requestInitEvent.method}{.requestInitEvent.path}{.responseInitEvent.httpStatus}";
+    assert_eq!(shown(path).await, "GET/a\n200\n");
 }
 
 #[tokio::test]

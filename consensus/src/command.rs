@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use conduit_api::{
     HttpRoute, Indicator, NodeId, Objective, Pod, PodName, ResourceName, Revision, RouteName, Service, ServiceName,
-    SpiffeId, TrustDomain,
+    SpiffeId, TrustDomain, mesh::LEVEL_OF_ENDS,
 };
 use conduit_ca::{KeyId, SealedKey, SealedRoot};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::state::{
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 8;
+pub const FEATURE_LEVEL: u32 = 9;
 
 /// The first that has objectives: before every member is of it, nobody is told of alerts, since it could not be written down that they were.
 pub const OBJECTIVES_LEVEL: u32 = 7;
@@ -217,6 +217,7 @@ impl Command {
             | Self::RecordAlert(_)
             | Self::AlertTold { .. } => OBJECTIVES_LEVEL,
             Self::TapPayloads { .. } => 8,
+            Self::Restore(backup) if backup.has_ended_applications() => LEVEL_OF_ENDS,
             Self::Restore(backup) if !backup.has_no_objectives() => OBJECTIVES_LEVEL,
             Self::Restore(backup) if !backup.has_plain_routes() => 6,
             Self::Restore(backup) if !backup.is_plain() => 5,
@@ -277,6 +278,7 @@ impl Change {
     fn feature_level(&self) -> u32 {
         match self {
             Self::UpsertService(service) if !service.is_plain() => 5,
+            Self::UpsertPod(pod) if pod.application_ended => LEVEL_OF_ENDS,
             Self::UpsertPod(pod) if !pod.is_plain() => 5,
             Self::UpsertService(_) | Self::RemoveService(_) | Self::UpsertPod(_) | Self::RemovePod(_) => 1,
             Self::UpsertRoute(route) if !route.is_plain() => 6,

@@ -272,6 +272,11 @@ impl MeshState {
             && self.pods.values().all(|pod| pod.value.is_plain())
     }
 
+    /// Whether members of feature level 8 do not know all that is in it of pods.
+    pub(crate) fn has_ended_applications(&self) -> bool {
+        self.pods.values().any(|pod| pod.value.application_ended)
+    }
+
     /// Whether members of feature level 5 know all that is in it of routes, of those that were as well: they may be brought back.
     pub(crate) fn has_plain_routes(&self) -> bool {
         self.routes.all().all(HttpRoute::is_plain)

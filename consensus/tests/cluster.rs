@@ -158,6 +158,7 @@ fn pod(name: &str) -> Proposal {
         zone: None,
         meshed: true,
         ready: true,
+        application_ended: false,
     };
     Proposal::new("test", 1, Command::Batch(vec![Change::UpsertPod(pod)]))
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use conduit_api::exposition::Format;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -19,7 +20,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, time::sleep};
 use tracing::warn;
 
-use self::format::Format;
 use crate::peer::server::Own;
 
 /// A client that does not finish its request head is let go.

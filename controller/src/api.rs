@@ -218,10 +218,13 @@ impl api_server::Api for ApiServer {
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {
         aggregated::admit(&request)?;
         let PodsRequest { namespace, skip_connected } = request.into_inner();
-        let connected = match skip_connected {
+        let answers = match skip_connected {
             true => BTreeMap::new(),
-            false => members::connected_proxies(&self.own).await,
+            false => members::ask_all(&self.own, true).await,
         };
+        let connected = members::connected(&answers);
+        let (mut failing, more_failing) = members::failing(&answers);
+        failing.retain(|pod| namespace.is_empty() || pod.namespace == namespace);
         let state = self.own.cluster.state().borrow().clone();
         let selected = state.pods().values().map(|pod| &pod.value);
         let selected = selected.filter(|pod| namespace.is_empty() || pod.name.namespace() == namespace);
@@ -235,7 +238,8 @@ impl api_server::Api for ApiServer {
             connected: connected.contains_key(&pod.name),
             acked_revision: connected.get(&pod.name).map_or(0, |has| has.revision.as_u64()),
         });
-        Ok(Response::new(PodsResponse { pods: pods.collect(), revision: state.revision().as_u64() }))
+        let (pods, revision) = (pods.collect(), state.revision().as_u64());
+        Ok(Response::new(PodsResponse { pods, revision, failing, more_failing }))
     }
 
     async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {

@@ -25,7 +25,7 @@ use conduit_api::proto::{
     telemetry::telemetry_server::TelemetryServer as TelemetryService,
 };
 use conduit_ca::{ClientAuth, FrontProxies, ReplicaTls, Seed, WorkloadTls};
-use conduit_consensus::{Cluster, ClusterConfig, JoinError};
+use conduit_consensus::{Cluster, ClusterConfig, JoinError, store};
 use futures::FutureExt as _;
 use kube::Client;
 use parking_lot::Mutex;
@@ -52,7 +52,7 @@ use crate::{
         roots::Roots,
     },
     clock::{self, Clock},
-    config::{ADMIN_PORT, API_PORT, Config, PEER_PORT, PROXY_API_PORT, WEBHOOK_PORT},
+    config::{ADMIN_PORT, API_PORT, Config, PEER_PORT, PROXY_API_PORT, WEB_PORT, WEBHOOK_PORT},
     discovery::{registry::Registry, server::DiscoveryServer},
     identity::{
         attest::{Attestor, LaunchTokens},
@@ -64,11 +64,12 @@ use crate::{
     },
     learning::actor::{LearningActor, Observations},
     peer::server::Own,
-    platform::{Platform, actor::PlatformActor, kubernetes::client_config, metrics::PlatformMetrics},
+    platform::{Platform, actor::PlatformActor, failing::Failing, kubernetes::client_config, metrics::PlatformMetrics},
     seed,
     serve::{self, Connections, Refusals},
     tap::server::{ATTACH_BYTES_MAX, TapServer},
     telemetry::{self, Telemetry, server::TelemetryServer},
+    web,
     webhook::server::Webhook,
 };
 
@@ -104,12 +105,16 @@ impl App {
     /// When something that only a person can mend is in the way.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let platform_metrics = PlatformMetrics::default();
-        let platform = config.platform(&platform_metrics).await?;
+        let failing = Failing::default();
+        let platform = config.platform(&platform_metrics, &failing).await?;
         let (seed_sender, shared_seed) = watch::channel(Arc::new(platform.seed().await?));
+        let ran_before = store::exists(&config.data_dir);
         let (cluster, replica_tls) = start_cluster(&config, &shared_seed.borrow().clone()).await?;
         let issuer = Arc::new(ArcSwapOption::empty());
         let clock = Clock::shifted(config.clock_shift_seconds);
-        let telemetry = Arc::new(Mutex::new(Telemetry::new(telemetry::server::now(&clock), rand::random())));
+        let telemetry = Arc::new(Mutex::new(
+            Telemetry::new(telemetry::server::now(&clock), rand::random()).after_another(ran_before),
+        ));
         let own = Own {
             cluster: cluster.clone(),
             registry: Registry::default(),
@@ -122,6 +127,7 @@ impl App {
             refusals: Refusals::default(),
             identity_metrics: IdentityMetrics::default(),
             platform_metrics,
+            failing,
             alerts: AlertMetrics::default(),
             silence: Silence::default(),
         };
@@ -166,6 +172,12 @@ impl App {
         };
         if let Some(socket) = &config.api_socket {
             serve_socket(socket, reflected(api()))?;
+        }
+        if config.kubernetes {
+            let address = config.listen(WEB_PORT);
+            web::serve(address, &config.namespace)
+                .await
+                .with_context(|| format!("cannot listen on {address} for browsers"))?;
         }
         let identity = IdentityServer {
             attestor: attestor(&config, &own).await?,

@@ -21,6 +21,7 @@ use crate::{
     authority::roots::OwnFiles,
     platform::{
         Platform,
+        failing::Failing,
         kubernetes::{Kubernetes, unmeshed::Mode},
         local::LocalFiles,
         metrics::PlatformMetrics,
@@ -35,6 +36,8 @@ pub const PROXY_API_PORT: u16 = 8086;
 pub const API_PORT: u16 = 8085;
 /// What the Kubernetes API server asks of pods that are about to be made.
 pub const WEBHOOK_PORT: u16 = 8443;
+/// `web`: the dashboard's pages, in Kubernetes.
+pub const WEB_PORT: u16 = 8084;
 /// `/live`, `/ready` and `/metrics`.
 pub const ADMIN_PORT: u16 = 9990;
 
@@ -204,9 +207,9 @@ impl Config {
     ///
     /// # Errors
     /// When it is not said where that is.
-    pub async fn platform(&self, metrics: &PlatformMetrics) -> anyhow::Result<Arc<dyn Platform>> {
+    pub async fn platform(&self, metrics: &PlatformMetrics, failing: &Failing) -> anyhow::Result<Arc<dyn Platform>> {
         if self.kubernetes {
-            return Ok(Arc::new(Kubernetes::new(self, metrics.clone()).await?));
+            return Ok(Arc::new(Kubernetes::new(self, metrics.clone(), failing.clone()).await?));
         }
         let required = |path: &Option<PathBuf>, flag| path.clone().with_context(|| format!("{flag} is missing"));
         Ok(Arc::new(LocalFiles {

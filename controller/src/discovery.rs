@@ -13,7 +13,11 @@ mod levels;
 pub mod registry;
 pub mod server;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use conduit_api::{
@@ -44,6 +48,8 @@ pub struct Subscriptions {
     sent: BTreeMap<Target, Sent>,
     /// Where the proxy runs, as it was told; none before that.
     zone: Option<String>,
+    /// Where it was told that its application has ended.
+    told_end: Option<IpAddr>,
     /// What the bundle that it holds was made of.
     bundle: Option<(Revision, u32)>,
     /// The first response is sent even when it is empty: it tells the proxy that it is connected.
@@ -72,6 +78,13 @@ impl Held {
     }
 }
 
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
 /// More targets than [`TARGETS_PER_STREAM_MAX`].
 #[derive(Debug, thiserror::Error)]
 #[error("more than {TARGETS_PER_STREAM_MAX} subscriptions on one stream")]
@@ -81,7 +94,17 @@ impl Subscriptions {
     /// Of the proxy beside `pod`, which holds nothing yet, and says that it is of `level`. `encodings` are those of all streams.
     pub fn new(pod: PodName, trust_domain: TrustDomain, encodings: Arc<Encodings>, level: u32) -> Self {
         let level = level.min(PROXY_LEVEL);
-        Self { pod, trust_domain, encodings, level, sent: BTreeMap::new(), zone: None, bundle: None, greeted: false }
+        Self {
+            pod,
+            trust_domain,
+            encodings,
+            level,
+            sent: BTreeMap::new(),
+            zone: None,
+            told_end: None,
+            bundle: None,
+            greeted: false,
+        }
     }
 
     /// Follows `target`; `held` is the version that the proxy has of it from an earlier stream.
@@ -117,11 +140,21 @@ impl Subscriptions {
             }
         }
         let (zone, bundle) = (self.zone(state), self.bundle(state));
-        if self.greeted && updates.is_empty() && zone.is_none() && bundle.is_none() {
+        let ended_at = self.application_ended(state);
+        if self.greeted && updates.is_empty() && zone.is_none() && bundle.is_none() && ended_at.is_none() {
             return None;
         }
         self.greeted = true;
-        Some(discovery::WatchResponse { revision: state.revision().as_u64(), updates, bundle, zone })
+        let application_ended_at = ended_at.map(octets).unwrap_or_default();
+        let revision = state.revision().as_u64();
+        Some(discovery::WatchResponse { revision, updates, bundle, zone, application_ended_at })
+    }
+
+    /// Where the proxy's application has ended, if it does not know.
+    fn application_ended(&mut self, state: &MeshState) -> Option<IpAddr> {
+        let pod = state.pods().get(&self.pod).filter(|pod| pod.value.application_ended)?;
+        let ip = pod.value.ip;
+        (self.told_end.replace(ip) != Some(ip)).then_some(ip)
     }
 
     /// Where the proxy runs, if it does not know.

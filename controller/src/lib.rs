@@ -30,4 +30,5 @@ pub mod seed;
 pub mod serve;
 pub mod tap;
 pub mod telemetry;
+pub mod web;
 pub mod webhook;

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod actor;
+pub mod failing;
 pub mod kubernetes;
 pub mod local;
 pub mod metrics;

@@ -23,7 +23,7 @@ use crate::telemetry::select::matches;
 
 /// Taps that run at once on one replica; each costs every tapped proxy a match per request.
 pub const TAPS_MAX: usize = 64;
-/// Of them, those that see payloads: each may have some megabytes of them waiting for a slow reader (see `tap/waiting.rs`).
+/// Of them, those that see payloads or headers: each may have some megabytes of them waiting for a slow reader (see `tap/waiting.rs`).
 pub const PAYLOAD_TAPS_MAX: usize = 8;
 
 /// A running tap.
@@ -37,6 +37,8 @@ pub struct Tap {
     pub max_rps: f32,
     /// The messages of gRPC as well.
     pub payloads: bool,
+    /// What heads say as well.
+    pub headers: bool,
 }
 
 /// Why a tap does not start.
@@ -46,7 +48,7 @@ pub enum TapError {
     #[error("{TAPS_MAX} taps are running on this replica already; end one of them first")]
     TooMany,
     /// See [`PAYLOAD_TAPS_MAX`].
-    #[error("{PAYLOAD_TAPS_MAX} taps see payloads on this replica already; end one of them first")]
+    #[error("{PAYLOAD_TAPS_MAX} taps see payloads or headers on this replica already; end one of them first")]
     TooManyPayloads,
 }
 
@@ -85,7 +87,7 @@ impl<A: Clone, S: Clone> Broker<A, S> {
     /// # Errors
     /// When too many taps are running.
     pub fn start(&mut self, id: u64, tap: Tap, watcher: S, state: &MeshState) -> Result<(Start, Vec<A>), TapError> {
-        self.has_room(tap.payloads)?;
+        self.has_room(tap.is_large())?;
         let concerned = self.proxies.values().filter(|(pod, _)| concerns(&tap.target, pod, state));
         let concerned = concerned.map(|(_, proxy)| proxy.clone()).collect();
         let start = tap.start(id);
@@ -93,11 +95,11 @@ impl<A: Clone, S: Clone> Broker<A, S> {
         Ok((start, concerned))
     }
 
-    fn has_room(&self, payloads: bool) -> Result<(), TapError> {
+    fn has_room(&self, is_large: bool) -> Result<(), TapError> {
         if self.taps.len() >= TAPS_MAX {
             return Err(TapError::TooMany);
         }
-        if payloads && self.taps.values().filter(|(tap, _)| tap.payloads).count() >= PAYLOAD_TAPS_MAX {
+        if is_large && self.taps.values().filter(|(tap, _)| tap.is_large()).count() >= PAYLOAD_TAPS_MAX {
             return Err(TapError::TooManyPayloads);
         }
         Ok(())
@@ -118,8 +120,19 @@ impl<A: Clone, S: Clone> Broker<A, S> {
 }
 
 impl Tap {
+    /// Whether its events may be large.
+    fn is_large(&self) -> bool {
+        self.payloads || self.headers
+    }
+
     fn start(&self, id: u64) -> Start {
-        Start { tap: id, r#match: Some(self.matches.clone()), max_rps: self.max_rps, payloads: self.payloads }
+        Start {
+            tap: id,
+            r#match: Some(self.matches.clone()),
+            max_rps: self.max_rps,
+            payloads: self.payloads,
+            headers: self.headers,
+        }
     }
 }
 
@@ -155,6 +168,7 @@ mod tests {
             zone: None,
             meshed: true,
             ready: true,
+            application_ended: false,
         };
         let mut state = MeshState::default();
         let changes = ["web-0", "voting-0"].map(|name| Change::UpsertPod(pod(name))).to_vec();
@@ -164,7 +178,7 @@ mod tests {
 
     fn tap(kind: &str, name: &str) -> Tap {
         let target = ResourceSelection { kind: kind.into(), namespace: "emojivoto".into(), name: name.into() };
-        Tap { target, matches: Match::default(), max_rps: 100.0, payloads: false }
+        Tap { target, matches: Match::default(), max_rps: 100.0, payloads: false, headers: false }
     }
 
     fn pod(name: &str) -> PodName {

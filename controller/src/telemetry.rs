@@ -78,6 +78,7 @@ pub struct Telemetry {
     /// Known by it to proxies and other replicas: another one with each process.
     memory: u64,
     began: Instant,
+    ran_before: bool,
     histories: BTreeMap<ReporterKey, Arc<History>>,
     /// Of all of them.
     size: usize,
@@ -95,6 +96,7 @@ impl Telemetry {
             // An older release means something else by small numbers.
             memory: memory.max(2),
             began: now.monotonic,
+            ran_before: false,
             histories: BTreeMap::new(),
             size: 0,
             bytes_max: BYTES_MAX,
@@ -179,9 +181,15 @@ impl Telemetry {
         self.tidied = Some(key);
     }
 
+    /// The same, of a replica that ran before: what it had heard by then is lost.
+    pub fn after_another(self, ran_before: bool) -> Self {
+        Self { ran_before, ..self }
+    }
+
     /// What there is to be added up, as it is now: so that nobody who reports has to wait for it.
     pub fn counted(&self, now: Now) -> Counted {
-        Counted { now, began: self.began, memory: self.memory, histories: self.histories.values().cloned().collect() }
+        let histories = self.histories.values().cloned().collect();
+        Counted { now, began: self.began, ran_before: self.ran_before, memory: self.memory, histories }
     }
 
     /// Which memory this is.

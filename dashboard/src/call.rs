@@ -1,6 +1,9 @@
 //! `POST api/v1/METHOD`: one method of the public API, in JSON.
 
+use std::sync::Arc;
+
 use axum::{
+    Extension,
     body::{Body, Bytes},
     extract::{
         Path, State,
@@ -15,7 +18,7 @@ use serde_json::json;
 use tonic::{Status, Streaming};
 
 use crate::{
-    BODY_BYTES_MAX, Shared,
+    BODY_BYTES_MAX, Shared, Upstream,
     failure::{self, Failure, NOT_ALLOWED, NOT_JSON, TOO_LARGE},
     transcode,
 };
@@ -30,6 +33,7 @@ pub(crate) const EVENTS: &str = "text/event-stream";
 /// Answers with what the method returns: one object, or a stream of them.
 pub(crate) async fn call(
     State(shared): State<Shared>,
+    Extension(upstream): Extension<Arc<Upstream>>,
     name: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -47,10 +51,10 @@ pub(crate) async fn call(
     let message = transcode::to_message(&body, method.descriptor.input())?;
     let kind = method.descriptor.output();
     if method.descriptor.is_server_streaming() {
-        let answers = shared.upstream.stream(method, message).await?;
+        let answers = upstream.stream(method, message).await?;
         return Ok(stream_of(answers, kind, accepts_events(&headers)));
     }
-    let answer = shared.upstream.ask(method, message).await?;
+    let answer = upstream.ask(method, message).await?;
     Ok(respond(JSON, Body::from(transcode::to_json(answer, kind)?)))
 }
 

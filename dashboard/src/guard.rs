@@ -25,12 +25,17 @@ pub enum Hosts {
     Addresses,
 }
 
-/// Refuses what does not come from a page of this server, and says what its pages may load.
+/// Refuses what does not come from a page of this server.
 pub(crate) async fn guard(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
-    let mut response = match check(hosts, request.headers(), request.uri().authority()) {
+    let response = match check(hosts, request.headers(), request.uri().authority()) {
         Ok(()) => next.run(request).await,
         Err((refusal, message)) => refusal.respond(message),
     };
+    restrict(response).await
+}
+
+/// Says what pages may load.
+pub(crate) async fn restrict(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! [`router`] puts it together. Whoever serves it says by [`Connect`] how a replica is found; it acts with the rights of that
-//! connection, so that it is for the person who has them and nobody else.
+//! connection, so that it is for the person who has them and nobody else. Where somebody else knows who asks, an API server,
+//! there is either half: [`pages`], which have no rights and tell nothing, and [`json_api`], each of whose requests comes with an upstream of its own.
 
 mod call;
 mod codec;
@@ -28,17 +29,19 @@ mod tests;
 use std::sync::{Arc, OnceLock};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     middleware,
     response::{Html, Redirect},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use bytes::Bytes;
+use tonic::Status;
 
+use self::failure::Failure;
 pub use self::{
     guard::Hosts,
-    upstream::{Connect, Upstream},
+    upstream::{Channel, Connect, Upstream},
 };
 
 /// The largest question that people and pages ask, a few rules of routes, is far below it.
@@ -60,7 +63,6 @@ pub struct Options {
 /// What handlers share.
 #[derive(Clone)]
 struct Shared {
-    upstream: Arc<Upstream>,
     methods: Arc<methods::Methods>,
     live: live::Places,
     /// What `openapi.json` is, from the first time on that somebody asks for it.
@@ -69,12 +71,6 @@ struct Shared {
 
 /// Serves the application and the API over what `upstream` finds.
 pub fn router(upstream: Upstream, options: &Options) -> Router {
-    let shared = Shared {
-        upstream: Arc::new(upstream),
-        methods: Arc::new(methods::Methods::new(options.writes)),
-        live: live::Places::default(),
-        document: Arc::default(),
-    };
     let mut all = routes("");
     for prefix in &options.prefixes {
         // Without the slash everything that is relative would be looked for beside it.
@@ -87,15 +83,58 @@ pub fn router(upstream: Upstream, options: &Options) -> Router {
     }
     let guard = middleware::from_fn_with_state(options.hosts, guard::guard);
     let all = all.fallback(files::not_found).method_not_allowed_fallback(call::not_allowed);
-    all.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(guard).with_state(shared)
+    let all = all.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(Extension(Arc::new(upstream))).layer(guard);
+    all.with_state(Shared::new(options.writes, live::Places::of_one()))
+}
+
+/// The application alone. It asks its questions at `api`, a path as seen from the page, of [`json_api`] by the names of Kubernetes' resources; what
+/// is asked here instead is answered with `advice`.
+pub fn pages(api: &str, advice: &'static str) -> Router {
+    let elsewhere = async move || Failure::from(Status::not_found(advice));
+    let page = files::index_asking(api);
+    Router::new()
+        .route("/", get(async move || page.respond()))
+        .merge(beside(""))
+        .route("/api/{*path}", any(elsewhere))
+        .route("/apis/{*path}", any(elsewhere))
+        .fallback(files::not_found)
+        .method_not_allowed_fallback(call::not_allowed)
+        .layer(middleware::map_response(guard::restrict))
+}
+
+/// Methods at `/METHOD` and pages' streams at [`LIVE`], for whoever is let in: each request has an `Extension<Arc<Upstream>>`, by whose rights it is
+/// answered. Those of [`Options::writes`] are among them.
+pub fn json_api() -> Router {
+    let methods = methods("").method_not_allowed_fallback(call::not_allowed);
+    methods.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(Shared::new(true, live::Places::of_all()))
+}
+
+/// Where a page's stream is, in [`json_api`].
+pub const LIVE: &str = "/live";
+
+impl Shared {
+    fn new(writes: bool, live: live::Places) -> Self {
+        let methods = Arc::new(methods::Methods::new(writes));
+        Self { methods, live, document: Arc::default() }
+    }
 }
 
 fn routes(prefix: &str) -> Router<Shared> {
-    Router::new()
+    beside(prefix)
         .route(&format!("{prefix}/"), get(files::index))
+        .route(&format!("{prefix}/api/v1/openapi.json"), get(openapi::serve))
+        .merge(methods(&format!("{prefix}/api/v1")))
+}
+
+/// What a page names.
+fn beside<S: Clone + Send + Sync + 'static>(prefix: &str) -> Router<S> {
+    Router::new()
         .route(&format!("{prefix}/{{file}}"), get(files::file))
         .route(&format!("{prefix}/assets/{{file}}"), get(files::asset))
-        .route(&format!("{prefix}/api/v1/live"), get(live::serve))
-        .route(&format!("{prefix}/api/v1/openapi.json"), get(openapi::serve))
-        .route(&format!("{prefix}/api/v1/{{method}}"), post(call::call))
+}
+
+fn methods(base: &str) -> Router<Shared> {
+    Router::new()
+        .route(&format!("{base}{LIVE}"), get(live::serve))
+        .route(&format!("{base}/{{method}}"), post(call::call))
 }

@@ -4,7 +4,10 @@ mod server;
 
 use std::time::Duration;
 
-use conduit_api::window::{self, resolution};
+use conduit_api::{
+    access::METHODS,
+    window::{self, resolution},
+};
 use serde_json::{Value, json};
 
 pub(crate) use self::server::{Places, serve};
@@ -32,6 +35,9 @@ pub(crate) struct View {
     namespace: String,
     #[serde(default)]
     name: String,
+    /// Nothing but what is in this namespace; in all of them, if it is empty.
+    #[serde(default)]
+    within: String,
     window_ms: Option<u32>,
 }
 
@@ -79,14 +85,19 @@ impl View {
         let window = self.window_ms.unwrap_or(WINDOW_DEFAULT_MS);
         window::check(Duration::from_millis(window.into()))?;
         let ask = |part, method, request| Question { part, method, request, every: 1 };
-        let all = |kind: &str| json!({ "kind": kind });
+        let within = self.within.as_str();
+        let all = |kind: &str| match kind {
+            // Namespaces are in none.
+            "namespace" => json!({ "kind": kind, "name": within }),
+            kind => json!({ "kind": kind, "namespace": within }),
+        };
         let pods = |namespace: &str| ask("pods", "Pods", json!({ "namespace": namespace }));
         let stat = |kind: &str| ask("stat", "Stat", json!({ "selector": all(kind), "windowMs": window }));
         let raft = || ask("raft", "RaftStatus", json!({}));
         let edges = |namespace: &str| {
             ask("edges", "Edges", json!({ "kind": "deployment", "namespace": namespace, "windowMs": window }))
         };
-        Ok(match self.view.as_str() {
+        let mut questions = match self.view.as_str() {
             "overview" => vec![
                 ask("version", "Version", json!({})),
                 raft(),
@@ -94,24 +105,41 @@ impl View {
                 stat("deployment"),
                 // Of everything: deployments are not all that gets requests.
                 ask("totals", "Stat", json!({ "selector": all("namespace"), "windowMs": window })),
-                pods(""),
-                edges(""),
+                pods(within),
+                edges(within),
                 Question {
                     every: PROMISES.as_secs() / PERIOD.as_secs(),
-                    ..ask("objectives", "ListObjectives", json!({}))
+                    ..ask("objectives", "ListObjectives", json!({ "namespace": within }))
                 },
             ],
             "table" => match self.kind.as_str() {
-                "pod" | "deployment" | "namespace" => vec![stat(&self.kind), pods("")],
+                "pod" | "deployment" | "namespace" => vec![stat(&self.kind), pods(within)],
                 "authority" => vec![stat("authority")],
                 kind => return Err(format!("there is no table of `{kind}`")),
             },
             "resource" => self.about_one(window)?,
-            "routes" => vec![ask("routes", "Routes", json!({}))],
-            "control" => vec![raft(), ask("ca", "CaStatus", json!({}))],
-            "events" => vec![ask("history", "History", json!({ "limit": CHANGES_MAX })), raft()],
+            "routes" => vec![
+                ask("routes", "Routes", json!({})),
+                ask(
+                    "stat",
+                    "Stat",
+                    json!({ "selector": all("service"), "windowMs": window, "by": ["BY_SERVICE", "BY_ROUTE"] }),
+                ),
+            ],
+            "control" => vec![raft(), ask("ca", "CaStatus", json!({})), pods(within)],
+            "events" => vec![
+                ask("history", "History", json!({ "limit": CHANGES_MAX })),
+                ask("alerts", "ListAlerts", json!({ "namespace": within, "historyOnly": true })),
+                raft(),
+            ],
             view => return Err(format!("there is no view `{view}`")),
-        })
+        };
+        if !within.is_empty() {
+            // Whoever may look at one namespace may not ask the others.
+            questions
+                .retain(|question| METHODS.iter().any(|method| method.name == question.method && method.namespaced));
+        }
+        Ok(questions)
     }
 
     /// One resource, who calls it, and whom it calls.
@@ -123,7 +151,10 @@ impl View {
         // A namespace is in none.
         let namespace = if kind == "namespace" { "" } else { self.namespace.as_str() };
         let this = json!({ "kind": kind, "namespace": namespace, "name": self.name });
-        let others = json!({ "kind": kind });
+        let others = match kind {
+            "namespace" => json!({ "kind": kind, "name": self.within }),
+            kind => json!({ "kind": kind, "namespace": self.within }),
+        };
         let home = if kind == "namespace" { self.name.as_str() } else { namespace };
         let (curve, step) = curve(window);
         let ask = |part, method, request| Question { part, method, request, every: 1 };
@@ -151,11 +182,13 @@ fn curve(window_ms: u32) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use conduit_api::access::{about_encoded, said_namespace};
+
     use super::*;
     use crate::{methods::Methods, transcode};
 
     fn view(view: &str, kind: &str, name: &str) -> View {
-        View { view: view.into(), kind: kind.into(), namespace: "shop".into(), name: name.into(), window_ms: None }
+        View { view: view.into(), kind: kind.into(), namespace: "shop".into(), name: name.into(), ..View::default() }
     }
 
     #[test]
@@ -170,6 +203,22 @@ mod tests {
                 let message = transcode::to_message(json.as_bytes(), method.descriptor.input());
                 assert!(message.is_ok(), "{question:?}: {}", message.unwrap_err().message());
                 assert!(!method.descriptor.is_server_streaming(), "{question:?}");
+            }
+        }
+    }
+
+    /// Whoever may look at one namespace alone is refused what is about another, or about all of them.
+    #[test]
+    fn within_a_namespace_all_is_about_that() {
+        let methods = Methods::new(false);
+        for view in View::all().into_iter().map(|view| View { within: "shop".into(), namespace: "shop".into(), ..view })
+        {
+            let view = if view.kind == "namespace" { View { name: "shop".into(), ..view } } else { view };
+            for question in view.questions().unwrap() {
+                let method = methods.find(question.method).unwrap();
+                let message = transcode::to_message(question.request.to_string().as_bytes(), method.descriptor.input());
+                let asked = about_encoded(question.method, message.unwrap());
+                assert_eq!(said_namespace(asked.extensions()).as_deref(), Some("shop"), "{question:?}");
             }
         }
     }

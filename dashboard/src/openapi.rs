@@ -196,6 +196,7 @@ fn live(methods: &Methods, schemas: &mut Schemas) -> Value {
             parameter("kind", json!({ "type": "string", "enum": kinds }), "Of `table`; of `resource`, but authorities."),
             parameter("namespace", json!({ "type": "string" }), "Of `resource`."),
             parameter("name", json!({ "type": "string" }), "Of `resource`."),
+            parameter("within", json!({ "type": "string" }), "A namespace: nothing but what is in it, and nothing of the mesh as a whole."),
             parameter("windowMs", window, "As of `StatRequest`; a minute by default."),
         ],
         "responses": responses(answer, |status| LIVE.contains(&status)),

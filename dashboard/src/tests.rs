@@ -86,6 +86,23 @@ async fn pages_are_at_every_prefix_and_say_what_they_may_load() {
 }
 
 #[tokio::test]
+async fn pages_alone_know_nothing_and_say_whom_to_ask() {
+    let router = pages("../apis/x/watch/", "ask the API server");
+    let response = router.clone().oneshot(get("/")).await.unwrap();
+    assert!(response.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'self'; "));
+    let (status, page) = text(response).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(!page.contains("content=\"api/v1/"), "{page}");
+    for path in ["/api/v1/live", "/apis/x/watch/live"] {
+        let (status, error) = json_of(&router, get(path)).await;
+        assert_eq!((status, &error["message"]), (StatusCode::NOT_FOUND, &json!("ask the API server")), "{path}");
+    }
+    assert_eq!(json_of(&router, post("/api/v1/Stat", "{}")).await.0, StatusCode::NOT_FOUND);
+    // What is replaced is there to be replaced.
+    assert!(include_str!("../app/index.html").contains(files::ASKS));
+}
+
+#[tokio::test]
 async fn methods_are_asked_in_json() {
     let replica = Replica::start("v1", false).await;
     let router = over(&[replica]);

@@ -3,8 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use conduit_api::failover::is_of_replica;
-use futures::{FutureExt as _, future::BoxFuture};
+use conduit_api::{access::about_encoded, failover::is_of_replica};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, ready},
+};
 use http::uri::PathAndQuery;
 use tokio::{sync::Mutex, time::timeout};
 use tonic::{Request, Status, Streaming, body::Body, client::Grpc};
@@ -32,6 +35,8 @@ const ATTEMPTS_MAX: usize = 5;
 pub struct Upstream {
     connect: Connect,
     current: Mutex<Current>,
+    /// Of a question that may be asked again.
+    attempts: usize,
 }
 
 #[derive(Default)]
@@ -43,22 +48,28 @@ struct Current {
 impl Upstream {
     /// Connects by `connect`, at the first question and when a replica is lost.
     pub fn new(connect: Connect) -> Self {
-        Self { connect, current: Mutex::default() }
+        Self { connect, current: Mutex::default(), attempts: ATTEMPTS_MAX }
+    }
+
+    /// The one replica that there is to ask, at the other end of `channel`.
+    pub fn one(channel: Channel) -> Self {
+        let connect = move |_| ready(Ok(channel.clone())).boxed();
+        Self { connect: Arc::new(connect), current: Mutex::default(), attempts: 1 }
     }
 
     /// The answer of a replica. What only reads is asked again of another one when a replica is lost or cannot answer.
     pub(crate) async fn ask(&self, method: &Method, message: Bytes) -> Result<Bytes, Status> {
-        let attempts = if method.reads { ATTEMPTS_MAX } else { 1 };
-        let path = method.path.clone();
-        let ask = move |client| unary(client, path.clone(), message.clone()).boxed();
+        let attempts = if method.reads { self.attempts } else { 1 };
+        let (name, path) = (method.descriptor.name().to_owned(), method.path.clone());
+        let ask = move |client| unary(client, path.clone(), about_encoded(&name, message.clone())).boxed();
         within(ANSWER_TIMEOUT, self.attempt(attempts, ask)).await
     }
 
     /// A stream of answers of one replica; when that is lost, it ends with an error.
     pub(crate) async fn stream(&self, method: &Method, message: Bytes) -> Result<Streaming<Bytes>, Status> {
-        let path = method.path.clone();
-        let begin = move |client| begin_stream(client, path.clone(), message.clone()).boxed();
-        within(ANSWER_TIMEOUT, self.attempt(ATTEMPTS_MAX, begin)).await
+        let (name, path) = (method.descriptor.name().to_owned(), method.path.clone());
+        let begin = move |client| begin_stream(client, path.clone(), about_encoded(&name, message.clone())).boxed();
+        within(ANSWER_TIMEOUT, self.attempt(self.attempts, begin)).await
     }
 
     async fn attempt<T>(
@@ -66,10 +77,12 @@ impl Upstream {
         attempts: usize,
         ask: impl Fn(Grpc<Channel>) -> BoxFuture<'static, Result<T, Status>>,
     ) -> Result<T, Status> {
+        // What is asked once is asked of one that says within its own time why it cannot.
+        let limit = if attempts > 1 { ATTEMPT_TIMEOUT } else { ANSWER_TIMEOUT };
         let mut left = attempts;
         loop {
             let (channel, lost) = self.channel().await?;
-            let failed = match within(ATTEMPT_TIMEOUT, ask(Grpc::new(channel))).await {
+            let failed = match within(limit, ask(Grpc::new(channel))).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) if is_of_replica(&status) => status,
                 Err(status) => return Err(status),
@@ -108,20 +121,20 @@ async fn within<T>(time: Duration, asked: impl Future<Output = Result<T, Status>
     answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {time:?}"))))
 }
 
-async fn unary(mut client: Grpc<Channel>, path: PathAndQuery, message: Bytes) -> Result<Bytes, Status> {
-    ready(&mut client).await?;
-    Ok(client.unary(Request::new(message), path, Encoded).await?.into_inner())
+async fn unary(mut client: Grpc<Channel>, path: PathAndQuery, question: Request<Bytes>) -> Result<Bytes, Status> {
+    wait_for(&mut client).await?;
+    Ok(client.unary(question, path, Encoded).await?.into_inner())
 }
 
 async fn begin_stream(
     mut client: Grpc<Channel>,
     path: PathAndQuery,
-    message: Bytes,
+    question: Request<Bytes>,
 ) -> Result<Streaming<Bytes>, Status> {
-    ready(&mut client).await?;
-    Ok(client.server_streaming(Request::new(message), path, Encoded).await?.into_inner())
+    wait_for(&mut client).await?;
+    Ok(client.server_streaming(question, path, Encoded).await?.into_inner())
 }
 
-async fn ready(client: &mut Grpc<Channel>) -> Result<(), Status> {
+async fn wait_for(client: &mut Grpc<Channel>) -> Result<(), Status> {
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))
 }

@@ -38,6 +38,30 @@ export const edges = {
   replicasTotal: 3,
 };
 
+const container = (name, image, reason, message) => ({ name, image, reason, message });
+
+export const failing = [
+  {
+    namespace: "emojivoto",
+    name: "web-1",
+    workload: deployment("web"),
+    containers: [
+      container(
+        "conduit-proxy",
+        "ghcr.io/conduit/proxy:0.1.0",
+        "CrashLoopBackOff",
+        "back-off 5m0s restarting failed container; it ended with exit code 137: OOMKilled",
+      ),
+    ],
+  },
+  {
+    namespace: "shop",
+    name: "ledger-0",
+    workload: deployment("ledger", "shop"),
+    containers: [container("", "", "Unschedulable", "0/3 nodes are available: 3 Insufficient memory.")],
+  },
+];
+
 const POINTS = 60;
 const STEP_MS = 5000;
 

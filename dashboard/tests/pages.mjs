@@ -11,7 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 
-import { edges, series } from "./fixture.mjs";
+import { edges, failing, series } from "./fixture.mjs";
 
 const app = new URL("../app/", import.meta.url);
 const { chromium } = createRequire(app)("playwright-core");
@@ -26,6 +26,10 @@ const SOON = 45_000;
 const BUNDLE_GZIP_MAX = 250_000;
 /** A window passes on between the command's question and the page's. */
 const RPS_TOLERANCE = 0.25;
+/** Of a hundred: a few failures of a minute in which there are some fifty requests. */
+const SUCCESS_TOLERANCE = 8;
+/** The slowest of a few requests may be another one. */
+const LATENCY_RATIO = 3;
 
 const PAGES = ["", "namespaces", "deployments", "pods", "authorities", "routes", "tap", "control-plane", "events", "docs", "deployment/emojivoto/web", "namespace/emojivoto"];
 const KINDS = { namespaces: "namespace", deployments: "deployment", pods: "pod", authorities: "authority" };
@@ -124,6 +128,19 @@ test("the overview", async () => {
   }
 });
 
+/** What a command says of a row and what a page shows of it; a window has passed on in between. */
+function sameFigures(name, said, shown) {
+  if (said.rps === null) return assert.equal(shown.RPS, "–");
+  assert.ok(Math.abs(Number(shown.RPS) - said.rps) <= Math.max(0.3, said.rps * RPS_TOLERANCE), `${name}: ${shown.RPS}, ${said.rps}`);
+  assert.ok(Math.abs(Number.parseFloat(shown.SR) - said.success * 100) <= SUCCESS_TOLERANCE, `${name}: ${shown.SR}, ${said.success}`);
+  for (const [title, field] of [["P50", "latency_ms_p50"], ["P99", "latency_ms_p99"]]) {
+    const [value, unit] = shown[title].match(/([\d.]+)\s*(\D+)/).slice(1);
+    const ms = Number(value) * { µs: 0.001, ms: 1, s: 1000 }[unit.trim()];
+    const ratio = ms / said[field];
+    assert.ok(ratio < LATENCY_RATIO && ratio > 1 / LATENCY_RATIO, `${name} ${title}: ${shown[title]}, ${said[field]} ms`);
+  }
+}
+
 for (const [name, kind] of Object.entries(KINDS)) {
   test(`${name} are those of conduit stat`, async () => {
     const page = await open(name);
@@ -136,8 +153,7 @@ for (const [name, kind] of Object.entries(KINDS)) {
       for (const row of said.rows) {
         const same = shown.find((other) => key(other) === key(row));
         if (row.meshed) assert.equal(same.MESHED, row.meshed);
-        if (row.rps === null) assert.equal(same.RPS, "–");
-        else assert.ok(Math.abs(Number(same.RPS) - row.rps) <= Math.max(0.3, row.rps * RPS_TOLERANCE), `${key(row)}: ${same.RPS}, ${row.rps}`);
+        sameFigures(key(row), row, same);
         if (row.tls === 1) assert.equal(same.TLS, "100%");
       }
       return true;
@@ -191,6 +207,49 @@ test("tables are sorted and filtered by keyboard", async () => {
   await page.context().close();
 });
 
+test("routes have the traffic that conduit routes says", async () => {
+  const page = await open("routes");
+  await eventually("the same services", async () => {
+    const [{ rows: said }, shown] = [await json("routes svc -A -o json"), await rows(page, "Traffic of routes")];
+    const asked = said.filter((row) => row.rps !== null);
+    assert.deepEqual(shown.map((row) => row.SERVICE).sort(), asked.map((row) => row.service).sort());
+    for (const row of asked) sameFigures(row.service, row, shown.find((other) => other.SERVICE === row.service));
+    return asked.length > 2;
+  });
+  await page.context().close();
+});
+
+test("a pod has its callers, which are pods", async () => {
+  const page = await open("pod/emojivoto/web-0");
+  await eventually("they are the command's", async () => {
+    const said = (await json("stat po -A --to po/web-0 --to-namespace emojivoto -o json")).rows.filter((row) => row.rps);
+    const shown = await rows(page, "Callers");
+    assert.deepEqual(shown.map((row) => row.NAME), said.map((row) => `${row.namespace}/${row.name}`));
+    for (const row of said) sameFigures(row.name, row, shown[0]);
+    return said.length === 1;
+  });
+  await page.context().close();
+});
+
+test("who looks at one namespace sees nothing else", async () => {
+  const page = await open("deployments");
+  const names = async () => (await rows(page, "Deployments")).map((row) => row.NAME).sort();
+  const choose = async (namespace) => {
+    await page.getByLabel("Namespace", { exact: true }).fill(namespace);
+    await page.keyboard.press("Enter");
+  };
+  await choose("emojivoto");
+  await eventually("all are there", async () => (await names()).join() === "emoji,vote-bot,voting,web");
+  await choose("elsewhere");
+  await eventually("none is there", async () => (await names()).length === 0);
+  await page.goto(`${url}#/control-plane`);
+  await eventually("it is said what is not shown", async () => /Within the namespace elsewhere there is nothing to say of replicas/.test(await page.innerText("main")));
+  await accessible(page, "control plane within a namespace");
+  await choose("");
+  await eventually("replicas are there again", async () => (await rows(page, "Replicas")).length === 3);
+  await page.context().close();
+});
+
 test("a resource has its callers and callees", async () => {
   const page = await open("deployment/emojivoto/web");
   const names = async (args) => (await json(args)).rows.filter((row) => row.rps).map((row) => `${row.namespace}/${row.name}`).sort();
@@ -212,6 +271,11 @@ test("the control plane is that of conduit raft status and ca status", async () 
     const shown = await rows(page, "Replicas");
     const pick = (list, ...keys) => list.map((row) => keys.map((key) => String(row[key])).join(" ")).sort();
     assert.deepEqual(pick(shown, "NAME", "ROLE", "ID"), pick(raft.members, "name", "role", "id"));
+    const { pods } = await json("pods -A -o json");
+    const acked = (await rows(page, "Acknowledged revisions")).map((row) => [row.REVISION, row.PROXIES].join()).sort();
+    const counts = new Map();
+    for (const pod of pods.filter((pod) => pod.connected)) counts.set(pod.acked_revision, (counts.get(pod.acked_revision) ?? 0) + 1);
+    assert.deepEqual(acked, [...counts].map((pair) => pair.join()).sort());
     assert.equal((await rows(page, "Issuers")).length, raft.members.length);
     assert.equal((await rows(page, "Roots")).length, ca.roots.length);
     return (await page.innerText("main")).includes(ca.trustDomain);
@@ -271,6 +335,7 @@ const change = (page, how, given) =>
           super.onmessage = (event) => {
             const said = JSON.parse(event.data);
             if (how === "add") Object.assign(said, { errors: {}, parts: { ...said.parts, ...given } });
+            else if (how === "extend") for (const part in given) Object.assign(said.parts[part] ?? {}, given[part]);
             else if (window.failing) Object.assign(said, { errors: given, parts: {} });
             take(new MessageEvent("message", { data: JSON.stringify(said) }));
           };
@@ -320,6 +385,31 @@ test("edges and curves are drawn, where there are any", async () => {
   }
 });
 
+test("a pod that fails says why", async () => {
+  const context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+  const page = await context.newPage();
+  page.on("pageerror", (error) => wrong.push(`failing: ${error}`));
+  // No demo fails, and a machine without a cluster has no images to pull.
+  await change(page, "extend", { pods: { failing, moreFailing: true } });
+  const columns = (row) => [row.POD, row.CONTAINER, row.IMAGE, row.REASON, row.MESSAGE];
+  const [crashing, unscheduled] = [
+    ["web-1", "conduit-proxy", "ghcr.io/conduit/proxy:0.1.0", "CrashLoopBackOff", "back-off 5m0s restarting failed container; it ended with exit code 137: OOMKilled"],
+    ["ledger-0", "–", "–", "Unschedulable", "0/3 nodes are available: 3 Insufficient memory."],
+  ];
+  for (const [hash, expected] of [["", [unscheduled, crashing]], ["deployment/emojivoto/web", [crashing]], ["deployment/emojivoto/emoji", []]]) {
+    await page.goto(`${url}#/${hash}`);
+    await settled(page);
+    await eventually("they are told", async () => (await rows(page, "Failing pods")).length === expected.length);
+    const told = (await rows(page, "Failing pods")).map(columns);
+    assert.deepEqual(told.sort(), [...expected].sort());
+  }
+  await page.goto(`${url}#/`);
+  await page.getByText("More pods fail than are shown.").waitFor();
+  await accessible(page, "failing pods");
+  await shot(page, "overview-failing");
+  await context.close();
+});
+
 async function accessible(page, where, runOnly) {
   // By the debugger, which the pages' policy does not bind.
   await page.evaluate(AXE);
@@ -366,10 +456,43 @@ test("colours are what was chosen, also tomorrow", async () => {
   await page.context().close();
 });
 
-test("a controller that is killed is not noticed", async () => {
+const tile = (page, name) => page.locator(".tile", { hasText: name }).locator("dd");
+
+test("a rotation of the root is followed as it goes", async () => {
   const page = await open("control-plane");
-  const answered = async () => (await page.locator(".tile", { hasText: "Answered by" }).locator("dd").innerText()).trim();
-  const first = await eventually("somebody answers", answered);
+  const roots = async () => (await rows(page, "Roots")).map((row) => row.ID);
+  const [before] = await eventually("there is a root", async () => ((await roots()).length === 1 ? roots() : undefined));
+  await page.getByText("No rotation is in progress.").waitFor();
+  // It waits for whoever takes nothing over.
+  const { processes } = await json("local status -o json");
+  const { pid } = processes.find((process) => process.name === "emoji-0/proxy");
+  process.kill(pid, "SIGSTOP");
+  try {
+    await conduit("ca rotate");
+    await page.getByText(/Next: \w+ .*, which waits for 1 of 4 proxies and the replicas: .*emoji-0/).waitFor();
+    assert.equal((await roots()).length, 2, "both are trusted");
+    await accessible(page, "a rotation");
+    await shot(page, "rotation");
+  } finally {
+    process.kill(pid, "SIGCONT");
+  }
+  await eventually("only the new root is trusted", async () => {
+    const now = await roots();
+    return now.length === 1 && now[0] !== before;
+  });
+  await page.getByText("No rotation is in progress.").waitFor();
+  const { roots: known } = await json("ca status -o json");
+  const [now] = await roots();
+  assert.ok(known.length === 1 && known[0].id.startsWith(now), JSON.stringify(known));
+  await page.context().close();
+});
+
+test("a leader that is killed is not noticed", async () => {
+  const page = await open("control-plane");
+  const first = await eventually("somebody leads", async () => {
+    const name = (await tile(page, "Leader").innerText()).trim();
+    return name !== "none" && name;
+  });
   const { members } = await json("raft status -o json");
   const { pid } = members.find((member) => member.name === first);
   await page.evaluate(() => {

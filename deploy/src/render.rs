@@ -29,7 +29,7 @@ const TEMPLATES: [(&str, &str); 13] = [
 
 /// What is in the chart for others than its own engine: it may have templates of theirs in it, and is taken as it is. The names are helm's,
 /// which hands templates everything but `values.yaml` itself: so that has a second name.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("files/values.yaml", include_str!("../chart/files/values.yaml")),
     ("files/rules.yml", include_str!("../chart/files/rules.yml")),
     ("files/dashboards/top-line.json", include_str!("../chart/files/dashboards/top-line.json")),
@@ -37,6 +37,7 @@ const FILES: [(&str, &str); 11] = [
     ("files/dashboards/deployment.json", include_str!("../chart/files/dashboards/deployment.json")),
     ("files/dashboards/pod.json", include_str!("../chart/files/dashboards/pod.json")),
     ("files/dashboards/service.json", include_str!("../chart/files/dashboards/service.json")),
+    ("files/dashboards/route.json", include_str!("../chart/files/dashboards/route.json")),
     ("files/dashboards/authority.json", include_str!("../chart/files/dashboards/authority.json")),
     ("files/dashboards/health.json", include_str!("../chart/files/dashboards/health.json")),
     ("files/dashboards/proxy.json", include_str!("../chart/files/dashboards/proxy.json")),

@@ -71,6 +71,7 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "RoleBinding conduit-controller",
         "RoleBinding conduit-mesh-controller",
         "ClusterRole conduit-mesh-view",
+        "Role conduit-web",
         "ClusterRole conduit-mesh-tap",
         "ClusterRole conduit-mesh-tap-payload",
         "ClusterRole conduit-mesh-admin",
@@ -79,6 +80,7 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "ClusterRoleBinding conduit-mesh-prometheus",
         "Service proxy-api",
         "Service api",
+        "Service web",
         "Service webhook",
         "Service controller",
         "ConfigMap conduit-config",
@@ -284,7 +286,9 @@ fn people_are_given_every_call_by_one_role() {
         }
     }
     given.sort();
-    let mut all: Vec<_> = METHODS.iter().map(|method| (method.resource(), method.verb().to_owned())).collect();
+    let page = (conduit_api::access::LIVE.to_owned(), "watch".to_owned());
+    let mut all: Vec<_> =
+        METHODS.iter().map(|method| (method.resource(), method.verb().to_owned())).chain([page]).collect();
     all.sort();
     assert_eq!(given, all);
 }

@@ -14,7 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
     taps.start(start);
     let direction = Direction::Inbound;
     let (method, scheme, authority, path) = ("GET", "http", "web:80", "/a");
-    let request = Request { direction, method, scheme, authority, path, workload: None, pod: None };
+    let (source, destination) = ("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:8080".parse().unwrap());
+    let request =
+        Request { direction, method, scheme, authority, path, source, destination, workload: None, pod: None };
     for _ in 0..3 {
         assert!(taps.watching(&request).len() <= 1);
     }

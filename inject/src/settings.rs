@@ -144,9 +144,9 @@ impl Settings {
         }
         if self.tap_payloads {
             variables.push(("TAP_PAYLOADS", "enabled".to_owned()));
-            variables
-                .extend((!self.tap_redact.names().is_empty()).then(|| ("TAP_REDACT", self.tap_redact.to_string())));
         }
+        // Of heads as well, which are seen whether or not messages are.
+        variables.extend((!self.tap_redact.names().is_empty()).then(|| ("TAP_REDACT", self.tap_redact.to_string())));
         variables
     }
 
@@ -267,6 +267,13 @@ mod tests {
             settings.set_version("v10");
             assert!(settings.image().ends_with("proxy:v10"), "{}", settings.image());
         }
+    }
+
+    #[test]
+    fn what_is_redacted_is_known_to_proxies_that_show_no_payloads() {
+        let settings = Settings { tap_redact: "password".parse().unwrap(), ..Settings::default() };
+        assert!(!settings.tap_payloads);
+        assert_eq!(settings.journal(None), [("TAP_REDACT", "password".to_owned())]);
     }
 
     #[test]

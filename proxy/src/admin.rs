@@ -11,7 +11,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use conduit_api::process::{Account, Measure};
+use conduit_api::{
+    exposition::Format,
+    process::{Account, Measure},
+};
 use conduit_ca::{WorkloadTls, bundle::to_pem};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
@@ -109,9 +112,11 @@ impl Admin {
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
             "/metrics" => {
                 let (requests, connections) = (self.telemetry.requests(), self.telemetry.connections());
-                let metrics = prometheus::render(&requests, &connections, &self.telemetry.refusals(), &self.own());
+                let format = Format::accepted(request.headers());
+                let metrics =
+                    prometheus::render(format, &requests, &connections, &self.telemetry.refusals(), &self.own());
                 let mut response = text(StatusCode::OK, metrics);
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::CONTENT_TYPE));
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
                 response
             }
             "/identity" => text(StatusCode::OK, to_pem(&self.tls.chain())),

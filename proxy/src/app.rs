@@ -8,7 +8,7 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{Arc, atomic::AtomicU32},
     thread,
@@ -48,6 +48,10 @@ const THREAD_STACK_BYTES: usize = 512 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Between two looks for the trust anchors, which the control plane writes when it has a root.
 const ANCHORS_POLL: Duration = Duration::from_millis(50);
+
+/// So long what an application has sent before it ended may take, and as long again what is to be written down of it: its pod, which is a Job's, is over
+/// when its proxy is.
+const AFTER_APPLICATION: Duration = Duration::from_millis(900);
 
 /// Runs a proxy until `stop` resolves and its connections have ended. To be called on a [`runtime`].
 ///
@@ -91,6 +95,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     let workload_api = WorkloadApi { tls: tls.clone(), changes: controllers.changes(), tokens };
     let reporter = Reporter { controllers, telemetry: telemetry.clone(), namespace, pod };
     let (denied, zone) = (discovery_task.denied(), discovery_task.zone());
+    let mut ended_at = discovery_task.application_ended();
     spawn_local(certifier.run());
     spawn_local(discovery_task.run());
     spawn_local(tap_task.run());
@@ -126,17 +131,34 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
         Admin { tls, discovery: discovery_status, telemetry, journal: counts, drain, stop: ended.clone(), started };
     admin.serve(config.metrics).await.with_context(|| format!("cannot listen on {} for metrics", config.metrics))?;
     info!(pod = %config.pod, "carrying traffic");
-    tokio::select! {
-        () = stop => {}
-        () = ended.notified() => {}
-    }
-    info!("draining");
+    let limit = tokio::select! {
+        () = stop => None,
+        () = ended.notified() => None,
+        // Of a pod of the same name before this one that is no news of this one.
+        Ok(_) = ended_at.wait_for(|octets| is_at(octets, config.pod_ip)) => Some(AFTER_APPLICATION),
+    };
+    info!(?limit, "draining");
     draining.send_replace(true);
-    while threads.iter().any(|thread| !thread.is_finished()) {
-        sleep(Duration::from_millis(10)).await;
+    let drained = async {
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    match limit {
+        None => drained.await,
+        // What is left then is open at the other end alone, and goes with this process.
+        Some(limit) => drop(timeout(limit, drained).await),
     }
-    journal.end().await;
+    journal.end(limit.unwrap_or(LAST_WORDS)).await;
     Ok(())
+}
+
+/// Whether `octets` are those of `ip`.
+fn is_at(octets: &[u8], ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.octets() == octets,
+        IpAddr::V6(ip) => ip.octets() == octets,
+    }
 }
 
 /// What writes requests down, as far as anything is to be written down.
@@ -176,7 +198,7 @@ impl Writing {
     }
 
     /// The data threads have ended: what they have left is written, if that does not take long.
-    async fn end(self) {
+    async fn end(self, limit: Duration) {
         drop(self.journal);
         let written = async {
             while self.writer.as_ref().is_some_and(|writer| !writer.is_finished()) {
@@ -187,7 +209,7 @@ impl Writing {
                 let _ = exporter.await;
             }
         };
-        let _ = timeout(LAST_WORDS, written).await;
+        let _ = timeout(limit, written).await;
     }
 }
 
@@ -246,4 +268,16 @@ async fn data_thread(setup: Setup, listeners: (Bound, Bound)) -> io::Result<thre
     })?;
     has_started.await.map_err(io::Error::other)??;
     Ok(thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_before_this_one_had_another_address() {
+        let ip = "10.244.1.9".parse().unwrap();
+        assert!(is_at(&[10, 244, 1, 9], ip) && !is_at(&[10, 244, 1, 8], ip) && !is_at(&[], ip));
+        assert!(is_at(&[10, 244, 1, 9], "::ffff:10.244.1.9".parse().unwrap()));
+    }
 }

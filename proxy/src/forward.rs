@@ -31,10 +31,8 @@ use crate::{
     telemetry::transport::Counted,
 };
 
-/// A client that says nothing for so long may be waiting for the server to speak first: the application ...
+/// A client that says nothing for so long may be waiting for the server to speak first.
 pub const APPLICATION_FIRST: Duration = Duration::from_millis(10);
-/// ... and anybody else, who may be another proxy that is short of processor time, and would take a greeting for a bad handshake.
-pub const ANYBODY_FIRST: Duration = Duration::from_millis(30);
 /// One that has begun to speak and stops may be waiting for an answer: it is carried as bytes from then on. A request that comes in
 /// two parts takes no longer than a lost packet that is sent again.
 const DETECTION_TIMEOUT: Duration = Duration::from_millis(500);

@@ -15,7 +15,7 @@ use crate::{
     buffer::Buffer,
     buffered::Buffered,
     connect::Upstream,
-    forward::{self, ANYBODY_FIRST, Spoken},
+    forward::{self, Spoken},
     http::{self, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::{Prefixed, Stream},
     policy::Policy,
@@ -50,9 +50,11 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     // Another proxy says in its handshake what the connection carries, and who it is.
     let mut buffer = Buffer::default();
     let connect = async || worker.pool.connect(&application, Protocol::Opaque).await;
-    let spoken = forward::spoken(&mut stream, &mut buffer, ANYBODY_FIRST, &connect).await;
+    let caller = (source.ip(), original.port());
+    let spoken = forward::spoken(&mut stream, &mut buffer, worker.callers.patience(caller), &connect).await;
     // An application that does not listen is not one that ends.
     let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
+    let has_shown = !buffer.is_empty() || matches!(spoken, Spoken::ServerFirst);
     let is_opaque = PortRange::any_contains(&worker.setup.opaque_ports, original.port());
     let (protocol, tls) = match spoken {
         Spoken::Http(_) if is_opaque => (Protocol::Opaque, Tls::NoIdentity),
@@ -61,12 +63,16 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
         Spoken::Tls => {
             let hello = forward::client_hello(&mut stream, &mut buffer).await.unwrap_or_default();
             if let Some(protocol) = hello.protocol {
+                worker.callers.came(caller, true);
                 drop(upstream);
                 return Box::pin(mesh(worker, Prefixed::new(buffer, stream), source, application, protocol)).await;
             }
             (Protocol::Opaque, worker.passthrough(hello.server_name))
         }
     };
+    if has_shown {
+        worker.callers.came(caller, false);
+    }
     let client = worker.accepted(Direction::Inbound, tls.clone(), Stream::Tcp(stream), buffer);
     let upstream = upstream.filter(|_| protocol == Protocol::Opaque);
     carry(worker, client, upstream, source, application, protocol, tls).await

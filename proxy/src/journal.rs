@@ -38,7 +38,7 @@ use tokio::{sync::mpsc, time::Instant};
 use self::context::{Decision, Edit, Trace};
 use crate::{
     http::{Client, Failure, RequestView, exchange::Hop},
-    telemetry::{Direction, End, paths::Pattern},
+    telemetry::{Direction, End, Meant, paths::Pattern},
 };
 
 /// Requests between the data threads and whoever writes them down, for each of the two: at [`TEXT_BYTES_MAX`] this is 4 MB if somebody
@@ -131,8 +131,31 @@ pub struct Record {
     pub trace_id: Option<NonZeroU128>,
     /// What this proxy records.
     pub trace: Option<Trace>,
-    /// It was sent so many times again.
-    pub resent: u32,
+    /// What the client's service and the HTTPRoute are that its request was for, of those that go out.
+    pub meant: Option<Arc<Meant>>,
+    /// What happened to it on its way, in that order; no more than there may be attempts.
+    pub events: Vec<Happened>,
+}
+
+/// Something that happened to a request, besides that it came and ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// Since it came.
+    pub after: Duration,
+    /// What.
+    pub what: What,
+}
+
+/// See [`Happened`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// It was sent again, elsewhere than here.
+    Resent {
+        /// Where it had gone before.
+        from: SocketAddr,
+    },
+    /// This proxy has answered it itself, for this reason.
+    Failed(&'static str),
 }
 
 /// Where a request went.
@@ -216,7 +239,8 @@ impl Journal {
             endpoint: None,
             trace_id,
             trace,
-            resent: 0,
+            meant: None,
+            events: Vec::new(),
         };
         (Some(Rc::new(Entry::new(self.clone(), is_logged, record))), edit)
     }
@@ -338,7 +362,11 @@ impl Entry {
     pub fn attempt(&self, hop: &Hop, route: Option<&Arc<Pattern>>) {
         let upstream = &hop.upstream;
         self.change(|record| {
-            record.resent += u32::from(record.endpoint.is_some());
+            if let Some(before) = &record.endpoint {
+                let what = What::Resent { from: before.address };
+                record.events.push(Happened { after: self.begun.elapsed(), what });
+            }
+            record.meant = hop.meant().cloned();
             record.endpoint = Some(Destination {
                 address: upstream.endpoint.address,
                 server: upstream.peer().cloned(),
@@ -378,13 +406,18 @@ impl Entry {
 
     /// This proxy answers itself.
     pub fn fail(&self, failure: Failure) {
-        self.ended.set(Some(Instant::now()));
+        let now = Instant::now();
+        self.ended.set(Some(now));
         self.change(|record| {
             let (is_grpc, is_head) = (record.is_grpc, &*record.method == "HEAD");
             let response = failure.response(is_grpc);
             record.status = Some(response.status().as_u16());
             record.grpc_status = is_grpc.then(|| failure.grpc_status().into());
             record.error = Some(failure.reason());
+            record.events.push(Happened {
+                after: now.saturating_duration_since(self.begun),
+                what: What::Failed(failure.reason()),
+            });
             record.response_bytes = if is_head { 0 } else { response.body().len() as u64 };
         });
     }
@@ -454,7 +487,8 @@ pub(super) mod tests {
             }),
             trace_id: NonZeroU128::new(0xbeef),
             trace: Some(trace),
-            resent: 0,
+            meant: None,
+            events: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod balance;
 pub mod buffer;
 pub mod buffered;
 pub mod cache;
+pub mod callers;
 pub mod client_hello;
 pub mod config;
 pub mod connect;

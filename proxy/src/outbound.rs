@@ -5,6 +5,7 @@
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use conduit_api::{Endpoint, ProtocolHint, Target, proto::discovery::observed::First};
+use conduit_ca::Refusal;
 use tokio::{net::TcpStream, time::Instant};
 use tracing::debug;
 
@@ -243,7 +244,7 @@ fn pick(
 
 /// A connection for bytes, to an endpoint of where the client's was going.
 async fn opaque_upstream(worker: &Worker, followed: &Followed, original: SocketAddr) -> io::Result<Counted> {
-    let mut tried = Vec::new();
+    let (mut tried, mut was_greeted) = (Vec::new(), false);
     let mut last = io::Error::new(io::ErrorKind::NotConnected, "no ready endpoints");
     while tried.len() < ATTEMPTS_MAX {
         let destination = followed.destination();
@@ -252,6 +253,11 @@ async fn opaque_upstream(worker: &Worker, followed: &Followed, original: SocketA
         tried.push(address);
         match worker.pool.connect(&worker.upstream(&destination, endpoint), Protocol::Opaque).await {
             Ok(stream) => return Ok(stream),
+            // We were slow, and taken for a client that waits for a greeting (`callers.rs`). The application has been told nothing.
+            Err(error) if !was_greeted && matches!(Refusal::of_io(&error), Some(Refusal::Plaintext)) => {
+                was_greeted = true;
+                tried.pop();
+            }
             Err(error) => {
                 followed.balancer.borrow_mut().unreachable(Instant::now(), address, rand::random());
                 last = error;

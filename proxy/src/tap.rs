@@ -4,19 +4,26 @@
 //! what it saw to the control thread, if that can take it: what cannot be taken is counted, and never waited for.
 
 pub mod client;
+pub mod headers;
 pub mod payload;
 pub mod reflection;
 mod schemas;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
-use conduit_api::proto::{
-    common::{self, ResourceRef},
-    tap::{AttachRequest, Match, Observed, Start, TapEvent, attach_request, tap_event},
+use conduit_api::{
+    proto::{
+        common::{self, ResourceRef},
+        tap::{AttachRequest, Match, Observed, Start, TapEvent, attach_request, tap_event},
+    },
+    tap::Ends,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -24,7 +31,7 @@ use self::payload::Payloads;
 
 /// Events between the data threads and the control plane.
 const EVENTS_MAX: usize = 1024;
-/// Of messages in these events: what watching may cost the proxy's memory.
+/// Of messages and headers in these events: what watching may cost the proxy's memory.
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Of messages that are not whole yet, of all requests.
 const PARTIAL_BYTES_MAX: usize = 1024 * 1024;
@@ -47,9 +54,13 @@ pub struct Taps {
 pub struct Tap {
     id: u64,
     matches: Match,
+    /// None if they cannot be read: then no request has them.
+    ends: Option<Ends>,
     max_rps: f32,
     /// It sees messages as well.
     payloads: bool,
+    /// It sees what heads say.
+    headers: bool,
     /// The second that is being counted, since the proxy's start, in the upper half; requests in it in the lower.
     second: AtomicU64,
     dropped: AtomicU64,
@@ -69,6 +80,10 @@ pub struct Request<'a> {
     pub authority: &'a str,
     /// With the query.
     pub path: &'a str,
+    /// Who asks.
+    pub source: SocketAddr,
+    /// Where it goes.
+    pub destination: SocketAddr,
     /// Where it goes, if that is known.
     pub workload: Option<&'a ResourceRef>,
     /// Where it goes, if that is known.
@@ -103,11 +118,14 @@ impl Taps {
 
     /// Starts a tap, in place of an earlier one of its number.
     pub fn start(&self, start: Start) {
+        let matches = start.r#match.unwrap_or_default();
         let tap = Tap {
             id: start.tap,
-            matches: start.r#match.unwrap_or_default(),
+            ends: Ends::try_from(&matches).ok(),
+            matches,
             max_rps: start.max_rps,
             payloads: start.payloads && self.payloads.is_enabled(),
+            headers: start.headers,
             second: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             ended: AtomicBool::new(false),
@@ -146,11 +164,13 @@ impl Taps {
         running.iter().filter(|tap| tap.matches(request) && tap.admits(second)).cloned().collect()
     }
 
-    /// Tells the ones who watch; of messages only those who see them.
+    /// Tells the ones who watch; of messages and headers only those who see them.
     pub fn observe(&self, taps: &[Arc<Tap>], event: &TapEvent) {
-        let bytes = payload_bytes(event);
+        let bare = headers::without(event);
         let is_message = matches!(event.kind, Some(tap_event::Kind::Message(_)));
         for tap in taps.iter().filter(|tap| !tap.has_ended() && (!is_message || tap.payloads)) {
+            let event = bare.as_ref().filter(|_| !tap.headers).unwrap_or(event);
+            let bytes = payload_bytes(event);
             if !self.reserve(bytes) {
                 tap.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -236,6 +256,8 @@ fn end(taps: &mut Vec<Arc<Tap>>, is_over: impl Fn(&Tap) -> bool) {
 fn payload_bytes(event: &TapEvent) -> usize {
     match &event.kind {
         Some(tap_event::Kind::Message(message)) => message.bytes.len(),
+        Some(tap_event::Kind::RequestInit(init)) => headers::bytes(&init.headers),
+        Some(tap_event::Kind::ResponseInit(init)) => headers::bytes(&init.headers),
         _ => 0,
     }
 }
@@ -244,6 +266,11 @@ impl Tap {
     /// Whether messages are copied for it.
     pub fn sees_payloads(&self) -> bool {
         self.payloads && !self.has_ended()
+    }
+
+    /// Whether it is shown what heads say.
+    pub fn sees_headers(&self) -> bool {
+        self.headers && !self.has_ended()
     }
 
     fn has_ended(&self) -> bool {
@@ -266,6 +293,7 @@ impl Tap {
                 || (to.kind == "namespace" && request.pod.is_some_and(|pod| is(&to.name, &pod.namespace)))
         });
         (direction == common::Direction::Unspecified || direction == request.direction)
+            && self.ends.is_some_and(|ends| ends.hold(request.source, request.destination))
             && is(&wanted.method, request.method)
             && is(&wanted.scheme, request.scheme)
             && (wanted.authority.is_empty() || wanted.authority == request.authority)

@@ -310,6 +310,10 @@ impl Totals {
 }
 
 impl LabelSet for Labels {
+    fn direction(&self) -> Direction {
+        self.direction
+    }
+
     fn past_the_budget(&self) -> Self {
         // They are said to be of a service all the same: what fails must not go unnoticed because there is much of it.
         let meant = self.meant.is_some().then(|| Arc::new(Meant::other()));
@@ -352,6 +356,10 @@ pub enum Layer {
 }
 
 impl LabelSet for Refused {
+    fn direction(&self) -> Direction {
+        self.direction
+    }
+
     fn past_the_budget(&self) -> Self {
         self.clone()
     }

@@ -22,13 +22,14 @@ use tokio::{
     task::{JoinSet, spawn_local},
     time::{Instant, interval, sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::{
     alike::Alike,
     balance::Balancer,
     buffer::{self, Buffer},
     buffered::Buffered,
+    callers::Callers,
     connect::Connector,
     destination::Destination,
     discovery::{Watched, Zone, client::Discovery},
@@ -46,8 +47,11 @@ use crate::{
     turns::Turns,
 };
 
-/// How long the first connection to a destination waits to be told what it is; then it goes where it was going.
+/// How long the first connection to a destination waits to be told what it is while no replica is there; then it goes where it was
+/// going, ...
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
+/// ... and while one is there, which is slow: in plaintext to where mutual TLS is spoken is worse than late.
+const SLOW_ANSWER: Duration = Duration::from_secs(4);
 /// A destination that this thread has not used for so long is given up.
 const IDLE: Duration = Duration::from_secs(60);
 /// Between two looks for what is idle.
@@ -107,6 +111,8 @@ pub struct Worker {
     pub pool: Pool,
     /// Handshakes of other proxies with this one, which anybody may begin.
     pub handshakes: Turns,
+    /// Which clients are other proxies.
+    pub callers: Callers,
     /// This thread's connections with other proxies.
     live: Live,
     /// Connections that wait for a request, by number, to be told when the proxy is to stop.
@@ -248,6 +254,7 @@ impl Worker {
             telemetry,
             pool,
             handshakes: Turns::default(),
+            callers: Callers::default(),
             live,
             waiting: RefCell::default(),
             busy: Cell::new(0),
@@ -307,10 +314,16 @@ impl Worker {
             Some(watched) => watched,
             None => watch::channel(Some(Arc::new(Destination::Unknown))).1,
         };
-        let answered =
-            timeout(FIRST_ANSWER, watched.wait_for(Option::is_some)).await.is_ok_and(|waited| waited.is_ok());
-        if !answered {
-            debug!(?target, "the control plane did not say what it is; it is forwarded as it is");
+        let mut answered = async |patience| {
+            timeout(patience, watched.wait_for(Option::is_some)).await.is_ok_and(|waited| waited.is_ok())
+        };
+        let is_answered = answered(FIRST_ANSWER).await
+            || self.setup.discovery.is_connected() && answered(SLOW_ANSWER.saturating_sub(FIRST_ANSWER)).await;
+        if !is_answered {
+            warn!(
+                ?target,
+                "the control plane did not say what it is; connections to it go on as they are, in plaintext"
+            );
         }
         watched.mark_changed();
         let followed = Followed::new(watched, self.setup.zone.clone());

@@ -14,7 +14,14 @@ mod data_plane {
 }
 mod programs;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use conduit_api::{
@@ -37,7 +44,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 async fn serve_http1<B, F>(stream: TcpStream, answer: impl Fn(Request<Incoming>) -> F)
@@ -240,6 +247,57 @@ async fn what_one_proxy_sees_of_a_port_all_learn_and_unlearn() {
         .await;
     greeted(&web).await;
     assert_eq!(body(get(web.towards(0), "/").await).await, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_slow_to_begin_is_not_taken_for_a_client_that_waits_for_a_greeting() {
+    let mut mesh = Mesh::start();
+    let web = mesh.pod("web").await;
+    // One thread, which has met everybody.
+    let server = mesh.pod_with("server", |config| config.cores = 1).await;
+    server
+        .app(|mut stream| async move {
+            stream.write_all(b"220 ready\r\n").await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+    // What a proxy sends comes so late.
+    let late = Arc::new(AtomicU64::new(0));
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, inbound, lateness) = (relay.local_addr().unwrap(), server.inbound(), late.clone());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = relay.accept().await {
+            // The next one comes in time.
+            let late = Duration::from_millis(lateness.swap(0, Ordering::Relaxed));
+            tokio::spawn(async move {
+                let server = TcpStream::connect(inbound).await.unwrap();
+                let ((mut said, mut heard), (mut answers, mut asked)) = (client.into_split(), server.into_split());
+                let asks = async {
+                    sleep(late).await;
+                    tokio::io::copy(&mut said, &mut asked).await
+                };
+                let _ = tokio::join!(asks, tokio::io::copy(&mut answers, &mut heard));
+            });
+        }
+    });
+    mesh.service_at(address, &server, identity("server")).await;
+    let greeted = async || {
+        let mut client = TcpStream::connect(web.towards(0)).await.unwrap();
+        let mut greeting = [0; 11];
+        client.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(&greeting, b"220 ready\r\n");
+    };
+    let taken_for_another = async || server.metric("tcp_open_total", &["peer=\"src\"", "tls=\"no_identity\""]).await;
+
+    // Nobody has met it. It begins again.
+    late.store(300, Ordering::Relaxed);
+    greeted().await;
+    assert_eq!(taken_for_another().await, 1.0);
+    // It is known now, and waited for.
+    late.store(300, Ordering::Relaxed);
+    greeted().await;
+    assert_eq!(taken_for_another().await, 1.0);
+    assert_eq!(late.load(Ordering::Relaxed), 0, "it was late");
 }
 
 /// A server that has waited so long for a request says hello: longer than a request takes here to arrive.

@@ -83,7 +83,10 @@ fn a_control_plane_lives_in_a_cluster() {
     pods_get_proxies(&cluster);
     endpoints_follow(&cluster);
     workloads_get_identities(&mut cluster);
+    a_job_ends_without_a_native_sidecar(&mut cluster);
+    what_fails_says_why(&cluster);
     people_ask_by_their_rights(&cluster);
+    pages_come_through_the_api_server(&mut cluster);
     pods_without_a_proxy_are_found(&cluster);
     routes_are_followed(&cluster);
     // An API server that has just started knows of nobody's rights for a moment: so this comes first.
@@ -420,6 +423,71 @@ fn workloads_get_identities(cluster: &mut Cluster) {
     has_identity(cluster, &pod);
 }
 
+/// A pod that the scheduler has no node for, and one whose image cannot be pulled: whichever replica is asked.
+fn what_fails_says_why(cluster: &Cluster) {
+    let pod = |name: &str, annotations: Value, selector: Value| {
+        let metadata = json!({"name": name, "namespace": "shop", "annotations": annotations});
+        let containers = json!([{"name": "main", "image": "registry.example/none:1"}]);
+        let spec = json!({"containers": containers, "nodeSelector": selector});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}).to_string()
+    };
+    cluster.apply(&pod("nowhere", json!({}), json!({"test.conduit.io/no-such": "node"})));
+    let waiting = json!({"test.conduit.io/waiting": "ImagePullBackOff:Back-off pulling image"});
+    cluster.apply(&pod("unpulled", waiting, json!({})));
+    let failing = |replica: &str, name: &str| {
+        let pods: Value = serde_json::from_str(&cluster.ask(replica, "-n shop get pods -o json")?).ok()?;
+        pods["failing"].as_array()?.iter().find(|failing| failing["pod"] == name).cloned()
+    };
+    for number in 0..REPLICAS {
+        let replica = format!("controller-{number}");
+        let unpulled = eventually("a failing container is told of", || failing(&replica, "unpulled"));
+        let expected = json!({
+            "namespace": "shop", "pod": "unpulled", "container": "main", "image": "registry.example/none:1",
+            "reason": "ImagePullBackOff", "message": "Back-off pulling image",
+        });
+        assert_eq!(unpulled, expected);
+        let nowhere = eventually("a pod without a node is told of", || failing(&replica, "nowhere"));
+        assert_eq!((&nowhere["reason"], &nowhere["container"]), (&json!("Unschedulable"), &Value::Null), "{nowhere}");
+        assert!(
+            nowhere["message"].as_str().is_some_and(|message| message.contains("nodes are available")),
+            "{nowhere}"
+        );
+    }
+    let (success, said) = cluster.through_api_server(&cluster.admin(), "-n shop get pods -o json");
+    assert!(success && said.contains(r#""reason": "ImagePullBackOff""#), "{said}");
+    cluster.kubectl("-n shop delete pod nowhere unpulled --grace-period=0 --force");
+    eventually("what is gone does not fail", || {
+        (0..REPLICAS).all(|number| failing(&format!("controller-{number}"), "unpulled").is_none()).then_some(())
+    });
+}
+
+/// Its proxy is a container like the others, and ends when these have.
+fn a_job_ends_without_a_native_sidecar(cluster: &mut Cluster) {
+    let template = json!({
+        "metadata": {"labels": {"app": "once"}, "annotations": {"config.conduit.io/proxy-enable-native-sidecar": "false"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "played"}]},
+    });
+    let metadata = json!({"name": "once", "namespace": "shop"});
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": template}});
+    cluster.apply(&job.to_string());
+    eventually("the Job has a pod", || (pods(cluster, "once").len() == 1).then_some(()));
+    let own = pods(cluster, "once")[0].clone();
+    let containers: Vec<_> = own["spec"]["containers"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(containers.len(), 2, "{containers:?}");
+    let (pod, proxy) = proxy_of(cluster, "once");
+    cluster.spawn(&pod, proxy);
+    has_identity(cluster, &pod);
+    eventually("it is told what there is", || cluster.log(&pod).contains("discovery is connected").then_some(()));
+    assert_eq!(cluster.ended(&pod), None, "its application runs");
+
+    cluster.kubectl(&format!("-n shop annotate pod {pod} test.conduit.io/exit-code=0"));
+    let ended = eventually("its proxy ends", || cluster.ended(&pod));
+    assert!(ended.success(), "{ended}: {}", cluster.log(&pod));
+    cluster.kubectl(&format!("-n shop annotate pod {pod} test.conduit.io/proxy-exit-code=0"));
+    cluster.kubectl("-n shop wait --for=condition=Complete job/once --timeout=60s");
+    cluster.kubectl("-n shop delete job once");
+}
+
 /// By way of the API server, which knows who asks, and whether they may.
 fn people_ask_by_their_rights(cluster: &Cluster) {
     let admin = cluster.admin();
@@ -483,6 +551,61 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
         let listed = cluster.kubectl("api-resources --cached=false --api-group conduit.api.conduit.io -o name");
         listed.contains("stat.conduit.api.conduit.io").then_some(())
     });
+}
+
+/// The dashboard, of whose pages the API server knows who has opened them.
+fn pages_come_through_the_api_server(cluster: &mut Cluster) {
+    const PAGES: &str = "/api/v1/namespaces/conduit/services/web:http/proxy/";
+    const API: &str = "/apis/conduit.api.conduit.io/v1alpha1/watch";
+    let page = cluster.kubectl(&format!("get --raw {PAGES}"));
+    if std::env::var_os("CI").is_some() || !page.contains("without its dashboard") {
+        let asks = format!("../../../../../../..{API}/");
+        assert!(page.contains(&format!(r#"<meta name="conduit-api" content="{asks}""#)), "{page}");
+    }
+    let (success, answer) = cluster.try_kubectl(&format!("get --raw {PAGES}api/v1/live"), "");
+    assert!(!success && answer.contains("NotFound"), "{answer}");
+
+    cluster.kubectl("-n conduit create rolebinding viewer --role conduit-web --serviceaccount shop:viewer");
+    // What pages ask, in JSON, and tools may.
+    let viewer = "--as system:serviceaccount:shop:viewer";
+    for (proxy, who) in [(8001, ""), (8002, viewer)] {
+        let name = format!("proxy-{proxy}");
+        cluster.kubectl_in_background(&name, &format!("{who} proxy --port {proxy}"));
+        eventually("kubectl proxy serves", || cluster.log(&name).contains("Starting to serve").then_some(()));
+    }
+    let question = r#"{"selector":{"kind":"deployment","namespace":"shop"},"windowMs":60000}"#;
+    let ask = |proxy: u16, path: &str| -> Value {
+        let url = format!("http://127.0.0.1:{proxy}{API}/{path}");
+        serde_json::from_str(&cluster.curl(&["-H", "content-type: application/json", "-d", question, &url])).unwrap()
+    };
+    let has_web = |stat: &Value| stat["rows"].as_array().unwrap().iter().any(|row| row["resource"]["name"] == "web");
+    for (proxy, path) in [(8001, "stat"), (8001, "namespaces/shop/stat"), (8002, "namespaces/shop/stat")] {
+        let stat = ask(proxy, path);
+        assert!(has_web(&stat), "{proxy} {path}: {stat}");
+    }
+    for path in ["stat", "namespaces/default/stat"] {
+        let refused = ask(8002, path);
+        assert_eq!(refused["reason"], "Forbidden", "{path}: {refused}");
+    }
+
+    // A page's stream, and all of it in a browser, where there is one.
+    cluster.kubectl_in_background("live", &format!("get --raw {API}/live?view=table&kind=deployment"));
+    eventually("a page is told what there is", || cluster.log("live").contains(r#"data: {"at":"#).then_some(()));
+    cluster.kill("live");
+    for (proxy, namespace, says) in [
+        (8001, "", ["Deployments", "shop", "client"]),
+        (
+            8002,
+            "",
+            ["There is no connection.", "cannot watch resource \"live\"", "name a namespace to see that one alone"],
+        ),
+        (8002, "shop", ["Deployments", "web", "client"]),
+    ] {
+        cluster.browse(&format!("http://127.0.0.1:{proxy}{PAGES}#/deployments"), namespace, &says);
+    }
+    for proxy in [8001, 8002] {
+        cluster.kill(&format!("proxy-{proxy}"));
+    }
 }
 
 /// What starts the proxy of the first of a deployment's pods, and which one that is.

@@ -11,6 +11,7 @@ mod mesh {
     pub mod harness;
     pub mod identity;
     pub mod payloads;
+    pub mod taps;
     pub mod telemetry;
     pub mod traffic;
     pub mod workload_api;
@@ -22,7 +23,7 @@ use std::{process::Command, time::Duration};
 use conduit_chaos::{history::Fate, run};
 use mesh::{
     harness::{Mesh, eventually, run_as_nobody, turn, without_mesh},
-    payloads, telemetry,
+    payloads, taps, telemetry,
     traffic::Traffic,
 };
 use serde_json::Value;
@@ -83,6 +84,23 @@ fn payloads_are_shown_where_they_may_be_and_who_looked_is_known() {
     payloads::assert_shown(&mesh);
     payloads::assert_hidden(&mesh);
     payloads::assert_dropped(&mesh);
+    mesh.down();
+}
+
+#[test]
+fn taps_show_what_was_asked_for() {
+    let mesh = Mesh::up();
+    taps::assert_filtered_by_address(&mesh);
+    taps::assert_piped(&mesh);
+    taps::assert_resets(&mesh);
+    taps::assert_headers(&mesh);
+    mesh.down();
+}
+
+#[test]
+fn figures_say_when_a_replica_has_lost_some() {
+    let mesh = Mesh::up();
+    telemetry::assert_never_silently_wrong(&mesh);
     mesh.down();
 }
 

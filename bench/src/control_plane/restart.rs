@@ -102,6 +102,7 @@ fn inventory(endpoints: u32) -> Inventory {
         zone: None,
         meshed: true,
         ready: true,
+        application_ended: false,
     };
     let identity = SpiffeId::new(&Cluster::trust_domain(), "bench", "server").expect("a name");
     let endpoint = |number| {

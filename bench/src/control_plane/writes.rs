@@ -71,5 +71,6 @@ fn pod(writer: u32, ready: bool) -> Command {
         zone: None,
         meshed: true,
         ready,
+        application_ended: false,
     })])
 }

@@ -184,6 +184,7 @@ fn pod(proxy: Proxy, part: Part) -> anyhow::Result<Pod> {
         zone: None,
         meshed: true,
         ready: true,
+        application_ended: false,
     })
 }
 

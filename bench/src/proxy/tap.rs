@@ -30,7 +30,8 @@ impl Tap {
     /// When the controller refuses it.
     pub async fn start(mesh: &Mesh) -> anyhow::Result<Self> {
         let target = ResourceSelection { kind: "namespace".into(), name: NAMESPACE.into(), ..Default::default() };
-        let request = TapRequest { target: Some(target), r#match: Some(Match::default()), max_rps: MAX_RPS };
+        let request =
+            TapRequest { target: Some(target), r#match: Some(Match::default()), max_rps: MAX_RPS, headers: false };
         let mut watched = mesh.api().await?.tap(request).await.context("the tap does not start")?.into_inner();
         let events = Arc::<AtomicU64>::default();
         let task = tokio::spawn({

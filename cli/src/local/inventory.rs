@@ -96,6 +96,7 @@ pub fn inventory(
         zone: deployment.zone().cloned(),
         meshed: deployment.meshed,
         ready: instance.ready,
+        application_ended: false,
     });
     Inventory { services: services.collect(), pods: pods.collect(), routes: None }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Coverage {
     outdated: u32,
     covered_ms: u32,
     window_ms: u32,
+    /// That percentiles are of; 0 is all of the window.
+    latency_window_ms: u32,
     /// Nobody has been counting for longer.
     since_start: bool,
     truncated: bool,
@@ -29,11 +31,19 @@ pub(crate) struct JsonCoverage {
     replicas_total: u32,
     /// Some counts are missing: of replicas, of proxies, or of a part of the window.
     partial: bool,
+    /// That percentiles are of, if that is not all of the window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_window_ms: Option<u32>,
 }
 
 impl From<&Coverage> for JsonCoverage {
     fn from(of: &Coverage) -> Self {
-        Self { replicas_answered: of.answered, replicas_total: of.total, partial: of.is_partial() }
+        Self {
+            replicas_answered: of.answered,
+            replicas_total: of.total,
+            partial: of.is_partial(),
+            latency_window_ms: of.has_short_latencies().then_some(of.latency_window_ms),
+        }
     }
 }
 
@@ -47,6 +57,7 @@ impl Coverage {
             outdated: answers().map(|answer| answer.replicas_outdated).max().unwrap_or_default(),
             covered_ms: answers().map(|answer| answer.covered_ms).min().unwrap_or_default(),
             window_ms: answers().map(|answer| answer.window_ms).max().unwrap_or_default(),
+            latency_window_ms: answers().map(|answer| answer.latency_window_ms).max().unwrap_or_default(),
             // Of those that cover less than they were asked for.
             since_start: answers().all(|answer| answer.since_start || answer.covered_ms >= answer.window_ms),
             truncated: answers().any(|answer| answer.truncated),
@@ -61,6 +72,7 @@ impl Coverage {
             outdated: answer.replicas_outdated,
             covered_ms: answer.covered_ms,
             window_ms: answer.window_ms,
+            latency_window_ms: answer.latency_window_ms,
             since_start: answer.since_start,
             truncated: answer.truncated,
             by_prometheus: false,
@@ -69,7 +81,11 @@ impl Coverage {
 
     /// The same of figures that Prometheus has.
     pub(super) fn of_prometheus(self) -> Self {
-        Self { by_prometheus: true, ..self }
+        Self { by_prometheus: true, latency_window_ms: 0, ..self }
+    }
+
+    fn has_short_latencies(&self) -> bool {
+        (1..self.covered_ms).contains(&self.latency_window_ms)
     }
 
     fn is_short(&self) -> bool {
@@ -105,6 +121,14 @@ pub(crate) fn note_partial(coverage: &Coverage, notes: &mut impl Write) -> anyho
             writeln!(notes, "note: of some traffic no more than {known} is known: the figures are partial")?;
         }
     }
+    // What is not known at all has been said.
+    if coverage.has_short_latencies() {
+        let known = humantime::format_duration(Duration::from_secs((coverage.latency_window_ms / 1000).into()));
+        writeln!(
+            notes,
+            "note: percentiles are of the last {known}: between two pods those of older requests are not kept"
+        )?;
+    }
     if coverage.truncated {
         writeln!(notes, "note: there is more than is shown: what has the least traffic is left out")?;
     }
@@ -123,6 +147,10 @@ mod tests {
         note_partial(&young, &mut notes).unwrap();
         let says = "note: the figures are of the last 56s: the control plane has not been counting for longer\n";
         assert_eq!((String::from_utf8(notes).unwrap().as_str(), young.is_partial()), (says, false));
+        let mut notes = Vec::new();
+        note_partial(&Coverage { latency_window_ms: 30_000, ..all.clone() }, &mut notes).unwrap();
+        let says = "note: percentiles are of the last 30s: between two pods those of older requests are not kept\n";
+        assert_eq!(String::from_utf8(notes).unwrap(), says);
         for (coverage, says) in [
             (all.clone(), ""),
             (Coverage::default(), ""),
@@ -133,6 +161,7 @@ mod tests {
                 "2 of 3 controllers answered, 1 of an older release cannot: the figures are partial",
             ),
             (Coverage { truncated: true, ..all.clone() }, "the least traffic is left out"),
+            (Coverage { latency_window_ms: 56_000, ..all.clone() }, ""),
         ] {
             let mut notes = Vec::new();
             note_partial(&coverage, &mut notes).unwrap();

@@ -1,7 +1,10 @@
 //! Which requests are wanted: what `tap` and `top` have in common.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::{bail, ensure};
-use conduit_api::proto::{public::TapRequest, tap::Match};
+use clap::value_parser;
+use conduit_api::proto::{common::SocketAddress, public::TapRequest, tap::Match};
 
 use crate::{
     global::Global,
@@ -20,6 +23,18 @@ pub struct Filter {
     /// Namespace of the resource in --to
     #[arg(long, value_name = "NAMESPACE", requires = "to")]
     to_namespace: Option<String>,
+    /// Only requests to this port, of whoever gets them: as in dst=
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
+    to_port: Option<u16>,
+    /// Only requests to this address, as in dst=
+    #[arg(long, value_name = "IP")]
+    to_ip: Option<IpAddr>,
+    /// Only requests from this port, as in src=
+    #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
+    from_port: Option<u16>,
+    /// Only requests from this address, as in src=
+    #[arg(long, value_name = "IP")]
+    from_ip: Option<IpAddr>,
     /// Only requests of this method
     #[arg(long)]
     method: Option<String>,
@@ -57,9 +72,21 @@ impl Filter {
             authority: text(&self.authority),
             path_prefix: text(&self.path),
             to: to.transpose()?,
+            to_address: address(self.to_ip, self.to_port),
+            from_address: address(self.from_ip, self.from_port),
             ..Match::default()
         };
-        Ok(TapRequest { target: Some(target.to_wire()), r#match: Some(matches), max_rps: self.max_rps })
+        let (target, max_rps) = (Some(target.to_wire()), self.max_rps);
+        Ok(TapRequest { target, r#match: Some(matches), max_rps, headers: false })
+    }
+}
+
+/// Nothing, if anything will do.
+fn address(ip: Option<IpAddr>, port: Option<u16>) -> Option<SocketAddress> {
+    let port = port.unwrap_or_default();
+    match ip {
+        Some(ip) => Some(SocketAddr::new(ip, port).into()),
+        None => (port > 0).then(|| SocketAddress { ip: Vec::new(), port: port.into() }),
     }
 }
 
@@ -119,6 +146,14 @@ mod tests {
             ..Match::default()
         };
         assert_eq!(matches.unwrap().r#match, Some(expected));
+
+        let matches = request("conduit tap ns/a --to-port 8080 --from-ip 10.0.0.1 --from-port 40000").unwrap().r#match;
+        let expected = Match {
+            to_address: Some(SocketAddress { ip: Vec::new(), port: 8080 }),
+            from_address: Some(SocketAddress { ip: vec![10, 0, 0, 1], port: 40000 }),
+            ..Match::default()
+        };
+        assert_eq!(matches, Some(expected));
     }
 
     #[test]
@@ -130,6 +165,8 @@ mod tests {
             ("conduit tap deploy/web --max-rps 0", "above 0"),
             ("conduit tap deploy/web --max-rps inf", "above 0"),
             ("conduit tap deploy/web --to-namespace a", "--to"),
+            ("conduit tap deploy/web --to-port 0", "--to-port <PORT>"),
+            ("conduit tap deploy/web --from-ip web", "invalid IP address"),
         ] {
             let error = request(args).unwrap_err().to_string();
             assert!(error.contains(says), "{args}: {error}");

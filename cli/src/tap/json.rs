@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use conduit_api::proto::tap::{
     TapEvent,
-    tap_event::{Id, Kind, Message, Peer, response_end},
+    tap_event::{Header, Id, Kind, Message, Peer, response_end},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -34,9 +35,23 @@ struct End<'a> {
 #[derive(Serialize)]
 enum EventKind<'a> {
     #[serde(rename = "requestInitEvent")]
-    RequestInit { id: JsonId, method: &'a str, scheme: &'a str, authority: &'a str, path: &'a str },
+    RequestInit {
+        id: JsonId,
+        method: &'a str,
+        scheme: &'a str,
+        authority: &'a str,
+        path: &'a str,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        headers: Vec<Field<'a>>,
+    },
     #[serde(rename = "responseInitEvent", rename_all = "camelCase")]
-    ResponseInit { id: JsonId, since_request_init: Elapsed, http_status: u32 },
+    ResponseInit {
+        id: JsonId,
+        since_request_init: Elapsed,
+        http_status: u32,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        headers: Vec<Field<'a>>,
+    },
     #[serde(rename = "responseEndEvent", rename_all = "camelCase")]
     ResponseEnd {
         id: JsonId,
@@ -64,6 +79,20 @@ enum EventKind<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         not_shown: Option<&'a str>,
     },
+}
+
+/// Of a head. One without a value has one that nobody is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Field<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_str: Option<&'a str>,
+    /// In base64, when it is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_bin: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    redacted: bool,
 }
 
 #[derive(Serialize)]
@@ -141,11 +170,13 @@ fn event_kind(kind: &Kind, id: Id) -> Option<EventKind<'_>> {
             scheme: &init.scheme,
             authority: &init.authority,
             path: &init.path,
+            headers: init.headers.iter().map(field).collect(),
         },
         Kind::ResponseInit(init) => EventKind::ResponseInit {
             id,
             since_request_init: elapsed(init.since_request_init_us),
             http_status: init.http_status,
+            headers: init.headers.iter().map(field).collect(),
         },
         Kind::ResponseEnd(end) => {
             let (grpc_status_code, reset_error_code) = match end.end {
@@ -164,6 +195,16 @@ fn event_kind(kind: &Kind, id: Id) -> Option<EventKind<'_>> {
         }
         Kind::Message(_) | Kind::Schema(_) | Kind::PayloadsDisabled(_) => return None,
     })
+}
+
+fn field(header: &Header) -> Field<'_> {
+    let text = std::str::from_utf8(&header.value).ok();
+    Field {
+        name: &header.name,
+        value_str: text.filter(|_| !header.redacted),
+        value_bin: text.is_none().then(|| BASE64_STANDARD.encode(&header.value)),
+        redacted: header.redacted,
+    }
 }
 
 fn elapsed(us: u64) -> Elapsed {

@@ -12,9 +12,14 @@ use crate::printable::printable;
 const SHOWN_BYTES_MAX: usize = 64 * 1024;
 
 /// `  > id=0:809 {...}` for what was asked, `  < ...` for what was answered, with the end of its lines.
-pub(super) fn text(event: &TapEvent, message: &Message, shown: &Shown, output: Output) -> anyhow::Result<String> {
-    if output == Output::Json {
-        return Ok(json::line(&json::message(event, message, shown))?);
+pub(super) fn text(event: &TapEvent, message: &Message, shown: &Shown, output: &Output) -> anyhow::Result<String> {
+    match output {
+        Output::Json => return Ok(json::line(&json::message(event, message, shown))?),
+        Output::JsonPath(template) => {
+            let line = template.line(&serde_json::to_value(json::message(event, message, shown))?);
+            return Ok(line.map_or_else(String::new, |line| line + "\n"));
+        }
+        Output::Line | Output::Short | Output::Wide => {}
     }
     let way = if message.is_response { '<' } else { '>' };
     let id = event.id.unwrap_or_default();
@@ -34,8 +39,9 @@ pub(super) fn text(event: &TapEvent, message: &Message, shown: &Shown, output: O
     Ok(lines + "\n")
 }
 
-fn written(value: &Value, output: Output) -> anyhow::Result<String> {
-    let mut text = if output == Output::Wide { serde_json::to_string_pretty(value)? } else { value.to_string() };
+fn written(value: &Value, output: &Output) -> anyhow::Result<String> {
+    let mut text =
+        if matches!(output, Output::Wide) { serde_json::to_string_pretty(value)? } else { value.to_string() };
     if text.len() > SHOWN_BYTES_MAX {
         let end = (0..=SHOWN_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
         text.truncate(end.unwrap_or_default());
@@ -52,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    fn shown(message: &Message, shown: &Shown, output: Output) -> String {
+    fn shown(message: &Message, shown: &Shown, output: &Output) -> String {
         let event = TapEvent {
             id: Some(Id { base: 0, stream: 809 }),
             kind: Some(Kind::Message(message.clone())),
@@ -73,13 +79,13 @@ mod tests {
         let last = Message { is_last: true, ..message() };
         let (raw, hidden) = (Shown::Raw(json!({"1": ":joy:"})), Shown::Hidden("4 bytes, compressed with gzip".into()));
         let text = [
-            shown(&message(), &json, Output::Line),
-            shown(&answer, &json, Output::Line),
-            shown(&message(), &raw, Output::Line),
-            shown(&message(), &hidden, Output::Line),
-            shown(&last, &json, Output::Line),
-            shown(&message(), &json, Output::Wide),
-            shown(&message(), &json, Output::Json),
+            shown(&message(), &json, &Output::Line),
+            shown(&answer, &json, &Output::Line),
+            shown(&message(), &raw, &Output::Line),
+            shown(&message(), &hidden, &Output::Line),
+            shown(&last, &json, &Output::Line),
+            shown(&message(), &json, &Output::Wide),
+            shown(&message(), &json, &Output::Json),
         ];
         expect![[r#"
               > id=0:809 {"shortcode":":joy:"}
@@ -98,14 +104,14 @@ mod tests {
     #[test]
     fn a_message_cannot_forge_a_line_and_has_a_bound() {
         let forged = Shown::Json(json!({"a": "\nend id=1:1 \u{9b}1m\u{1b}"}));
-        let line = shown(&message(), &forged, Output::Line);
+        let line = shown(&message(), &forged, &Output::Line);
         assert_eq!(line.trim_end().lines().count(), 1);
         assert!(!line.trim_end().contains(char::is_control), "{line:?}");
-        let json = shown(&message(), &forged, Output::Json);
+        let json = shown(&message(), &forged, &Output::Json);
         assert!(!json.trim_end().contains(char::is_control), "{json:?}");
         let read: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(read["messageEvent"]["message"]["a"], "\nend id=1:1 \u{9b}1m\u{1b}");
         let long = Shown::Json(json!({"a": "é".repeat(SHOWN_BYTES_MAX)}));
-        assert!(shown(&message(), &long, Output::Line).len() < SHOWN_BYTES_MAX + 100);
+        assert!(shown(&message(), &long, &Output::Line).len() < SHOWN_BYTES_MAX + 100);
     }
 }

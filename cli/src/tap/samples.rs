@@ -15,8 +15,9 @@ pub(super) fn exchange() -> [TapEvent; 3] {
         scheme: "http".into(),
         authority: "voting-svc.emojivoto:8080".into(),
         path: "/emojivoto.v1.VotingService/VoteDoughnut".into(),
+        headers: Vec::new(),
     };
-    let response = ResponseInit { http_status: 200, since_request_init_us: 478 };
+    let response = ResponseInit { http_status: 200, since_request_init_us: 478, ..ResponseInit::default() };
     let end = ResponseEnd {
         since_request_init_us: 485,
         since_response_init_us: 7,

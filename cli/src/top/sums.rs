@@ -262,7 +262,11 @@ pub(super) mod tests {
         let end = ResponseEnd { since_request_init_us: took, end: Some(end), ..ResponseEnd::default() };
         let kinds = [
             Kind::RequestInit(init),
-            Kind::ResponseInit(ResponseInit { http_status: 200, since_request_init_us: took }),
+            Kind::ResponseInit(ResponseInit {
+                http_status: 200,
+                since_request_init_us: took,
+                ..ResponseInit::default()
+            }),
             Kind::ResponseEnd(end),
         ];
         kinds.map(|kind| TapEvent {

@@ -328,7 +328,7 @@ impl Api for Answers {
     async fn pods(&self, request: Request<PodsRequest>) -> Result<Response<PodsResponse>, Status> {
         let namespace = request.into_inner().namespace;
         let selected = self.pods.iter().filter(|pod| namespace.is_empty() || pod.namespace == namespace);
-        Ok(Response::new(PodsResponse { pods: selected.cloned().collect(), revision: 0 }))
+        Ok(Response::new(PodsResponse { pods: selected.cloned().collect(), ..PodsResponse::default() }))
     }
 
     async fn tap(&self, request: Request<TapRequest>) -> Result<Response<Self::TapStream>, Status> {

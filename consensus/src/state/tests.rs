@@ -45,6 +45,7 @@ fn pod(name: u8, ip: u8, ready: bool) -> Pod {
         zone: None,
         meshed: true,
         ready,
+        application_ended: false,
     }
 }
 

@@ -57,6 +57,7 @@ fn entry(index: u64) -> Entry {
         zone: None,
         meshed: true,
         ready: true,
+        application_ended: false,
     };
     let command = Command::Batch(vec![Change::UpsertPod(pod)]);
     let proposal = Proposal::new("test", 0, command);

@@ -3,7 +3,7 @@
 use std::{fmt, fs, sync::atomic::AtomicU64, time::SystemTime};
 
 use bytes::Bytes;
-use conduit_api::process::Account;
+use conduit_api::{exposition::Format, process::Account};
 use conduit_ca::lifetime;
 use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use http_body_util::Full;
@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::format::Format;
+use super::format::in_format;
 use crate::{authority::rotation::pending, peer::server::Own, propose::unix_ms};
 
 /// Gauges that are not whole numbers.
@@ -50,7 +50,7 @@ pub(super) fn scrape(own: &Own, started: SystemTime, format: Format) -> Result<R
     own.alerts.register(controller, state.firing(), state.alert_events_dropped());
     let mut text = String::new();
     encode(&mut text, &registry)?;
-    let mut response = Response::new(Full::from(format.of(text)));
+    let mut response = Response::new(Full::from(in_format(format, text)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     Ok(response)
 }

@@ -2,13 +2,16 @@
 //! may.
 //!
 //! ```text
-//!   conduit ──► API server ── who? may they? ──► this ── gRPC-Web, back to gRPC ──► ApiServer
+//!   conduit ──► API server ── who? may they? ──► this ── gRPC-Web, back to gRPC ──────► ApiServer
+//!   a page, by kubectl proxy ──► API server ──► this ── JSON, by way of the dashboard ─► ApiServer
 //! ```
 
 mod bounded;
 mod front_proxy;
+mod json;
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -21,8 +24,8 @@ use tonic::{Request, Status, body::Body};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, Service};
 
-use self::bounded::Bounded;
 pub use self::front_proxy::follow;
+use self::{bounded::Bounded, json::Json};
 
 /// As API servers call it, unless told otherwise; what they are told, they publish, and it is the same everywhere.
 const USER: &str = "x-remote-user";
@@ -62,64 +65,142 @@ pub struct Aggregation {
     pub namespace: Arc<str>,
 }
 
+type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
 /// See [`Aggregation`].
 #[derive(Clone)]
 pub struct Aggregated<S> {
     namespace: Arc<str>,
     grpc_web: GrpcWebService<Bounded<S>>,
+    json: Json<Bounded<S>>,
 }
 
-impl<S> Layer<S> for Aggregation {
+impl<S> Layer<S> for Aggregation
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
     type Service = Aggregated<S>;
 
     fn layer(&self, grpc: S) -> Self::Service {
-        Aggregated { namespace: self.namespace.clone(), grpc_web: GrpcWebLayer::new().layer(Bounded(grpc)) }
+        let json = Json::over(Bounded(grpc.clone()));
+        Aggregated { namespace: self.namespace.clone(), grpc_web: GrpcWebLayer::new().layer(Bounded(grpc)), json }
     }
 }
 
 impl<S> Service<http::Request<Body>> for Aggregated<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send + 'static,
-    S::Error: Send + 'static,
 {
     type Response = http::Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    type Error = Infallible;
+    type Future = Answering;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         <GrpcWebService<Bounded<S>> as Service<http::Request<Body>>>::poll_ready(&mut self.grpc_web, cx)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        if request.method() == Method::GET && path == base(&self.namespace) {
-            let answer = json(StatusCode::OK, &resources(&self.namespace));
-            return Box::pin(async move { Ok(answer) });
+        if request.method() == Method::GET && path == access::base(&self.namespace) {
+            return answer(StatusCode::OK, &resources(&self.namespace));
         }
-        let access = Access::of_path(path, &self.namespace).filter(|_| request.method() == Method::POST);
-        let Some(access) = access else {
-            let answer = json(StatusCode::NOT_FOUND, &failure(404, "NotFound", access::NO_SUCH_RESOURCE));
-            return Box::pin(async move { Ok(answer) });
+        let asked = Asked::read(&request, &self.namespace);
+        let Some(asked) = asked else {
+            return answer(StatusCode::NOT_FOUND, &failure(404, "NotFound", access::NO_SUCH_RESOURCE));
         };
         let Some(user) = user(request.headers()) else {
-            let answer = json(StatusCode::UNAUTHORIZED, &failure(401, "Unauthorized", "nobody says who asks"));
-            return Box::pin(async move { Ok(answer) });
+            return answer(StatusCode::UNAUTHORIZED, &failure(401, "Unauthorized", "nobody says who asks"));
         };
+        let access = match asked {
+            // The one thing that a page of somebody else can ask for without permission; it could not read it, and would only take a place.
+            Asked::Page(_) if is_foreign(request.headers()) => {
+                return answer(
+                    StatusCode::FORBIDDEN,
+                    &failure(403, "Forbidden", "only the dashboard's own pages may ask this"),
+                );
+            }
+            Asked::Page(namespace) => {
+                let page = self.json.live(request, Caller { user, namespace });
+                return page.unwrap_or_else(|| {
+                    let says =
+                        "as many pages are open already as one person may have: close some, and load this one again";
+                    answer(StatusCode::TOO_MANY_REQUESTS, &failure(429, "TooManyRequests", says))
+                });
+            }
+            Asked::One(access) => access,
+        };
+        let caller = Caller { user, namespace: access.namespace };
+        match Kind::of(request.headers()) {
+            Some(Kind::GrpcWeb) => {}
+            Some(Kind::Json) => return self.json.ask(request, &format!("/{}", access.method.name), caller),
+            None => {
+                return answer(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    &failure(415, "UnsupportedMediaType", "a question is JSON: send `content-type: application/json`"),
+                );
+            }
+        }
         *request.uri_mut() = http::Uri::from_maybe_shared(access.method.to_grpc()).expect("a path of letters");
-        request.extensions_mut().insert(Caller { user, namespace: access.namespace });
+        request.extensions_mut().insert(caller);
         Box::pin(self.grpc_web.call(request))
     }
+}
+
+/// What there is to ask for.
+enum Asked {
+    /// All that a page of the dashboard shows, of one namespace or of all, again and again.
+    Page(Option<String>),
+    One(Access),
+}
+
+impl Asked {
+    fn read(request: &http::Request<Body>, namespace: &str) -> Option<Self> {
+        let path = request.uri().path();
+        match *request.method() {
+            Method::GET => access::is_live(path, namespace).map(Self::Page),
+            Method::POST => Access::of_path(path, namespace).map(Self::One),
+            _ => None,
+        }
+    }
+}
+
+/// What a question is written in. There is no default: another page that somebody has open beside `kubectl proxy` can send what has
+/// none, and cannot send these without being asked for permission first.
+enum Kind {
+    GrpcWeb,
+    Json,
+}
+
+impl Kind {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
+        match kind.as_str() {
+            "application/json" => Some(Self::Json),
+            kind => kind.starts_with("application/grpc-web").then_some(Self::GrpcWeb),
+        }
+    }
+}
+
+/// Browsers say whose page asks.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+    site.is_some_and(|site| site != b"same-origin" && site != b"none")
 }
 
 fn user(headers: &HeaderMap) -> Option<String> {
     // API servers send it as it is, in whatever letters.
     let user = String::from_utf8_lossy(headers.get(USER)?.as_bytes());
     (!user.is_empty()).then(|| user.chars().take(USER_CHARS_MAX).collect())
-}
-
-fn base(namespace: &str) -> String {
-    format!("/apis/{}/{}", access::group(namespace), access::API_VERSION)
 }
 
 /// What `kubectl api-resources` shows, and what API servers look at to see whether somebody is here.
@@ -133,11 +214,13 @@ fn resources(namespace: &str) -> serde_json::Value {
             "verbs": [method.verb()],
         })
     };
+    let page =
+        json!({ "name": access::LIVE, "singularName": "", "namespaced": true, "kind": "Live", "verbs": ["watch"] });
     json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
         "groupVersion": format!("{}/{}", access::group(namespace), access::API_VERSION),
-        "resources": access::METHODS.iter().map(resource).collect::<Vec<_>>(),
+        "resources": access::METHODS.iter().map(resource).chain([page]).collect::<Vec<_>>(),
     })
 }
 
@@ -152,11 +235,11 @@ fn failure(code: u16, reason: &str, message: &str) -> serde_json::Value {
     })
 }
 
-fn json(status: StatusCode, value: &serde_json::Value) -> http::Response<Body> {
+fn answer(status: StatusCode, value: &serde_json::Value) -> Answering {
     let mut response = http::Response::new(Body::new(http_body_util::Full::from(value.to_string())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    response
+    Box::pin(async move { Ok(response) })
 }
 
 #[cfg(test)]
@@ -172,8 +255,17 @@ mod tests {
 
     use super::*;
 
-    /// What the services behind are asked, or what is answered instead.
+    /// What the services behind are asked in gRPC-Web, or what is answered instead.
     async fn ask(method: Method, path: &str, user: Option<&str>) -> Result<(String, Caller), StatusCode> {
+        ask_in("application/grpc-web+proto", method, path, user).await
+    }
+
+    async fn ask_in(
+        kind: &str,
+        method: Method,
+        path: &str,
+        user: Option<&str>,
+    ) -> Result<(String, Caller), StatusCode> {
         let seen = Arc::new(parking_lot::Mutex::new(None));
         let behind = {
             let seen = seen.clone();
@@ -184,12 +276,14 @@ mod tests {
             })
         };
         let mut request = http::Request::builder().method(method).uri(path);
-        request = request.header(CONTENT_TYPE, "application/grpc-web+proto");
+        request = request.header(CONTENT_TYPE, kind);
         if let Some(user) = user {
             request = request.header(USER, user);
         }
         let aggregated = Aggregation { namespace: "conduit".into() }.layer(behind);
-        let answer = aggregated.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let mut answer = aggregated.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        // A page's stream asks when somebody reads it.
+        let _ = answer.body_mut().frame().await;
         seen.lock().take().ok_or(answer.status())
     }
 
@@ -218,6 +312,70 @@ mod tests {
         assert_eq!(ask(Method::GET, base, None).await.unwrap_err(), StatusCode::OK);
     }
 
+    #[tokio::test]
+    async fn what_is_asked_in_json_is_asked_by_the_same_rights() {
+        let base = "/apis/conduit.api.conduit.io/v1alpha1";
+        let json =
+            async |method, path: &str, user| ask_in("application/json", method, &format!("{base}{path}"), user).await;
+        let (path, caller) = json(Method::POST, "/watch/namespaces/shop/stat", Some("jane")).await.unwrap();
+        assert_eq!((path.as_str(), caller.user.as_str()), ("/conduit.public.v1.Api/Stat", "jane"));
+        assert_eq!(caller.namespace.as_deref(), Some("shop"));
+        let (path, _) = json(Method::POST, "/carotate", Some("root")).await.unwrap();
+        assert_eq!(path, "/conduit.public.v1.Api/CaRotate");
+        let (path, caller) = json(Method::GET, "/watch/live?view=table&kind=authority", Some("jane")).await.unwrap();
+        assert_eq!((path.as_str(), caller.user.as_str()), ("/conduit.public.v1.Api/Stat", "jane"));
+        // Of one namespace there are pages as well, and what is of the whole mesh is not asked there.
+        let path = "/watch/namespaces/shop/live?view=control";
+        let (path, caller) = json(Method::GET, path, Some("jane")).await.unwrap();
+        assert_eq!((path.as_str(), caller.namespace.as_deref()), ("/conduit.public.v1.Api/Pods", Some("shop")));
+        for (method, path, user, status) in [
+            (Method::GET, "/watch/live?view=routes", None, StatusCode::UNAUTHORIZED),
+            (Method::GET, "/watch/live?view=nothing", Some("jane"), StatusCode::BAD_REQUEST),
+            // The rules were asked about something else.
+            (Method::POST, "/watch/live?view=routes", Some("jane"), StatusCode::NOT_FOUND),
+            (Method::GET, "/live?view=routes", Some("jane"), StatusCode::NOT_FOUND),
+            (Method::GET, "/watch/stat", Some("jane"), StatusCode::NOT_FOUND),
+            (Method::POST, "/watch/carotate", Some("jane"), StatusCode::NOT_FOUND),
+            // For the command line alone.
+            (Method::POST, "/proxy/namespaces/shop/tappayload", Some("jane"), StatusCode::NOT_FOUND),
+            (Method::POST, "/recover", Some("jane"), StatusCode::NOT_FOUND),
+        ] {
+            assert_eq!(json(method, path, user).await.unwrap_err(), status, "{path} {user:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_has_all_the_pages_that_there_may_be() {
+        let service =
+            service_fn(async |_: http::Request<Body>| Ok::<_, Infallible>(http::Response::new(Body::empty())));
+        let aggregated = Aggregation { namespace: "conduit".into() }.layer(service);
+        let open = async |user: &str, site: &str| {
+            let path = "/apis/conduit.api.conduit.io/v1alpha1/watch/live?view=routes";
+            let request = http::Request::get(path).header(USER, user).header("sec-fetch-site", site);
+            aggregated.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        };
+        let mut pages = Vec::new();
+        for _ in 0..8 {
+            pages.push(open("jane", "same-origin").await);
+        }
+        assert!(pages.iter().all(|page| page.status() == StatusCode::OK));
+        assert_eq!(open("jane", "same-origin").await.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(open("joe", "same-origin").await.status(), StatusCode::OK);
+        pages.pop();
+        assert_eq!(open("jane", "none").await.status(), StatusCode::OK, "she has closed one");
+        assert_eq!(open("joe", "cross-site").await.status(), StatusCode::FORBIDDEN);
+    }
+
+    #[tokio::test]
+    async fn pages_of_others_cannot_ask() {
+        let path = "/apis/conduit.api.conduit.io/v1alpha1/carotate";
+        for kind in ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonx"]
+        {
+            let refused = ask_in(kind, Method::POST, path, Some("root")).await.unwrap_err();
+            assert_eq!(refused, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
+        }
+    }
+
     #[test]
     fn rights_in_a_namespace_are_rights_in_no_other() {
         let stat = |namespace: &str| {
@@ -242,7 +400,8 @@ mod tests {
     #[tokio::test]
     async fn all_resources_are_listed() {
         let listed = resources("conduit");
-        let body = json(StatusCode::OK, &listed).into_body().collect().await.unwrap().to_bytes();
+        let answer = answer(StatusCode::OK, &listed).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), listed);
         let tap = listed["resources"].as_array().unwrap().iter().find(|resource| resource["kind"] == "Tap").unwrap();
         assert_eq!(

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// For how long latencies of links are kept: until the finest slots are added up to longer ones.
-const LATENCY_WINDOW: Duration = TIERS[0].until;
+pub(super) const LATENCY_WINDOW: Duration = TIERS[0].until;
 
 /// Answers `request` from all replicas.
 ///

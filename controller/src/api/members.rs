@@ -9,7 +9,7 @@ use conduit_api::{
     NodeId, Pod, PodName, SpiffeId,
     proto::{
         peer::{ConnectedProxy, StatusRequest, StatusResponse},
-        public::{Change, HistoryResponse, RaftMember, RaftStatusResponse, WaitRequest, WaitResponse},
+        public::{Change, FailingPod, HistoryResponse, RaftMember, RaftStatusResponse, WaitRequest, WaitResponse},
     },
 };
 use conduit_ca::KeyId;
@@ -189,6 +189,12 @@ pub fn refused(error: ProposeError) -> Status {
 /// The proxies that are connected to some replica, with what each has.
 pub async fn connected_proxies(own: &Own) -> BTreeMap<PodName, Connected> {
     connected(&ask_all(own, true).await)
+}
+
+/// Pods that do not run as they should, and whether there are more: the one that leads knows.
+pub fn failing(answers: &Answers) -> (Vec<FailingPod>, bool) {
+    let told = answers.values().flatten().max_by_key(|answer| answer.failing.len());
+    told.map(|answer| (answer.failing.clone(), answer.more_failing)).unwrap_or_default()
 }
 
 /// The same, of replicas that have answered already.

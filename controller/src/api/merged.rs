@@ -1,6 +1,9 @@
 //! What all replicas have counted, added up: over how long each part was heard, who did not answer, and who could not understand.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use conduit_api::{
     NodeId,
@@ -27,6 +30,8 @@ pub struct Merged<K> {
     /// The window, in whole slots.
     pub window_ms: u32,
     needed_level: u32,
+    /// Proxies that have all that there is to tell, by their numbers; none if it may be any proxy.
+    tellers: Option<BTreeSet<u64>>,
     /// Replicas that answered, this one among them.
     pub answered: u32,
     /// Those that did not answer at all.
@@ -54,12 +59,18 @@ impl<K: Ord> Merged<K> {
             since_start: false,
             window_ms: ms(now.whole_slots(window.min(WINDOW_MAX))),
             needed_level,
+            tellers: None,
             answered: 0,
             silent: Vec::new(),
             asked: 0,
             outdated: 0,
             truncated: false,
         }
+    }
+
+    /// The same, of what only these proxies tell, if it is known which do.
+    pub fn told_by(self, tellers: Option<BTreeSet<u64>>) -> Self {
+        Self { tellers, ..self }
     }
 
     /// Adds this replica's own answer and those of the others: each is taken apart by `parts`, and each of its rows by `parse`.
@@ -82,6 +93,10 @@ impl<K: Ord> Merged<K> {
         let oldest = answers.iter().map(|(heard, _)| heard.age_ms).max().unwrap_or_default();
         let whole_ms = self.window_ms.min(ms(Duration::from_millis(oldest)));
         let together = Together::of(&answers.iter().map(|(heard, _)| heard).collect::<Vec<_>>(), whole_ms);
+        // A proxy of which nobody says anything may have had nothing to tell, or have told a replica that was killed since.
+        let killed = answers.iter().filter(|(heard, _)| heard.ran_before).map(|(heard, _)| heard.age_ms).min();
+        let all_are_known = self.tellers.as_ref().is_some_and(|all| all.iter().all(|proxy| together.knows(*proxy)));
+        let lost_before = killed.filter(|_| !all_are_known).map_or(whole_ms, |age| ms(Duration::from_millis(age)));
         for (at, (heard, rows)) in answers.into_iter().enumerate() {
             let rows = rows.into_iter().map(&parse);
             for (key, counts) in rows.filter(|(_, counts)| together.takes(at, counts)) {
@@ -90,7 +105,7 @@ impl<K: Ord> Merged<K> {
             }
         }
         let least = self.traffic.values().filter_map(Traffic::least_covered_ms).min();
-        self.covered_ms = least.unwrap_or(whole_ms).min(whole_ms).min(together.least_ms());
+        self.covered_ms = least.unwrap_or(whole_ms).min(whole_ms).min(together.least_ms()).min(lost_before);
         self.since_start = self.covered_ms == whole_ms && whole_ms < self.window_ms;
     }
 }
@@ -101,7 +116,7 @@ mod tests {
         PodName,
         proto::{
             common::Direction,
-            peer::Open,
+            peer::{HeardProxy, Open, Span},
             public::{ResourceSelection, StatRequest},
             telemetry::{ReportRequest, RequestCounts},
         },
@@ -111,7 +126,7 @@ mod tests {
     use super::*;
     use crate::telemetry::{
         Reporter, Telemetry,
-        questions::{Of, Told},
+        questions::{LEVEL, Of, Told},
     };
 
     /// What a release before says of rows of which it has heard everything, or that nobody has the rest of.
@@ -159,6 +174,37 @@ mod tests {
         }
         let young = merged(60, 1, (heard(7, 30), vec![counts(300, 30, NOBODYS)]), vec![]);
         assert_eq!((rate(&young), young.window_ms), ((10, 30), 60_000));
+    }
+
+    #[test]
+    fn what_was_told_to_a_replica_that_was_killed_is_missing() {
+        let span = |proxy| HeardProxy {
+            reporter: proxy,
+            spans: vec![Span { incarnation: 7, first: 1, last: 9, from_ms_ago: 90_000, to_ms_ago: 0 }],
+            ..HeardProxy::default()
+        };
+        let old = || (Heard { level: LEVEL, proxies: vec![span(1)], ..heard(7, 4_000) }, Vec::new());
+        let now = Now { monotonic: Instant::now(), unix_ms: 86_400_000 };
+        let covered = |ran_before, tellers: Option<&[u64]>| {
+            let young = (Heard { level: LEVEL, ran_before, ..heard(8, 5) }, Vec::new());
+            let tellers = tellers.map(|tellers| tellers.iter().copied().collect());
+            let mut merged = Merged::<String>::at(now, Duration::from_secs(60), 0).told_by(tellers);
+            let others = vec![Answer { node: NodeId::from(9), answer: Some(young) }];
+            merged.add_all(
+                old(),
+                others,
+                |(heard, rows)| (Some(heard), rows),
+                |counts: Counts| (String::new(), counts),
+            );
+            (merged.covered_ms / 1000, merged.since_start)
+        };
+        // Whoever has begun for the first time has lost nothing.
+        assert_eq!(covered(false, None), (60, false));
+        // One proxy says of itself that nothing is missing, and another one says nothing.
+        assert_eq!(covered(true, Some(&[1])), (60, false));
+        assert_eq!(covered(true, Some(&[1, 2])), (5, false));
+        assert_eq!(covered(true, None), (5, false), "it may be any proxy");
+        assert_eq!(covered(true, Some(&[])), (60, false));
     }
 
     #[test]

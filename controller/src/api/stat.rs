@@ -1,8 +1,12 @@
 //! `conduit stat`: every replica's counts, merged, beside the pods that there are.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use conduit_api::{
+    Pod,
     proto::{
         common::ResourceRef,
         peer::CollectStatRequest,
@@ -17,7 +21,7 @@ use conduit_api::{
 use conduit_consensus::MeshState;
 use tonic::{Response, Status};
 
-use super::merged::Merged;
+use super::{edges::LATENCY_WINDOW, merged::Merged};
 use crate::{
     peer::{SUMS_TIMEOUT, ask_others_within, server::Own},
     telemetry::{
@@ -25,7 +29,7 @@ use crate::{
         bounds::{Busy as _, TOLD, bounded},
         counts::Traffic,
         paths,
-        questions::by_route,
+        questions::{by_route, number_of},
         select::{self, WORKLOAD_KINDS, matches},
     },
 };
@@ -41,6 +45,7 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
     let selector = validate(&request)?.clone();
     let merged = collect(own, &request).await;
     let state = own.cluster.state().borrow().clone();
+    let of_links = select::is_about_receiving_pods(&selector, request.other.as_ref());
     let (rows, is_too_much) = bounded(rows(merged.traffic, &selector, &request, &state), TOLD, StatRow::traffic);
     Ok(StatResponse {
         rows,
@@ -52,6 +57,7 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
         window_ms: merged.window_ms,
         since_start: merged.since_start,
         by: request.by,
+        latency_window_ms: if of_links { merged.window_ms.min(LATENCY_WINDOW.as_millis() as u32) } else { 0 },
     })
 }
 
@@ -64,7 +70,8 @@ pub async fn collect(own: &Own, request: &StatRequest) -> Merged<Row> {
     });
     let (own_answer, others) = tokio::join!(own.collect(collect.clone()), others);
     let by: Vec<_> = request.by().collect();
-    let mut merged = Merged::new(own, request.window_ms, needed_level(request));
+    let tellers = tellers(request, &own.cluster.state().borrow());
+    let mut merged = Merged::new(own, request.window_ms, needed_level(request)).told_by(tellers);
     merged.add_all(
         own_answer,
         others,
@@ -88,6 +95,14 @@ fn needed_level(request: &StatRequest) -> u32 {
         return 2;
     }
     let kind = request.selector.as_ref().map_or("", |selector| selector.kind.as_str());
+    if request
+        .selector
+        .as_ref()
+        .is_some_and(|selector| select::is_about_receiving_pods(selector, request.other.as_ref()))
+        || (request.other.is_some() && (kind == "authority" || other == "authority"))
+    {
+        return 3;
+    }
     u32::from(!request.by.is_empty() || kind == "service" || other == "service")
 }
 
@@ -106,11 +121,15 @@ fn validate(request: &StatRequest) -> Result<&ResourceSelection, Status> {
         Some(stat_request::Other::To(_)) => Some(selector),
         None => None,
     };
-    if asks.is_some_and(|asks| asks.kind == "service") {
-        return Err(Status::invalid_argument(
+    match asks.map(|asks| asks.kind.as_str()) {
+        Some("service") => Err(Status::invalid_argument(
             "a service sends nothing: ask what is sent to it, as in `stat svc/NAME --from deploy/NAME`",
-        ));
-    }
+        )),
+        Some("authority") => Err(Status::invalid_argument(
+            "an authority sends nothing: ask who asks for it, as in `stat deploy --to au/NAME` or `stat au --from deploy/NAME`",
+        )),
+        _ => Ok(()),
+    }?;
     let by: Vec<_> = request.by().collect();
     if by.len() != request.by.len() || by.contains(&By::Unspecified) || by.len() > BY_MAX {
         return Err(Status::invalid_argument(
@@ -244,18 +263,35 @@ fn pods_by_resource(selector: &ResourceSelection, state: &MeshState) -> BTreeMap
         return selected.map(|service| (service, (0, 0))).collect();
     }
     for pod in state.pods().values().map(|pod| &pod.value) {
-        let namespace = pod.name.namespace().to_owned();
-        let resource = match (selector.kind.as_str(), &pod.workload) {
-            ("pod", _) => (namespace, pod.name.name().to_owned()),
-            ("namespace", _) => (String::new(), namespace),
-            (kind, Some(workload)) if workload.kind == kind => (namespace, workload.name.clone()),
-            _ => continue,
-        };
-        if matches(selector, &selector.kind, &resource.0, &resource.1) {
+        if let Some(resource) = selected(pod, selector) {
             let (meshed, running) = found.entry(resource).or_insert((0, 0));
             *meshed += u32::from(pod.meshed);
             *running += 1;
         }
     }
     found
+}
+
+/// The namespace and the name of what `pod` is counted for, if it is selected.
+fn selected(pod: &Pod, selector: &ResourceSelection) -> Option<(String, String)> {
+    let namespace = pod.name.namespace().to_owned();
+    let resource = match (selector.kind.as_str(), &pod.workload) {
+        ("pod", _) => (namespace, pod.name.name().to_owned()),
+        ("namespace", _) => (String::new(), namespace),
+        (kind, Some(workload)) if workload.kind == kind => (namespace, workload.name.clone()),
+        _ => return None,
+    };
+    matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource)
+}
+
+/// The proxies that tell all of it, by their numbers: those of what is selected, if it is about what that has received.
+fn tellers(request: &StatRequest, state: &MeshState) -> Option<BTreeSet<u64>> {
+    let by: Vec<_> = request.by().collect();
+    let is_received = |selector: &&ResourceSelection| {
+        request.other.is_none() && !by_route(&by) && !matches!(selector.kind.as_str(), "authority" | "service")
+    };
+    let selector = request.selector.as_ref().filter(is_received)?;
+    let pods = state.pods().values().map(|pod| &pod.value);
+    let proxies = pods.filter(|pod| pod.meshed && selected(pod, selector).is_some());
+    Some(proxies.map(|pod| number_of(&pod.name)).collect())
 }

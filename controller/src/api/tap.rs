@@ -1,12 +1,15 @@
 //! `conduit tap`: one stream out of every replica's.
 
-use std::{pin::Pin, time::Duration};
+use std::{future::ready, pin::Pin, time::Duration};
 
-use conduit_api::proto::{
-    common::Direction,
-    peer::{PeerTapRequest, peer_client::PeerClient},
-    public::{ResourceSelection, TapRequest},
-    tap::{Match, TapEvent},
+use conduit_api::{
+    proto::{
+        common::Direction,
+        peer::{PeerTapRequest, peer_client::PeerClient},
+        public::{ResourceSelection, TapRequest},
+        tap::{Match, TapEvent},
+    },
+    tap::Ends,
 };
 use conduit_consensus::Command;
 use futures::{Stream, StreamExt as _, stream};
@@ -30,7 +33,7 @@ const DEFAULT_RPS: f32 = 100.0;
 /// person asked for them.
 ///
 /// # Errors
-/// NOT_FOUND when it concerns no pod; INVALID_ARGUMENT when it names nothing.
+/// NOT_FOUND when it concerns no pod; INVALID_ARGUMENT when it names nothing, or what is no address.
 pub async fn tap(
     own: &Own,
     request: TapRequest,
@@ -49,8 +52,11 @@ pub async fn tap(
     let total = if request.max_rps > 0.0 { request.max_rps } else { DEFAULT_RPS };
     let mut matches = request.r#match.unwrap_or_default();
     only_what_the_proxy_can_tell(&mut matches);
+    let ends = Ends::try_from(&matches).map_err(|error| Status::invalid_argument(error.to_string()))?;
     // Every proxy may use its share: together they keep to what was asked for, without asking each other.
-    let tap = TapRequest { target: Some(target), r#match: Some(matches), max_rps: total / pods as f32 };
+    // By the same right, and written down as well.
+    let (max_rps, headers) = (total / pods as f32, request.headers && payloads);
+    let tap = TapRequest { target: Some(target), r#match: Some(matches), max_rps, headers };
 
     let mut streams = vec![own.taps.watch(tap.clone(), payloads)?.boxed()];
     // When it is sure that there is room, and before anything is told.
@@ -73,7 +79,7 @@ pub async fn tap(
         };
         streams.push(stream::once(remote).flatten().boxed());
     }
-    Ok(Box::pin(with_heartbeat(stream::select_all(streams))))
+    Ok(Box::pin(with_heartbeat(only(ends, stream::select_all(streams)).boxed())))
 }
 
 /// For the audit. What people send is cut: a name of Kubernetes is no longer. Namespaces are in none, whatever else is asked for.
@@ -86,6 +92,14 @@ fn in_words(target: &ResourceSelection) -> String {
         namespace => format!(" in {}", cut(namespace)),
     };
     format!("{}/{}{place}", cut(&target.kind), cut(name))
+}
+
+/// A proxy, or a replica, of a release that knows nothing of addresses tells of every request.
+fn only(
+    ends: Ends,
+    events: impl Stream<Item = Result<TapEvent, Status>> + Send,
+) -> impl Stream<Item = Result<TapEvent, Status>> + Send {
+    events.filter_map(move |event| ready(event.map(|event| ends.keep(event)).transpose()))
 }
 
 /// Ends when `events` do.
@@ -107,6 +121,10 @@ fn only_what_the_proxy_can_tell(matches: &mut Match) {
 
 #[cfg(test)]
 mod tests {
+    use conduit_api::proto::{
+        common::SocketAddress,
+        tap::tap_event::{Kind, Peer, ResponseInit},
+    };
     use tokio::time::Instant;
 
     use super::*;
@@ -121,6 +139,21 @@ mod tests {
         assert_eq!(selection("deployment", "", "web"), "deployment/web");
         assert_eq!(selection("namespace", "shop; approved by ann", "shop"), "namespace/shop");
         assert_eq!(selection("pod", "a\nb", &"x".repeat(300)), format!("pod/{} in ab", "x".repeat(NAME_CHARS_MAX)));
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_knows_no_addresses_does_not_answer_for_all_of_them() {
+        let event = |port, dropped| {
+            let address = Some(SocketAddress { ip: vec![10, 0, 0, 1], port });
+            let destination = Some(Peer { address, ..Peer::default() });
+            let kind = Some(Kind::ResponseInit(ResponseInit::default()));
+            TapEvent { destination, kind, dropped, ..TapEvent::default() }
+        };
+        let to_address = Some(SocketAddress { ip: Vec::new(), port: 80 });
+        let ends = Ends::try_from(&Match { to_address, ..Match::default() }).unwrap();
+        let events = stream::iter([event(80, 0), event(8080, 0), event(8080, 3), event(80, 1)]).map(Ok);
+        let told: Vec<_> = only(ends, events).map(Result::unwrap).collect().await;
+        assert_eq!(told, [event(80, 0), TapEvent { dropped: 3, ..TapEvent::default() }, event(80, 1)]);
     }
 
     #[tokio::test(start_paused = true)]

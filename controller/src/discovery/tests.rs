@@ -28,6 +28,7 @@ fn pod(name: &str, ip: &str, meshed: bool) -> Change {
         zone: None,
         meshed,
         ready: true,
+        application_ended: false,
     })
 }
 
@@ -79,6 +80,21 @@ fn the_first_response_comes_even_when_there_is_nothing_to_say() {
     let Change::UpsertPod(own) = pod("web-0", "10.244.1.9", true) else { panic!("not a pod") };
     apply(&mut state, 1, vec![Change::UpsertPod(Pod { zone: Some("eu-1a".into()), ..own })]);
     assert_eq!(subscriptions.update(&state), Some(discovery::WatchResponse { revision: 1, ..said("eu-1a") }));
+}
+
+#[test]
+fn a_proxy_is_told_once_that_its_application_has_ended() {
+    let mut subscriptions = subscriptions();
+    let mut state = MeshState::default();
+    let Change::UpsertPod(own) = pod("web-0", "10.244.1.9", true) else { panic!("not a pod") };
+    let Change::UpsertPod(other) = pod("web-1", "10.244.1.8", true) else { panic!("not a pod") };
+    apply(&mut state, 1, vec![Change::UpsertPod(own.clone())]);
+    assert!(subscriptions.update(&state).unwrap().application_ended_at.is_empty());
+    apply(&mut state, 2, vec![Change::UpsertPod(Pod { application_ended: true, ..other })]);
+    assert_eq!(subscriptions.update(&state), None, "another's");
+    apply(&mut state, 3, vec![Change::UpsertPod(Pod { application_ended: true, ..own })]);
+    assert_eq!(subscriptions.update(&state).unwrap().application_ended_at, [10, 244, 1, 9]);
+    assert_eq!(subscriptions.update(&state), None);
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn pod(name: &str, ip: u8, meshed: bool) -> Pod {
         zone: None,
         meshed,
         ready: true,
+        application_ended: false,
     }
 }
 

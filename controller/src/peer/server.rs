@@ -1,6 +1,6 @@
 //! This replica's own part of the answers.
 
-use std::{collections::BTreeMap, pin::Pin, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use conduit_api::proto::{
     peer::{
@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     discovery::registry::{Connected, Registry},
     identity::{metrics::IdentityMetrics, tokens::SharedJwtIssuer},
-    platform::metrics::PlatformMetrics,
+    platform::{failing::Failing, metrics::PlatformMetrics},
     propose::unix_ms,
     seed::SharedSeed,
     serve::Refusals,
@@ -64,6 +64,8 @@ pub struct Own {
     pub identity_metrics: IdentityMetrics,
     /// What it has heard of the platform, and written of it.
     pub platform_metrics: PlatformMetrics,
+    /// Pods that fail, as it has heard as a leader.
+    pub failing: Failing,
     /// What it has found of promises, as a leader.
     pub alerts: AlertMetrics,
     /// Which replicas do not answer it, and since when.
@@ -82,6 +84,7 @@ impl Own {
             not_after_ms: certified.as_ref().map_or(0, |certified| certified.not_after_ms),
             root: certified.map(|certified| certified.root.as_bytes().to_vec()).unwrap_or_default(),
         });
+        let failing = if request.with_proxies { self.failing.get() } else { Arc::default() };
         let (issuer, seed) = (self.issuer.load_full(), self.seed.borrow().clone());
         let issuer_id = issuer.as_ref().and_then(|issuer| KeyId::of(issuer.certificate()));
         let issuing_root = issuer.as_ref().map(|issuer| issuer.root().as_bytes().to_vec());
@@ -101,6 +104,8 @@ impl Own {
             issuer_not_after_ms: issuer.map_or(0, |issuer| unix_ms(issuer.not_after())),
             seed: seed.id(),
             other_seed: seed.other().map(|(_, id)| id).unwrap_or_default(),
+            failing: failing.pods.clone(),
+            more_failing: failing.is_more,
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod callers;
 mod excerpts;
+mod failures;
 mod gate;
 mod httproutes;
 mod kinds;
@@ -42,7 +43,7 @@ use self::{
     revisioned::Version,
     trust_bundle::TrustBundles,
 };
-use super::{Platform, metrics::PlatformMetrics, told::Told};
+use super::{Platform, failing::Failing, metrics::PlatformMetrics, told::Told};
 use crate::config::Config;
 
 /// The secret of all replicas.
@@ -71,6 +72,7 @@ pub struct Kubernetes {
     trust_bundles: TrustBundles,
     gate: Gate,
     repairer: Repairer,
+    failing: Failing,
 }
 
 impl Kubernetes {
@@ -78,7 +80,7 @@ impl Kubernetes {
     ///
     /// # Errors
     /// When neither says where its API server is.
-    pub async fn new(config: &Config, metrics: PlatformMetrics) -> anyhow::Result<Self> {
+    pub async fn new(config: &Config, metrics: PlatformMetrics, failing: Failing) -> anyhow::Result<Self> {
         let mut client_config = client_config(config.kubeconfig.as_deref()).await?;
         client_config.connect_timeout = Some(CONNECT_TIMEOUT);
         // That a connection was idle is no sign of the next answer.
@@ -90,6 +92,7 @@ impl Kubernetes {
             trust_bundles: TrustBundles::new(&client, &config.namespace),
             gate: Gate::new(&client, &config.namespace),
             repairer: Repairer::new(&client, config, metrics),
+            failing,
             client,
             watching,
             namespace: config.namespace.clone(),
@@ -177,7 +180,7 @@ impl Platform for Kubernetes {
             apart.spawn(repairer.keep());
             ((), (), ()) = tokio::join!(follow, say, gate.keep());
         };
-        watch::told(&self.watching, objects, statements, meanwhile)
+        watch::told(&self.watching, objects, statements, self.failing.told(), meanwhile)
     }
 
     fn keeps_routes(&self) -> bool {

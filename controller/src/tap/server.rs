@@ -91,7 +91,8 @@ impl TapServer {
     /// RESOURCE_EXHAUSTED when too many taps are running.
     pub fn watch(&self, request: TapRequest, payloads: bool) -> Result<TapStream, Status> {
         let target = request.target.ok_or_else(|| Status::invalid_argument("tap without a target"))?;
-        let tap = Tap { target, matches: request.r#match.unwrap_or_default(), max_rps: request.max_rps, payloads };
+        let (matches, max_rps, headers) = (request.r#match.unwrap_or_default(), request.max_rps, request.headers);
+        let tap = Tap { target, matches, max_rps, payloads, headers };
         let watcher = ToWatcher::default();
         let state = self.state.borrow().clone();
         let (start, concerned) = self

@@ -9,7 +9,7 @@ use conduit_api::proto::{
 
 use super::{paths::Path, select::Peer};
 
-/// Names of one proxy. A proxy tells 1 000 label sets of requests apart, as many of connections, and 1 024 paths and ends; these are kept for hours.
+/// Names of one proxy. A proxy tells 1 000 label sets of requests apart each way, as many of connections, and 1 024 paths and ends; these are kept for hours.
 pub const NAMES_MAX: usize = 4096;
 /// Bytes of them: some three times as many as those usually take.
 pub const NAMES_BYTES_MAX: usize = 1 << 20;

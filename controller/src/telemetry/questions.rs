@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use conduit_api::proto::{
-    peer::{Heard, HeardProxy, ReportId},
-    public::{EdgesRequest, ResourceSelection, StatRequest, stat_request::By},
+use conduit_api::{
+    PodName,
+    proto::{
+        peer::{Heard, HeardProxy, ReportId},
+        public::{EdgesRequest, ResourceSelection, StatRequest, stat_request::By},
+    },
 };
 use tokio::time::Instant;
 
@@ -21,13 +24,15 @@ use super::{
 };
 
 /// What this release tells other replicas: a question that an older one would misunderstand is not answered by it. 1: rows by path and such,
-/// services, windows over an hour, and who has what. 2: rows by route and service, and when each proxy was heard.
-pub const LEVEL: u32 = 2;
+/// services, windows over an hour, and who has what. 2: rows by route and service, and when each proxy was heard. 3: what was sent to pods, and what by its
+/// authority.
+pub const LEVEL: u32 = 3;
 
 /// The counts of one replica at one moment.
 pub struct Counted {
     pub(super) now: Now,
     pub(super) began: Instant,
+    pub(super) ran_before: bool,
     pub(super) memory: u64,
     pub(super) histories: Vec<Arc<History>>,
 }
@@ -66,7 +71,8 @@ impl Counted {
     /// What this replica says of itself with every answer.
     fn heard(&self, proxies: Vec<HeardProxy>) -> Heard {
         let age_ms = self.now.since(self.began).as_millis() as u64;
-        Heard { memory: self.memory, age_ms, level: LEVEL, truncated: false, proxies }
+        let ran_before = self.ran_before;
+        Heard { memory: self.memory, age_ms, level: LEVEL, truncated: false, proxies, ran_before }
     }
 
     /// When a proxy was heard.
@@ -74,7 +80,7 @@ impl Counted {
         let repeated = history.repeated(self.now, from);
         let repeated = repeated.map(|((incarnation, sequence), _, _)| ReportId { incarnation, sequence });
         HeardProxy {
-            reporter: reporter_number(history.reporter()),
+            reporter: number_of(&history.reporter().pod),
             spans: history.spans().to_wire(self.now),
             repeated_reports: repeated.collect(),
             kept_by: history.kept_by(),
@@ -83,7 +89,7 @@ impl Counted {
 
     /// The slots that `history` has from `from` on, which are `of` whoever that is, and then the reports that another replica may have too.
     fn told<'a>(&self, history: &'a History, of: Of, from: u64) -> impl Iterator<Item = (Of, u64, &'a Block)> {
-        let number = reporter_number(history.reporter());
+        let number = number_of(&history.reporter().pod);
         let repeated = history.repeated(self.now, from);
         let repeated = repeated
             .map(move |((process, sequence), date, counts)| (Of::Repeated(number, process, sequence), date, counts));
@@ -112,10 +118,15 @@ impl Counted {
             });
         }
         let other = request.other.as_ref();
+        let of_pods = select::is_about_receiving_pods(selector, other);
         self.add_up(window, |reporter, name| {
             let ((namespace, name), part) = match name {
+                Name::Link(key) => {
+                    let part = if of_pods { Part::Both } else { Part::Connections };
+                    (select::connections(reporter, key, selector, other)?, part)
+                }
+                Name::Requests(_) if of_pods => return None,
                 Name::Requests(key) => (select::requests(reporter, key, selector, other)?, Part::Requests),
-                Name::Link(key) => (select::connections(reporter, key, selector, other)?, Part::Connections),
                 Name::Path(_) => return None,
             };
             Some(((namespace, name, Vec::new()), part))
@@ -252,8 +263,8 @@ pub fn ms(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// The same on every replica, of every release (FNV-1a).
-fn reporter_number(reporter: &Reporter) -> u64 {
-    let name = [reporter.pod.namespace().as_bytes(), b"/", reporter.pod.name().as_bytes()].concat();
+/// Of a pod's proxy, the same on every replica, of every release (FNV-1a).
+pub fn number_of(pod: &PodName) -> u64 {
+    let name = [pod.namespace().as_bytes(), b"/", pod.name().as_bytes()].concat();
     name.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -80,16 +80,32 @@ pub fn requests(
         let resource = match selector.kind.as_str() {
             // Known to who asks, who may be anywhere.
             "service" => service(reporter, key)?,
-            "authority" if !key.inbound && !key.authority.is_empty() => {
-                (reporter.pod.namespace().to_owned(), key.authority.clone())
-            }
-            "authority" => return None,
+            "authority" => asked_by_name(reporter, key)?,
             _ => return ends(reporter, key.inbound, &key.peer, selector, None),
         };
         return taken_in(selector, Some(resource));
     };
-    let to = |kind: &str| if kind == "service" { service(reporter, key) } else { key.peer.resource(kind) };
+    let to = |kind: &str| match kind {
+        "service" => service(reporter, key),
+        "authority" => asked_by_name(reporter, key),
+        kind => key.peer.resource(kind),
+    };
     if key.inbound { None } else { between(reporter, to, selector, other) }
+}
+
+/// Whether a question is about pods that requests went to: [`Requests`] are not told apart by these, and [`Link`] is.
+pub fn is_about_receiving_pods(selector: &ResourceSelection, other: Option<&Other>) -> bool {
+    match other {
+        None => false,
+        Some(Other::To(other)) => other.kind == "pod",
+        Some(Other::From(_)) => selector.kind == "pod",
+    }
+}
+
+/// The authority of what its application has asked for. It is in the namespace of who asks, who may be anywhere.
+fn asked_by_name(reporter: &Reporter, key: &Requests) -> Option<(String, String)> {
+    let is_one = !key.inbound && !key.authority.is_empty();
+    is_one.then(|| (reporter.pod.namespace().to_owned(), key.authority.clone()))
 }
 
 /// The service that a request went to, or was to go to.

@@ -121,6 +121,47 @@ fn from_and_to_are_what_the_sender_saw() {
     assert_eq!(query(&telemetry, now, "deployment", from("web")), []);
 }
 
+/// Requests are counted by workloads, and between pods by links: either end may be a pod.
+#[test]
+fn pods_are_ends_as_well() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let to = |pod: &str, success, failure| RequestCounts {
+        peer_pod: pod.into(),
+        ..counts(Direction::Outbound, Some("web"), success, failure, 1_500)
+    };
+    add(&mut telemetry, now, "bot-0", 1, vec![to("web-0", 9, 2), to("web-1", 1, 0)]);
+    let to = |kind: &str, name: &str| Some(stat_request::Other::To(selection(kind, name)));
+    let from = |kind: &str, name: &str| Some(stat_request::Other::From(selection(kind, name)));
+    let both = [("web-0".to_owned(), 9, 2), ("web-1".to_owned(), 1, 0)];
+    assert_eq!(query(&telemetry, now, "pod", from("pod", "bot-0")), both);
+    assert_eq!(query(&telemetry, now, "pod", from("deployment", "bot")), both);
+    assert_eq!(query(&telemetry, now, "pod", to("pod", "web-0")), [("bot-0".into(), 9, 2)]);
+    assert_eq!(query(&telemetry, now, "deployment", to("pod", "web-1")), [("bot".into(), 1, 0)]);
+    assert_eq!(query(&telemetry, now, "pod", to("deployment", "web")), [("bot-0".into(), 10, 2)]);
+    assert_eq!(query(&telemetry, now, "pod", to("pod", "web-2")), []);
+}
+
+#[test]
+fn what_is_asked_for_by_its_authority_has_who_asked() {
+    let now = now();
+    let mut telemetry = Telemetry::new(now, MEMORY);
+    let to = |authority: &str, success| RequestCounts {
+        authority: authority.into(),
+        ..counts(Direction::Outbound, None, success, 1, 1_500)
+    };
+    add(&mut telemetry, now, "bot-0", 1, vec![to("a.example", 9), to("b.example", 3)]);
+    add(&mut telemetry, now, "web-0", 1, vec![to("a.example", 5)]);
+    let to = |name: &str| Some(stat_request::Other::To(selection("authority", name)));
+    let from = |name: &str| Some(stat_request::Other::From(selection("deployment", name)));
+    assert_eq!(
+        query(&telemetry, now, "authority", from("bot")),
+        [("a.example".into(), 9, 1), ("b.example".into(), 3, 1)]
+    );
+    assert_eq!(query(&telemetry, now, "deployment", to("a.example")), [("bot".into(), 9, 1), ("web".into(), 5, 1)]);
+    assert_eq!(query(&telemetry, now, "pod", to("b.example")), [("bot-0".into(), 3, 1)]);
+}
+
 #[test]
 fn a_service_gets_what_clients_ask_it_for() {
     let now = now();

@@ -79,6 +79,11 @@ impl Together {
         }
     }
 
+    /// Whether some replica says when it has heard this one.
+    pub fn knows(&self, proxy: u64) -> bool {
+        self.over_ms.contains_key(&proxy)
+    }
+
     /// How long the proxy was heard that was heard for the least time.
     pub fn least_ms(&self) -> u32 {
         self.over_ms.values().copied().min().unwrap_or(self.whole_ms)

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useContext, useEffect, useRef, useState } from "preact/hooks";
 
 import { Freshness } from "./bits";
 import { useLive } from "./live";
@@ -11,6 +11,7 @@ import { Resources } from "./pages/resources";
 import { Routes } from "./pages/routes";
 import { Tap } from "./pages/tap";
 import { type Place, usePlace } from "./route";
+import { Scope, storedScope, storeScope } from "./scope";
 import { applyTheme, storedTheme, type Theme } from "./theme";
 
 /** What the sidebar has, and the tables by their kinds. */
@@ -39,6 +40,7 @@ const WINDOWS: [number, string][] = [
 export function App() {
   const place = usePlace();
   const [windowMs, setWindow] = useState(60_000);
+  const [scope, setScope] = useState(storedScope);
   const main = useRef<HTMLElement>(null);
   const key = Object.values(place).join("/");
   const shown = useRef(key);
@@ -50,7 +52,7 @@ export function App() {
     shown.current = key;
   }, [key]);
   return (
-    <>
+    <Scope.Provider value={scope}>
       <a class="skip" href={location.hash || "#/"} onClick={(event) => (event.preventDefault(), main.current?.focus())}>
         Skip to content
       </a>
@@ -58,6 +60,19 @@ export function App() {
         <Sidebar place={place} />
         <div class="body">
           <div class="tools">
+            <label>
+              Namespace{" "}
+              <input
+                class="scope"
+                value={scope}
+                placeholder="all"
+                onChange={(event) => {
+                  const namespace = event.currentTarget.value.trim();
+                  storeScope(namespace);
+                  setScope(namespace);
+                }}
+              />
+            </label>
             {hasWindow(place) && (
               <label>
                 Window{" "}
@@ -77,13 +92,13 @@ export function App() {
           </main>
         </div>
       </div>
-    </>
+    </Scope.Provider>
   );
 }
 
 /** Counts are of some time; what is configured is as it is now. */
 const hasWindow = ({ page }: Place): boolean =>
-  page === "overview" || page === "resource" || PAGES.some((other) => other.page === page && other.kind !== undefined);
+  page === "overview" || page === "resource" || page === "routes" || PAGES.some((other) => other.page === page && other.kind !== undefined);
 
 function Sidebar({ place }: { place: Place }) {
   const here = place.page === "resource" ? `${place.kind}s` : place.page;
@@ -125,6 +140,7 @@ function LivePage({ place, windowMs }: { place: Place; windowMs: number }) {
     kind: table ?? place.kind,
     namespace: place.namespace,
     name: place.name,
+    within: useContext(Scope),
     windowMs: hasWindow(place) ? windowMs : "",
   });
   if (!known) {

@@ -2,9 +2,13 @@
 
 import type { ComponentChildren } from "preact";
 
+import { useContext } from "preact/hooks";
+
+import { SERVED_BY } from "./api";
 import { type Figures, figures, health, nameOf, NONE, percent, percentile, rate, timeOfDay, wholePercent, whatIsMissing } from "./figures";
 import type { Live } from "./live";
 import { KINDS, linkTo } from "./route";
+import { isOfTheMesh, Scope } from "./scope";
 import type { Column } from "./table";
 import type { Answered, Parts, Ref, Stats } from "./wire";
 
@@ -53,6 +57,10 @@ export function figureColumns<Row>(stats: (row: Row) => Stats | null | undefined
 /** What there is instead of a part: why, and what to do. Nothing when there is the part. */
 export function Missing({ live, part, what }: { live: Live; part: keyof Parts; what: string }) {
   const error = live.errors[part];
+  const scope = useContext(Scope);
+  if (scope && isOfTheMesh(part)) {
+    return <p class="note dim">Within the namespace {scope} there is nothing to say of {what}: look at all namespaces for that.</p>;
+  }
   if (error?.code === "UNIMPLEMENTED") {
     return (
       <p class="note">
@@ -72,6 +80,21 @@ export function Missing({ live, part, what }: { live: Live; part: keyof Parts; w
   return <p class="note dim">Loading {what}…</p>;
 }
 
+function WhyLost({ of }: { of: NonNullable<Live["lost"]> }) {
+  const scope = useContext(Scope);
+  return (
+    <>
+      {of.refusal?.message ?? (
+        <>
+          Is <code>{SERVED_BY}</code> still running?
+        </>
+      )}{" "}
+      {of.refusal?.code === "PERMISSION_DENIED" && !scope && "Above, name a namespace to see that one alone. "}
+      Trying again in {of.retryIn} s.
+    </>
+  );
+}
+
 /** Whether what is shown is as things are. */
 export function Freshness({ live }: { live: Live }) {
   // A control plane that is older does not know everything, and one that has just started has no trust root.
@@ -81,14 +104,14 @@ export function Freshness({ live }: { live: Live }) {
   if (live.lost && live.at) {
     return (
       <p class="banner bad" role="status">
-        <b>The connection is lost.</b> {seen} Is <code>conduit dashboard</code> still running? Trying again in {live.lost.retryIn} s.
+        <b>The connection is lost.</b> {seen} <WhyLost of={live.lost} />
       </p>
     );
   }
   if (live.lost) {
     return (
       <p class="banner bad" role="status">
-        <b>There is no connection.</b> Is <code>conduit dashboard</code> still running? Trying again in {live.lost.retryIn} s.
+        <b>There is no connection.</b> <WhyLost of={live.lost} />
       </p>
     );
   }

@@ -44,6 +44,9 @@ export function whatIsMissing(of: Answered): string[] {
         : `Of some traffic no more than ${known} is known: the figures are partial.`,
     );
   }
+  if (of.latencyWindowMs && of.latencyWindowMs < of.coveredMs) {
+    missing.push(`Percentiles are of the last ${Math.floor(of.latencyWindowMs / 60_000)} min: between two pods those of older requests are not kept.`);
+  }
   if (of.truncated) missing.push("There is more than is shown: what has the least traffic is left out.");
   return missing;
 }

@@ -18,6 +18,8 @@ export interface Stats {
 
 export interface StatRow {
   resource: Ref;
+  /** What was asked to tell rows apart by. */
+  group?: { route: string; service: string } | null;
   meshedPods: number;
   runningPods: number;
   stats?: Stats | null;
@@ -29,6 +31,8 @@ export interface Answered {
   replicasOutdated: number;
   coveredMs: number;
   windowMs: number;
+  /** That percentiles are of; nothing or 0 is all of the window. */
+  latencyWindowMs?: number;
   /** Nobody has been counting for longer. */
   sinceStart?: boolean;
   truncated?: boolean;
@@ -80,9 +84,20 @@ export interface Pod {
   ackedRevision: string;
 }
 
+export interface FailingPod {
+  namespace: string;
+  name: string;
+  workload?: Ref | null;
+  /** One without a name is the pod itself, which has no place to run. */
+  containers: { name: string; image: string; reason: string; message: string }[];
+}
+
 export interface Pods {
   pods: Pod[];
   revision: string;
+  failing?: FailingPod[];
+  /** There are more than are told of. */
+  moreFailing?: boolean;
 }
 
 export interface Member {
@@ -196,6 +211,18 @@ export interface Objectives {
   replicasTotal: number;
 }
 
+export interface Alerts {
+  events: {
+    id: string;
+    resource: Ref;
+    goal: string;
+    firing: boolean;
+    severity: string;
+    timeMs: string;
+    delivery: string;
+  }[];
+}
+
 /** What the stream of a view may bring. */
 export interface Parts {
   version?: { version: string };
@@ -210,5 +237,6 @@ export interface Parts {
   series?: Series;
   objectives?: Objectives;
   routes?: { revision: string; routes: HttpRoute[] };
+  alerts?: Alerts;
   history?: { changes: Change[] };
 }

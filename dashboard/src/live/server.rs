@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     extract::{Query, State, rejection::QueryRejection},
     response::sse::{Event, Sse},
 };
@@ -25,7 +26,7 @@ use tonic::Status;
 
 use super::{PERIOD, Question, View};
 use crate::{
-    Shared,
+    Shared, Upstream,
     failure::{self, Failure},
     methods::Method,
     transcode,
@@ -33,37 +34,48 @@ use crate::{
 
 /// Pages that are open at the same time: more than a person looks at, and each asks all replicas every period.
 const PAGES_MAX: usize = 32;
+/// The same of everybody's, on one replica: a team's, and its screens on walls. Whoever lets them in sees to it that nobody has all of it.
+const PAGES_OF_ALL_MAX: usize = 128;
 
 /// Room for pages.
 #[derive(Clone)]
 pub(crate) struct Places(Arc<Semaphore>);
 
-impl Default for Places {
-    fn default() -> Self {
+impl Places {
+    /// For one person's pages.
+    pub(crate) fn of_one() -> Self {
         Self(Arc::new(Semaphore::new(PAGES_MAX)))
+    }
+
+    /// For those of all who are let in.
+    pub(crate) fn of_all() -> Self {
+        Self(Arc::new(Semaphore::new(PAGES_OF_ALL_MAX)))
     }
 }
 
 /// Streams until nobody reads it any more.
 pub(crate) async fn serve(
     State(shared): State<Shared>,
+    Extension(upstream): Extension<Arc<Upstream>>,
     view: Result<Query<View>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     let Query(view) = view.map_err(|error| Status::invalid_argument(error.body_text()))?;
     let questions = view.questions().map_err(Status::invalid_argument)?;
     let place = shared.live.0.clone().try_acquire_owned();
     let place = place.map_err(|_| {
-        Status::resource_exhausted(format!("{PAGES_MAX} pages are open already: close some, and load this one again"))
+        Status::resource_exhausted(
+            "as many pages are open already as there may be: close some, and load this one again",
+        )
     })?;
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let asked = questions.into_iter().filter_map(|question| Asked::new(&shared, question)).collect();
-    let page = Page { shared, asked, ticks, tick: 0, said: HashMap::new(), _place: place };
+    let page = Page { upstream, asked, ticks, tick: 0, said: HashMap::new(), _place: place };
     Ok(Sse::new(stream::unfold(page, async |mut page| Some((page.next().await, page)))))
 }
 
 struct Page {
-    shared: Shared,
+    upstream: Arc<Upstream>,
     asked: Vec<Asked>,
     ticks: Interval,
     /// How many there were.
@@ -92,7 +104,7 @@ impl Asked {
 impl Page {
     async fn next(&mut self) -> Result<Event, Infallible> {
         self.ticks.tick().await;
-        let upstream = &self.shared.upstream;
+        let upstream = &self.upstream;
         let is_asked = |asked: &&Asked| asked.question.is_asked(self.tick, self.said.contains_key(asked.question.part));
         let now: Vec<_> = self.asked.iter().filter(is_asked).cloned().collect();
         self.tick += 1;

@@ -46,6 +46,7 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Discovery {
     questions: mpsc::Sender<Question>,
+    status: Arc<ArcSwap<DiscoveryStatus>>,
 }
 
 /// What a data thread has for the control thread.
@@ -75,6 +76,11 @@ impl Discovery {
         answered.await.ok().flatten()
     }
 
+    /// Some replica is there, and will answer what it is asked.
+    pub fn is_connected(&self) -> bool {
+        self.status.load().connected
+    }
+
     /// A connection to `target` has shown who speaks first there. It is not told when there is too much to tell.
     pub fn observed(&self, target: &Target, first: First) {
         let _ = self.questions.try_send(Question::Observed { target: target.clone(), first });
@@ -93,6 +99,8 @@ pub struct DiscoveryTask {
     denied: Rc<watch::Sender<Denied>>,
     /// The present stream's requests; none while there is no stream.
     requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
+    /// Addresses at which an application of this pod's name has ended.
+    application_ended: Rc<watch::Sender<Vec<u8>>>,
 }
 
 impl DiscoveryTask {
@@ -108,13 +116,29 @@ impl DiscoveryTask {
         let directory = Rc::new(RefCell::new(directory));
         let requests = Rc::default();
         let denied = Rc::new(watch::Sender::default());
-        let task = Self { directory, questions, controllers, tls, cache, status: status.clone(), denied, requests };
-        (task, Discovery { questions: sender }, status)
+        let application_ended = Rc::new(watch::Sender::default());
+        let task = Self {
+            directory,
+            questions,
+            controllers,
+            tls,
+            cache,
+            status: status.clone(),
+            denied,
+            requests,
+            application_ended,
+        };
+        (task, Discovery { questions: sender, status: status.clone() }, status)
     }
 
     /// Where this proxy runs, now and from now on.
     pub fn zone(&self) -> watch::Receiver<Zone> {
         self.directory.borrow().zone()
+    }
+
+    /// Where the control plane has seen that an application of this pod's name has ended for good: empty until then.
+    pub fn application_ended(&self) -> watch::Receiver<Vec<u8>> {
+        self.application_ended.subscribe()
     }
 
     /// Identities whose connections are to be closed, now and from now on.
@@ -132,6 +156,7 @@ impl DiscoveryTask {
             status: self.status.clone(),
             denied: self.denied.clone(),
             requests: self.requests.clone(),
+            application_ended: self.application_ended.clone(),
         };
         spawn_local(self.cache.clone().keep(self.directory.clone()));
         let mut sweep = interval(SWEEP);
@@ -207,6 +232,8 @@ struct Stream {
     status: Arc<ArcSwap<DiscoveryStatus>>,
     denied: Rc<watch::Sender<Denied>>,
     requests: Rc<RefCell<Option<mpsc::Sender<WatchRequest>>>>,
+    /// Addresses at which an application of this pod's name has ended.
+    application_ended: Rc<watch::Sender<Vec<u8>>>,
 }
 
 impl Stream {
@@ -291,6 +318,9 @@ impl Stream {
                     self.controllers.bundle_changed();
                 }
                 requests.send(ack).await?;
+                if !update.application_ended_at.is_empty() {
+                    self.application_ended.send_replace(update.application_ended_at.clone());
+                }
                 let revision = self.directory.borrow().revision();
                 self.cache.changed();
                 self.tell(|status| {

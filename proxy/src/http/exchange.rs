@@ -8,23 +8,23 @@ use conduit_api::{
         common::{self, ResourceRef},
         tap::{
             TapEvent,
-            tap_event::{self, Id, Message, Peer, RequestInit, ResponseEnd, ResponseInit},
+            tap_event::{self, Header, Id, Message, Peer, RequestInit, ResponseEnd, ResponseInit},
         },
     },
 };
 use tokio::time::Instant;
 
-use super::{Failure, RequestView, UNANSWERED_MAX, pool::Connections};
+use super::{Failure, Headers, RequestView, UNANSWERED_MAX, pool::Connections};
 use crate::{
     balance::Balancer,
     connect::Upstream,
     journal::Entry,
     tap::{
-        self, Partial, Tap, Taps,
+        self, Partial, Tap, Taps, headers,
         payload::{Frames, is_protobuf},
     },
     telemetry::{
-        Counters, Direction, End, Labels, Tls,
+        Counters, Direction, End, Labels, Meant, Tls,
         paths::{Row, ThreadPaths},
         report,
     },
@@ -50,6 +50,8 @@ pub struct Hop {
     paths: Option<Rc<ThreadPaths>>,
     pod: Option<ResourceRef>,
     workload: Option<ResourceRef>,
+    /// What its requests were for, if they go out.
+    meant: Option<Arc<Meant>>,
 }
 
 impl Hop {
@@ -71,6 +73,7 @@ impl Hop {
             paths: (labels.direction == Direction::Inbound).then(|| worker.telemetry.paths.clone()),
             pod: pod.map(|pod| reference("pod", pod.namespace(), pod.name())),
             workload: workload.map(|(pod, workload)| reference(&workload.kind, pod.namespace(), &workload.name)),
+            meant: labels.meant.clone(),
             upstream,
         })
     }
@@ -86,6 +89,11 @@ impl Hop {
     /// What its requests name as their destination.
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// The service and the HTTPRoute that its requests were for.
+    pub fn meant(&self) -> Option<&Arc<Meant>> {
+        self.meant.as_ref()
     }
 
     fn path(&self, request: &RequestView<'_>) -> Option<Rc<Row>> {
@@ -137,6 +145,8 @@ struct Tapped {
     source: SocketAddr,
     /// Somebody sees its messages.
     messages: Option<Messages>,
+    /// It is its server's to say what of its heads is shown, as of its messages.
+    shows_headers: bool,
 }
 
 struct Messages {
@@ -189,7 +199,7 @@ impl Exchange {
     }
 
     /// The head of the response is here. `is_proxy_error` is whether the peer's proxy speaks for an application that is gone.
-    pub fn head(&mut self, status: u16, grpc_status: Option<u32>, is_proxy_error: bool) {
+    pub fn head(&mut self, status: u16, grpc_status: Option<u32>, is_proxy_error: bool, headers: Headers<'_>) {
         let now = Instant::now();
         if self.responded.replace(now).is_none() {
             self.hop.connections.unanswered.update(|count| count - 1);
@@ -213,8 +223,9 @@ impl Exchange {
         }
         if let Some(tapped) = &self.tapped {
             let since_request_init_us = micros(latency);
-            let http_status = status.into();
-            tapped.tell(&self.hop, tap_event::Kind::ResponseInit(ResponseInit { http_status, since_request_init_us }));
+            let (http_status, headers) = (status.into(), tapped.shown(headers));
+            let init = ResponseInit { http_status, since_request_init_us, headers };
+            tapped.tell(&self.hop, tap_event::Kind::ResponseInit(init));
         }
     }
 
@@ -350,6 +361,8 @@ impl Tapped {
             scheme: request.scheme,
             authority: request.authority,
             path: request.path,
+            source: asked.source,
+            destination: hop.upstream.endpoint.address,
             workload: hop.workload.as_ref(),
             pod: hop.pod.as_ref(),
         });
@@ -361,15 +374,23 @@ impl Tapped {
         let is_server = hop.upstream.direction == Direction::Inbound;
         let is_seen = is_server && watching.iter().any(|tap| tap.sees_payloads());
         let messages = is_seen.then(|| Messages::of(request, taps)).flatten();
-        let tapped = Self { taps: taps.clone(), watching, id, source: asked.source, messages };
+        let tapped =
+            Self { taps: taps.clone(), watching, id, source: asked.source, messages, shows_headers: is_server };
         let init = RequestInit {
             method: request.method.to_owned(),
             scheme: request.scheme.to_owned(),
             authority: request.authority.to_owned(),
             path: request.path.to_owned(),
+            headers: tapped.shown(request.headers),
         };
         tapped.tell(hop, tap_event::Kind::RequestInit(init));
         Some(Box::new(tapped))
+    }
+
+    /// What those see of a head who asked for it.
+    fn shown(&self, headers: Headers<'_>) -> Vec<Header> {
+        let is_seen = self.shows_headers && self.watching.iter().any(|tap| tap.sees_headers());
+        if is_seen { headers::shown(headers, self.taps.payloads().redact()) } else { Vec::new() }
     }
 
     fn copy(&mut self, hop: &Hop, data: &[u8], way: impl FnOnce(&mut Messages) -> &mut Frames) {

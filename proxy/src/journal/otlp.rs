@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 use conduit_api::{
     SpiffeId, VERSION,
     proto::otlp::{
-        AnyValue, ExportTraceServiceRequest, InstrumentationScope, KeyValue, Resource, ResourceSpans, ScopeSpans, Span,
-        Status, any_value::Value, span::SpanKind, status::StatusCode,
+        AnyValue, Event, ExportTraceServiceRequest, InstrumentationScope, KeyValue, Resource, ResourceSpans,
+        ScopeSpans, Span, Status, any_value::Value, span::SpanKind, status::StatusCode,
     },
 };
 
-use super::{Record, context::Trace};
+use super::{Happened, Record, What, context::Trace};
 use crate::telemetry::{Direction, OTHER};
 
 /// The conventions that the attributes follow.
@@ -72,6 +72,7 @@ fn span(record: &Record, trace: &Trace, own: Option<&SpiffeId>) -> Span {
         start_time_unix_nano: nanoseconds(record.started),
         end_time_unix_nano: nanoseconds(record.started + record.duration),
         attributes: attributes(record, is_error, own),
+        events: record.events.iter().map(|happened| event(record, happened)).collect(),
         status: is_error
             .then(|| Status { message: record.error.unwrap_or_default().to_owned(), code: StatusCode::Error.into() }),
         flags: SAMPLED,
@@ -114,6 +115,9 @@ fn attributes(record: &Record, is_error: bool, own: Option<&SpiffeId>) -> Vec<Ke
         attributes.text("conduit.endpoint.pod", endpoint.pod.as_deref().unwrap_or_default());
         attributes.text("conduit.service", endpoint.service.as_deref().unwrap_or_default());
     }
+    if let Some(meant) = record.meant.as_ref().filter(|meant| !meant.route.is_empty()) {
+        attributes.text("conduit.route", &format!("{}/{}", meant.namespace, meant.route));
+    }
     if is_error {
         let status = || match (record.grpc_status, record.status) {
             (Some(status), _) if record.is_grpc => status.to_string(),
@@ -122,6 +126,22 @@ fn attributes(record: &Record, is_error: bool, own: Option<&SpiffeId>) -> Vec<Ke
         attributes.text("error.type", &record.error.map_or_else(status, ToOwned::to_owned));
     }
     attributes.0
+}
+
+fn event(record: &Record, happened: &Happened) -> Event {
+    let mut attributes = Attributes::default();
+    let name = match happened.what {
+        What::Resent { from } => {
+            attributes.text("conduit.endpoint", &from.to_string());
+            "retry"
+        }
+        What::Failed(reason) => {
+            attributes.text("error.type", reason);
+            "fault"
+        }
+    };
+    let time_unix_nano = nanoseconds(record.started + happened.after);
+    Event { time_unix_nano, name: name.to_owned(), attributes: attributes.0 }
 }
 
 /// A server is to blame for what begins with 5 and the like, and a client is told of everything that is no success.
@@ -191,8 +211,10 @@ impl Attributes {
         }
         self.number("http.request.body.size", bytes(record.request_bytes));
         self.number("http.response.body.size", bytes(record.response_bytes));
-        if record.resent > 0 {
-            self.number("http.request.resend_count", record.resent.into());
+        let is_resent = |happened: &&Happened| matches!(happened.what, What::Resent { .. });
+        match record.events.iter().filter(is_resent).count() {
+            0 => {}
+            resent => self.number("http.request.resend_count", resent as i64),
         }
         self.text("network.protocol.name", "http");
         let version = record.version.strip_prefix("HTTP/").unwrap_or_default();
@@ -226,9 +248,10 @@ impl Attributes {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use super::{super::tests::record, *};
+    use crate::telemetry::Meant;
 
     fn exported(record: &Record) -> (Span, BTreeMap<String, String>) {
         let source = Source { service: "books".into(), namespace: "shop".into(), pod: "books-0".into() };
@@ -278,6 +301,9 @@ mod tests {
 
     #[test]
     fn a_call_of_grpc_has_its_own_names() {
+        let from = "10.244.1.9:8080".parse().unwrap();
+        let resent = Happened { after: Duration::from_millis(1), what: What::Resent { from } };
+        let failed = Happened { after: Duration::from_millis(2), what: What::Failed("timeout") };
         let called = Record {
             direction: Direction::Outbound,
             is_grpc: true,
@@ -286,7 +312,13 @@ mod tests {
             authority: "[fd00::1]:8080".into(),
             version: "HTTP/2.0",
             grpc_status: Some(5),
-            resent: 1,
+            meant: Some(Arc::new(Meant {
+                namespace: "shop".into(),
+                name: "voting".into(),
+                port: 80,
+                route: "canary".into(),
+            })),
+            events: vec![resent, failed],
             ..record()
         };
         let (span, attributes) = exported(&called);
@@ -301,12 +333,26 @@ mod tests {
             ("server.address", "[fd00::1]"),
             ("server.port", "8080"),
             ("http.request.resend_count", "1"),
+            ("conduit.route", "shop/canary"),
             ("network.protocol.version", "2"),
             ("network.peer.address", "10.244.1.8"),
             ("conduit.client.id", "spiffe://cluster.local/ns/shop/sa/books"),
         ] {
             assert_eq!(attributes.get(key).map(String::as_str), Some(value), "{key}");
         }
+        let event = |name: &str, after: u64, key: &str, value: &str| Event {
+            time_unix_nano: span.start_time_unix_nano + after,
+            name: name.into(),
+            attributes: vec![KeyValue {
+                key: key.into(),
+                value: Some(AnyValue { value: Some(Value::StringValue(value.into())) }),
+            }],
+        };
+        let expected = [
+            event("retry", 1_000_000, "conduit.endpoint", "10.244.1.9:8080"),
+            event("fault", 2_000_000, "error.type", "timeout"),
+        ];
+        assert_eq!(span.events, expected);
     }
 
     #[test]

@@ -110,9 +110,8 @@ async fn follow(channel: Channel, path: &'static str, service: &str) -> Result<V
     let (questions, stream) = mpsc::channel(1);
     let mut client = Grpc::new(channel).max_decoding_message_size(FILES_BYTES_MAX);
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let mut next = Asked::FileContainingSymbol(service.to_owned());
     let send = async |asked| questions.send(Question { asked: Some(asked) }).await.map_err(|_| ended());
-    send(next.clone()).await?;
+    send(Asked::FileContainingSymbol(service.to_owned())).await?;
     let request = tonic::Request::new(ReceiverStream::new(stream));
     let codec = SmallProstCodec::<Question, Answer>::default();
     let mut answers: Streaming<Answer> =
@@ -120,11 +119,10 @@ async fn follow(channel: Channel, path: &'static str, service: &str) -> Result<V
     let mut collected = Collected::default();
     loop {
         let answer = answers.message().await?.and_then(|answer| answer.answered).ok_or_else(ended)?;
-        next = match collected.add(answer)? {
-            Some(name) => Asked::FileByName(name),
+        match collected.add(answer)? {
+            Some(name) => send(Asked::FileByName(name)).await?,
             None => return Ok(collected.files),
-        };
-        send(next.clone()).await?;
+        }
     }
 }
 

@@ -2,11 +2,25 @@ use super::*;
 
 fn request<'a>(method: &'a str, path: &'a str) -> Request<'a> {
     let direction = common::Direction::Inbound;
-    Request { direction, method, scheme: "http", authority: "web-svc:80", path, workload: None, pod: None }
+    Request {
+        direction,
+        method,
+        scheme: "http",
+        authority: "web-svc:80",
+        path,
+        source: "10.0.0.1:40000".parse().unwrap(),
+        destination: "10.0.0.2:8080".parse().unwrap(),
+        workload: None,
+        pod: None,
+    }
+}
+
+fn address(ip: &[u8], port: u32) -> Option<common::SocketAddress> {
+    Some(common::SocketAddress { ip: ip.to_vec(), port })
 }
 
 fn start(tap: u64, matches: Match, max_rps: f32) -> Start {
-    Start { tap, r#match: Some(matches), max_rps, payloads: false }
+    Start { tap, r#match: Some(matches), max_rps, payloads: false, headers: false }
 }
 
 #[test]
@@ -24,6 +38,11 @@ fn all_that_is_asked_for_must_hold() {
         (Match { scheme: "https".into(), ..Match::default() }, false),
         (Match { direction: outbound, ..Match::default() }, false),
         (Match { to: Some(to.clone()), ..Match::default() }, false),
+        (Match { to_address: address(&[], 8080), ..Match::default() }, true),
+        (Match { to_address: address(&[], 40000), ..Match::default() }, false),
+        (Match { from_address: address(&[10, 0, 0, 1], 0), to_address: address(&[], 8080), ..Match::default() }, true),
+        (Match { from_address: address(&[10, 0, 0, 2], 0), ..Match::default() }, false),
+        (Match { from_address: address(&[10, 0], 0), ..Match::default() }, false),
     ] {
         let (taps, _events) = Taps::new(Payloads::default());
         assert!(taps.watching(&request("GET", "/api/vote")).is_empty());
@@ -40,8 +59,10 @@ fn rates_are_kept_and_what_is_left_out_is_counted() {
     let tap = |max_rps| Tap {
         id: 1,
         matches: Match::default(),
+        ends: Some(Ends::default()),
         max_rps,
         payloads: false,
+        headers: false,
         second: AtomicU64::new(0),
         dropped: AtomicU64::new(0),
         ended: AtomicBool::new(false),
@@ -112,6 +133,38 @@ fn messages_are_for_those_who_may_see_them_and_have_room_of_their_own() {
     let (taps, _events) = Taps::new(Payloads::default());
     taps.start(Start { payloads: true, ..start(3, Match::default(), 1e6) });
     assert!(!taps.watching(&request("POST", "/"))[0].sees_payloads(), "its workload does not allow it");
+}
+
+#[test]
+fn headers_are_for_those_who_asked_for_them_and_have_no_room_of_their_own() {
+    let (taps, mut events) = Taps::new(Payloads::default());
+    taps.start(start(1, Match::default(), 1e6));
+    taps.start(Start { headers: true, ..start(2, Match::default(), 1e6) });
+    let watching = taps.watching(&request("GET", "/"));
+    let init = |value: &[u8]| {
+        let headers = vec![tap_event::Header { name: "a".into(), value: value.to_vec(), redacted: false }];
+        let kind = tap_event::Kind::RequestInit(tap_event::RequestInit { headers, ..Default::default() });
+        TapEvent { kind: Some(kind), ..TapEvent::default() }
+    };
+    let mut seen = || {
+        let mut seen = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            taps.taken(&event);
+            let Some(attach_request::Kind::Event(observed)) = event.kind else { panic!("not an event") };
+            let Some(tap_event::Kind::RequestInit(init)) = observed.event.unwrap().kind else { panic!("no request") };
+            seen.push((observed.tap, init.headers.len(), observed.dropped));
+        }
+        seen
+    };
+    taps.observe(&watching, &init(b"b"));
+    assert_eq!(seen(), [(1, 0, 0), (2, 1, 0)]);
+    // Those who did not ask for any have room for the request itself.
+    let half = init(&vec![b'x'; PAYLOAD_BYTES_MAX / 2]);
+    taps.observe(&watching, &half);
+    taps.observe(&watching, &half);
+    assert_eq!(seen(), [(1, 0, 0), (2, 1, 0), (1, 0, 0)]);
+    taps.observe(&watching, &init(b"b"));
+    assert_eq!(seen(), [(1, 0, 0), (2, 1, 1)]);
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! The counters as Prometheus reads them, with the names that Conduit's and Linkerd's charts use.
 //!
-//! <https://prometheus.io/docs/instrumenting/exposition_formats/>, text format 0.0.4. Counters are summed per label set at the
-//! scrape; nothing here is ever on a request's path.
+//! In both of its texts ([`Format`]). Counters are summed per label set at the scrape; nothing here is ever on a request's path.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use conduit_api::{latency, process::Measure};
+use conduit_api::{exposition::Format, latency, process::Measure};
 
 use super::{
     Direction, End, HistogramTotals, Labels, Layer, Meant, Peer, Refused, Tls, Totals,
@@ -42,34 +41,32 @@ const BOUNDS_MS: [u64; 26] = [
     u64::MAX,
 ];
 
-/// What a scraper is told that the text is. Prometheus 3 takes nothing that does not say so.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 /// Name, type and help of a family, and where its values are.
 type Column = (&'static str, &'static str, &'static str, fn(&ConnectionTotals) -> u64);
 
 /// All of it; `own` is of the proxy itself.
 pub fn render(
+    format: Format,
     requests: &BTreeMap<Labels, Totals>,
     connections: &BTreeMap<ConnectionLabels, ConnectionTotals>,
     refusals: &BTreeMap<Refused, u64>,
     own: &[Measure],
 ) -> String {
-    let mut text = String::new();
+    let mut text = Exposition { text: String::new(), format };
     let rows: Vec<_> = requests.iter().map(|(labels, totals)| (request_pairs(labels), totals)).collect();
-    family(&mut text, "request_total", "counter", "Requests.");
+    text.family("request_total", "counter", "Requests.");
     for (labels, totals) in &rows {
-        sample(&mut text, "request_total", labels, "", totals.requests);
+        text.sample("request_total", labels, "", totals.requests);
     }
-    family(&mut text, "response_total", "counter", "Responses, when they ended.");
+    text.family("response_total", "counter", "Responses, when they ended.");
     for (labels, totals) in &rows {
         for (end, count) in totals.ends() {
-            sample(&mut text, "response_total", labels, &end_pairs(end), count);
+            text.sample("response_total", labels, &end_pairs(end), count);
         }
     }
-    family(&mut text, "response_latency_ms", "histogram", "Milliseconds from a request to the head of its response.");
+    text.family("response_latency_ms", "histogram", "Milliseconds from a request to the head of its response.");
     for (labels, totals) in &rows {
-        histogram(&mut text, "response_latency_ms", labels, &totals.latency);
+        text.histogram("response_latency_ms", labels, &totals.latency);
     }
 
     let rows: Vec<_> = connections.iter().map(|(labels, totals)| (connection_pairs(labels), totals)).collect();
@@ -81,15 +78,15 @@ pub fn render(
         ("tcp_write_bytes_total", "counter", "Bytes to the other end.", |t| t.write_bytes),
     ];
     for (name, kind, help, value) in columns {
-        family(&mut text, name, kind, help);
+        text.family(name, kind, help);
         for (labels, totals) in &rows {
-            sample(&mut text, name, labels, "", value(totals));
+            text.sample(name, labels, "", value(totals));
         }
     }
     let help = "Milliseconds that connections which have ended lasted.";
-    family(&mut text, "tcp_connection_duration_ms", "histogram", help);
+    text.family("tcp_connection_duration_ms", "histogram", help);
     for (labels, totals) in &rows {
-        histogram(&mut text, "tcp_connection_duration_ms", labels, &totals.duration);
+        text.histogram("tcp_connection_duration_ms", labels, &totals.duration);
     }
 
     for (layer, name, help) in [
@@ -100,44 +97,65 @@ pub fn render(
             "Requests and responses that were refused because they could mean two things, or are beyond a limit, by why.",
         ),
     ] {
-        family(&mut text, name, "counter", help);
+        text.family(name, "counter", help);
         for (refused, count) in refusals.iter().filter(|(refused, _)| refused.layer == layer) {
             let labels = format!("{},reason=\"{}\"", direction(refused.direction), refused.reason);
-            sample(&mut text, name, &labels, "", *count);
+            text.sample(name, &labels, "", *count);
         }
     }
 
     for Measure { name, is_counter, help, value } in own {
-        family(&mut text, name, if *is_counter { "counter" } else { "gauge" }, help);
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{name} {value}");
+        text.family(name, if *is_counter { "counter" } else { "gauge" }, help);
+        let _ = writeln!(text.text, "{name} {value}");
     }
-    text
+    if format == Format::OpenMetrics {
+        text.text.push_str("# EOF\n");
+    }
+    text.text
 }
 
-fn family(text: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+/// What has been written of it.
+struct Exposition {
+    text: String,
+    format: Format,
 }
 
-fn sample(text: &mut String, name: &str, labels: &str, more: &str, value: u64) {
-    let _ = writeln!(text, "{name}{{{labels}{more}}} {value}");
-}
+// Writing to a string does not fail.
+impl Exposition {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // There, a counter's family is called without what its samples end with.
+        let family = match self.format {
+            Format::OpenMetrics if kind == "counter" => name.strip_suffix("_total").unwrap_or(name),
+            _ => name,
+        };
+        let _ = writeln!(self.text, "# HELP {family} {help}\n# TYPE {family} {kind}");
+    }
 
-fn histogram(text: &mut String, name: &str, labels: &str, totals: &HistogramTotals) {
-    let bucket_name = format!("{name}_bucket");
-    let mut buckets = totals.buckets.iter().peekable();
-    let mut below = 0;
-    for bound in BOUNDS_MS {
-        while let Some((_, count)) =
-            buckets.next_if(|(bucket, _)| latency::midpoint(**bucket as usize) <= bound.saturating_mul(1_000))
-        {
-            below += count;
+    fn sample(&mut self, name: &str, labels: &str, more: &str, value: u64) {
+        let _ = writeln!(self.text, "{name}{{{labels}{more}}} {value}");
+    }
+
+    fn histogram(&mut self, name: &str, labels: &str, totals: &HistogramTotals) {
+        let bucket_name = format!("{name}_bucket");
+        let mut buckets = totals.buckets.iter().peekable();
+        let mut below = 0;
+        for bound in BOUNDS_MS {
+            while let Some((_, count)) =
+                buckets.next_if(|(bucket, _)| latency::midpoint(**bucket as usize) <= bound.saturating_mul(1_000))
+            {
+                below += count;
+            }
+            let le = match (bound, self.format) {
+                (u64::MAX, _) => "+Inf".to_owned(),
+                (bound, Format::Text) => bound.to_string(),
+                // Its numbers are written in one way only.
+                (bound, Format::OpenMetrics) => format!("{bound}.0"),
+            };
+            self.sample(&bucket_name, labels, &format!(",le=\"{le}\""), below);
         }
-        let le = if bound == u64::MAX { "+Inf".to_owned() } else { bound.to_string() };
-        sample(text, &bucket_name, labels, &format!(",le=\"{le}\""), below);
+        let _ = writeln!(self.text, "{name}_sum{{{labels}}} {}", totals.sum_us as f64 / 1_000.0);
+        self.sample(&format!("{name}_count"), labels, "", below);
     }
-    let _ = writeln!(text, "{name}_sum{{{labels}}} {}", totals.sum_us as f64 / 1_000.0);
-    sample(text, &format!("{name}_count"), labels, "", below);
 }
 
 fn request_pairs(labels: &Labels) -> String {
@@ -267,6 +285,7 @@ mod tests {
         counters.latency(Duration::from_micros(900));
         counters.latency(Duration::from_millis(7));
         let text = render(
+            Format::Text,
             &telemetry.requests(),
             &telemetry.connections(),
             &telemetry.refusals(),
@@ -317,7 +336,7 @@ mod tests {
         let labels =
             ConnectionLabels { direction, side, tls: Tls::Passthrough(Some("example.com".into())), destination: None };
         telemetry.thread().connections(&labels);
-        let text = render(&telemetry.requests(), &telemetry.connections(), &telemetry.refusals(), &[]);
+        let text = render(Format::Text, &telemetry.requests(), &telemetry.connections(), &telemetry.refusals(), &[]);
         let common = "direction=\"inbound\",peer=\"src\",tls=\"opaque\",server_name=\"example.com\"";
         for line in [
             format!("tcp_open_total{{{common}}} 0"),
@@ -325,5 +344,39 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
         }
+    }
+
+    /// <https://prometheus.io/docs/specs/om/open_metrics_spec/>: what of it the older text does otherwise.
+    #[test]
+    fn who_reads_open_metrics_gets_that() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        thread.requests(&crate::telemetry::tests::labels("web")).requests.add(3);
+        let cpu = Measure { name: "process_cpu_seconds_total", is_counter: true, help: "Time.", value: 0.25 };
+        let text = |format| {
+            render(
+                format,
+                &telemetry.requests(),
+                &telemetry.connections(),
+                &telemetry.refusals(),
+                std::slice::from_ref(&cpu),
+            )
+        };
+        let open_metrics = text(Format::OpenMetrics);
+        for line in ["# TYPE request counter", "# TYPE process_cpu_seconds counter", "process_cpu_seconds_total 0.25"] {
+            assert!(open_metrics.lines().any(|found| found == line), "no line {line} in\n{open_metrics}");
+        }
+        assert!(open_metrics.ends_with("# EOF\n"));
+        let counters = open_metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
+        for counter in counters {
+            assert!(!counter.ends_with("_total"), "{counter}");
+        }
+        // The same samples in both.
+        let samples = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(|line| line.replace(".0\"", "\"")).collect()
+        };
+        assert!(open_metrics.contains(",le=\"1.0\"} ") && open_metrics.contains(",le=\"+Inf\"} "));
+        assert_eq!(samples(&open_metrics), samples(&text(Format::Text)));
     }
 }

@@ -7,14 +7,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Label sets of one kind in one proxy. Past it, what is new is counted under [`LabelSet::past_the_budget`]: a caller that
-/// makes names up must not fill the memory of everybody who looks at metrics.
+use super::Direction;
+
+/// Label sets of one kind and direction in one proxy. Past it, what is new is counted under [`LabelSet::past_the_budget`]: a caller that
+/// makes names up must not fill the memory of everybody who looks at metrics, nor hide what the application itself asks for.
 pub const LABEL_SETS_MAX: usize = 1000;
 /// Those past it that are told apart by what nobody makes up: the services and routes of a client, of which a hundred are many, on each thread.
 const CONFIGURED_MAX: usize = 500;
 
 /// What is counted together.
 pub trait LabelSet: Clone + Ord + Hash {
+    /// Whose budget it is of.
+    fn direction(&self) -> Direction;
+
     /// What it is counted as when there are too many. Of these there are few.
     #[must_use]
     fn past_the_budget(&self) -> Self;
@@ -28,7 +33,14 @@ pub trait LabelSet: Clone + Ord + Hash {
 
 /// The counters of all threads; clones are the same.
 pub struct Registry<L, C> {
-    all: Arc<Mutex<Vec<Registered<L, C>>>>,
+    all: Arc<Mutex<All<L, C>>>,
+}
+
+struct All<L, C> {
+    registered: Vec<Registered<L, C>>,
+    /// How many of them there are.
+    inbound: usize,
+    outbound: usize,
 }
 
 /// The counters of one label set in one thread.
@@ -42,7 +54,16 @@ impl<L, C> Clone for Registry<L, C> {
 
 impl<L, C> Default for Registry<L, C> {
     fn default() -> Self {
-        Self { all: Arc::default() }
+        Self { all: Arc::new(Mutex::new(All { registered: Vec::new(), inbound: 0, outbound: 0 })) }
+    }
+}
+
+impl<L, C> All<L, C> {
+    fn known(&mut self, direction: Direction) -> &mut usize {
+        match direction {
+            Direction::Inbound => &mut self.inbound,
+            Direction::Outbound => &mut self.outbound,
+        }
     }
 }
 
@@ -55,13 +76,13 @@ impl<L: LabelSet, C: Default> Registry<L, C> {
     /// The sums over all threads, each made by `add`.
     pub fn sums<T: Default>(&self, add: impl Fn(&C, &mut T)) -> BTreeMap<L, T> {
         let mut sums: BTreeMap<L, T> = BTreeMap::new();
-        for (labels, counters) in self.locked().iter() {
+        for (labels, counters) in &self.locked().registered {
             add(counters, sums.entry(labels.clone()).or_default());
         }
         sums
     }
 
-    fn locked(&self) -> MutexGuard<'_, Vec<Registered<L, C>>> {
+    fn locked(&self) -> MutexGuard<'_, All<L, C>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,14 +102,16 @@ impl<L: LabelSet, C: Default> ThreadRegistry<L, C> {
         let labels = self.within_the_budget(labels);
         let register = |labels: &L| {
             let counters = Arc::<C>::default();
-            self.shared.locked().push((labels.clone(), counters.clone()));
+            let mut all = self.shared.locked();
+            *all.known(labels.direction()) += 1;
+            all.registered.push((labels.clone(), counters.clone()));
             counters
         };
         self.own.borrow_mut().entry(labels).or_insert_with_key(register).clone()
     }
 
     fn within_the_budget(&self, labels: &L) -> L {
-        let known = self.shared.locked().len();
+        let known = *self.shared.locked().known(labels.direction());
         if known < LABEL_SETS_MAX {
             return labels.clone();
         }
@@ -116,6 +139,19 @@ mod tests {
         assert!(totals.len() <= LABEL_SETS_MAX + 1, "{}", totals.len());
         assert_eq!(totals.values().map(|totals| totals.requests).sum::<u64>(), 5 * LABEL_SETS_MAX as u64);
         assert!(totals[&labels(OTHER)].requests >= 4 * LABEL_SETS_MAX as u64);
+    }
+
+    /// Whoever makes names up must not hide what the application itself asks for.
+    #[test]
+    fn what_callers_make_up_is_not_of_the_same_budget() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        for i in 0..2 * LABEL_SETS_MAX {
+            thread.requests(&labels(&format!("made-up-{i}"))).requests.add(1);
+        }
+        let asked = Labels { direction: Direction::Outbound, ..labels("payments.example.com") };
+        thread.requests(&asked).requests.add(1);
+        assert_eq!(telemetry.requests()[&asked].requests, 1);
     }
 
     /// Whoever makes names up must not hide how routes fare.

@@ -39,6 +39,10 @@ pub struct ConnectionLabels {
 }
 
 impl LabelSet for ConnectionLabels {
+    fn direction(&self) -> Direction {
+        self.direction
+    }
+
     fn past_the_budget(&self) -> Self {
         let tls = match &self.tls {
             Tls::Passthrough(Some(_)) => Tls::Passthrough(Some(OTHER.into())),

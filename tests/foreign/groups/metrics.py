@@ -1,4 +1,4 @@
-"""No case: what the meshed server's proxy has counted, as proof that the cases went through it, and by mutual TLS."""
+"""No case: what the meshed clients' proxies have counted, as proof that the cases went through them, and by mutual TLS."""
 
 from cases import case
 
@@ -8,4 +8,5 @@ ADMIN_PORT = 4191
 
 @case("metrics")
 def metrics(site):
-    return site.curl(f"http://server-meshed.foreign:{ADMIN_PORT}/metrics").decode()
+    pods = [path.name for path in site.work.glob("*-meshed") if path.is_dir()]
+    return {pod: site.curl(f"http://{pod}.foreign:{ADMIN_PORT}/metrics").decode() for pod in pods}

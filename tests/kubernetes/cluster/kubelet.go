@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,16 +15,31 @@ const (
 	readyAnnotation = "test.conduit.io/ready"
 	// The address that it has, instead of one of its own that nobody answers at.
 	addressAnnotation = "test.conduit.io/ip"
-	// What its containers have ended with, for good.
-	exitCodeAnnotation = "test.conduit.io/exit-code"
+	// What its containers have ended with, for good; a proxy that is one of them has an annotation of its own, and runs without it.
+	exitCodeAnnotation      = "test.conduit.io/exit-code"
+	proxyExitCodeAnnotation = "test.conduit.io/proxy-exit-code"
+	// Why its containers do not start, but for its proxy: a reason, a colon, and a message.
+	waitingAnnotation = "test.conduit.io/waiting"
+
+	proxyContainer = "conduit-proxy"
 )
 
 // played is the status of the pod as its node would report it once everything runs. What others have to say in a status is kept, and so
 // is the time of what does not change: what has been reported once stays as it is.
 func played(pod *core.Pod, host, address string, now meta.Time) (*core.PodStatus, error) {
-	exit, err := exitCode(pod)
+	exit, err := exitCode(pod, exitCodeAnnotation)
 	if err != nil {
 		return nil, err
+	}
+	proxyExit, err := exitCode(pod, proxyExitCodeAnnotation)
+	if err != nil {
+		return nil, err
+	}
+	exitOf := func(container core.Container) *int32 {
+		if container.Name == proxyContainer {
+			return proxyExit
+		}
+		return exit
 	}
 	status := pod.Status.DeepCopy()
 	if status.StartTime == nil {
@@ -31,11 +47,14 @@ func played(pod *core.Pod, host, address string, now meta.Time) (*core.PodStatus
 	}
 	status.HostIP, status.HostIPs = host, []core.HostIP{{IP: host}}
 	status.PodIP, status.PodIPs = address, []core.PodIP{{IP: address}}
-	ready := pod.Annotations[readyAnnotation] != "false" && exit == nil
-	status.Phase = phase(exit)
+	why, isWaiting := pod.Annotations[waitingAnnotation]
+	ready := pod.Annotations[readyAnnotation] != "false" && exit == nil && !isWaiting
+	status.Phase = phase(pod.Spec.Containers, exitOf)
+	// Sidecars are ended when the others have.
+	isOver := status.Phase != core.PodRunning
 
 	status.InitContainerStatuses = each(pod.Spec.InitContainers, func(container core.Container) core.ContainerStatus {
-		if sidecar(container) && exit == nil {
+		if sidecar(container) && !isOver {
 			return running(pod, container, ready, *status.StartTime)
 		}
 		done := terminated(pod, container, 0, *status.StartTime)
@@ -43,41 +62,46 @@ func played(pod *core.Pod, host, address string, now meta.Time) (*core.PodStatus
 		return done
 	})
 	status.ContainerStatuses = each(pod.Spec.Containers, func(container core.Container) core.ContainerStatus {
-		if exit == nil {
+		if isWaiting && container.Name != proxyContainer {
+			return waiting(pod, container, why)
+		}
+		if exitOf(container) == nil {
 			return running(pod, container, ready, *status.StartTime)
 		}
-		return terminated(pod, container, *exit, *status.StartTime)
+		return terminated(pod, container, *exitOf(container), *status.StartTime)
 	})
 
-	set(status, core.PodReadyToStartContainers, exit == nil, now)
+	set(status, core.PodReadyToStartContainers, !isOver, now)
 	set(status, core.PodInitialized, true, now)
 	set(status, core.ContainersReady, ready, now)
 	set(status, core.PodReady, ready && gatesOpen(pod), now)
 	return status, nil
 }
 
-func exitCode(pod *core.Pod) (*int32, error) {
-	text, said := pod.Annotations[exitCodeAnnotation]
+func exitCode(pod *core.Pod, annotation string) (*int32, error) {
+	text, said := pod.Annotations[annotation]
 	if !said {
 		return nil, nil
 	}
 	code, err := strconv.ParseInt(text, 10, 32)
 	if err != nil {
-		return nil, fmt.Errorf("the annotation %s of %s/%s is not a number: %q", exitCodeAnnotation, pod.Namespace, pod.Name, text)
+		return nil, fmt.Errorf("the annotation %s of %s/%s is not a number: %q", annotation, pod.Namespace, pod.Name, text)
 	}
 	exit := int32(code)
 	return &exit, nil
 }
 
-func phase(exit *int32) core.PodPhase {
-	switch {
-	case exit == nil:
-		return core.PodRunning
-	case *exit == 0:
-		return core.PodSucceeded
-	default:
-		return core.PodFailed
+func phase(containers []core.Container, exitOf func(core.Container) *int32) core.PodPhase {
+	over := core.PodSucceeded
+	for _, container := range containers {
+		switch exit := exitOf(container); {
+		case exit == nil:
+			return core.PodRunning
+		case *exit != 0:
+			over = core.PodFailed
+		}
 	}
+	return over
 }
 
 func sidecar(container core.Container) bool {
@@ -110,6 +134,15 @@ func terminated(pod *core.Pod, container core.Container, exit int32, begun meta.
 	status.State.Terminated = &core.ContainerStateTerminated{
 		ExitCode: exit, Reason: reason, StartedAt: begun, FinishedAt: begun, ContainerID: status.ContainerID,
 	}
+	return status
+}
+
+func waiting(pod *core.Pod, container core.Container, why string) core.ContainerStatus {
+	status := containerStatus(pod, container)
+	started := false
+	reason, message, _ := strings.Cut(why, ":")
+	status.Started = &started
+	status.State.Waiting = &core.ContainerStateWaiting{Reason: reason, Message: message}
 	return status
 }
 

@@ -174,6 +174,7 @@ impl Mesh {
             zone: None,
             meshed: true,
             ready: true,
+            application_ended: false,
         };
         self.inventory.pods.push(running);
         self.publish().await;
@@ -268,6 +269,7 @@ impl Mesh {
             zone: None,
             meshed: false,
             ready: false,
+            application_ended: false,
         });
         let new = self.path("platform.json.new");
         fs::write(&new, serde_json::to_vec(&self.inventory).unwrap()).unwrap();
@@ -303,6 +305,20 @@ impl Mesh {
         let request = ExplainRequest { from: Some(from), to, port: 80, ..ExplainRequest::default() };
         let answer = self.api().await.unwrap().explain(request).await.unwrap().into_inner();
         answer.steps.into_iter().find(|step| step.about == about).map(|step| step.reason).unwrap_or_default()
+    }
+
+    /// Makes service 0 known, with `pod` as its endpoint, which is reached at `address`.
+    pub async fn service_at(&mut self, address: SocketAddr, pod: &Meshed, identity: SpiffeId) {
+        let endpoint =
+            Endpoint { address, pod: Some(pod.name.clone()), workload: None, identity: Some(identity), zone: None };
+        let port = ServicePort { endpoints: [(address, endpoint)].into(), ..ServicePort::default() };
+        self.inventory.services.push(Service {
+            name: ServiceName::new("test", "service-0").unwrap(),
+            cluster_ips: [service_address(0).ip()].into(),
+            ports: [(80, port)].into(),
+            balancing: Balancing::default(),
+        });
+        self.publish().await;
     }
 
     /// Makes service 0 known, with one endpoint that is nowhere in the mesh; it has an address of IPv6 as well.

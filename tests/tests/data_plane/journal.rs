@@ -37,7 +37,7 @@ use tokio::{
 use tonic::{Status, transport::server::TcpIncoming};
 
 use super::harness::{Mesh, Meshed, identity};
-use crate::{echo, serve_http1};
+use crate::{echo, rule, serve_http1};
 
 /// An application's span.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -394,6 +394,36 @@ async fn what_fails_says_so_in_its_span() {
             span.attributes
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_on_the_way_is_in_the_span_with_its_route() {
+    let (mut mesh, collector) = (Mesh::start(), Collector::grpc("127.0.0.1:0"));
+    let change = traced(collector.address.to_string(), 1.0);
+    let (web, server) = pair(&mut mesh, &change).await;
+    // Its application does not listen.
+    let gone = mesh.pod_with("gone", |config| change(config)).await;
+    mesh.service(0, &[(&server, identity("server")), (&gone, identity("gone"))]).await;
+    mesh.route(vec![rule(None, &[(0, 1)])]).await;
+    let mut sent = 0;
+    mesh.wait("one has gone elsewhere first", async || {
+        sent += 1;
+        ask(web.towards(0), Version::HTTP_11, &format!("/{sent}"), &[]).await;
+        let spans = collector.spans.0.lock().unwrap();
+        let has = |name: &str| spans.iter().any(|known| known.span.events.iter().any(|event| event.name == name));
+        has("retry") && has("fault")
+    })
+    .await;
+    let spans = collector.spans.0.lock().unwrap().clone();
+    let again = spans.iter().find(|known| known.span.events.iter().any(|event| event.name == "retry")).unwrap();
+    let [retry] = &again.span.events[..] else { panic!("{again:?}") };
+    assert_eq!(texts(&retry.attributes)["conduit.endpoint"], gone.inbound().to_string());
+    assert!((again.span.start_time_unix_nano..=again.span.end_time_unix_nano).contains(&retry.time_unix_nano));
+    assert_eq!(again.attributes["conduit.endpoint"], server.inbound().to_string());
+    assert_eq!(again.attributes["conduit.route"], "test/route");
+    assert_eq!(again.attributes["http.request.resend_count"], "1");
+    let fault = spans.iter().find(|known| known.span.events.iter().any(|event| event.name == "fault")).unwrap();
+    assert_eq!(fault.resource["service.name"], "gone", "its proxy has answered for it");
 }
 
 /// An application that gives a request up, before its response or within it, is not its client, which waits.

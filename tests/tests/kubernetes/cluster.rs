@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -40,7 +40,7 @@ pub struct Cluster {
 
 /// Whether there is what a cluster is made of. Where there is not, tests say so and are over.
 pub fn is_possible() -> bool {
-    let missing = ["go", "unshare", "nsenter", "ip"].into_iter().find(|program| which(program).is_none());
+    let missing = ["go", "unshare", "nsenter", "ip", "curl"].into_iter().find(|program| which(program).is_none());
     if let Some(missing) = missing {
         assert!(std::env::var_os("CI").is_none(), "CI has to have `{missing}`");
         eprintln!("SKIPPED: the tests against Kubernetes need `{missing}`, which is not here");
@@ -143,6 +143,39 @@ impl Cluster {
         let mut command = self.command(&built().join("kubectl"));
         command.arg("--kubeconfig").arg(self.admin()).args(args.split_whitespace());
         run(command, stdin)
+    }
+
+    /// Starts it under `name`; what it prints is in a log of that name.
+    pub fn kubectl_in_background(&mut self, name: &str, args: &str) {
+        let mut command = self.command(&built().join("kubectl"));
+        command.arg("--kubeconfig").arg(self.admin()).args(args.split_whitespace());
+        let _ = fs::remove_file(self.path(&format!("{name}.log")));
+        self.spawn(name, command);
+    }
+
+    /// What curl prints; somebody has to answer.
+    pub fn curl(&self, args: &[&str]) -> String {
+        let mut command = self.command(&which("curl").unwrap());
+        command.args(["--silent", "--show-error"]).args(args);
+        let (success, output) = run(command, "");
+        assert!(success, "curl {args:?}: {output}");
+        output
+    }
+
+    /// Opens `url` in a browser, which has to show all of `texts` when it looks at `namespace`, or at all of them; where `CONDUIT_TEST_BROWSER` says which one.
+    pub fn browse(&self, url: &str, namespace: &str, texts: &[&str]) {
+        let Some(browser) = std::env::var_os("CONDUIT_TEST_BROWSER") else {
+            return eprintln!("SKIPPED: without CONDUIT_TEST_BROWSER, nobody looks at pages in a browser");
+        };
+        let browser = which(&browser.to_string_lossy()).expect("CONDUIT_TEST_BROWSER is a program");
+        let mut command = self.command(&which("node").expect("a browser is driven by Node"));
+        command
+            .arg(repository().join("dashboard/tests/in_cluster.mjs"))
+            .arg(browser)
+            .args([url, namespace])
+            .args(texts);
+        let (success, output) = run(command, "");
+        assert!(success, "{output}");
     }
 
     /// What it prints; it has to succeed.
@@ -304,6 +337,12 @@ impl Cluster {
         let index = self.processes.iter().position(|(known, _)| known == name).unwrap();
         let (_, mut child) = self.processes.remove(index);
         end(&mut child);
+    }
+
+    /// What the process called `name` has ended with, if it has by now.
+    pub fn ended(&mut self, name: &str) -> Option<ExitStatus> {
+        let (_, child) = self.processes.iter_mut().find(|(known, _)| known == name).unwrap();
+        child.try_wait().unwrap()
     }
 
     /// All that the process called `name` has logged.

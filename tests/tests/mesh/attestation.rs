@@ -201,6 +201,7 @@ fn kubernetes_says_who_its_workloads_are_also_when_it_cannot_be_asked() {
             zone: None,
             meshed: true,
             ready: false,
+            application_ended: false,
         };
         cluster.describe(&Inventory { pods: vec![pod("web-0", "uid-of-web-0")], ..Inventory::default() }).unwrap();
         cluster.wait("there are trust anchors", async || cluster.trust_anchors().exists()).await.unwrap();

@@ -210,6 +210,26 @@ impl Mesh {
         self.until_lines(args, count, false).1
     }
 
+    /// What `command` makes of what the command prints, until it has seen enough.
+    pub fn piped(&self, args: &str, command: &mut Command) -> String {
+        let mut child = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let mut filter = command.stdin(child.stdout.take().unwrap()).stdout(Stdio::piped()).spawn().unwrap();
+        for _ in 0..600 {
+            if filter.try_wait().unwrap().is_some() {
+                break;
+            }
+            sleep(LOOK_AGAIN);
+        }
+        // Either may have ended, and nobody has taken note of the first.
+        let _ = kill(pid, Signal::SIGTERM);
+        child.wait().unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut filter.stdout.take().unwrap(), &mut text).unwrap();
+        filter.wait().unwrap();
+        text
+    }
+
     /// The same, with the first line that it says besides.
     pub fn note_and_lines(&self, args: &str, count: usize) -> (String, Vec<String>) {
         self.until_lines(args, count, true)

@@ -62,16 +62,12 @@ pub fn assert_paths(mesh: &Mesh) {
         get(&mesh.web_address(), &format!("/nowhere/{number}?q={number}"));
     }
     let counted = || {
-        let json = mesh.ok("-n emojivoto stat deploy/web --by path,method,status -t 5m -o json");
-        let json: Value = serde_json::from_str(&json).unwrap();
-        let rows = json["rows"].as_array().unwrap().clone();
-        let of_ours =
-            rows.into_iter().filter(|row| row["path"].as_str().is_some_and(|path| path.starts_with("/nowhere")));
+        let of_ours = of_path(&by_path(mesh), "/nowhere");
         of_ours
+            .into_iter()
             .map(|row| {
                 let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-                let count = row["rps"].as_f64().unwrap() * row["window_ms"].as_f64().unwrap() / 1000.0;
-                (text("path"), text("method"), text("status"), count.round() as u64)
+                (text("path"), text("method"), text("status"), count(&row))
             })
             .collect::<Vec<_>>()
     };
@@ -83,6 +79,49 @@ pub fn assert_paths(mesh: &Mesh) {
     let voting = mesh.ok("-n emojivoto stat deploy/voting --by path,status,class");
     let vote = voting.lines().find(|line| line.contains(" /emojivoto.v1.VotingService/Vote")).unwrap();
     assert!(vote.contains(" OK ") && vote.contains(" success ") || vote.contains(" Unknown "), "{voting}");
+}
+
+/// Whichever replica dies: an answer has all requests, or says that it has not.
+pub fn assert_never_silently_wrong(mesh: &Mesh) {
+    for number in 0..REQUESTS {
+        get(&mesh.web_address(), &format!("/lost/{number}"));
+    }
+    let counted = || {
+        let json = by_path(mesh);
+        let lost: u64 = of_path(&json, "/lost").iter().map(count).sum();
+        (lost, json["partial"] == true, json["replicas_answered"].as_u64().unwrap())
+    };
+    eventually(SOON, "all of them are counted", || (counted() == (REQUESTS, false, 3)).then_some(()));
+    let mut were_partial = 0;
+    for controller in ["controller-0", "controller-1", "controller-2"] {
+        let before = mesh.process(controller).pid;
+        mesh.kill9(before);
+        // Whoever counted for them begins anew, and what it knew is gone.
+        eventually(SOON, "it is back, and all answer", || {
+            let (lost, is_partial, answered) = counted();
+            assert!(
+                lost <= REQUESTS && (lost == REQUESTS || is_partial),
+                "{lost} of {REQUESTS}, and nothing is said of it"
+            );
+            were_partial += u32::from(is_partial);
+            (answered == 3 && mesh.process(controller).pid != before).then_some(())
+        });
+    }
+    assert_ne!(were_partial, 0);
+}
+
+fn by_path(mesh: &Mesh) -> Value {
+    let json = mesh.ok("-n emojivoto stat deploy/web --by path,method,status -t 5m -o json");
+    serde_json::from_str(&json).unwrap()
+}
+
+fn of_path(json: &Value, prefix: &str) -> Vec<Value> {
+    let rows = json["rows"].as_array().unwrap().iter();
+    rows.filter(|row| row["path"].as_str().is_some_and(|path| path.starts_with(prefix))).cloned().collect()
+}
+
+fn count(row: &Value) -> u64 {
+    (row["rps"].as_f64().unwrap() * row["window_ms"].as_f64().unwrap() / 1000.0).round() as u64
 }
 
 fn get(address: &str, path: &str) {

@@ -10,7 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 use kube::Resource;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 /// An instance.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -39,13 +39,18 @@ pub struct PodSpec {
     pub host_network: Option<bool>,
     pub node_name: Option<String>,
     pub service_account_name: Option<String>,
+    pub restart_policy: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Container {
     #[serde(deserialize_with = "or_default")]
     pub name: String,
+    /// Instead of the pod's (Kubernetes 1.34, KEP-5307).
+    pub restart_policy: Option<String>,
+    /// Which of its exits are none (the same).
+    pub restart_policy_rules: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -55,6 +60,41 @@ pub struct PodStatus {
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
     pub conditions: Option<Vec<PodCondition>>,
+    pub init_container_statuses: Option<Vec<ContainerStatus>>,
+    pub container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ContainerStatus {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    pub image: Option<String>,
+    pub state: Option<ContainerState>,
+    pub last_state: Option<ContainerState>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ContainerState {
+    pub waiting: Option<Waiting>,
+    pub terminated: Option<Terminated>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Waiting {
+    pub reason: Option<String>,
+    pub message: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Terminated {
+    #[serde(deserialize_with = "or_default")]
+    pub exit_code: i32,
+    pub reason: Option<String>,
+    pub message: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -64,6 +104,8 @@ pub struct PodCondition {
     pub type_: String,
     #[serde(deserialize_with = "or_default")]
     pub status: String,
+    pub reason: Option<String>,
+    pub message: Option<String>,
 }
 
 /// A name and its ports.

@@ -11,6 +11,7 @@ use conduit_api::{
     Endpoint, HttpRoute, Pod, PodName, PodPorts, PortRange, Service, ServiceName, ServicePort, SpiffeId, TrustDomain,
     WorkloadRef,
     mesh::{Balancing, Inventory},
+    proto::public::{FailingContainer, FailingPod},
 };
 use conduit_inject::{
     containers::PROXY,
@@ -29,8 +30,12 @@ use kube::{
 use tracing::warn;
 
 use super::{
-    super::told::{Changed, Told},
+    super::{
+        failing::{FAILING_MAX, Failures},
+        told::{Changed, Told},
+    },
     excerpts::{self, EndpointSlice},
+    failures,
     known::{Known, News},
     routes::{self, RouteFacts},
     stale::Stale,
@@ -51,7 +56,6 @@ const CRON_JOB_LATE_MAX: i64 = 7 * 24 * 60;
 const ROUTES_MISSED_BELIEVED: usize = 2;
 
 /// What has happened to an object, by its kind.
-#[expect(clippy::large_enum_variant, reason = "each is read once, where it has come")]
 pub enum Observed {
     /// Only what is said of its pods' ports.
     Namespace(Event<PartialObjectMeta<Namespace>>),
@@ -134,6 +138,10 @@ struct PodFacts {
     ready: bool,
     /// It was told to go, or has come to its end.
     is_going: bool,
+    /// Nothing of it but its proxy runs, or will.
+    application_ended: bool,
+    /// Why it does not run as it should; mostly nothing.
+    failing: Box<[FailingContainer]>,
 }
 
 impl Objects {
@@ -269,6 +277,18 @@ impl Objects {
         (told, statements)
     }
 
+    /// The pods that fail.
+    pub fn failures(&self) -> Failures {
+        let failing = || self.pods.objects.iter().filter(|(_, facts)| !facts.failing.is_empty());
+        let pods = failing().take(FAILING_MAX).map(|(name, facts)| FailingPod {
+            namespace: name.namespace().to_owned(),
+            name: name.name().to_owned(),
+            workload: facts.workload.as_ref().map(|workload| workload.to_wire(name.namespace())),
+            containers: facts.failing.to_vec(),
+        });
+        Failures { pods: pods.collect(), is_more: failing().nth(FAILING_MAX).is_some() }
+    }
+
     fn all(&self, routes: Option<Vec<HttpRoute>>) -> Inventory {
         let services = self.services.objects.iter().map(|(name, facts)| self.service(name, facts));
         let taken = self.taken(|_| true);
@@ -343,6 +363,7 @@ impl Objects {
             zone: self.zone_of(facts),
             meshed: facts.meshed,
             ready: facts.ready && !facts.is_going,
+            application_ended: facts.application_ended && facts.meshed,
         })
     }
 
@@ -512,6 +533,10 @@ fn pod(object: excerpts::Pod, control_plane: &str) -> Option<(PodName, Option<Po
         |labels: &BTreeMap<String, String>| labels.get(CONTROL_PLANE_NAMESPACE).is_some_and(|ns| ns == control_plane);
     let has_proxy = spec.containers.iter().any(is_proxy)
         || spec.init_containers.as_deref().unwrap_or_default().iter().any(is_proxy);
+    let application_ended = application_ended(&spec, &status);
+    let is_going = is_over || metadata.deletion_timestamp.is_some();
+    // What goes may end as it likes.
+    let failing = if is_going { Box::default() } else { failures::of(&status) };
     let facts = PodFacts {
         // Of a pod that is over, another one may have its address by now; one in the node's network has none of its own.
         ip: status.pod_ip.filter(|_| !is_over && !spec.host_network.unwrap_or_default()).and_then(|ip| ip.parse().ok()),
@@ -523,10 +548,34 @@ fn pod(object: excerpts::Pod, control_plane: &str) -> Option<(PodName, Option<Po
         skip_inbound: said_of(SKIP_INBOUND_PORTS),
         skip_outbound: said_of(SKIP_OUTBOUND_PORTS),
         meshed: has_proxy && metadata.labels.as_ref().is_some_and(is_ours),
+        failing,
         ready: status.conditions.unwrap_or_default().iter().any(is_ready),
-        is_going: is_over || metadata.deletion_timestamp.is_some(),
+        is_going,
+        application_ended,
     };
     Some((name, Some(facts)))
+}
+
+/// Whether all containers beside the proxy's have come to their end and are not started again, so that only the proxy keeps the pod from being over.
+/// A native sidecar does not: the kubelet ends it.
+fn application_ended(spec: &excerpts::PodSpec, status: &excerpts::PodStatus) -> bool {
+    let (proxies, application): (Vec<_>, Vec<_>) =
+        spec.containers.iter().partition(|container| container.name == PROXY);
+    let statuses = status.container_statuses.as_deref().unwrap_or_default();
+    let has_ended = |container: &&excerpts::Container| {
+        let status = statuses.iter().find(|status| status.name == container.name);
+        let terminated = status.and_then(|status| status.state.as_ref()?.terminated.as_ref());
+        let policy = container.restart_policy.as_ref().or(spec.restart_policy.as_ref());
+        // What such rules say is the kubelet's to know, which may start it again whatever it ended with.
+        let has_rules = container.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty());
+        !has_rules
+            && terminated.is_some_and(|terminated| match policy.map(String::as_str) {
+                Some("Never") => true,
+                Some("OnFailure") => terminated.exit_code == 0,
+                _ => false,
+            })
+    };
+    !proxies.is_empty() && !application.is_empty() && application.iter().all(has_ended)
 }
 
 /// What has made a pod, as people know it: of a ReplicaSet the deployment that has made that, and of a Job the CronJob.

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::warn;
 
 use super::{
-    super::told::Told,
+    super::{failing, told::Told},
     excerpts::{EndpointSlice, Pod, Service},
     httproutes,
     objects::{Objects, Observed},
@@ -37,12 +37,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What is told of a watch that fails.
 pub const NOT_TOLD: &str = "the API server does not tell; what it told last stays in force";
 
-/// What runs in the cluster, all of it at first, and whenever it has changed; `statements` gets what is to be said of it, and `meanwhile`
-/// is done, as long as somebody wants to know.
+/// What runs in the cluster, all of it at first, and whenever it has changed; `statements` gets what is to be said of it, `failing` what does not
+/// run as it should, and `meanwhile` is done, as long as somebody wants to know.
 pub fn told(
     client: &Client,
     mut objects: Objects,
     statements: watch::Sender<Vec<Statement>>,
+    failing: failing::Told,
     meanwhile: impl Future<Output = ()> + Send + 'static,
 ) -> BoxStream<'static, Told> {
     let mut observed = observe(client);
@@ -63,6 +64,7 @@ pub fn told(
                     let Ok(place) = sender.reserve().await else { return };
                     let (told, said) = objects.tell();
                     place.send(told);
+                    failing.say(objects.failures());
                     statements.send_if_modified(|known| {
                         *known != said && {
                             *known = said;

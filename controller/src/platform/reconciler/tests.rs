@@ -31,6 +31,7 @@ fn pod(name: &str, ready: bool) -> Pod {
         zone: None,
         meshed: true,
         ready,
+        application_ended: false,
     }
 }
 
@@ -312,4 +313,29 @@ fn members_are_told_what_they_understand_and_the_rest_when_they_do() {
     reconciler.handle(now + QUIET, &state, Input::Timer);
     let effects = reconciler.handle(now + QUIET * 2, &state, Input::Timer);
     assert_eq!(effects, [Effect::Propose(vec![Change::UpsertPod(zoned)])]);
+}
+
+/// One kind of change that some member does not know would keep all others from being proposed.
+#[test]
+fn a_pod_whose_application_has_ended_holds_up_nothing() {
+    let now = Instant::now();
+    let ended = Pod { application_ended: true, ..pod("once-0", false) };
+    let mut state = state_of(&inventory(&[service("gone", &[]), service("same", &[])], &[pod("web-0", true)]));
+    let mut reconciler = Reconciler::default();
+    reconciler.understood(8);
+    reconciler.handle(now, &state, Input::Leading(true));
+    let all = inventory(&[service("same", &[])], &[pod("web-0", true), ended.clone()]);
+    let mut effects = reconciler.handle(now, &state, told(all));
+    let Some(Effect::Propose(changes)) = effects.pop() else { panic!("nothing is proposed") };
+    let gone = ServiceName::new("ns", "gone").unwrap();
+    assert_eq!(changes, [Change::RemoveService(gone), Change::UpsertPod(pod("once-0", false))]);
+    assert!(Command::Batch(changes.clone()).feature_level() <= 8);
+    state.apply(1, Proposal::new("test", 0, Command::Batch(changes)));
+    assert_eq!(reconciler.handle(now + QUIET, &state, Input::Proposed(true)), []);
+    reconciler.understood(LEVEL_OF_ALL);
+    reconciler.handle(now + QUIET, &state, Input::Timer);
+    let effects = reconciler.handle(now + QUIET * 2, &state, Input::Timer);
+    let last = vec![Change::UpsertPod(ended)];
+    assert_eq!(Command::Batch(last.clone()).feature_level(), 9);
+    assert_eq!(effects, [Effect::Propose(last)]);
 }

@@ -4,14 +4,14 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use conduit_api::{
     HttpRoute, Pod, PodName, RouteName, Service, ServiceName,
-    mesh::{self, Inventory, LEVEL_OF_WORKLOADS},
+    mesh::{self, Inventory, LEVEL_OF_ENDS},
 };
 use conduit_consensus::{Change, MeshState, Versioned};
 
 use super::super::told::Changed;
 
 /// From this feature level on members keep all that is said of ports, zones, balancing and routes.
-pub const LEVEL_OF_ALL: u32 = 6;
+pub const LEVEL_OF_ALL: u32 = LEVEL_OF_ENDS;
 
 /// What is to be in the state.
 #[derive(Default)]
@@ -76,10 +76,10 @@ impl Wanted {
     /// first: an endpoint must be out of every service before its pod is forgotten.
     pub fn differences<'a>(&'a self, state: &'a MeshState, level: u32) -> Vec<Difference<'a>> {
         let mut differences = Vec::new();
-        let (gone, new) = compare(state.services(), &self.services, level, Service::simplify);
+        let (gone, new) = compare(state.services(), &self.services, level, Service::is_known_at, Service::simplify);
         differences.extend(gone.into_iter().map(Difference::ServiceGone));
         differences.extend(new.into_iter().map(|(now, before)| Difference::Service(now, before)));
-        let (gone, new) = compare(state.pods(), &self.pods, level, Pod::simplify);
+        let (gone, new) = compare(state.pods(), &self.pods, level, Pod::is_known_at, Pod::simplify);
         differences.extend(gone.into_iter().map(Difference::PodGone));
         differences.extend(new.into_iter().map(|(now, before)| Difference::Pod(now, before)));
         let routes = self.routes.as_deref().and_then(|routes| routes_of_level(routes, level));
@@ -140,6 +140,7 @@ fn compare<'a, K: Ord, T: Clone + PartialEq>(
     known: &'a BTreeMap<K, Arc<Versioned<T>>>,
     wanted: &'a BTreeMap<K, Want<T>>,
     level: u32,
+    is_known: impl Fn(&T, u32) -> bool,
     simplify: impl Fn(&mut T, u32),
 ) -> (Vec<&'a K>, Vec<New<'a, T>>) {
     let (mut gone, mut new) = (Vec::new(), Vec::new());
@@ -149,7 +150,7 @@ fn compare<'a, K: Ord, T: Clone + PartialEq>(
             gone.push(other);
         }
         let before = known.next_if(|(other, _)| *other == name).map(|(_, known)| known);
-        if level >= LEVEL_OF_WORKLOADS {
+        if is_known(want.value(), level) {
             if !before.is_some_and(|before| want.equals(before)) {
                 new.push((Cow::Borrowed(want.value()), before.map(|before| &before.value)));
             }

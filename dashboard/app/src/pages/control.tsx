@@ -5,7 +5,7 @@ import { Dot, Missing, Section, Tile } from "../bits";
 import { distance, moment, NONE } from "../figures";
 import type { Live } from "../live";
 import { type Column, Table } from "../table";
-import type { Ca, Check, Member, Raft } from "../wire";
+import type { Ca, Check, Member, Pods, Raft } from "../wire";
 
 /** The replicas, what they agree on, and whom the mesh trusts. */
 export function Control({ live }: { live: Live }) {
@@ -14,6 +14,7 @@ export function Control({ live }: { live: Live }) {
     <>
       <h1>Control plane</h1>
       {raft ? <Replicas raft={raft} /> : <Missing live={live} part="raft" what="replicas" />}
+      {live.parts.pods ? <Proxies of={live.parts.pods} /> : <Missing live={live} part="pods" what="proxies" />}
       {ca ? <Authority ca={ca} /> : <Missing live={live} part="ca" what="the certificate authority" />}
       <Checks />
     </>
@@ -50,6 +51,48 @@ function Replicas({ raft }: { raft: Raft }) {
         <Tile name="Answered by">{raft.members.find((member) => member.id === raft.answeredBy)?.name ?? raft.answeredBy}</Tile>
       </dl>
       <Table caption="Replicas" columns={columns} rows={raft.members} rowKey={(member) => member.id} empty="There are none." />
+    </Section>
+  );
+}
+
+interface Acknowledged {
+  revision: string;
+  names: string[];
+}
+
+/** Whoever wants to know which ones asks `conduit pods`. */
+const NAMES_MAX = 5;
+
+/** What proxies have acknowledged. */
+function Proxies({ of }: { of: Pods }) {
+  const connected = of.pods.filter((pod) => pod.connected);
+  const by = new Map<string, string[]>();
+  for (const { ackedRevision, namespace, name } of connected) by.set(ackedRevision, [...(by.get(ackedRevision) ?? []), `${namespace}/${name}`]);
+  const rows = [...by].map(([revision, names]) => ({ revision, names }));
+  const some = ({ names }: Acknowledged) => names.slice(0, NAMES_MAX).join(", ") + (names.length > NAMES_MAX ? `, and ${names.length - NAMES_MAX} more` : "");
+  return (
+    <Section title="Proxies">
+      <dl class="tiles">
+        <Tile name="Meshed pods">{of.pods.filter((pod) => pod.meshed).length}</Tile>
+        <Tile name="Connected">{connected.length}</Tile>
+        <Tile name="Newest revision">{of.revision}</Tile>
+      </dl>
+      <p class="dim">
+        A proxy acknowledges what it is told, and is told what concerns it: one at an older revision may have all of it. <code>conduit wait --revision {of.revision}</code>{" "}
+        says when all have taken it.
+      </p>
+      <Table
+        caption="Acknowledged revisions"
+        columns={[
+          { title: "REVISION", numeric: true, value: (row: Acknowledged) => Number(row.revision), show: (row) => row.revision },
+          { title: "PROXIES", numeric: true, value: (row) => row.names.length },
+          { title: "WHICH", value: some, wide: true },
+        ]}
+        rows={rows}
+        rowKey={(row) => row.revision}
+        sort={{ column: 0, down: true }}
+        empty="No proxy is connected."
+      />
     </Section>
   );
 }

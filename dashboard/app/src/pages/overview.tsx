@@ -1,10 +1,14 @@
+import { useContext } from "preact/hooks";
+
 import { Dot, Missing, Partial, Section, Tile, figureColumns, Link } from "../bits";
 import { figures, NONE, percent, percentile, rate, wholePercent } from "../figures";
 import type { Live } from "../live";
+import { Scope } from "../scope";
 import { type Column, Table } from "../table";
 import { Topology } from "../topology";
 import type { Member, Objectives as Answer, Pod, StatRow, Stats } from "../wire";
 
+import { Failing } from "./failing";
 import { firing, Objectives } from "./objectives";
 
 /** What each controller consists of, and which of its ports it is at. */
@@ -14,12 +18,14 @@ export function Overview({ live }: { live: Live }) {
   const { pods, raft, stat, totals, edges, objectives } = live.parts;
   const rows = stat?.rows ?? [];
   const workloads = added(pods?.pods ?? []);
+  const scope = useContext(Scope);
   return (
     <>
       <h1>Service mesh overview</h1>
-      <Welcome isUp={live.parts.version !== undefined && pods !== undefined} workloads={workloads} />
+      <Welcome isUp={(live.parts.version !== undefined || scope !== "") && pods !== undefined} workloads={workloads} />
       <Totals rows={totals?.rows ?? []} pods={pods?.pods} objectives={objectives} />
       <Partial of={stat} />
+      <Failing of={pods} />
       <div class="columns">
         <Section title="Control plane">
           <ControlPlane members={raft?.members} live={live} />

@@ -8,6 +8,7 @@ import { linkTo, type Place } from "../route";
 import { type Column, Table } from "../table";
 import { Topology } from "../topology";
 import type { Pod, Ref, Series, Stat, StatRow } from "../wire";
+import { Failing } from "./failing";
 import { podStatus } from "./resources";
 
 /** One resource: its figures as time passes, whom it speaks with, and its pods. */
@@ -36,6 +37,7 @@ export function Resource({ live, place }: { live: Live; place: Place }) {
       )}
       <Tiles row={row} />
       <Partial of={stat} />
+      <Failing of={pods} which={(pod) => isOf(pod, ref)} />
       <p class="dim">
         In a terminal: <code>conduit stat {target}</code> · <a href={`#/tap/${ref.kind}/${ref.namespace || "-"}/${ref.name}`}>watch its requests</a>
       </p>
@@ -64,7 +66,7 @@ export function Resource({ live, place }: { live: Live; place: Place }) {
   );
 }
 
-function isOf(pod: Pod, ref: Ref): boolean {
+function isOf(pod: Pick<Pod, "namespace" | "name" | "workload">, ref: Ref): boolean {
   if (ref.kind === "namespace") return pod.namespace === ref.name;
   const name = ref.kind === "pod" ? pod.name : pod.workload?.kind === ref.kind ? pod.workload.name : "";
   return pod.namespace === ref.namespace && name === ref.name;

@@ -1,7 +1,7 @@
-import { Missing } from "../bits";
+import { figureColumns, Missing, Partial, Section } from "../bits";
 import type { Live } from "../live";
 import { Table } from "../table";
-import type { HttpRoute, RouteRule } from "../wire";
+import type { HttpRoute, RouteRule, Stat, StatRow } from "../wire";
 
 /** What is configured of the Gateway API. */
 export function Routes({ live }: { live: Live }) {
@@ -31,6 +31,29 @@ export function Routes({ live }: { live: Live }) {
       ) : (
         <Missing live={live} part="routes" what="routes" />
       )}
+      <Section title="Traffic">{live.parts.stat ? <Traffic stat={live.parts.stat} /> : <Missing live={live} part="stat" what="traffic of routes" />}</Section>
+    </>
+  );
+}
+
+/** What clients saw of each route: requests are of the service that they were for. */
+function Traffic({ stat }: { stat: Stat }) {
+  const rows = stat.rows.filter((row) => row.group?.route || row.stats);
+  return (
+    <>
+      <Partial of={stat} />
+      <Table
+        caption="Traffic of routes"
+        columns={[
+          { title: "SERVICE", value: (row: StatRow) => row.group?.service ?? "" },
+          { title: "ROUTE", value: (row) => row.group?.route ?? "", show: (row) => row.group?.route || <span class="dim">none</span> },
+          ...figureColumns<StatRow>((row) => row.stats),
+        ]}
+        rows={rows}
+        rowKey={(row) => `${row.group?.service}/${row.group?.route}`}
+        filter={(row) => `${row.group?.service} ${row.group?.route}`}
+        empty="No proxy has asked for a service in this time."
+      />
     </>
   );
 }

@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { ApiError, stream } from "../api";
+import { ApiError, SERVED_BY, stream } from "../api";
 import { latency, NONE, timeOfDay } from "../figures";
 import { decode, KINDS } from "../route";
 import { add, failed, type Tapped } from "../tapped";
@@ -135,7 +135,7 @@ export function Tap() {
 }
 
 async function watch(
-  request: unknown,
+  request: ReturnType<typeof requestOf>,
   signal: AbortSignal,
   set: (state: State) => void,
   take: (event: TapEvent) => void,
@@ -146,7 +146,8 @@ async function watch(
   while (!signal.aborted) {
     let isGone = false;
     try {
-      for await (const event of stream<TapEvent>("Tap", request, signal)) {
+      const { kind, namespace, name } = request.target;
+      for await (const event of stream<TapEvent>("Tap", kind === "namespace" ? name : namespace, request, signal)) {
         if (!seen) set({ is: "running" });
         seen = true;
         tries = TRIES;
@@ -161,7 +162,7 @@ async function watch(
     if (signal.aborted) return;
     seen = false;
     tries -= 1;
-    set({ is: "running", note: isGone ? "The connection is lost. Is `conduit dashboard` still running?" : "The controller went away; going on with another." });
+    set({ is: "running", note: isGone ? `The connection is lost. Is \`${SERVED_BY}\` still running?` : "The controller went away; going on with another." });
     await new Promise((wake) => setTimeout(wake, AGAIN_MS));
   }
 }

@@ -17,7 +17,7 @@ use crate::{
     buffer::Buffer,
     buffered::Buffered,
     http::{
-        Forward, INTERIM_MAX, REST_TIMEOUT, Refusal,
+        Forward, Headers, INTERIM_MAX, REST_TIMEOUT, Refusal,
         body::Body,
         exchange::{Exchange, Hop},
         head::{self, EndOfHead, Ending, Framing, RequestHead, ResponseHead},
@@ -92,7 +92,8 @@ impl Flight<'_, '_> {
         if self.is_mesh && head.is_undelivered && self.upload.is_whole {
             return Err(Broken::Undelivered);
         }
-        recorded.head(head.status, head.grpc_status, self.is_mesh && head.is_proxy_error);
+        let headers = Headers::Http1(out.filled());
+        recorded.head(head.status, head.grpc_status, self.is_mesh && head.is_proxy_error, headers);
         if let Some(edits) = self.policy.and_then(Policy::of_responses) {
             let lines = std::mem::replace(&mut out, Buffer::small());
             edit_lines(edits, lines.filled(), &mut out).map_err(|error| Broken::BadResponse(error.into()))?;

@@ -430,7 +430,8 @@ impl Flight {
             self.stage.set(Stage::Begun);
             if let Some(recorded) = self.recorded.borrow_mut().as_mut() {
                 recorded.response_encoding(|| fields.get("grpc-encoding").map(<[u8]>::to_vec));
-                recorded.head(response.status, response.grpc_status, is_mesh && response.is_proxy_error);
+                let is_proxy_error = is_mesh && response.is_proxy_error;
+                recorded.head(response.status, response.grpc_status, is_proxy_error, Headers::Http2(&fields));
             }
             if self.request.method() == "CONNECT" && (200..300).contains(&response.status) {
                 // A tunnel has no response that could be all here.

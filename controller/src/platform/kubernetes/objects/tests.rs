@@ -562,3 +562,71 @@ fn one_change_is_told_alone() {
     objects.observe(Observed::Pod(Event::Apply(pod_of("web-1", "10.244.0.1", false))));
     assert_eq!(names(objects.tell().0), (vec!["web".to_owned()], vec!["web-1".to_owned()]));
 }
+
+#[test]
+fn a_proxy_is_left_alone_when_all_others_have_ended_for_good() {
+    let running = json!({"running": {}});
+    let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+    let (sidecar, main, more) = ("conduit-proxy", "main", "more");
+    for (policy, containers, states, is_ended) in [
+        ("Never", &[main, sidecar][..], &[ended(0), running.clone()][..], true),
+        ("Never", &[main, sidecar], &[ended(1), running.clone()], true),
+        ("Never", &[main, sidecar], &[running.clone(), running.clone()], false),
+        ("Never", &[main, sidecar], &[], false),
+        ("Never", &[main, more, sidecar], &[ended(0), running.clone(), running.clone()], false),
+        ("Never", &[main, more, sidecar], &[ended(0), ended(2), running.clone()], true),
+        ("OnFailure", &[main, sidecar], &[ended(0), running.clone()], true),
+        // The kubelet starts it again.
+        ("OnFailure", &[main, sidecar], &[ended(1), running.clone()], false),
+        ("Always", &[main, sidecar], &[ended(0), running.clone()], false),
+        ("", &[main, sidecar], &[ended(0), running.clone()], false),
+        // Without a proxy, with a native one, and with nothing but one.
+        ("Never", &[main], &[ended(0)], false),
+        ("Never", &[sidecar], &[], false),
+    ] {
+        let named = |name: &&str| json!({"name": name});
+        let mut spec = json!({"containers": containers.iter().map(named).collect::<Vec<_>>()});
+        if !policy.is_empty() {
+            spec["restartPolicy"] = policy.into();
+        }
+        let statuses = containers.iter().zip(states).map(|(name, state)| json!({"name": name, "state": state}));
+        let status = json!({"containerStatuses": statuses.collect::<Vec<_>>()});
+        let found = application_ended(&read(spec.clone()), &read(status.clone()));
+        assert_eq!(found, is_ended, "{spec} {status}");
+    }
+    // One container may say otherwise than its pod.
+    let rule = json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [0]}});
+    for (more, is_ended) in [
+        (json!({"name": main, "restartPolicy": "Always"}), false),
+        (json!({"name": main, "restartPolicy": "Never", "restartPolicyRules": [rule]}), false),
+        (json!({"name": main, "restartPolicy": "Never", "restartPolicyRules": []}), true),
+    ] {
+        let spec = json!({"restartPolicy": "Never", "containers": [more, {"name": sidecar}]});
+        let status = json!({"containerStatuses": [{"name": main, "state": ended(0)}]});
+        assert_eq!(application_ended(&read(spec.clone()), &read(status)), is_ended, "{spec}");
+    }
+}
+
+/// In whatever pod it is: one that was meshed by another control plane is none of ours.
+#[test]
+fn what_has_ended_is_told_of_our_pods() {
+    let mut objects = cluster();
+    let ended = |labels: Value| -> excerpts::Pod {
+        let mut metadata = metadata("once-x");
+        metadata["labels"] = labels;
+        read(json!({
+            "metadata": metadata,
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "main"}, {"name": "conduit-proxy"}]},
+            "status": {"phase": "Running", "podIP": "10.244.0.7", "containerStatuses": [
+                {"name": "main", "state": {"terminated": {"exitCode": 0}}},
+                {"name": "conduit-proxy", "state": {"running": {}}},
+            ]},
+        }))
+    };
+    for (labels, told) in [(json!({CONTROL_PLANE_NAMESPACE: "conduit"}), true), (json!({}), false)] {
+        objects.observe(Observed::Pod(Event::Apply(ended(labels))));
+        let inventory = objects.inventory();
+        let pod = inventory.pods.iter().find(|pod| pod.name.name() == "once-x").unwrap();
+        assert_eq!(pod.application_ended, told);
+    }
+}
