@@ -27,6 +27,8 @@ use serde_json::{Value, json};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_conduit-cni");
 const SOON: Duration = Duration::from_secs(30);
 const INSIDE: &str = "CONDUIT_TEST_INSIDE";
+/// Where `cnitool` is, inside: nothing can be downloaded there.
+const CNITOOL: &str = "CONDUIT_TEST_CNITOOL";
 /// Its network is made by a program that makes none: how it is made is none of the plugin's business.
 const NETWORK: &str =
     "#!/bin/sh\ncat >/dev/null\necho '{\"cniVersion\": \"1.0.0\", \"ips\": [{\"address\": \"10.1.0.2/24\"}]}'\n";
@@ -34,7 +36,11 @@ const CONF: &str = r#"{"cniVersion": "1.0.0", "name": "net", "plugins": [{"type"
 
 /// Runs the test of this name again, in namespaces of its own, where it is root.
 fn again(test: &str) {
+    let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
+    if let Some(cnitool) = cnitool(directory.path()) {
+        command.env(CNITOOL, cnitool);
+    }
     command.args(["--user", "--map-root-user", "--net", "--mount"]).arg(std::env::current_exe().unwrap());
     let output = command.args([test, "--exact", "--nocapture"]).env(INSIDE, "1").output();
     let output = output.expect("`unshare` of util-linux is needed");
@@ -357,15 +363,7 @@ fn pods_are_redirected_from_outside() {
 
 /// By the runtime's side of CNI as its authors have it.
 fn by_cnitool(node: &Node) {
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cnitool");
-    let tool = node.path("cnitool");
-    let mut go = Command::new("go");
-    go.current_dir(module).args(["build", "-o"]).arg(&tool).arg("github.com/containernetworking/cni/cnitool");
-    if !tool_is_there(&mut go) {
-        assert!(std::env::var_os("CI").is_none(), "CI has to have go, and its modules");
-        eprintln!("SKIPPED: cnitool cannot be built without go");
-        return;
-    }
+    let Some(tool) = std::env::var_os(CNITOOL) else { return };
     let network = Network::new();
     let cnitool = |command: &str| {
         let mut cnitool = Command::new(&tool);
@@ -385,15 +383,16 @@ fn by_cnitool(node: &Node) {
     assert!(!network.has_rules());
 }
 
-fn tool_is_there(go: &mut Command) -> bool {
-    match go.output() {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            if !output.status.success() {
-                eprintln!("{said}");
-            }
-            output.status.success()
-        }
-        Err(_) => false,
+/// Builds it in `directory`; none where there is no go for that.
+fn cnitool(directory: &Path) -> Option<PathBuf> {
+    let (module, tool) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cnitool"), directory.join("cnitool"));
+    let mut go = Command::new("go");
+    go.current_dir(module).args(["build", "-o"]).arg(&tool).arg("github.com/containernetworking/cni/cnitool");
+    let built = go.output().inspect(|output| eprint!("{}", String::from_utf8_lossy(&output.stderr)));
+    if built.is_ok_and(|output| output.status.success()) {
+        return Some(tool);
     }
+    assert!(std::env::var_os("CI").is_none(), "CI has to have go, and its modules");
+    eprintln!("SKIPPED: cnitool cannot be built without go");
+    None
 }
