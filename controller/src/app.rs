@@ -68,7 +68,10 @@ use crate::{
     seed,
     serve::{self, Connections, Refusals},
     tap::server::{ATTACH_BYTES_MAX, TapServer},
-    telemetry::{self, Telemetry, server::TelemetryServer},
+    telemetry::{
+        self, Telemetry,
+        server::{TelemetryServer, keep_departures},
+    },
     web,
     webhook::server::Webhook,
 };
@@ -156,6 +159,7 @@ impl App {
         };
         AuthorityActor::start(setup, own.clone());
         tokio::spawn(clock::keep_comparing(own.clone()));
+        tokio::spawn(keep_departures(own.telemetry.clone(), own.cluster.clone(), own.clock.clone()));
         tokio::spawn(tokens::keep(own.clone(), config.intermediate_lifetime));
         tokio::spawn(seed::reseal(own.clone(), roots.clone()));
         let platform_keeps_routes = platform.keeps_routes();

@@ -4,13 +4,14 @@
 //! of it is replicated: it is high in rate, and losing a replica's part is told to the person who asks, never hidden.
 //!
 //! - [`history`]: what one proxy has told. [`names`]: what that is told apart by. [`block`]: how little memory it takes. [`slots`]: time.
-//!   [`spans`]: when it was heard, [`together`]: by several replicas.
+//!   [`spans`]: when it was heard, [`together`]: by several replicas. [`departures`]: who is not heard any more.
 //! - [`questions`]: what is added up for whom. [`counts`]: how. [`select`]: which rows a question is about. [`bounds`]: how many are told.
 //! - [`edges`]: who speaks with whom. [`paths`]: what is asked for, and how that ends. [`series`]: how it was as time passed.
 
 pub mod block;
 pub mod bounds;
 pub mod counts;
+pub mod departures;
 pub mod edges;
 pub mod history;
 pub mod names;
@@ -32,7 +33,12 @@ use conduit_api::{
 };
 use tokio::time::Instant;
 
-use self::{history::History, questions::Counted, slots::Now};
+use self::{
+    departures::{Departure, Departures},
+    history::History,
+    questions::Counted,
+    slots::Now,
+};
 
 /// Bytes of all that is kept. Six hours of a busy proxy are 146 kB (`controller/examples/telemetry_memory.rs` fills and counts them): of a thousand deployments each of three
 /// replicas has a third, 49 MB, and 73 MB when one of them is gone. Past it whoever has more than an equal share forgets its oldest slots, and
@@ -80,6 +86,9 @@ pub struct Telemetry {
     began: Instant,
     ran_before: bool,
     histories: BTreeMap<ReporterKey, Arc<History>>,
+    departures: Arc<Departures>,
+    /// When a replica was seen to be removed last.
+    removed: Option<Instant>,
     /// Of all of them.
     size: usize,
     bytes_max: usize,
@@ -98,6 +107,8 @@ impl Telemetry {
             began: now.monotonic,
             ran_before: false,
             histories: BTreeMap::new(),
+            departures: Arc::new(Departures::new(now.monotonic)),
+            removed: None,
             size: 0,
             bytes_max: BYTES_MAX,
             tidied: None,
@@ -188,8 +199,25 @@ impl Telemetry {
 
     /// What there is to be added up, as it is now: so that nobody who reports has to wait for it.
     pub fn counted(&self, now: Now) -> Counted {
-        let histories = self.histories.values().cloned().collect();
-        Counted { now, began: self.began, ran_before: self.ran_before, memory: self.memory, histories }
+        Counted {
+            now,
+            began: self.began,
+            ran_before: self.ran_before,
+            memory: self.memory,
+            histories: self.histories.values().cloned().collect(),
+            departures: self.departures.clone(),
+            removed: self.removed,
+        }
+    }
+
+    /// A pod with a proxy is gone.
+    pub fn departed(&mut self, departure: Departure) {
+        Arc::make_mut(&mut self.departures).add(departure);
+    }
+
+    /// A replica was removed from the control plane.
+    pub fn removed(&mut self, now: Now) {
+        self.removed = Some(now.monotonic);
     }
 
     /// Which memory this is.

@@ -20,6 +20,7 @@ use crate::{
     telemetry::{
         bounds::{Busy as _, TOLD, bounded},
         edges::{Ends, edges as told},
+        select::Tellers,
     },
 };
 
@@ -40,7 +41,7 @@ pub async fn edges(own: &Own, request: EdgesRequest) -> Result<EdgesResponse, St
         async move { peer.collect_edges(collect).await.map(Response::into_inner) }
     });
     let (own_answer, others) = tokio::join!(own.collect_edges(collect.clone()), others);
-    let mut merged = Merged::new(own, window_ms, 0);
+    let mut merged = Merged::new(own, window_ms, 0, Tellers::ALL);
     merged.add_all(own_answer, others, |answer| (answer.heard, answer.edges), Ends::from_wire);
     let (edges, is_too_much) = bounded(told(merged.traffic), TOLD, Edge::traffic);
     Ok(EdgesResponse {

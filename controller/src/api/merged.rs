@@ -1,9 +1,6 @@
 //! What all replicas have counted, added up: over how long each part was heard, who did not answer, and who could not understand.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use conduit_api::{
     NodeId,
@@ -13,11 +10,22 @@ use conduit_api::{
 
 use crate::{
     peer::{Answer, server::Own},
-    telemetry::{self, counts::Traffic, questions::ms, slots::Now, together::Together},
+    telemetry::{
+        self,
+        counts::Traffic,
+        questions::{ms, number_of},
+        select::Tellers,
+        slots::Now,
+        together::Together,
+    },
 };
 
 /// Windows that releases which say nothing of their level remember.
 const OLD_WINDOW_MAX: Duration = Duration::from_secs(3600);
+
+/// Replicas of a control plane that begins do so within this. One that is so much younger than another may have taken the place of one that is gone,
+/// with what that had heard.
+const BEGIN_TOGETHER: Duration = Duration::from_secs(60);
 
 /// What the replicas that answered have counted.
 pub struct Merged<K> {
@@ -30,8 +38,8 @@ pub struct Merged<K> {
     /// The window, in whole slots.
     pub window_ms: u32,
     needed_level: u32,
-    /// Proxies that have all that there is to tell, by their numbers; none if it may be any proxy.
-    tellers: Option<BTreeSet<u64>>,
+    /// Proxies that count what is asked for and are there, by their numbers.
+    tellers: Vec<u64>,
     /// Replicas that answered, this one among them.
     pub answered: u32,
     /// Those that did not answer at all.
@@ -45,12 +53,17 @@ pub struct Merged<K> {
 }
 
 impl<K: Ord> Merged<K> {
-    /// Nothing yet, of a question that replicas have to be of `needed_level` for.
-    pub fn new(own: &Own, window_ms: u32, needed_level: u32) -> Self {
-        Self::at(telemetry::server::now(&own.clock), Duration::from_millis(window_ms.into()), needed_level)
+    /// Nothing yet, of a question that replicas have to be of `needed_level` for, and that `tellers` have counted the answer to.
+    pub fn new(own: &Own, window_ms: u32, needed_level: u32, tellers: Tellers<'_>) -> Self {
+        let (now, window) = (telemetry::server::now(&own.clock), Duration::from_millis(window_ms.into()));
+        let state = own.cluster.state();
+        let state = state.borrow();
+        let pods = state.pods().values().map(|pod| &pod.value);
+        let tellers = pods.filter(|pod| pod.meshed && tellers.has(&pod.name, pod.workload.as_ref()));
+        Self { tellers: tellers.map(|pod| number_of(&pod.name)).collect(), ..Self::at(now, window, needed_level) }
     }
 
-    /// The same at a time.
+    /// The same at a time, where nobody is there to tell.
     pub fn at(now: Now, window: Duration, needed_level: u32) -> Self {
         let needed_level = if window > OLD_WINDOW_MAX { needed_level.max(1) } else { needed_level };
         Self {
@@ -59,18 +72,13 @@ impl<K: Ord> Merged<K> {
             since_start: false,
             window_ms: ms(now.whole_slots(window.min(WINDOW_MAX))),
             needed_level,
-            tellers: None,
+            tellers: Vec::new(),
             answered: 0,
             silent: Vec::new(),
             asked: 0,
             outdated: 0,
             truncated: false,
         }
-    }
-
-    /// The same, of what only these proxies tell, if it is known which do.
-    pub fn told_by(self, tellers: Option<BTreeSet<u64>>) -> Self {
-        Self { tellers, ..self }
     }
 
     /// Adds this replica's own answer and those of the others: each is taken apart by `parts`, and each of its rows by `parse`.
@@ -89,14 +97,16 @@ impl<K: Ord> Merged<K> {
             answers.map(heard).partition(|(heard, _)| heard.level >= self.needed_level);
         (self.answered, self.outdated) = (answers.len() as u32, outdated.len() as u32);
         self.truncated = answers.iter().any(|(heard, _)| heard.truncated);
+        let all_heard: Vec<_> = answers.iter().map(|(heard, _)| heard).collect();
         // Nobody knows of anything before the one that has been listening for the longest time.
-        let oldest = answers.iter().map(|(heard, _)| heard.age_ms).max().unwrap_or_default();
-        let whole_ms = self.window_ms.min(ms(Duration::from_millis(oldest)));
-        let together = Together::of(&answers.iter().map(|(heard, _)| heard).collect::<Vec<_>>(), whole_ms);
-        // A proxy of which nobody says anything may have had nothing to tell, or have told a replica that was killed since.
-        let killed = answers.iter().filter(|(heard, _)| heard.ran_before).map(|(heard, _)| heard.age_ms).min();
-        let all_are_known = self.tellers.as_ref().is_some_and(|all| all.iter().all(|proxy| together.knows(*proxy)));
-        let lost_before = killed.filter(|_| !all_are_known).map_or(whole_ms, |age| ms(Duration::from_millis(age)));
+        let whole_ms = self.window_ms.min(age_ms(&all_heard));
+        let together = Together::of(&all_heard, whole_ms);
+        let lost_before = lost_ms_ago(&all_heard).map_or(whole_ms, |lost| ms(Duration::from_millis(lost)));
+        let lost_before = if lost_before < whole_ms && !self.is_all_known(&all_heard, &together, lost_before.into()) {
+            lost_before
+        } else {
+            whole_ms
+        };
         for (at, (heard, rows)) in answers.into_iter().enumerate() {
             let rows = rows.into_iter().map(&parse);
             for (key, counts) in rows.filter(|(_, counts)| together.takes(at, counts)) {
@@ -108,6 +118,29 @@ impl<K: Ord> Merged<K> {
         self.covered_ms = least.unwrap_or(whole_ms).min(whole_ms).min(together.least_ms()).min(lost_before);
         self.since_start = self.covered_ms == whole_ms && whole_ms < self.window_ms;
     }
+
+    /// Whether everybody who may have told something to a replica that was lost `lost_ms` ago has been heard since: what they say then tells what is
+    /// missing. Nobody hears of those again who were gone before.
+    fn is_all_known(&self, heard: &[&Heard], together: &Together, lost_ms: u64) -> bool {
+        let has_heard = |proxy| together.has_heard(proxy, lost_ms);
+        let departures_known = heard.iter().map(|heard| heard.departures_known_ms).max().unwrap_or_default();
+        let mut departures = heard.iter().flat_map(|heard| &heard.departures);
+        departures_known >= self.window_ms.min(age_ms(heard)).into()
+            && departures.all(|gone| gone.ms_ago < lost_ms && has_heard(gone.reporter))
+            && self.tellers.iter().all(|proxy| has_heard(*proxy))
+    }
+}
+
+/// How long the one has been listening that has been for the longest time.
+fn age_ms(heard: &[&Heard]) -> u32 {
+    ms(Duration::from_millis(heard.iter().map(|heard| heard.age_ms).max().unwrap_or_default()))
+}
+
+/// When a replica was last lost, with what it had heard: one that is back, one whose place was taken, or one that was removed.
+fn lost_ms_ago(heard: &[&Heard]) -> Option<u64> {
+    let together = u64::from(age_ms(heard).saturating_sub(ms(BEGIN_TOGETHER)));
+    let began = heard.iter().filter(|heard| heard.ran_before || heard.age_ms < together).map(|heard| heard.age_ms);
+    began.chain(heard.iter().filter_map(|heard| heard.removed_ms_ago)).min()
 }
 
 #[cfg(test)]
@@ -116,7 +149,7 @@ mod tests {
         PodName,
         proto::{
             common::Direction,
-            peer::{HeardProxy, Open, Span},
+            peer::{Departure, HeardProxy, Open, Span},
             public::{ResourceSelection, StatRequest},
             telemetry::{ReportRequest, RequestCounts},
         },
@@ -136,7 +169,7 @@ mod tests {
     type Reply = (Heard, Vec<Counts>);
 
     fn heard(memory: u64, age_s: u64) -> Heard {
-        Heard { memory, age_ms: age_s * 1000, level: 1, ..Heard::default() }
+        Heard { memory, age_ms: age_s * 1000, level: 1, departures_known_ms: age_s * 1000, ..Heard::default() }
     }
 
     /// So many requests of `web`, of proxies that were heard for so many seconds, and whose memory has the rest.
@@ -178,33 +211,54 @@ mod tests {
 
     #[test]
     fn what_was_told_to_a_replica_that_was_killed_is_missing() {
-        let span = |proxy| HeardProxy {
-            reporter: proxy,
-            spans: vec![Span { incarnation: 7, first: 1, last: 9, from_ms_ago: 90_000, to_ms_ago: 0 }],
+        let proxy = |(reporter, heard_s_ago): &(u64, u64)| HeardProxy {
+            reporter: *reporter,
+            spans: vec![Span { incarnation: 7, first: 1, last: 9, from_ms_ago: 90_000, to_ms_ago: heard_s_ago * 1000 }],
             ..HeardProxy::default()
         };
-        let old = || (Heard { level: LEVEL, proxies: vec![span(1)], ..heard(7, 4_000) }, Vec::new());
-        let now = Now { monotonic: Instant::now(), unix_ms: 86_400_000 };
-        let covered = |ran_before, tellers: Option<&[u64]>| {
-            let young = (Heard { level: LEVEL, ran_before, ..heard(8, 5) }, Vec::new());
-            let tellers = tellers.map(|tellers| tellers.iter().copied().collect());
-            let mut merged = Merged::<String>::at(now, Duration::from_secs(60), 0).told_by(tellers);
-            let others = vec![Answer { node: NodeId::from(9), answer: Some(young) }];
+        let gone = |(reporter, s_ago): &(u64, u64)| Departure { reporter: *reporter, ms_ago: s_ago * 1000 };
+        // What the proxies 1 and 2 may have told a replica that has begun five seconds ago.
+        let covered = |young: Heard, proxies: &[(u64, u64)], departures: &[(u64, u64)], known_s: u64| {
+            let old = Heard {
+                level: LEVEL,
+                proxies: proxies.iter().map(proxy).collect(),
+                departures: departures.iter().map(gone).collect(),
+                departures_known_ms: known_s * 1000,
+                ..heard(7, 4_000)
+            };
+            let young = Heard { level: LEVEL, ..young };
+            let now = Now { monotonic: Instant::now(), unix_ms: 86_400_000 };
+            let merged = Merged::<String>::at(now, Duration::from_secs(60), 0);
+            let mut merged = Merged { tellers: vec![1, 2], ..merged };
+            let others = vec![Answer { node: NodeId::from(9), answer: Some((young, Vec::new())) }];
             merged.add_all(
-                old(),
+                (old, Vec::new()),
                 others,
                 |(heard, rows)| (Some(heard), rows),
                 |counts: Counts| (String::new(), counts),
             );
             (merged.covered_ms / 1000, merged.since_start)
         };
-        // Whoever has begun for the first time has lost nothing.
-        assert_eq!(covered(false, None), (60, false));
-        // One proxy says of itself that nothing is missing, and another one says nothing.
-        assert_eq!(covered(true, Some(&[1])), (60, false));
-        assert_eq!(covered(true, Some(&[1, 2])), (5, false));
-        assert_eq!(covered(true, None), (5, false), "it may be any proxy");
-        assert_eq!(covered(true, Some(&[])), (60, false));
+        let back = || Heard { ran_before: true, ..heard(8, 5) };
+        let both = [(1, 1), (2, 4)];
+        for (what, young, proxies, departures, known_s, expected) in [
+            ("both have been heard since, and know what they have told", back(), &both[..], &[][..], 4_000, 60),
+            ("one was not heard", back(), &both[..1], &[], 4_000, 5),
+            ("one was heard before", back(), &[(1, 1), (2, 6)], &[], 4_000, 5),
+            ("one is gone since, and was heard until then", back(), &[(1, 1), (2, 1), (3, 3)], &[(3, 2)], 4_000, 60),
+            ("one was gone before", back(), &[(1, 1), (2, 1), (3, 7)], &[(3, 6)], 4_000, 5),
+            ("another one has its name", back(), &both, &[(2, 6)], 4_000, 5),
+            ("nobody knows who was gone before", back(), &both, &[], 50, 5),
+            ("it has another's place", heard(8, 5), &both[..1], &[], 4_000, 5),
+            ("it has begun long ago", Heard { ran_before: true, ..heard(8, 70) }, &[], &[], 4_000, 60),
+            ("one was removed", Heard { removed_ms_ago: Some(9_000), ..heard(8, 4_000) }, &both[..1], &[], 4_000, 9),
+            ("nothing has happened", heard(8, 4_000), &[], &[(3, 30)], 4_000, 60),
+        ] {
+            assert_eq!(covered(young, proxies, departures, known_s), (expected, false), "{what}");
+        }
+        // All have begun at about the same time, for the first time.
+        let merged = merged(60, 0, (heard(7, 30), Vec::new()), vec![Some((heard(8, 20), Vec::new()))]);
+        assert_eq!((merged.covered_ms, merged.since_start), (30_000, true));
     }
 
     #[test]

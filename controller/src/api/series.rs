@@ -13,7 +13,7 @@ use super::{
 use crate::{
     peer::{SUMS_TIMEOUT, ask_others_within, server::Own},
     propose::unix_ms,
-    telemetry::series::Steps,
+    telemetry::{select::Tellers, series::Steps},
 };
 
 /// Answers `request` from all replicas.
@@ -27,7 +27,7 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
     counted_window(request.window_ms)?;
     let steps = Steps::of(&request, unix_ms(own.clock.now())).map_err(Status::invalid_argument)?;
     let collect = CollectSeriesRequest {
-        selector: Some(selector),
+        selector: Some(selector.clone()),
         first_ms: steps.first_ms,
         step_ms: steps.length.as_millis() as u32,
         steps: steps.count,
@@ -38,7 +38,7 @@ pub async fn series(own: &Own, request: SeriesRequest) -> Result<SeriesResponse,
         async move { peer.collect_series(collect).await.map(Response::into_inner) }
     });
     let (own_answer, others) = tokio::join!(own.collect_series(collect.clone()), others);
-    let mut merged = Merged::new(own, request.window_ms, needed_level);
+    let mut merged = Merged::new(own, request.window_ms, needed_level, Tellers::of_received(&selector));
     // Older releases tell one series after the other.
     let parts =
         |answer: CollectSeriesResponse| (answer.heard, (0..steps.count).cycle().zip(answer.steps).collect::<Vec<_>>());

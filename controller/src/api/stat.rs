@@ -1,12 +1,8 @@
 //! `conduit stat`: every replica's counts, merged, beside the pods that there are.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use conduit_api::{
-    Pod,
     proto::{
         common::ResourceRef,
         peer::CollectStatRequest,
@@ -29,8 +25,8 @@ use crate::{
         bounds::{Busy as _, TOLD, bounded},
         counts::Traffic,
         paths,
-        questions::{by_route, number_of},
-        select::{self, WORKLOAD_KINDS, matches},
+        questions::by_route,
+        select::{self, Tellers, WORKLOAD_KINDS, matches},
     },
 };
 
@@ -70,8 +66,7 @@ pub async fn collect(own: &Own, request: &StatRequest) -> Merged<Row> {
     });
     let (own_answer, others) = tokio::join!(own.collect(collect.clone()), others);
     let by: Vec<_> = request.by().collect();
-    let tellers = tellers(request, &own.cluster.state().borrow());
-    let mut merged = Merged::new(own, request.window_ms, needed_level(request)).told_by(tellers);
+    let mut merged = Merged::new(own, request.window_ms, needed_level(request), Tellers::of(request));
     merged.add_all(
         own_answer,
         others,
@@ -263,35 +258,11 @@ fn pods_by_resource(selector: &ResourceSelection, state: &MeshState) -> BTreeMap
         return selected.map(|service| (service, (0, 0))).collect();
     }
     for pod in state.pods().values().map(|pod| &pod.value) {
-        if let Some(resource) = selected(pod, selector) {
+        if let Some(resource) = select::selected(&pod.name, pod.workload.as_ref(), selector) {
             let (meshed, running) = found.entry(resource).or_insert((0, 0));
             *meshed += u32::from(pod.meshed);
             *running += 1;
         }
     }
     found
-}
-
-/// The namespace and the name of what `pod` is counted for, if it is selected.
-fn selected(pod: &Pod, selector: &ResourceSelection) -> Option<(String, String)> {
-    let namespace = pod.name.namespace().to_owned();
-    let resource = match (selector.kind.as_str(), &pod.workload) {
-        ("pod", _) => (namespace, pod.name.name().to_owned()),
-        ("namespace", _) => (String::new(), namespace),
-        (kind, Some(workload)) if workload.kind == kind => (namespace, workload.name.clone()),
-        _ => return None,
-    };
-    matches(selector, &selector.kind, &resource.0, &resource.1).then_some(resource)
-}
-
-/// The proxies that tell all of it, by their numbers: those of what is selected, if it is about what that has received.
-fn tellers(request: &StatRequest, state: &MeshState) -> Option<BTreeSet<u64>> {
-    let by: Vec<_> = request.by().collect();
-    let is_received = |selector: &&ResourceSelection| {
-        request.other.is_none() && !by_route(&by) && !matches!(selector.kind.as_str(), "authority" | "service")
-    };
-    let selector = request.selector.as_ref().filter(is_received)?;
-    let pods = state.pods().values().map(|pod| &pod.value);
-    let proxies = pods.filter(|pod| pod.meshed && selected(pod, selector).is_some());
-    Some(proxies.map(|pod| number_of(&pod.name)).collect())
 }

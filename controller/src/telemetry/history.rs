@@ -19,6 +19,7 @@ use super::{
     counts::{Counts, Tcp},
     names::{Link, NAMES_MAX, Name, Names, Requests},
     paths::Path,
+    select::Tellers,
     slots::Now,
     spans::Spans,
 };
@@ -93,6 +94,11 @@ impl History {
         &self.reporter
     }
 
+    /// Whether it is one of those.
+    pub fn is_of(&self, tellers: Tellers<'_>) -> bool {
+        tellers.has(&self.reporter.pod, self.reporter.workload.as_ref())
+    }
+
     /// What is known of whose it is, now.
     pub fn know(&mut self, reporter: Reporter) {
         if *self.reporter != reporter {
@@ -121,7 +127,8 @@ impl History {
         if self.last.0 == sent.0 && sent.1 <= self.last.1 {
             return None;
         }
-        if !self.spans.add(now, sent, Duration::from_millis(report.interval_ms.into())) {
+        let heard_of = report.since_previous_ms.unwrap_or(report.interval_ms);
+        if !self.spans.add(now, sent, Duration::from_millis(heard_of.into())) {
             self.kept_by = report.previous_memory;
         }
         if self.last.0 != sent.0 {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use conduit_api::{
     PodName,
     proto::{
-        peer::{Heard, HeardProxy, ReportId},
+        peer::{Departure, Heard, HeardProxy, ReportId},
         public::{EdgesRequest, ResourceSelection, StatRequest, stat_request::By},
     },
 };
@@ -15,10 +15,11 @@ use super::{
     Reporter, Row,
     block::Block,
     counts::{Counts, Tcp, Traffic},
+    departures::Departures,
     edges::Ends,
     history::History,
     names::Name,
-    select,
+    select::{self, Tellers},
     series::Steps,
     slots::Now,
 };
@@ -35,6 +36,8 @@ pub struct Counted {
     pub(super) ran_before: bool,
     pub(super) memory: u64,
     pub(super) histories: Vec<Arc<History>>,
+    pub(super) departures: Arc<Departures>,
+    pub(super) removed: Option<Instant>,
 }
 
 /// What was found, by what it is of and by who has told it.
@@ -68,11 +71,24 @@ enum Part {
 }
 
 impl Counted {
-    /// What this replica says of itself with every answer.
-    fn heard(&self, proxies: Vec<HeardProxy>) -> Heard {
-        let age_ms = self.now.since(self.began).as_millis() as u64;
-        let ran_before = self.ran_before;
-        Heard { memory: self.memory, age_ms, level: LEVEL, truncated: false, proxies, ran_before }
+    /// What this replica says of itself with every answer, which is about a window.
+    fn heard(&self, window: Duration, tellers: Tellers<'_>, proxies: Vec<HeardProxy>) -> Heard {
+        let ms_ago = |at| self.now.since(at).as_millis() as u64;
+        let departures = self.departures.within(self.now.monotonic, window);
+        let departures = departures.filter(|gone| tellers.has(&gone.pod, gone.workload.as_ref()));
+        let departures =
+            departures.map(|gone| Departure { reporter: number_of(&gone.pod), ms_ago: ms_ago(gone.at) }).collect();
+        Heard {
+            memory: self.memory,
+            age_ms: ms_ago(self.began),
+            level: LEVEL,
+            truncated: false,
+            proxies,
+            ran_before: self.ran_before,
+            departures,
+            departures_known_ms: ms_ago(self.departures.known_since()),
+            removed_ms_ago: self.removed.map(ms_ago),
+        }
     }
 
     /// When a proxy was heard.
@@ -98,20 +114,21 @@ impl Counted {
 
     /// The traffic of each resource that `request` selects, in `window` before now.
     pub fn stat(&self, window: Duration, request: &StatRequest) -> Told<Row> {
+        let tellers = Tellers::of(request);
         let Some(selector) = &request.selector else {
-            return Told { found: BTreeMap::new(), heard: self.heard(Vec::new()) };
+            return Told { found: BTreeMap::new(), heard: self.heard(window, tellers, Vec::new()) };
         };
         let by: Vec<_> = request.by().collect();
         if by_route(&by) {
             let other = request.other.as_ref();
-            return self.add_up(window, |reporter, name| {
+            return self.add_up(window, tellers, |reporter, name| {
                 let Name::Requests(key) = name else { return None };
                 let (namespace, name) = select::routed(reporter, key, selector, other)?;
                 Some(((namespace, name, select::route_values(reporter, key, &by)), Part::Requests))
             });
         }
         if !by.is_empty() {
-            return self.add_up(window, |reporter, name| {
+            return self.add_up(window, tellers, |reporter, name| {
                 let Name::Path(path) = name else { return None };
                 let (namespace, name) = select::paths(reporter, selector)?;
                 Some(((namespace, name, path.values(&by)), Part::Requests))
@@ -119,7 +136,7 @@ impl Counted {
         }
         let other = request.other.as_ref();
         let of_pods = select::is_about_receiving_pods(selector, other);
-        self.add_up(window, |reporter, name| {
+        self.add_up(window, tellers, |reporter, name| {
             let ((namespace, name), part) = match name {
                 Name::Link(key) => {
                     let part = if of_pods { Part::Both } else { Part::Connections };
@@ -135,7 +152,7 @@ impl Counted {
 
     /// Who spoke with whom in `window` before now.
     pub fn edges(&self, window: Duration, request: &EdgesRequest) -> Told<Ends> {
-        self.add_up(window, |reporter, name| {
+        self.add_up(window, Tellers::ALL, |reporter, name| {
             let Name::Link(link) = name else { return None };
             Some((Ends::of(reporter, link, request)?, Part::Both))
         })
@@ -144,7 +161,8 @@ impl Counted {
     /// The requests of everything that `selector` takes in, by step; not of steps that have none.
     pub fn series(&self, selector: &ResourceSelection, steps: &Steps) -> Told<usize> {
         let (mut found, mut proxies) = (Found::new(), Vec::new());
-        let window_ms = ms(self.limited(Duration::from_millis(self.now.unix_ms.saturating_sub(steps.first_ms))));
+        let window = Duration::from_millis(self.now.unix_ms.saturating_sub(steps.first_ms));
+        let (window_ms, tellers) = (ms(self.limited(window)), Tellers::of_received(selector));
         for history in &self.histories {
             let is_asked_for = |number: u32| {
                 history.name(number).is_some_and(|name| match name {
@@ -153,10 +171,12 @@ impl Counted {
                 })
             };
             let asked_for: Vec<_> = (0..history.names() as u32).map(is_asked_for).collect();
+            let proxy = self.heard_proxy(history, steps.first_ms);
+            let is_teller = history.is_of(tellers);
             if !asked_for.contains(&true) {
+                proxies.extend(is_teller.then_some(proxy));
                 continue;
             }
-            let proxy = self.heard_proxy(history, steps.first_ms);
             // Points are no rates: it need not be told for each proxy.
             let told = self.told(history, Of::All, steps.first_ms);
             // A repeated report is in one slot, and so in one step.
@@ -168,19 +188,20 @@ impl Counted {
                 }
             }
             by_step.retain(|_, counts| counts.total() > 0);
-            if !by_step.is_empty() {
+            if is_teller || !by_step.is_empty() {
                 proxies.push(proxy);
             }
             for (key, counts) in by_step {
                 add(&mut found, key, counts, Tcp::default(), window_ms);
             }
         }
-        Told { found, heard: self.heard(proxies) }
+        Told { found, heard: self.heard(window, tellers, proxies) }
     }
 
     fn add_up<K: Ord + Clone>(
         &self,
         window: Duration,
+        tellers: Tellers<'_>,
         select: impl Fn(&Reporter, &Name) -> Option<(K, Part)>,
     ) -> Told<K> {
         let (mut found, mut proxies) = (Found::new(), Vec::new());
@@ -188,17 +209,19 @@ impl Counted {
         for history in &self.histories {
             let select = |number: u32| select(history.reporter(), history.name(number)?);
             let keys: Vec<_> = (0..history.names() as u32).map(select).collect();
+            let proxy = self.heard_proxy(history, from);
+            let is_teller = history.is_of(tellers);
             if keys.iter().all(Option::is_none) {
+                proxies.extend(is_teller.then_some(proxy));
                 continue;
             }
-            let proxy = self.heard_proxy(history, from);
             let number = proxy.reporter;
             let covered = history.spans().covers(self.now, whole);
             let is_one = covered < whole || history.is_quiet(self.now) || !proxy.repeated_reports.is_empty();
             let of = if is_one { Of::One(number, history.kept_by()) } else { Of::All };
             let covered_ms = ms(self.limited(covered));
             let told = self.told(history, of, from).map(|(of, _, counts)| (of, counts));
-            let mut is_found = false;
+            let mut is_found = is_teller;
             for ((of, number), (counts, tcp)) in sums(told, &keys) {
                 if let Some((key, _)) = &keys[number as usize] {
                     add(&mut found, (key.clone(), of), counts, tcp, covered_ms);
@@ -218,7 +241,7 @@ impl Counted {
                 proxies.push(proxy);
             }
         }
-        Told { found, heard: self.heard(proxies) }
+        Told { found, heard: self.heard(window, tellers, proxies) }
     }
 
     /// Nothing is older than this replica.

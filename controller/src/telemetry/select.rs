@@ -1,16 +1,20 @@
 //! Which of the rows a question is about. Pure.
 
-use conduit_api::proto::{
-    common::ResourceRef,
-    public::{
-        ResourceSelection,
-        stat_request::{By, Other},
+use conduit_api::{
+    PodName, WorkloadRef,
+    proto::{
+        common::ResourceRef,
+        public::{
+            ResourceSelection, StatRequest,
+            stat_request::{By, Other},
+        },
     },
 };
 
 use super::{
     Reporter,
     names::{Link, OTHER, Requests, cut},
+    questions::by_route,
 };
 
 /// Kinds of what owns pods, as the wire calls them.
@@ -56,13 +60,58 @@ impl Peer {
 impl Reporter {
     /// Its namespace and name as one of `kind`, if it is that.
     pub fn resource(&self, kind: &str) -> Option<(String, String)> {
-        let namespace = self.pod.namespace().to_owned();
-        match (kind, &self.workload) {
-            ("pod", _) => Some((namespace, self.pod.name().to_owned())),
-            ("namespace", _) => Some((String::new(), namespace)),
-            (kind, Some(workload)) if workload.kind == kind => Some((namespace, workload.name.clone())),
-            _ => None,
+        resource(&self.pod, self.workload.as_ref(), kind)
+    }
+}
+
+/// Namespace and name of a pod, or of what it is part of, as one of `kind`, if it is that.
+fn resource(pod: &PodName, workload: Option<&WorkloadRef>, kind: &str) -> Option<(String, String)> {
+    let namespace = pod.namespace().to_owned();
+    match (kind, workload) {
+        ("pod", _) => Some((namespace, pod.name().to_owned())),
+        ("namespace", _) => Some((String::new(), namespace)),
+        (kind, Some(workload)) if workload.kind == kind => Some((namespace, workload.name.clone())),
+        _ => None,
+    }
+}
+
+/// The same, if `selection` takes it in.
+pub fn selected(
+    pod: &PodName,
+    workload: Option<&WorkloadRef>,
+    selection: &ResourceSelection,
+) -> Option<(String, String)> {
+    taken_in(selection, resource(pod, workload, &selection.kind))
+}
+
+/// Whose proxies count what is asked for: those of the pods that a selection takes in; all, without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Tellers<'a>(Option<&'a ResourceSelection>);
+
+impl<'a> Tellers<'a> {
+    /// Of who speaks with whom.
+    pub const ALL: Tellers<'static> = Tellers(None);
+
+    /// Of what `request` asks for.
+    pub fn of(request: &'a StatRequest) -> Self {
+        let by: Vec<_> = request.by().collect();
+        match (&request.other, &request.selector) {
+            (Some(Other::From(from)), _) => Self(Some(from)),
+            (Some(Other::To(_)), Some(selector)) => Self(Some(selector)),
+            (None, Some(selector)) if !by_route(&by) => Self::of_received(selector),
+            _ => Self::ALL,
         }
+    }
+
+    /// Of what `selector` has received, which is known to those who sent it if it is no pods.
+    pub fn of_received(selector: &'a ResourceSelection) -> Self {
+        let is_told_by_clients = matches!(selector.kind.as_str(), "authority" | "service");
+        if is_told_by_clients { Self::ALL } else { Self(Some(selector)) }
+    }
+
+    /// Whether the proxy of `pod`, which is part of `workload`, is one of them.
+    pub fn has(self, pod: &PodName, workload: Option<&WorkloadRef>) -> bool {
+        self.0.is_none_or(|selection| selected(pod, workload, selection).is_some())
     }
 }
 

@@ -1,21 +1,27 @@
 //! Takes proxies' reports.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use conduit_api::{
-    PodName,
+    PodName, WorkloadRef,
     proto::telemetry::{ReportRequest, ReportResponse, telemetry_server},
 };
-use conduit_consensus::MeshState;
+use conduit_consensus::{Cluster, MeshState};
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tonic::{Request, Response, Status};
 
-use super::{Reporter, Telemetry, slots::Now};
+use super::{Reporter, Telemetry, departures::Departure, slots::Now};
 use crate::{clock::Clock, propose::unix_ms, serve::peer_of};
 
 /// The counts, between reports coming in and queries. Held for microseconds, never across an await.
 pub type SharedTelemetry = Arc<Mutex<Telemetry>>;
+
+/// Between two looks at who is gone: each goes through all pods.
+const DEPARTURES_CHECK: Duration = Duration::from_secs(1);
 
 /// The service.
 pub struct TelemetryServer {
@@ -30,6 +36,42 @@ pub struct TelemetryServer {
 /// What time it is for counts.
 pub fn now(clock: &Clock) -> Now {
     Now { monotonic: Instant::now(), unix_ms: unix_ms(clock.now()) }
+}
+
+/// Keeps in mind which pods and which replicas have gone, for as long as this replica runs.
+pub async fn keep_departures(telemetry: SharedTelemetry, cluster: Cluster, clock: Clock) {
+    let (mut state, mut status) = (cluster.state(), cluster.status());
+    let mut before = state.borrow_and_update().clone();
+    let mut members = status.borrow_and_update().members.clone();
+    loop {
+        let changed = tokio::select! {
+            changed = state.changed() => changed,
+            changed = status.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+        let (after, members_after) = (state.borrow_and_update().clone(), status.borrow_and_update().members.clone());
+        let (now, gone) = (now(&clock), gone(&before, &after));
+        let is_removed = members.keys().any(|member| !members_after.contains_key(member));
+        (before, members) = (after, members_after);
+        if is_removed || !gone.is_empty() {
+            let mut telemetry = telemetry.lock();
+            for (pod, workload) in gone {
+                telemetry.departed(Departure { pod, workload, at: now.monotonic });
+            }
+            if is_removed {
+                telemetry.removed(now);
+            }
+        }
+        sleep(DEPARTURES_CHECK).await;
+    }
+}
+
+/// Pods with proxies that are not there any more.
+fn gone(before: &MeshState, after: &MeshState) -> Vec<(PodName, Option<WorkloadRef>)> {
+    let gone = before.pods().iter().filter(|(name, pod)| pod.value.meshed && !after.pods().contains_key(*name));
+    gone.map(|(name, pod)| (name.clone(), pod.value.workload.clone())).collect()
 }
 
 #[tonic::async_trait]

@@ -29,7 +29,7 @@ struct Span {
 pub struct Spans(VecDeque<Span>);
 
 impl Spans {
-    /// Another report, of the last `interval`, and whether it follows the last one.
+    /// Another report, of all that there was to tell in the last `interval`, and whether it follows the last one.
     pub fn add(&mut self, now: Now, (incarnation, sequence): (u64, u64), interval: Duration) -> bool {
         let to = now.monotonic;
         if let Some(span) = self.0.back_mut()

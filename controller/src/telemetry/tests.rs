@@ -862,3 +862,37 @@ fn all_gaps_count() {
         assert_eq!(history.spans().covers(at(start, 34), Duration::from_secs(window)), covered);
     }
 }
+
+#[test]
+fn who_has_nothing_to_tell_is_heard_all_the_same() {
+    let start = Instant::now();
+    let mut telemetry = Telemetry::new(at(start, 0), MEMORY);
+    // It has told another replica four times, the last time a minute ago.
+    let report = ReportRequest { sequence: 5, since_previous_ms: Some(60_000), ..ReportRequest::default() };
+    telemetry.report(at(start, 100), reporter("web-0"), report);
+    telemetry.report(at(start, 100), reporter("db-0"), ReportRequest { sequence: 1, ..ReportRequest::default() });
+    for (pod, second) in [("web-1", 50), ("db-1", 60), ("web-2", 70)] {
+        let Reporter { pod, workload, .. } = reporter(pod);
+        telemetry.departed(Departure { pod, workload, at: at(start, second).monotonic });
+    }
+    let request = StatRequest { selector: Some(selection("pod", "web-0")), ..StatRequest::default() };
+    let heard = telemetry.counted(at(start, 101)).stat(Duration::from_secs(120), &request).heard;
+    let [proxy] = &heard.proxies[..] else { panic!("{heard:?}") };
+    let covered = |window_ms| spans::covered_ms(proxy.spans.clone(), window_ms);
+    assert_eq!((proxy.reporter, covered(61_000), covered(90_000)), (web_0(), 61_000, 61_000));
+
+    let gone = |kind, name: &str, window| {
+        let request = StatRequest { selector: Some(selection(kind, name)), ..StatRequest::default() };
+        let heard = telemetry.counted(at(start, 101)).stat(Duration::from_secs(window), &request).heard;
+        assert_eq!(heard.departures_known_ms, 101_000);
+        heard.departures.iter().map(|gone| gone.ms_ago / 1000).collect::<Vec<_>>()
+    };
+    assert_eq!(gone("pod", "", 120), [31, 41, 51]);
+    assert_eq!(gone("pod", "", 45), [31, 41]);
+    assert_eq!(gone("pod", "db-1", 120), [41]);
+    assert_eq!(gone("service", "web", 120), [31, 41, 51], "any of them may have asked for it");
+}
+
+fn web_0() -> u64 {
+    questions::number_of(&PodName::new("ns", "web-0").unwrap())
+}

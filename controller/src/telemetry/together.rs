@@ -17,6 +17,8 @@ pub struct Together {
     whole_ms: u32,
     /// By proxy: how long it was heard by all of them together.
     over_ms: BTreeMap<u64, u32>,
+    /// When it was last heard by any of them.
+    heard_ms_ago: BTreeMap<u64, u64>,
     /// In which of the answers a report counts that several replicas may have added; in none if one has added it that knows of no other.
     repeated: BTreeMap<Report, Option<usize>>,
     memories: Vec<u64>,
@@ -29,10 +31,12 @@ impl Together {
         // They do not say when they have heard a proxy, but they have what they have heard.
         let older = answers.iter().filter(|heard| heard.level < SPANS_LEVEL && heard.memory > 0);
         let older: Vec<_> = older.map(|heard| heard.memory).collect();
-        let mut is_with_older = BTreeSet::new();
+        let (mut is_with_older, mut heard_ms_ago) = (BTreeSet::new(), BTreeMap::new());
         for (at, proxy) in answers.iter().enumerate().flat_map(|(at, heard)| heard.proxies.iter().map(move |p| (at, p)))
         {
             by_proxy.entry(proxy.reporter).or_default().extend(proxy.spans.iter().copied());
+            let last = heard_ms_ago.entry(proxy.reporter).or_insert(u64::MAX);
+            *last = proxy.spans.iter().map(|span| span.to_ms_ago).fold(*last, u64::min);
             if older.contains(&proxy.kept_by) {
                 is_with_older.insert(proxy.reporter);
             }
@@ -57,7 +61,8 @@ impl Together {
                 *counts = None;
             }
         }
-        Self { whole_ms, over_ms, repeated, memories: answers.iter().map(|heard| heard.memory).collect() }
+        let memories = answers.iter().map(|heard| heard.memory).collect();
+        Self { whole_ms, over_ms, heard_ms_ago, repeated, memories }
     }
 
     /// Whether a row of answer number `at` counts: all but those of reports that are counted elsewhere.
@@ -79,9 +84,9 @@ impl Together {
         }
     }
 
-    /// Whether some replica says when it has heard this one.
-    pub fn knows(&self, proxy: u64) -> bool {
-        self.over_ms.contains_key(&proxy)
+    /// Whether some replica has heard this one in the last so many milliseconds: then the number of its report says whether any before is missing.
+    pub fn has_heard(&self, proxy: u64, within_ms: u64) -> bool {
+        self.heard_ms_ago.get(&proxy).is_some_and(|heard| *heard < within_ms)
     }
 
     /// How long the proxy was heard that was heard for the least time.

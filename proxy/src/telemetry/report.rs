@@ -26,7 +26,8 @@ use crate::control::Controllers;
 
 /// Between two reports: what a person who watches `stat` waits for.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Open connections on which nothing happens are told again that often: what was said earlier is not believed for much longer.
+/// Who has nothing to tell says so that often, and open connections on which nothing happens are told again: what was said earlier is not believed for
+/// much longer, and a replica that was killed may have heard something since that nobody else knows of.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Of one report: what is more is told in several. Controllers take four megabytes.
 const REPORT_BYTES_MAX: usize = 1 << 20;
@@ -52,6 +53,8 @@ struct Reports {
     sequence: u64,
     told: Sums,
     told_at: Instant,
+    /// When the last report was made.
+    made_at: Instant,
     /// When all open connections were told.
     refreshed_at: Option<Instant>,
     /// The reports that are not known to have been taken, and the sums that they lead to.
@@ -130,6 +133,7 @@ impl Reports {
             sequence: 0,
             told: Sums::default(),
             told_at: now,
+            made_at: now,
             refreshed_at: None,
             untold: None,
             is_repeated: false,
@@ -146,17 +150,22 @@ impl Reports {
                 self.refreshed_at = Some(now);
             }
             let (requests, tcp) = sums.since(&self.told, refresh);
-            if requests.is_empty() && tcp.is_empty() {
+            if requests.is_empty() && tcp.is_empty() && !refresh {
                 self.told_at = now;
                 return None;
             }
             let paths = sums.paths_since(&self.told);
-            let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.told_at, now));
+            let since = |at: &mut Instant| {
+                let elapsed = now.saturating_duration_since(std::mem::replace(at, now));
+                u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX)
+            };
+            let (interval_ms, mut since_previous_ms) = (since(&mut self.told_at), since(&mut self.made_at));
             let mut parts = Parts::of(requests, tcp, paths);
             for part in &mut parts {
                 self.sequence += 1;
                 (part.incarnation, part.sequence) = (self.incarnation, self.sequence);
-                part.interval_ms = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
+                (part.interval_ms, part.since_previous_ms) = (interval_ms, Some(since_previous_ms));
+                since_previous_ms = 0;
             }
             self.untold = Some((parts, sums));
         }
@@ -383,10 +392,13 @@ mod tests {
         let counters = thread.requests(&crate::telemetry::tests::labels("web"));
         let now = Instant::now();
         let mut reports = Reports::new(now, 7);
+        let nothing = reports.next(now, || Sums::of(&telemetry)).unwrap();
+        assert_eq!((nothing.sequence, nothing.requests.len(), nothing.tcp.len()), (1, 0, 0), "it is there");
+        reports.taken(9);
         assert_eq!(reports.next(now, || Sums::of(&telemetry)), None);
         counters.end(End::Http(200));
         let first = reports.next(now + INTERVAL, || Sums::of(&telemetry)).unwrap();
-        assert_eq!((first.sequence, first.interval_ms, first.requests[0].success), (1, 2_000, 1));
+        assert_eq!((first.sequence, first.interval_ms, first.requests[0].success), (2, 2_000, 1));
         counters.end(End::Http(200));
         counters.end(End::Http(200));
         // There was nobody to send it to.
@@ -399,10 +411,29 @@ mod tests {
         );
         reports.taken(9);
         let second = reports.next(now + 3 * INTERVAL, || Sums::of(&telemetry)).unwrap();
-        assert_eq!((second.sequence, second.interval_ms, second.requests[0].success), (2, 4_000, 2));
+        assert_eq!((second.sequence, second.interval_ms, second.requests[0].success), (3, 4_000, 2));
         assert!(!second.is_repeated);
         reports.taken(9);
         assert_eq!(reports.next(now + 4 * INTERVAL, || Sums::of(&telemetry)), None);
+    }
+
+    #[test]
+    fn a_proxy_that_has_nothing_to_tell_says_since_when() {
+        let telemetry = Telemetry::default();
+        let thread = telemetry.thread();
+        let now = Instant::now();
+        let mut reports = Reports::new(now, 7);
+        let mut told = |second| {
+            let report = reports.next(now + Duration::from_secs(second), || Sums::of(&telemetry))?;
+            reports.taken(9);
+            Some((report.sequence, report.requests.len(), report.since_previous_ms.unwrap() / 1000))
+        };
+        assert_eq!(told(0), Some((1, 0, 0)));
+        assert_eq!(told(2), None);
+        thread.requests(&crate::telemetry::tests::labels("web")).end(End::Http(200));
+        assert_eq!(told(4), Some((2, 1, 4)));
+        assert_eq!(told(8), None);
+        assert_eq!(told(10), Some((3, 0, 6)));
     }
 
     #[test]
