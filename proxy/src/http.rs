@@ -24,7 +24,7 @@ use crate::{
     buffer::TooLarge,
     buffered::Buffered,
     policy::Policy,
-    telemetry::{Direction, Layer},
+    telemetry::{Direction, Layer, Meant},
     worker::Worker,
 };
 
@@ -187,6 +187,9 @@ pub trait Forward: 'static {
 
     /// What decides among several, and is to know what becomes of the request.
     fn balancer<'a>(&self, service: &'a Self::Service) -> Option<&'a Rc<RefCell<Balancer>>>;
+
+    /// The service that it is for, and which of that one's routes has accepted it.
+    fn meant<'a>(&self, service: &'a Self::Service) -> Option<&'a Meant>;
 
     /// What its route says of it besides.
     fn policy<'a>(&self, service: &'a Self::Service) -> Option<&'a Arc<Policy>>;

@@ -19,7 +19,7 @@ use crate::{
     http::{self, Client, Failure, Forward, Protocol, RequestView, exchange::Hop, pool::foreign},
     io::{Prefixed, Stream},
     policy::Policy,
-    telemetry::{Direction, End, Labels, Layer, Tls},
+    telemetry::{Direction, End, Labels, Layer, Meant, Tls},
     worker::Worker,
 };
 
@@ -191,6 +191,10 @@ impl Forward for Connection {
     }
 
     fn balancer<'a>(&self, (): &'a ()) -> Option<&'a Rc<RefCell<Balancer>>> {
+        None
+    }
+
+    fn meant<'a>(&self, (): &'a ()) -> Option<&'a Meant> {
         None
     }
 

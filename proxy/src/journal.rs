@@ -132,7 +132,7 @@ pub struct Record {
     /// What this proxy records.
     pub trace: Option<Trace>,
     /// What the client's service and the HTTPRoute are that its request was for, of those that go out.
-    pub meant: Option<Arc<Meant>>,
+    pub meant: Option<Meant>,
     /// What happened to it on its way, in that order; no more than there may be attempts.
     pub events: Vec<Happened>,
 }
@@ -358,6 +358,11 @@ impl Entry {
         }
     }
 
+    /// It is for a service, and one of that one's routes has accepted it.
+    pub fn is_for(&self, meant: Option<&Meant>) {
+        self.change(|record| record.meant = meant.cloned());
+    }
+
     /// It goes to `hop`; before that it may have gone elsewhere.
     pub fn attempt(&self, hop: &Hop, route: Option<&Arc<Pattern>>) {
         let upstream = &hop.upstream;
@@ -366,7 +371,6 @@ impl Entry {
                 let what = What::Resent { from: before.address };
                 record.events.push(Happened { after: self.begun.elapsed(), what });
             }
-            record.meant = hop.meant().cloned();
             record.endpoint = Some(Destination {
                 address: upstream.endpoint.address,
                 server: upstream.peer().cloned(),

@@ -160,6 +160,10 @@ impl Forward for Connection {
         Some(&routed.followed.balancer)
     }
 
+    fn meant<'a>(&self, routed: &'a Routed) -> Option<&'a Meant> {
+        routed.meant.as_deref()
+    }
+
     fn policy<'a>(&self, routed: &'a Routed) -> Option<&'a Arc<Policy>> {
         routed.policy.as_ref()
     }
@@ -253,7 +257,7 @@ async fn opaque_upstream(worker: &Worker, followed: &Followed, original: SocketA
         tried.push(address);
         match worker.pool.connect(&worker.upstream(&destination, endpoint), Protocol::Opaque).await {
             Ok(stream) => return Ok(stream),
-            // We were slow, and taken for a client that waits for a greeting (`callers.rs`). The application has been told nothing.
+            // We were slow, and taken for a client that waits for a greeting (`callers.rs`). Nothing of the client's has been sent.
             Err(error) if !was_greeted && matches!(Refusal::of_io(&error), Some(Refusal::Plaintext)) => {
                 was_greeted = true;
                 tried.pop();

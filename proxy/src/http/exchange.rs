@@ -24,7 +24,7 @@ use crate::{
         payload::{Frames, is_protobuf},
     },
     telemetry::{
-        Counters, Direction, End, Labels, Meant, Tls,
+        Counters, Direction, End, Labels, Tls,
         paths::{Row, ThreadPaths},
         report,
     },
@@ -50,8 +50,6 @@ pub struct Hop {
     paths: Option<Rc<ThreadPaths>>,
     pod: Option<ResourceRef>,
     workload: Option<ResourceRef>,
-    /// What its requests were for, if they go out.
-    meant: Option<Arc<Meant>>,
 }
 
 impl Hop {
@@ -73,7 +71,6 @@ impl Hop {
             paths: (labels.direction == Direction::Inbound).then(|| worker.telemetry.paths.clone()),
             pod: pod.map(|pod| reference("pod", pod.namespace(), pod.name())),
             workload: workload.map(|(pod, workload)| reference(&workload.kind, pod.namespace(), &workload.name)),
-            meant: labels.meant.clone(),
             upstream,
         })
     }
@@ -89,11 +86,6 @@ impl Hop {
     /// What its requests name as their destination.
     pub fn authority(&self) -> &str {
         &self.authority
-    }
-
-    /// The service and the HTTPRoute that its requests were for.
-    pub fn meant(&self) -> Option<&Arc<Meant>> {
-        self.meant.as_ref()
     }
 
     fn path(&self, request: &RequestView<'_>) -> Option<Rc<Row>> {

@@ -194,6 +194,9 @@ async fn deliver<F: Forward>(
             return fail(client, request, upload, failure).await;
         }
     };
+    if let Some(entry) = &upload.entry {
+        entry.is_for(forward.meant(&service));
+    }
     let policy = forward.policy(&service).map(Arc::as_ref);
     let deadline = policy.and_then(|policy| policy.deadline(Instant::now()));
     if let Some(response) = policy.and_then(|policy| policy.redirect(&view)) {

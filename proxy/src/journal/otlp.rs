@@ -248,7 +248,7 @@ impl Attributes {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::collections::BTreeMap;
 
     use super::{super::tests::record, *};
     use crate::telemetry::Meant;
@@ -312,12 +312,7 @@ mod tests {
             authority: "[fd00::1]:8080".into(),
             version: "HTTP/2.0",
             grpc_status: Some(5),
-            meant: Some(Arc::new(Meant {
-                namespace: "shop".into(),
-                name: "voting".into(),
-                port: 80,
-                route: "canary".into(),
-            })),
+            meant: Some(Meant { namespace: "shop".into(), name: "voting".into(), port: 80, route: "canary".into() }),
             events: vec![resent, failed],
             ..record()
         };

@@ -220,6 +220,14 @@ async fn serve_http2(stream: TcpStream) {
 
 /// What the application has got of a request with `fields`: names and values.
 async fn ask(to: SocketAddr, version: Version, path: &str, fields: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let response = answered(to, version, path, fields).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    let lines = std::str::from_utf8(&text).unwrap().lines().skip(1);
+    lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+}
+
+async fn answered(to: SocketAddr, version: Version, path: &str, fields: &[(&str, &str)]) -> Response<Incoming> {
     let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
     let mut request = Request::builder().version(version).method("POST").header("user-agent", "test/1");
     for (name, value) in fields {
@@ -237,11 +245,7 @@ async fn ask(to: SocketAddr, version: Version, path: &str, fields: &[(&str, &str
         let request = request.uri(path).header("host", "service-0.test").body(body).unwrap();
         sender.send_request(request).await
     };
-    let response = response.unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
-    let text = response.into_body().collect().await.unwrap().to_bytes();
-    let lines = std::str::from_utf8(&text).unwrap().lines().skip(1);
-    lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+    response.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -404,25 +408,38 @@ async fn what_happens_on_the_way_is_in_the_span_with_its_route() {
     // Its application does not listen.
     let gone = mesh.pod_with("gone", |config| change(config)).await;
     mesh.service(0, &[(&server, identity("server")), (&gone, identity("gone"))]).await;
-    mesh.route(vec![rule(None, &[(0, 1)])]).await;
+    mesh.route(vec![rule(Some("/nowhere"), &[]), rule(None, &[(0, 1)])]).await;
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let nowhere = answered(web.towards(0), version, "/nowhere", &[]).await;
+        assert_eq!(nowhere.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
     let mut sent = 0;
-    mesh.wait("one has gone elsewhere first", async || {
+    let by_way = || {
+        let spans = collector.spans.0.lock().unwrap().clone();
+        spans.into_iter().partition::<Vec<_>, _>(|known| known.attributes["url.path"] == "/nowhere")
+    };
+    let with = |spans: &[Received], name: &str| {
+        spans.iter().find(|known| known.span.events.iter().any(|event| event.name == name)).cloned()
+    };
+    mesh.wait("one has gone elsewhere first, and two nowhere", async || {
         sent += 1;
         ask(web.towards(0), Version::HTTP_11, &format!("/{sent}"), &[]).await;
-        let spans = collector.spans.0.lock().unwrap();
-        let has = |name: &str| spans.iter().any(|known| known.span.events.iter().any(|event| event.name == name));
-        has("retry") && has("fault")
+        let (nowhere, others) = by_way();
+        with(&others, "retry").is_some() && with(&others, "fault").is_some() && nowhere.len() == 2
     })
     .await;
-    let spans = collector.spans.0.lock().unwrap().clone();
-    let again = spans.iter().find(|known| known.span.events.iter().any(|event| event.name == "retry")).unwrap();
+    let (nowhere, others) = by_way();
+    let (again, fault) = (with(&others, "retry").unwrap(), with(&others, "fault").unwrap());
+    for nowhere in nowhere {
+        assert_eq!(nowhere.attributes["conduit.route"], "test/route");
+        assert_eq!(nowhere.attributes["error.type"], "no-backend");
+    }
     let [retry] = &again.span.events[..] else { panic!("{again:?}") };
     assert_eq!(texts(&retry.attributes)["conduit.endpoint"], gone.inbound().to_string());
     assert!((again.span.start_time_unix_nano..=again.span.end_time_unix_nano).contains(&retry.time_unix_nano));
     assert_eq!(again.attributes["conduit.endpoint"], server.inbound().to_string());
     assert_eq!(again.attributes["conduit.route"], "test/route");
     assert_eq!(again.attributes["http.request.resend_count"], "1");
-    let fault = spans.iter().find(|known| known.span.events.iter().any(|event| event.name == "fault")).unwrap();
     assert_eq!(fault.resource["service.name"], "gone", "its proxy has answered for it");
 }
 

@@ -205,6 +205,9 @@ async fn dispatch<F: Forward>(forward: Rc<F>, flight: Rc<Flight>) {
             return flight.say(failure, Instant::now());
         }
     };
+    if let Some(entry) = &flight.entry {
+        entry.is_for(forward.meant(&service));
+    }
     if let Some(policy) = forward.policy(&service) {
         if let Some(response) = policy.redirect(&view) {
             forward.answered(Some(&service), &view, response.status().as_u16());
