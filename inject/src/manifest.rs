@@ -8,7 +8,7 @@ mod render;
 mod tree;
 mod value;
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, num::NonZero, ops::Range, panic::resume_unwind, thread};
 
 use serde_json::Value;
 
@@ -25,6 +25,9 @@ use crate::{
     report::{Outcome, Report},
     settings::{Settings, annotations::Annotations},
 };
+
+/// Up to so many documents one thread is faster than several are begun.
+const ALONE_MAX: usize = 64;
 
 /// A text that has been read, and that is well-formed.
 #[derive(Debug)]
@@ -113,6 +116,26 @@ impl Change {
     }
 }
 
+/// What has become of one document.
+struct Changed {
+    reports: Vec<Report>,
+    splices: Vec<Splice>,
+}
+
+/// What `make` makes of each document, in their order. Documents have nothing to do with each other: all processors help where there are many.
+fn each<'a, T: Send>(documents: &[Document<'a>], make: impl Fn(&Document<'a>) -> T + Sync) -> Vec<T> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    if documents.len() < ALONE_MAX || processors == 1 {
+        return documents.iter().map(make).collect();
+    }
+    let made = |part: &[Document<'a>]| part.iter().map(&make).collect::<Vec<_>>();
+    thread::scope(|scope| {
+        let parts = documents.chunks(documents.len().div_ceil(processors));
+        let parts: Vec<_> = parts.map(|part| scope.spawn(|| made(part))).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
 impl<'a> Manifest<'a> {
     /// Reads YAML or JSON, of any number of documents.
     ///
@@ -163,42 +186,53 @@ impl<'a> Manifest<'a> {
 
     fn transform(
         &self,
-        change: impl Fn(&Object<'_>, Option<Value>) -> Result<Change, InjectionError>,
+        change: impl Fn(&Object<'_>, Option<Value>) -> Result<Change, InjectionError> + Sync,
     ) -> Result<Output, ManifestError> {
         let line_end =
             if self.text.find('\n').is_some_and(|end| self.text[..end].ends_with('\r')) { "\r\n" } else { "\n" };
+        let changed = each(&self.documents, |document| self.changed(document, line_end, &change));
         let (mut text, mut copied) = (String::with_capacity(self.text.len()), 0);
         let mut reports = Vec::new();
-        for document in &self.documents {
-            let first_report = reports.len();
-            let mut operations = Vec::new();
-            for object in objects::objects(document) {
-                let change = self.change_of(document, &object, &change)?;
-                let prefix = object.owner().map(|owner| path(owner.kind.template())).unwrap_or_default();
-                let prefix: Vec<_> = object.path.iter().cloned().chain(prefix).collect();
-                operations.extend(change.operations.into_iter().map(|operation| operation.below(&prefix)));
-                reports.push(Report {
-                    kind: object.kind.to_owned(),
-                    name: object.name.to_owned(),
-                    outcome: change.outcome,
-                    warnings: change.warnings,
-                });
-            }
-            if operations.is_empty() {
-                continue;
-            }
-            let splices = match edit::splices(self.text, document, &operations, line_end) {
-                Ok(splices) => splices,
-                Err(Entangled) => {
-                    let changed = reports[first_report..].iter_mut().filter(|report| report.outcome.is_change());
-                    changed.for_each(|report| report.warnings.push(Warning::WrittenAnew));
-                    vec![self.anew(document, &operations, line_end)?]
-                }
-            };
+        for changed in changed {
+            let Changed { reports: more, splices } = changed?;
             copied = edit::append(&mut text, self.text, copied, &splices);
+            reports.extend(more);
         }
         text.push_str(&self.text[copied..]);
         Ok(Output { text, reports })
+    }
+
+    fn changed(
+        &self,
+        document: &Document<'_>,
+        line_end: &str,
+        change: impl Fn(&Object<'_>, Option<Value>) -> Result<Change, InjectionError>,
+    ) -> Result<Changed, ManifestError> {
+        let (mut reports, mut operations) = (Vec::new(), Vec::new());
+        for object in objects::objects(document) {
+            let change = self.change_of(document, &object, &change)?;
+            let prefix = object.owner().map(|owner| path(owner.kind.template())).unwrap_or_default();
+            let prefix: Vec<_> = object.path.iter().cloned().chain(prefix).collect();
+            operations.extend(change.operations.into_iter().map(|operation| operation.below(&prefix)));
+            reports.push(Report {
+                kind: object.kind.to_owned(),
+                name: object.name.to_owned(),
+                outcome: change.outcome,
+                warnings: change.warnings,
+            });
+        }
+        if operations.is_empty() {
+            return Ok(Changed { reports, splices: Vec::new() });
+        }
+        let splices = match edit::splices(self.text, document, &operations, line_end) {
+            Ok(splices) => splices,
+            Err(Entangled) => {
+                let changed = reports.iter_mut().filter(|report| report.outcome.is_change());
+                changed.for_each(|report| report.warnings.push(Warning::WrittenAnew));
+                vec![self.anew(document, &operations, line_end)?]
+            }
+        };
+        Ok(Changed { reports, splices })
     }
 
     fn change_of(

@@ -61,6 +61,40 @@ fn manifests_become_what_is_expected() {
     }
 }
 
+/// As many as several threads share.
+#[test]
+fn many_documents_become_what_each_becomes_alone() {
+    let document = |number: usize| {
+        let spec = format!("spec: {{containers: [{{name: main, image: app:{number}}}]}}");
+        match number % 3 {
+            0 => format!("# {number}\nkind: Other\n"),
+            1 => format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: pod-{number}}}\n{spec}\n"),
+            _ => format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: pod-{number}\n{spec} # so\n"),
+        }
+    };
+    let documents: Vec<_> = (0..200).map(document).collect();
+    let alone: Vec<_> = documents.iter().map(|document| inject(document)).collect();
+    let together = inject(&documents.join("---\n"));
+    assert_eq!(together.text, alone.iter().map(|output| output.text.as_str()).collect::<Vec<_>>().join("---\n"));
+    assert_eq!(together.reports, alone.into_iter().flat_map(|output| output.reports).collect::<Vec<_>>());
+
+    let wrong = |number| {
+        let annotations = "annotations: {conduit.io/inject: maybe}";
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: wrong-{number}, {annotations}}}\nspec: {{containers: [{{name: a}}]}}\n"
+        )
+    };
+    let with_wrong = |at: [usize; 2]| {
+        let document = |number| if at.contains(&number) { wrong(number) } else { document(number) };
+        (0..200).map(document).collect::<Vec<_>>().join("---\n")
+    };
+    for at in [[7, 190], [120, 130]] {
+        let text = with_wrong(at);
+        let error = Manifest::parse(&text).unwrap().inject(&Settings::default(), &Namespaces::default()).unwrap_err();
+        assert!(error.to_string().contains(&format!("Pod `wrong-{}`", at[0])), "{error}");
+    }
+}
+
 #[test]
 fn another_parser_reads_what_was_planned() {
     for (name, text) in manifests() {
