@@ -38,6 +38,15 @@ export const edges = {
   replicasTotal: 3,
 };
 
+const pod = (name, workload, ready) => ({ ...workload, name, ip: "10.244.0.9", workload, ready, meshed: false, connected: false, ackedRevision: "0" });
+
+export const pods = [
+  pod("controller-0", { kind: "statefulset", namespace: "conduit", name: "controller" }, true),
+  pod("prometheus-5d", deployment("prometheus", "conduit"), true),
+  pod("grafana-7f", deployment("grafana", "conduit"), false),
+  pod("prometheus-6c", deployment("prometheus", "monitoring"), true),
+];
+
 const container = (name, image, reason, message) => ({ name, image, reason, message });
 
 export const failing = [

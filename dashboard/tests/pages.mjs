@@ -3,15 +3,15 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 
-import { edges, failing, series } from "./fixture.mjs";
+import { edges, failing, pods, series } from "./fixture.mjs";
 
 const app = new URL("../app/", import.meta.url);
 const { chromium } = createRequire(app)("playwright-core");
@@ -410,6 +410,17 @@ test("a pod that fails says why", async () => {
   await context.close();
 });
 
+test("what has come with the control plane is part of it", async () => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await change(page, "extend", { pods: { pods } });
+  await page.goto(`${url}#/`);
+  await page.getByText("Components: 9").waitFor();
+  for (const label of ["prometheus-5d: ready", "grafana-7f: not ready"]) assert.equal(await page.getByRole("img", { name: label }).count(), 1, label);
+  assert.equal(await page.getByRole("img", { name: /prometheus-6c/ }).count(), 0, "it is somebody else's");
+  await context.close();
+});
+
 async function accessible(page, where, runOnly) {
   // By the debugger, which the pages' policy does not bind.
   await page.evaluate(AXE);
@@ -508,6 +519,39 @@ test("a leader that is killed is not noticed", async () => {
   await eventually("nothing is missing", async () => (await page.locator(".banner").count()) === 0);
   assert.equal(await page.evaluate(() => window.losses), 0);
   await page.context().close();
+});
+
+// Late: who asks for this service is counted by another route for a while.
+test("what becomes of a route's requests is said", async () => {
+  const file = join(dirname(URL_FILE), "route.yml");
+  const accepts = (path) => [{ path: { type: "Exact", value: path } }];
+  const own = [{ name: "emoji-svc", port: 8080 }];
+  const edits = { set: [{ name: "x-mesh", value: "conduit" }], remove: ["x-debug"] };
+  const rules = [
+    { matches: accepts("/moved"), filters: [{ type: "RequestRedirect", requestRedirect: { hostname: "example.org", statusCode: 301 } }] },
+    { matches: [{ ...accepts("/slow")[0], queryParams: [{ name: "beta", value: "1" }] }], timeouts: { request: "2s", backendRequest: "500ms" }, backendRefs: own },
+    { matches: accepts("/nowhere") },
+    { filters: [{ type: "RequestHeaderModifier", requestHeaderModifier: edits }], backendRefs: own },
+  ];
+  const spec = { parentRefs: [{ group: "", kind: "Service", name: "emoji-svc", port: 8080 }], rules };
+  const metadata = { name: "shown", namespace: "emojivoto" };
+  writeFileSync(file, JSON.stringify({ apiVersion: "gateway.networking.k8s.io/v1", kind: "HTTPRoute", metadata, spec }));
+  await conduit(`apply -f ${file} --wait`);
+  const page = await open("routes");
+  const said = await eventually("the route is there", async () => {
+    const routes = await page.$$eval(".rules", (all) => all.map((rules) => [...rules.children].map((rule) => rule.innerText.split("\n"))));
+    return routes.length > 0 && routes;
+  });
+  await page.context().close();
+  await conduit("-n emojivoto delete httproute shown --wait");
+  assert.deepEqual(said, [
+    [
+      ["= /moved → redirect 301: host example.org"],
+      ["= /slow ?beta=1 → emoji-svc:8080", "504 after 2000 ms", "504 after 500 ms of an attempt"],
+      ["= /nowhere → nowhere (500)"],
+      ["every request → emoji-svc:8080", "request header x-mesh = conduit", "request without header x-debug"],
+    ],
+  ]);
 });
 
 test("a dashboard that ends is told of, and found again", async () => {

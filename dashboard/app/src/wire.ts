@@ -155,9 +155,28 @@ export interface Check {
   message: string;
 }
 
+interface Header {
+  name: string;
+  value: string;
+}
+
+export interface HeaderEdits {
+  set: Header[];
+  add: Header[];
+  remove: string[];
+}
+
 export interface RouteRule {
-  matches: { exact?: string; prefix?: string; method: string; headers: { name: string; value: string }[] }[];
+  matches: { exact?: string; prefix?: string; method: string; headers: Header[]; query: Header[] }[];
   backends: { service: string; port: number; weight: number }[];
+  /** One more weight: of requests that fail. */
+  unresolved: number;
+  timeouts?: { requestMs: string; backendRequestMs: string } | null;
+  filters?: {
+    requestHeaders?: HeaderEdits | null;
+    responseHeaders?: HeaderEdits | null;
+    redirect?: { scheme?: string | null; hostname?: string | null; port?: number | null; full?: string; prefix?: string; status: number } | null;
+  } | null;
 }
 
 export interface HttpRoute {

@@ -13,6 +13,8 @@ import { firing, Objectives } from "./objectives";
 
 /** What each controller consists of, and which of its ports it is at. */
 const COMPONENTS = ["destination", "identity", "proxy-api", "public-api", "tap", "telemetry"];
+/** What may come with it, by the names of their deployments. */
+const ADDONS = { prometheus: "Prometheus", grafana: "Grafana" };
 
 export function Overview({ live }: { live: Live }) {
   const { pods, raft, stat, totals, edges, objectives } = live.parts;
@@ -28,7 +30,7 @@ export function Overview({ live }: { live: Live }) {
       <Failing of={pods} />
       <div class="columns">
         <Section title="Control plane">
-          <ControlPlane members={raft?.members} live={live} />
+          <ControlPlane members={raft?.members} pods={pods?.pods ?? []} live={live} />
         </Section>
         <Section title="Service mesh details">
           <Details live={live} workloads={workloads} />
@@ -124,8 +126,18 @@ function total(rows: StatRow[]): Stats | null {
   return { ...first, windowMs, successCount: sum("successCount"), failureCount: sum("failureCount"), tlsCount: sum("tlsCount") };
 }
 
-function ControlPlane({ members, live }: { members: Member[] | undefined; live: Live }) {
+/** The pods of what has come with the control plane, which are beside its own: on one machine there are none. */
+function addons(members: Member[], pods: Pod[]): { title: string; pods: Pod[] }[] {
+  const names = new Set(members.map((member) => member.name));
+  const own = pods.find((pod) => pod.workload?.kind === "statefulset" && names.has(pod.name));
+  const beside = pods.filter((pod) => pod.namespace === own?.namespace && pod.workload?.kind === "deployment");
+  const all = Object.entries(ADDONS).map(([name, title]) => ({ title, pods: beside.filter((pod) => pod.workload?.name === name) }));
+  return all.filter((addon) => addon.pods.length > 0);
+}
+
+function ControlPlane({ members, pods, live }: { members: Member[] | undefined; pods: Pod[]; live: Live }) {
   if (!members) return <Missing live={live} part="raft" what="controllers" />;
+  const others = addons(members, pods);
   const stateOf = (member: Member) => (member.role === "unreachable" ? "bad" : "good");
   return (
     <div class="scroll">
@@ -141,7 +153,7 @@ function ControlPlane({ members, live }: { members: Member[] | undefined; live: 
         </thead>
         <tbody>
           <tr class="summary">
-            <td colSpan={3}>Components: {COMPONENTS.length + 1}</td>
+            <td colSpan={3}>Components: {COMPONENTS.length + others.length + 1}</td>
           </tr>
           {COMPONENTS.map((component) => (
             <tr key={component}>
@@ -150,6 +162,17 @@ function ControlPlane({ members, live }: { members: Member[] | undefined; live: 
               <td>
                 {members.map((member) => (
                   <Dot key={member.id} state={stateOf(member)} label={`${member.name}: ${member.role}`} />
+                ))}
+              </td>
+            </tr>
+          ))}
+          {others.map(({ title, pods }) => (
+            <tr key={title}>
+              <td>{title}</td>
+              <td class="number">{pods.length}</td>
+              <td>
+                {pods.map((pod) => (
+                  <Dot key={pod.name} state={pod.ready ? "good" : "bad"} label={`${pod.name}: ${pod.ready ? "ready" : "not ready"}`} />
                 ))}
               </td>
             </tr>

@@ -1,7 +1,7 @@
 import { figureColumns, Missing, Partial, Section } from "../bits";
 import type { Live } from "../live";
 import { Table } from "../table";
-import type { HttpRoute, RouteRule, Stat, StatRow } from "../wire";
+import type { HeaderEdits, HttpRoute, RouteRule, Stat, StatRow } from "../wire";
 
 /** What is configured of the Gateway API. */
 export function Routes({ live }: { live: Live }) {
@@ -68,19 +68,58 @@ function Rules({ rules }: { rules: RouteRule[] }) {
           <span class="match">{rule.matches.map(match).join(" or ") || "every request"}</span>
           <span class="dim"> → </span>
           {backends(rule)}
+          {policies(rule).map((policy) => (
+            <div key={policy} class="dim">
+              {policy}
+            </div>
+          ))}
         </li>
       ))}
     </ol>
   );
 }
 
-function match({ exact, prefix, method, headers }: RouteRule["matches"][number]): string {
-  const path = exact !== undefined ? `= ${exact}` : prefix !== undefined ? `${prefix}…` : "";
-  return [method, path, ...headers.map(({ name, value }) => `${name}: ${value}`)].filter(Boolean).join(" ") || "every request";
+function match({ exact, prefix, method, headers, query }: RouteRule["matches"][number]): string {
+  // The prefix of every path is empty.
+  const path = exact !== undefined ? `= ${exact}` : prefix ? `${prefix}…` : "";
+  const asked = query.map(({ name, value }) => `?${name}=${value}`);
+  return [method, path, ...asked, ...headers.map(({ name, value }) => `${name}: ${value}`)].filter(Boolean).join(" ") || "every request";
 }
 
-function backends({ backends }: RouteRule): string {
-  const total = backends.reduce((sum, backend) => sum + backend.weight, 0);
-  if (total === 0) return "nowhere (500)";
-  return backends.map(({ service, port, weight }) => `${service}:${port}${backends.length > 1 ? ` ${((weight / total) * 100).toFixed(0)}%` : ""}`).join(", ");
+/** Where its requests go, each with its share where there are several. */
+function backends({ backends, unresolved, filters }: RouteRule): string {
+  if (filters?.redirect) return redirected(filters.redirect);
+  const nowhere = "nowhere (500)";
+  const shares = backends.map(({ service, port, weight }) => ({ to: `${service}:${port}`, weight }));
+  if (unresolved > 0) shares.push({ to: nowhere, weight: unresolved });
+  const total = shares.reduce((sum, { weight }) => sum + weight, 0);
+  if (total === 0) return nowhere;
+  return shares.map(({ to, weight }) => (shares.length > 1 ? `${to} ${((weight / total) * 100).toFixed(0)}%` : to)).join(", ");
+}
+
+function redirected({ scheme, hostname, port, full, prefix, status }: NonNullable<NonNullable<RouteRule["filters"]>["redirect"]>): string {
+  const path = full ?? (prefix === undefined ? undefined : `${prefix}…`);
+  const changed = [scheme && `scheme ${scheme}`, hostname && `host ${hostname}`, port && `port ${port}`, path && `path ${path}`];
+  return `redirect ${status}: ${changed.filter(Boolean).join(", ") || "to itself"}`;
+}
+
+/** What else becomes of its requests. */
+function policies({ timeouts, filters }: RouteRule): string[] {
+  const late = (what: string, ms: string | undefined) => (Number(ms) > 0 ? [`504 after ${ms} ms${what}`] : []);
+  return [
+    ...late("", timeouts?.requestMs),
+    ...late(" of an attempt", timeouts?.backendRequestMs),
+    ...edits("request", filters?.requestHeaders),
+    ...edits("response", filters?.responseHeaders),
+  ];
+}
+
+function edits(of: string, edits: HeaderEdits | null | undefined): string[] {
+  if (!edits) return [];
+  const { set, add, remove } = edits;
+  return [
+    ...set.map(({ name, value }) => `${of} header ${name} = ${value}`),
+    ...add.map(({ name, value }) => `${of} header ${name} + ${value}`),
+    ...remove.map((name) => `${of} without header ${name}`),
+  ];
 }
