@@ -102,6 +102,9 @@ struct Json<'a> {
     pods: Vec<JsonPod<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failing: Vec<JsonFailing<'a>>,
+    /// More pods fail than there are in it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    more_failing: bool,
 }
 
 /// A container that does not run as it should, or a pod that has no place to run.
@@ -134,7 +137,7 @@ struct JsonPod<'a> {
 
 fn json(answer: &PodsResponse) -> Json<'_> {
     let failing = answer.failing.iter().flat_map(json_failing).collect();
-    Json { pods: answer.pods.iter().map(json_pod).collect(), failing }
+    Json { pods: answer.pods.iter().map(json_pod).collect(), failing, more_failing: answer.more_failing }
 }
 
 fn json_failing(pod: &FailingPod) -> impl Iterator<Item = JsonFailing<'_>> {
@@ -224,6 +227,7 @@ mod tests {
             json["failing"][1],
             serde_json::json!({"namespace": "shop", "pod": "web-0", "reason": "Unschedulable", "message": ""})
         );
+        assert_eq!(json["more_failing"], true);
     }
 
     #[test]

@@ -85,12 +85,12 @@ pub struct Args {
 ///
 /// # Errors
 /// As [`follow`], or when `out` cannot be written.
-pub async fn run(
+pub async fn run<N: Write>(
     args: &Args,
     global: &Global,
     control_plane: &ControlPlane,
     out: &mut impl Write,
-    notes: &mut impl Write,
+    notes: &mut N,
 ) -> anyhow::Result<()> {
     let mut request = args.filter.request(global)?;
     request.headers = args.headers;
@@ -105,8 +105,11 @@ pub async fn run(
         );
         return show_payloads(args, &request, control_plane, out, notes).await;
     }
-    let mut requests = Requests::default();
-    let write = |event: &TapEvent, _: &mut _| {
+    let (mut requests, mut lost) = (Requests::default(), Lost::default());
+    let write = |event: &TapEvent, notes: &mut N| {
+        if let Some(note) = lost.note(event.dropped, Instant::now()) {
+            writeln!(notes, "{note}")?;
+        }
         let text = match args.output {
             Output::Short => requests.line(event, SystemTime::now()).map(|line| line + "\n"),
             _ => text(event, &args.output)?,
