@@ -52,6 +52,8 @@ use crate::{
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// ... and while one is there, which is slow: in plaintext to where mutual TLS is spoken is worse than late.
 const SLOW_ANSWER: Duration = Duration::from_secs(4);
+/// Between two times that this is said: an application may ask for as many addresses as it likes.
+const UNANSWERED_SAID: Duration = Duration::from_secs(10);
 /// A destination that this thread has not used for so long is given up.
 const IDLE: Duration = Duration::from_secs(60);
 /// Between two looks for what is idle.
@@ -122,6 +124,8 @@ pub struct Worker {
     /// When something last was.
     busy_until: Cell<Instant>,
     followed: RefCell<HashMap<Target, Rc<Followed>>>,
+    /// When it was said last that one of them is not known.
+    unanswered_said: Cell<Option<Instant>>,
     /// Names that TLS clients have asked for, and that are counted by themselves.
     server_names: RefCell<HashSet<Arc<str>>>,
 }
@@ -260,6 +264,7 @@ impl Worker {
             busy: Cell::new(0),
             busy_until: Cell::new(Instant::now()),
             followed: RefCell::default(),
+            unanswered_said: Cell::new(None),
             server_names: RefCell::default(),
         })
     }
@@ -319,7 +324,8 @@ impl Worker {
         };
         let is_answered = answered(FIRST_ANSWER).await
             || self.setup.discovery.is_connected() && answered(SLOW_ANSWER.saturating_sub(FIRST_ANSWER)).await;
-        if !is_answered {
+        if !is_answered && self.unanswered_said.get().is_none_or(|said| said.elapsed() >= UNANSWERED_SAID) {
+            self.unanswered_said.set(Some(Instant::now()));
             warn!(
                 ?target,
                 "the control plane did not say what it is; connections to it go on as they are, in plaintext"

@@ -154,6 +154,14 @@ fn an_objective_that_is_not_kept_is_told_of_once_and_again_when_it_is_kept() {
         mesh.fails("-n emojivoto slo remove deploy/voting")
             .contains("nothing is promised of deployment emojivoto/voting")
     );
+
+    mesh.ok("-n emojivoto slo set deploy/web --p99 1ms");
+    let late = eventually(SOON, "it asks others first, and each answer takes longer", || firing(&mesh));
+    assert_eq!((late["indicator"].as_str(), late["resource"]["name"].as_str()), (Some("p99"), Some("web")));
+    let told = eventually(SOON, "the webhook is told", || webhook.taken().get(2).cloned());
+    assert_eq!((told["state"].as_str(), told["objective"].as_str()), (Some("firing"), Some("p99 1ms")));
+    mesh.ok("-n emojivoto slo set deploy/web --p99 30s");
+    eventually(SOON, "each is fast enough for that", || firing(&mesh).is_none().then_some(()));
     traffic.stop();
     mesh.down();
 }
