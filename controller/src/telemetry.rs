@@ -33,12 +33,7 @@ use conduit_api::{
 };
 use tokio::time::Instant;
 
-use self::{
-    departures::{Departure, Departures},
-    history::History,
-    questions::Counted,
-    slots::Now,
-};
+use self::{departures::Departures, history::History, questions::Counted, slots::Now};
 
 /// Bytes of all that is kept. Six hours of a busy proxy are 146 kB (`controller/examples/telemetry_memory.rs` fills and counts them): of a thousand deployments each of three
 /// replicas has a third, 49 MB, and 73 MB when one of them is gone. Past it whoever has more than an equal share forgets its oldest slots, and
@@ -51,7 +46,7 @@ pub const REPORTERS_MAX: usize = 20_000;
 /// Proxies of pods that this replica has not heard of: those that have just begun, and those that are about to end. A name is all that it takes to be
 /// one, so there are few.
 pub const STRANGERS_MAX: usize = 256;
-/// A proxy that says nothing for so long is looked after when others say something.
+/// A proxy that has nothing to tell for so long is looked after when others say something.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Whose proxy counted it.
@@ -86,11 +81,16 @@ pub struct Telemetry {
     began: Instant,
     ran_before: bool,
     histories: BTreeMap<ReporterKey, Arc<History>>,
-    departures: Arc<Departures>,
+    /// None before they are looked at for the first time.
+    departures: Option<Arc<Departures>>,
     /// When a replica was seen to be removed last.
     removed: Option<Instant>,
     /// Of all of them.
     size: usize,
+    /// Those that have counts.
+    counting: usize,
+    /// When whoever was forgotten for others with its counts was heard last, at the latest.
+    forgotten: Option<Instant>,
     bytes_max: usize,
     /// Who was looked after last.
     tidied: Option<ReporterKey>,
@@ -107,9 +107,11 @@ impl Telemetry {
             began: now.monotonic,
             ran_before: false,
             histories: BTreeMap::new(),
-            departures: Arc::new(Departures::new(now.monotonic)),
+            departures: None,
             removed: None,
             size: 0,
+            counting: 0,
+            forgotten: None,
             bytes_max: BYTES_MAX,
             tidied: None,
             crowded_rows: 0,
@@ -143,16 +145,17 @@ impl Telemetry {
     /// Changes one of them, and knows how much there is of all then.
     fn change<T>(&mut self, key: &ReporterKey, change: impl FnOnce(&mut History) -> T) -> Option<T> {
         let history = Arc::make_mut(self.histories.get_mut(key)?);
-        let before = history.size();
+        let (before, had_counts) = (history.size(), history.has_counts());
         let changed = change(history);
         self.size = self.size - before + history.size();
+        self.counting = self.counting + usize::from(history.has_counts()) - usize::from(had_counts);
         Some(changed)
     }
 
-    /// When there is no room left, each may have as much as any other.
+    /// When there is no room left, each that has counts may have as much as any other.
     fn keep_share(&mut self, key: &ReporterKey) {
         if self.size > self.bytes_max {
-            let share = self.bytes_max / self.histories.len().max(1);
+            let share = self.bytes_max / self.counting.max(1);
             self.change(key, |history| history.shrink(share));
         }
     }
@@ -160,32 +163,40 @@ impl Telemetry {
     /// Leaves room for one more: of all, or of those of which nobody else has spoken.
     fn make_room(&mut self, is_known: bool) {
         let is_stranger = |history: &&Arc<History>| !history.reporter().is_known;
+        // Who has counts is worth more than who has none.
+        let worth = |history: &&Arc<History>| (history.has_counts(), history.heard());
         let oldest = if !is_known && self.histories.values().filter(is_stranger).count() >= STRANGERS_MAX {
-            self.histories.values().filter(is_stranger).min_by_key(|history| history.heard())
+            self.histories.values().filter(is_stranger).min_by_key(worth)
         } else if self.histories.len() >= REPORTERS_MAX {
-            self.histories.values().min_by_key(|history| history.heard())
+            self.histories.values().min_by_key(worth)
         } else {
             None
         };
-        if let Some(oldest) = oldest.map(|history| history.reporter().key()) {
-            self.forget(&oldest);
+        if let Some(oldest) = oldest.cloned() {
+            if oldest.has_counts() && oldest.reporter().is_known {
+                self.forgotten = self.forgotten.max(Some(oldest.heard()));
+            }
+            self.forget(&oldest.reporter().key());
         }
     }
 
     fn forget(&mut self, key: &ReporterKey) {
-        self.size -= self.histories.remove(key).map_or(0, |history| history.size());
+        if let Some(history) = self.histories.remove(key) {
+            self.size -= history.size();
+            self.counting -= usize::from(history.has_counts());
+        }
     }
 
     /// Looks after one of those that say nothing themselves, so that nobody has to look after all of them at once.
     fn tidy_another(&mut self, now: Now) {
         let from = self.tidied.take().map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.histories.range((from, Bound::Unbounded)).next();
-        let Some((key, quiet_for)) = next.map(|(key, it)| (key.clone(), now.since(it.heard()))) else {
+        let Some((key, heard, counted)) = next.map(|(key, it)| (key.clone(), it.heard(), it.counted())) else {
             return;
         };
-        if quiet_for > WINDOW_MAX + TIERS[TIERS.len() - 1].length {
+        if now.since(heard) > WINDOW_MAX + TIERS[TIERS.len() - 1].length {
             self.forget(&key);
-        } else if quiet_for > QUIET {
+        } else if now.since(counted) > QUIET {
             self.change(&key, |history| history.tidy(now));
             self.keep_share(&key);
         }
@@ -207,12 +218,18 @@ impl Telemetry {
             histories: self.histories.values().cloned().collect(),
             departures: self.departures.clone(),
             removed: self.removed,
+            forgotten: self.forgotten,
         }
     }
 
-    /// A pod with a proxy is gone.
-    pub fn departed(&mut self, departure: Departure) {
-        Arc::make_mut(&mut self.departures).add(departure);
+    /// Which pods are there, and which have gone.
+    pub fn departures(&self) -> Option<Arc<Departures>> {
+        self.departures.clone()
+    }
+
+    /// It is known now.
+    pub fn set_departures(&mut self, departures: Arc<Departures>) {
+        self.departures = Some(departures);
     }
 
     /// A replica was removed from the control plane.

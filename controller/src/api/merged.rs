@@ -10,22 +10,11 @@ use conduit_api::{
 
 use crate::{
     peer::{Answer, server::Own},
-    telemetry::{
-        self,
-        counts::Traffic,
-        questions::{ms, number_of},
-        select::Tellers,
-        slots::Now,
-        together::Together,
-    },
+    telemetry::{self, counts::Traffic, questions::ms, select::Tellers, slots::Now, together::Together},
 };
 
 /// Windows that releases which say nothing of their level remember.
 const OLD_WINDOW_MAX: Duration = Duration::from_secs(3600);
-
-/// Replicas of a control plane that begins do so within this. One that is so much younger than another may have taken the place of one that is gone,
-/// with what that had heard.
-const BEGIN_TOGETHER: Duration = Duration::from_secs(60);
 
 /// What the replicas that answered have counted.
 pub struct Merged<K> {
@@ -38,8 +27,8 @@ pub struct Merged<K> {
     /// The window, in whole slots.
     pub window_ms: u32,
     needed_level: u32,
-    /// Proxies that count what is asked for and are there, by their numbers.
-    tellers: Vec<u64>,
+    /// Proxies that count what is asked for and are there, by their numbers; none if it is not known which.
+    tellers: Option<Vec<u64>>,
     /// Replicas that answered, this one among them.
     pub answered: u32,
     /// Those that did not answer at all.
@@ -56,11 +45,13 @@ impl<K: Ord> Merged<K> {
     /// Nothing yet, of a question that replicas have to be of `needed_level` for, and that `tellers` have counted the answer to.
     pub fn new(own: &Own, window_ms: u32, needed_level: u32, tellers: Tellers<'_>) -> Self {
         let (now, window) = (telemetry::server::now(&own.clock), Duration::from_millis(window_ms.into()));
-        let state = own.cluster.state();
-        let state = state.borrow();
-        let pods = state.pods().values().map(|pod| &pod.value);
-        let tellers = pods.filter(|pod| pod.meshed && tellers.has(&pod.name, pod.workload.as_ref()));
-        Self { tellers: tellers.map(|pod| number_of(&pod.name)).collect(), ..Self::at(now, window, needed_level) }
+        // Of the same moment as who has gone.
+        let departures = own.telemetry.lock().departures();
+        let tellers = departures.map(|departures| {
+            let tellers = departures.there().filter(|(_, pod)| tellers.has(&pod.name, pod.workload.as_ref()));
+            tellers.map(|(number, _)| number).collect()
+        });
+        Self { tellers, ..Self::at(now, window, needed_level) }
     }
 
     /// The same at a time, where nobody is there to tell.
@@ -72,7 +63,7 @@ impl<K: Ord> Merged<K> {
             since_start: false,
             window_ms: ms(now.whole_slots(window.min(WINDOW_MAX))),
             needed_level,
-            tellers: Vec::new(),
+            tellers: Some(Vec::new()),
             answered: 0,
             silent: Vec::new(),
             asked: 0,
@@ -122,12 +113,12 @@ impl<K: Ord> Merged<K> {
     /// Whether everybody who may have told something to a replica that was lost `lost_ms` ago has been heard since: what they say then tells what is
     /// missing. Nobody hears of those again who were gone before.
     fn is_all_known(&self, heard: &[&Heard], together: &Together, lost_ms: u64) -> bool {
-        let has_heard = |proxy| together.has_heard(proxy, lost_ms);
+        let Some(tellers) = &self.tellers else { return false };
         let departures_known = heard.iter().map(|heard| heard.departures_known_ms).max().unwrap_or_default();
         let mut departures = heard.iter().flat_map(|heard| &heard.departures);
         departures_known >= self.window_ms.min(age_ms(heard)).into()
-            && departures.all(|gone| gone.ms_ago < lost_ms && has_heard(gone.reporter))
-            && self.tellers.iter().all(|proxy| has_heard(*proxy))
+            && departures.all(|gone| together.has_heard(gone.reporter, lost_ms, gone.ms_ago))
+            && tellers.iter().all(|proxy| together.has_heard(*proxy, lost_ms, 0))
     }
 }
 
@@ -136,11 +127,10 @@ fn age_ms(heard: &[&Heard]) -> u32 {
     ms(Duration::from_millis(heard.iter().map(|heard| heard.age_ms).max().unwrap_or_default()))
 }
 
-/// When a replica was last lost, with what it had heard: one that is back, one whose place was taken, or one that was removed.
+/// When a replica was last lost, with what it had heard: one that is back, or one that was removed, as it is when another one has its place.
 fn lost_ms_ago(heard: &[&Heard]) -> Option<u64> {
-    let together = u64::from(age_ms(heard).saturating_sub(ms(BEGIN_TOGETHER)));
-    let began = heard.iter().filter(|heard| heard.ran_before || heard.age_ms < together).map(|heard| heard.age_ms);
-    began.chain(heard.iter().filter_map(|heard| heard.removed_ms_ago)).min()
+    let back = heard.iter().filter(|heard| heard.ran_before).map(|heard| heard.age_ms);
+    back.chain(heard.iter().filter_map(|heard| heard.removed_ms_ago)).min()
 }
 
 #[cfg(test)]
@@ -211,10 +201,21 @@ mod tests {
 
     #[test]
     fn what_was_told_to_a_replica_that_was_killed_is_missing() {
-        let proxy = |(reporter, heard_s_ago): &(u64, u64)| HeardProxy {
-            reporter: *reporter,
-            spans: vec![Span { incarnation: 7, first: 1, last: 9, from_ms_ago: 90_000, to_ms_ago: heard_s_ago * 1000 }],
+        let heard_from = |reporter, from_s_ago: u64, to_s_ago: u64| HeardProxy {
+            reporter,
+            spans: vec![Span {
+                incarnation: 7,
+                first: 1,
+                last: 9,
+                from_ms_ago: from_s_ago * 1000,
+                to_ms_ago: to_s_ago * 1000,
+            }],
             ..HeardProxy::default()
+        };
+        let proxy = |(reporter, heard_s_ago): &(u64, u64)| {
+            // Those that have begun lately.
+            let begun = if *reporter > 10 { 4 } else { 90 };
+            heard_from(reporter % 10, begun, *heard_s_ago)
         };
         let gone = |(reporter, s_ago): &(u64, u64)| Departure { reporter: *reporter, ms_ago: s_ago * 1000 };
         // What the proxies 1 and 2 may have told a replica that has begun five seconds ago.
@@ -229,7 +230,7 @@ mod tests {
             let young = Heard { level: LEVEL, ..young };
             let now = Now { monotonic: Instant::now(), unix_ms: 86_400_000 };
             let merged = Merged::<String>::at(now, Duration::from_secs(60), 0);
-            let mut merged = Merged { tellers: vec![1, 2], ..merged };
+            let mut merged = Merged { tellers: Some(vec![1, 2]), ..merged };
             let others = vec![Answer { node: NodeId::from(9), answer: Some((young, Vec::new())) }];
             merged.add_all(
                 (old, Vec::new()),
@@ -248,8 +249,11 @@ mod tests {
             ("one is gone since, and was heard until then", back(), &[(1, 1), (2, 1), (3, 3)], &[(3, 2)], 4_000, 60),
             ("one was gone before", back(), &[(1, 1), (2, 1), (3, 7)], &[(3, 6)], 4_000, 5),
             ("another one has its name", back(), &both, &[(2, 6)], 4_000, 5),
+            ("another one has the name of one that is gone since", back(), &[(1, 1), (12, 1)], &[(2, 3)], 4_000, 5),
+            ("... and that was heard until then", back(), &[(1, 1), (2, 4), (12, 1)], &[(2, 3)], 4_000, 60),
+            ("one has begun anew since", back(), &[(1, 1), (12, 1)], &[], 4_000, 5),
             ("nobody knows who was gone before", back(), &both, &[], 50, 5),
-            ("it has another's place", heard(8, 5), &both[..1], &[], 4_000, 5),
+            ("it is new", heard(8, 5), &both[..1], &[(3, 7)], 4_000, 60),
             ("it has begun long ago", Heard { ran_before: true, ..heard(8, 70) }, &[], &[], 4_000, 60),
             ("one was removed", Heard { removed_ms_ago: Some(9_000), ..heard(8, 4_000) }, &both[..1], &[], 4_000, 9),
             ("nothing has happened", heard(8, 4_000), &[], &[(3, 30)], 4_000, 60),

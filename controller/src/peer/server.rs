@@ -120,7 +120,7 @@ impl Own {
                 Counts { namespace, name, group, ..traffic.to_wire(of) }
             };
             let (counts, truncated) = bounded(found.into_iter().map(counts).collect(), ANSWER, Counts::traffic);
-            CollectStatResponse { counts, heard: Some(Heard { truncated, ..heard }) }
+            CollectStatResponse { counts, heard: Some(Heard { truncated: truncated || heard.truncated, ..heard }) }
         };
         self.counted(answer).await
     }
@@ -135,7 +135,7 @@ impl Own {
             let Told { found, heard } = counted.series(&selector, &steps);
             let steps = if by_number { series::numbered(found) } else { series::in_order(&found, &steps) };
             let (steps, truncated) = bounded(steps, ANSWER, Counts::traffic);
-            CollectSeriesResponse { steps, heard: Some(Heard { truncated, ..heard }) }
+            CollectSeriesResponse { steps, heard: Some(Heard { truncated: truncated || heard.truncated, ..heard }) }
         };
         self.counted(answer).await
     }
@@ -147,7 +147,7 @@ impl Own {
             let Told { found, heard } = counted.edges(Duration::from_millis(edges.window_ms.into()), &edges);
             let edges = found.iter().map(|((ends, of), traffic)| ends.to_wire(traffic, *of)).collect();
             let (edges, truncated) = bounded(edges, ANSWER, EdgeCounts::traffic);
-            CollectEdgesResponse { edges, heard: Some(Heard { truncated, ..heard }) }
+            CollectEdgesResponse { edges, heard: Some(Heard { truncated: truncated || heard.truncated, ..heard }) }
         };
         self.counted(answer).await
     }

@@ -50,6 +50,8 @@ pub struct History {
     /// The last report: its incarnation and sequence, and when it came.
     last: (u64, u64),
     heard: Instant,
+    /// When the last one came that had something to tell.
+    counted: Instant,
     spans: Spans,
     /// The memory that has what came before the last of these.
     kept_by: u64,
@@ -84,6 +86,7 @@ impl History {
             repeated: VecDeque::new(),
             last: (0, 0),
             heard: now.monotonic,
+            counted: now.monotonic,
             spans: Spans::default(),
             kept_by: 0,
         }
@@ -100,15 +103,27 @@ impl History {
     }
 
     /// What is known of whose it is, now.
+    ///
+    /// A proxy may say something when its pod is no longer known: what it has counted goes on being its workload's.
     pub fn know(&mut self, reporter: Reporter) {
-        if *self.reporter != reporter {
+        if *self.reporter != reporter && (reporter.is_known || !self.reporter.is_known) {
             self.reporter = Arc::new(reporter);
         }
     }
 
-    /// When it was last added to.
+    /// When its proxy was heard last.
     pub fn heard(&self) -> Instant {
         self.heard
+    }
+
+    /// When that had something to tell.
+    pub fn counted(&self) -> Instant {
+        self.counted
+    }
+
+    /// Whether there is anything to be added up.
+    pub fn has_counts(&self) -> bool {
+        !(self.slots.is_empty() && self.repeated.is_empty() && self.open.is_empty())
     }
 
     /// The name of a number.
@@ -135,6 +150,10 @@ impl History {
             self.open.clear();
         }
         (self.last, self.heard) = (sent, now.monotonic);
+        if report.requests.is_empty() && report.tcp.is_empty() && report.paths.is_empty() {
+            return Some(0);
+        }
+        self.counted = now.monotonic;
         // Before names get numbers for this report: those that nothing is counted under are forgotten.
         if !self.slots.back().is_some_and(|last| now.is_in(last.start)) {
             self.tidy(now);

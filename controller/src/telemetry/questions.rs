@@ -36,8 +36,9 @@ pub struct Counted {
     pub(super) ran_before: bool,
     pub(super) memory: u64,
     pub(super) histories: Vec<Arc<History>>,
-    pub(super) departures: Arc<Departures>,
+    pub(super) departures: Option<Arc<Departures>>,
     pub(super) removed: Option<Instant>,
+    pub(super) forgotten: Option<Instant>,
 }
 
 /// What was found, by what it is of and by who has told it.
@@ -74,19 +75,19 @@ impl Counted {
     /// What this replica says of itself with every answer, which is about a window.
     fn heard(&self, window: Duration, tellers: Tellers<'_>, proxies: Vec<HeardProxy>) -> Heard {
         let ms_ago = |at| self.now.since(at).as_millis() as u64;
-        let departures = self.departures.within(self.now.monotonic, window);
-        let departures = departures.filter(|gone| tellers.has(&gone.pod, gone.workload.as_ref()));
-        let departures =
-            departures.map(|gone| Departure { reporter: number_of(&gone.pod), ms_ago: ms_ago(gone.at) }).collect();
+        let departures = self.departures.iter().flat_map(|departures| departures.within(self.now.monotonic, window));
+        let departures = departures.filter(|(_, pod, _)| tellers.has(&pod.name, pod.workload.as_ref()));
+        let departures = departures.map(|(reporter, _, at)| Departure { reporter, ms_ago: ms_ago(at) }).collect();
+        let known_since = self.departures.as_ref().map(|departures| departures.known_since());
         Heard {
             memory: self.memory,
             age_ms: ms_ago(self.began),
             level: LEVEL,
-            truncated: false,
+            truncated: self.forgotten.is_some_and(|at| self.now.since(at) <= window),
             proxies,
             ran_before: self.ran_before,
             departures,
-            departures_known_ms: ms_ago(self.departures.known_since()),
+            departures_known_ms: known_since.map_or(0, ms_ago),
             removed_ms_ago: self.removed.map(ms_ago),
         }
     }
@@ -171,12 +172,11 @@ impl Counted {
                 })
             };
             let asked_for: Vec<_> = (0..history.names() as u32).map(is_asked_for).collect();
-            let proxy = self.heard_proxy(history, steps.first_ms);
             let is_teller = history.is_of(tellers);
-            if !asked_for.contains(&true) {
-                proxies.extend(is_teller.then_some(proxy));
+            if !is_teller && !asked_for.contains(&true) {
                 continue;
             }
+            let proxy = self.heard_proxy(history, steps.first_ms);
             // Points are no rates: it need not be told for each proxy.
             let told = self.told(history, Of::All, steps.first_ms);
             // A repeated report is in one slot, and so in one step.
@@ -209,12 +209,11 @@ impl Counted {
         for history in &self.histories {
             let select = |number: u32| select(history.reporter(), history.name(number)?);
             let keys: Vec<_> = (0..history.names() as u32).map(select).collect();
-            let proxy = self.heard_proxy(history, from);
             let is_teller = history.is_of(tellers);
-            if keys.iter().all(Option::is_none) {
-                proxies.extend(is_teller.then_some(proxy));
+            if !is_teller && keys.iter().all(Option::is_none) {
                 continue;
             }
+            let proxy = self.heard_proxy(history, from);
             let number = proxy.reporter;
             let covered = history.spans().covers(self.now, whole);
             let is_one = covered < whole || history.is_quiet(self.now) || !proxy.repeated_reports.is_empty();

@@ -60,19 +60,22 @@ impl Peer {
 impl Reporter {
     /// Its namespace and name as one of `kind`, if it is that.
     pub fn resource(&self, kind: &str) -> Option<(String, String)> {
-        resource(&self.pod, self.workload.as_ref(), kind)
+        resource(&self.pod, self.workload.as_ref(), kind).map(owned)
     }
 }
 
 /// Namespace and name of a pod, or of what it is part of, as one of `kind`, if it is that.
-fn resource(pod: &PodName, workload: Option<&WorkloadRef>, kind: &str) -> Option<(String, String)> {
-    let namespace = pod.namespace().to_owned();
+fn resource<'a>(pod: &'a PodName, workload: Option<&'a WorkloadRef>, kind: &str) -> Option<(&'a str, &'a str)> {
     match (kind, workload) {
-        ("pod", _) => Some((namespace, pod.name().to_owned())),
-        ("namespace", _) => Some((String::new(), namespace)),
-        (kind, Some(workload)) if workload.kind == kind => Some((namespace, workload.name.clone())),
+        ("pod", _) => Some((pod.namespace(), pod.name())),
+        ("namespace", _) => Some(("", pod.namespace())),
+        (kind, Some(workload)) if workload.kind == kind => Some((pod.namespace(), &workload.name)),
         _ => None,
     }
+}
+
+fn owned((namespace, name): (&str, &str)) -> (String, String) {
+    (namespace.to_owned(), name.to_owned())
 }
 
 /// The same, if `selection` takes it in.
@@ -81,7 +84,16 @@ pub fn selected(
     workload: Option<&WorkloadRef>,
     selection: &ResourceSelection,
 ) -> Option<(String, String)> {
-    taken_in(selection, resource(pod, workload, &selection.kind))
+    is_selected(pod, workload, selection).map(owned)
+}
+
+fn is_selected<'a>(
+    pod: &'a PodName,
+    workload: Option<&'a WorkloadRef>,
+    selection: &ResourceSelection,
+) -> Option<(&'a str, &'a str)> {
+    let resource = resource(pod, workload, &selection.kind)?;
+    matches(selection, &selection.kind, resource.0, resource.1).then_some(resource)
 }
 
 /// Whose proxies count what is asked for: those of the pods that a selection takes in; all, without one.
@@ -111,7 +123,7 @@ impl<'a> Tellers<'a> {
 
     /// Whether the proxy of `pod`, which is part of `workload`, is one of them.
     pub fn has(self, pod: &PodName, workload: Option<&WorkloadRef>) -> bool {
-        self.0.is_none_or(|selection| selected(pod, workload, selection).is_some())
+        self.0.is_none_or(|selection| is_selected(pod, workload, selection).is_some())
     }
 }
 

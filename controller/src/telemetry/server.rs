@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use conduit_api::{
-    PodName, WorkloadRef,
+    PodName,
     proto::telemetry::{ReportRequest, ReportResponse, telemetry_server},
 };
 use conduit_consensus::{Cluster, MeshState};
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Reporter, Telemetry, departures::Departure, slots::Now};
+use super::{Reporter, Telemetry, departures::Departures, slots::Now};
 use crate::{clock::Clock, propose::unix_ms, serve::peer_of};
 
 /// The counts, between reports coming in and queries. Held for microseconds, never across an await.
@@ -41,9 +41,32 @@ pub fn now(clock: &Clock) -> Now {
 /// Keeps in mind which pods and which replicas have gone, for as long as this replica runs.
 pub async fn keep_departures(telemetry: SharedTelemetry, cluster: Cluster, clock: Clock) {
     let (mut state, mut status) = (cluster.state(), cluster.status());
-    let mut before = state.borrow_and_update().clone();
+    // Until then, pods that went long ago may be on their way out of the state.
+    if status.wait_for(|status| status.leader.is_some()).await.is_err() {
+        return;
+    }
+    sleep(DEPARTURES_CHECK).await;
     let mut members = status.borrow_and_update().members.clone();
+    let mut known: Option<(Arc<MeshState>, Arc<Departures>)> = None;
     loop {
+        let (now, now_there) = (now(&clock), state.borrow_and_update().clone());
+        let pods = || now_there.pods().values();
+        let departures = match &known {
+            Some((before, departures)) if Arc::ptr_eq(before, &now_there) => departures.clone(),
+            Some((_, departures)) => Arc::new(departures.after(now.monotonic, pods())),
+            None => Arc::new(Departures::new(now.monotonic, pods())),
+        };
+        let members_before = std::mem::replace(&mut members, status.borrow_and_update().members.clone());
+        let is_removed = members_before.keys().any(|member| !members.contains_key(member));
+        {
+            let mut telemetry = telemetry.lock();
+            telemetry.set_departures(departures.clone());
+            if is_removed {
+                telemetry.removed(now);
+            }
+        }
+        known = Some((now_there, departures));
+        sleep(DEPARTURES_CHECK).await;
         let changed = tokio::select! {
             changed = state.changed() => changed,
             changed = status.changed() => changed,
@@ -51,27 +74,7 @@ pub async fn keep_departures(telemetry: SharedTelemetry, cluster: Cluster, clock
         if changed.is_err() {
             return;
         }
-        let (after, members_after) = (state.borrow_and_update().clone(), status.borrow_and_update().members.clone());
-        let (now, gone) = (now(&clock), gone(&before, &after));
-        let is_removed = members.keys().any(|member| !members_after.contains_key(member));
-        (before, members) = (after, members_after);
-        if is_removed || !gone.is_empty() {
-            let mut telemetry = telemetry.lock();
-            for (pod, workload) in gone {
-                telemetry.departed(Departure { pod, workload, at: now.monotonic });
-            }
-            if is_removed {
-                telemetry.removed(now);
-            }
-        }
-        sleep(DEPARTURES_CHECK).await;
     }
-}
-
-/// Pods with proxies that are not there any more.
-fn gone(before: &MeshState, after: &MeshState) -> Vec<(PodName, Option<WorkloadRef>)> {
-    let gone = before.pods().iter().filter(|(name, pod)| pod.value.meshed && !after.pods().contains_key(*name));
-    gone.map(|(name, pod)| (name.clone(), pod.value.workload.clone())).collect()
 }
 
 #[tonic::async_trait]

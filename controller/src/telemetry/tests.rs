@@ -871,10 +871,13 @@ fn who_has_nothing_to_tell_is_heard_all_the_same() {
     let report = ReportRequest { sequence: 5, since_previous_ms: Some(60_000), ..ReportRequest::default() };
     telemetry.report(at(start, 100), reporter("web-0"), report);
     telemetry.report(at(start, 100), reporter("db-0"), ReportRequest { sequence: 1, ..ReportRequest::default() });
-    for (pod, second) in [("web-1", 50), ("db-1", 60), ("web-2", 70)] {
-        let Reporter { pod, workload, .. } = reporter(pod);
-        telemetry.departed(Departure { pod, workload, at: at(start, second).monotonic });
+    let mut pods = ["web-1", "db-1", "web-2"].map(|name| departures::tests::pod(name, "1")).to_vec();
+    let mut departures = Departures::new(at(start, 0).monotonic, pods.iter());
+    for second in [50, 60, 70] {
+        pods.remove(0);
+        departures = departures.after(at(start, second).monotonic, pods.iter());
     }
+    telemetry.set_departures(Arc::new(departures));
     let request = StatRequest { selector: Some(selection("pod", "web-0")), ..StatRequest::default() };
     let heard = telemetry.counted(at(start, 101)).stat(Duration::from_secs(120), &request).heard;
     let [proxy] = &heard.proxies[..] else { panic!("{heard:?}") };

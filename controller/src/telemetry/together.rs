@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry};
 
-use conduit_api::proto::peer::{Counts, Heard, HeardProxy, ReportId};
+use conduit_api::proto::peer::{Counts, Heard, HeardProxy, ReportId, Span};
 
 use super::spans;
 
@@ -17,8 +17,8 @@ pub struct Together {
     whole_ms: u32,
     /// By proxy: how long it was heard by all of them together.
     over_ms: BTreeMap<u64, u32>,
-    /// When it was last heard by any of them.
-    heard_ms_ago: BTreeMap<u64, u64>,
+    /// The same proxies: when each of their processes was heard, as each of the answers says.
+    spans: BTreeMap<u64, Vec<Span>>,
     /// In which of the answers a report counts that several replicas may have added; in none if one has added it that knows of no other.
     repeated: BTreeMap<Report, Option<usize>>,
     memories: Vec<u64>,
@@ -31,12 +31,10 @@ impl Together {
         // They do not say when they have heard a proxy, but they have what they have heard.
         let older = answers.iter().filter(|heard| heard.level < SPANS_LEVEL && heard.memory > 0);
         let older: Vec<_> = older.map(|heard| heard.memory).collect();
-        let (mut is_with_older, mut heard_ms_ago) = (BTreeSet::new(), BTreeMap::new());
+        let mut is_with_older = BTreeSet::new();
         for (at, proxy) in answers.iter().enumerate().flat_map(|(at, heard)| heard.proxies.iter().map(move |p| (at, p)))
         {
             by_proxy.entry(proxy.reporter).or_default().extend(proxy.spans.iter().copied());
-            let last = heard_ms_ago.entry(proxy.reporter).or_insert(u64::MAX);
-            *last = proxy.spans.iter().map(|span| span.to_ms_ago).fold(*last, u64::min);
             if older.contains(&proxy.kept_by) {
                 is_with_older.insert(proxy.reporter);
             }
@@ -46,11 +44,11 @@ impl Together {
                 }
             }
         }
-        let over = |(proxy, spans)| {
-            let is_whole = is_with_older.contains(&proxy);
-            (proxy, if is_whole { whole_ms } else { spans::covered_ms(spans, whole_ms.into()) as u32 })
+        let over = |(proxy, spans): (&u64, &Vec<Span>)| {
+            let is_whole = is_with_older.contains(proxy);
+            (*proxy, if is_whole { whole_ms } else { spans::covered_ms(spans.clone(), whole_ms.into()) as u32 })
         };
-        let over_ms = by_proxy.into_iter().map(over).collect();
+        let over_ms = by_proxy.iter().map(over).collect();
         // Of twenty thousand proxies each has some: they are looked for by their numbers.
         let by_number: Vec<_> = answers.iter().map(|heard| by_number(heard)).collect();
         for (report, counts) in &mut repeated {
@@ -62,7 +60,7 @@ impl Together {
             }
         }
         let memories = answers.iter().map(|heard| heard.memory).collect();
-        Self { whole_ms, over_ms, heard_ms_ago, repeated, memories }
+        Self { whole_ms, over_ms, spans: by_proxy, repeated, memories }
     }
 
     /// Whether a row of answer number `at` counts: all but those of reports that are counted elsewhere.
@@ -84,9 +82,12 @@ impl Together {
         }
     }
 
-    /// Whether some replica has heard this one in the last so many milliseconds: then the number of its report says whether any before is missing.
-    pub fn has_heard(&self, proxy: u64, within_ms: u64) -> bool {
-        self.heard_ms_ago.get(&proxy).is_some_and(|heard| *heard < within_ms)
+    /// Whether the process of this proxy that was there `ms_ago` has been heard since, by some replica and more than `until_ms_ago`: then the numbers of
+    /// its reports say whether any from before are missing. One that has begun since knows nothing of the one that was there.
+    pub fn has_heard(&self, proxy: u64, ms_ago: u64, until_ms_ago: u64) -> bool {
+        let was_there = |span: &Span| span.first > 1 || span.from_ms_ago >= ms_ago;
+        let is_in_time = |span: &Span| (until_ms_ago..ms_ago).contains(&span.to_ms_ago);
+        self.spans.get(&proxy).is_some_and(|spans| spans.iter().any(|span| was_there(span) && is_in_time(span)))
     }
 
     /// How long the proxy was heard that was heard for the least time.
@@ -104,9 +105,7 @@ fn by_number(heard: &Heard) -> HashMap<u64, Vec<&HeardProxy>> {
 
 /// Whether a replica has a report of a proxy among those of which it knows no other that could have it.
 fn has_added(proxy: &HeardProxy, (_, incarnation, sequence): Report) -> bool {
-    let is_in = |span: &conduit_api::proto::peer::Span| {
-        span.incarnation == incarnation && (span.first..=span.last).contains(&sequence)
-    };
+    let is_in = |span: &Span| span.incarnation == incarnation && (span.first..=span.last).contains(&sequence);
     proxy.spans.iter().any(is_in) && !proxy.repeated_reports.contains(&ReportId { incarnation, sequence })
 }
 

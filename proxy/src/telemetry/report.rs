@@ -155,10 +155,7 @@ impl Reports {
                 return None;
             }
             let paths = sums.paths_since(&self.told);
-            let since = |at: &mut Instant| {
-                let elapsed = now.saturating_duration_since(std::mem::replace(at, now));
-                u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX)
-            };
+            let since = |at: &mut Instant| ms(now.saturating_duration_since(std::mem::replace(at, now)));
             let (interval_ms, mut since_previous_ms) = (since(&mut self.told_at), since(&mut self.made_at));
             let mut parts = Parts::of(requests, tcp, paths);
             for part in &mut parts {
@@ -170,7 +167,10 @@ impl Reports {
             self.untold = Some((parts, sums));
         }
         let next = self.untold.as_ref().and_then(|(reports, _)| reports.front().cloned())?;
-        Some(ReportRequest { previous_memory: self.memory, is_repeated: self.is_repeated, ..next })
+        // It may have waited for somebody to take it.
+        let waited = ms(now.saturating_duration_since(self.made_at));
+        let since_previous_ms = next.since_previous_ms.map(|since| since.saturating_add(waited));
+        Some(ReportRequest { previous_memory: self.memory, is_repeated: self.is_repeated, since_previous_ms, ..next })
     }
 
     /// It is sent now: if nobody says that it was taken, it may have been all the same.
@@ -271,6 +271,10 @@ impl Reporter {
         }
         Ok(reported??.into_inner().memory)
     }
+}
+
+fn ms(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn request_counts(labels: &Labels, before: &Totals, after: &Totals) -> Option<RequestCounts> {
@@ -402,9 +406,10 @@ mod tests {
         counters.end(End::Http(200));
         counters.end(End::Http(200));
         // There was nobody to send it to.
-        assert_eq!(reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry)), Some(first.clone()));
+        let late = ReportRequest { since_previous_ms: Some(4_000), ..first.clone() };
+        assert_eq!(reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry)), Some(late.clone()));
         reports.sent();
-        let again = ReportRequest { is_repeated: true, ..first.clone() };
+        let again = ReportRequest { is_repeated: true, ..late };
         assert_eq!(
             (first.is_repeated, reports.next(now + 2 * INTERVAL, || Sums::of(&telemetry))),
             (false, Some(again))
