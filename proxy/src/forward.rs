@@ -136,11 +136,52 @@ pub async fn client_hello(client: &mut TcpStream, buffer: &mut Buffer) -> Option
 
 /// Copies bytes both ways until both sides have ended. The end of one side is passed on as the end of that direction only, and
 /// a reset as a reset.
-pub async fn copy(mut client: Buffered, mut server: Buffered) {
+pub async fn copy(client: Buffered, server: Buffered) {
+    copy_if(client, server, |_, _| Poll::Ready(Ok(true))).await;
+}
+
+/// The same of a client that `server` has greeted. If that was another proxy, which was slow to begin, its handshake is nothing for the application, and
+/// the connection ends; `came` is told which of both it was, once it has said something.
+pub async fn copy_greeted(client: Buffered, server: Buffered, came: impl Fn(bool)) {
+    let first = |cx: &mut Context<'_>, client: &mut Buffered| loop {
+        let read = match (detect(client.input.filled()), client.input.filled()) {
+            (Detected::Tls, begun) => client_hello::read(begun),
+            // Whatever else it is, not one byte of it waits.
+            (_, [] | [0x16]) => Read::Partial,
+            (..) => Read::None,
+        };
+        let is_proxy = match read {
+            Read::Partial if !client.input.is_full() => match ready!(client.poll_fill(cx))? {
+                // It has come for the greeting. A proxy would have begun.
+                0 => false,
+                _ => continue,
+            },
+            Read::Whole(hello) => hello.protocol.is_some(),
+            Read::Partial | Read::None => false,
+        };
+        came(is_proxy);
+        return Poll::Ready(Ok(!is_proxy));
+    };
+    copy_if(client, server, first).await;
+}
+
+/// What the client says waits until `goes_on` is ready, and nothing more is copied if that says so.
+async fn copy_if(
+    mut client: Buffered,
+    mut server: Buffered,
+    goes_on: impl Fn(&mut Context<'_>, &mut Buffered) -> Poll<io::Result<bool>>,
+) {
     let is_plain = client.counted().is_plain() && server.counted().is_plain();
     let (mut there, mut back) = (Way::new(is_plain), Way::new(is_plain));
+    let mut is_looked_at = false;
     let copied = poll_fn(|cx| {
-        let there = there.poll(cx, &mut client, &mut server)?;
+        if !is_looked_at && let Poll::Ready(goes_on) = goes_on(cx, &mut client)? {
+            if !goes_on {
+                return Poll::Ready(Ok(()));
+            }
+            is_looked_at = true;
+        }
+        let there = if is_looked_at { there.poll(cx, &mut client, &mut server)? } else { Poll::Pending };
         let back = back.poll(cx, &mut server, &mut client)?;
         // The first direction that breaks ends both: nothing useful can follow.
         if there.is_ready() && back.is_ready() { Poll::Ready(io::Result::Ok(())) } else { Poll::Pending }
@@ -322,6 +363,8 @@ impl Drop for Pipe {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -365,6 +408,26 @@ mod tests {
     /// Not the same anywhere near.
     fn bytes(from: usize, to: usize) -> Vec<u8> {
         (from..to).map(|position| (position / 251 + position % 251) as u8).collect()
+    }
+
+    #[tokio::test]
+    async fn what_a_greeted_client_says_goes_on_at_once() {
+        for said in [&b"\n"[..], b"EHLO mail\r\n", b"GET", &[0x16, 0, 0, 1]] {
+            let ((client, mut near), (server, mut application)) = (connection().await, connection().await);
+            let came = Rc::<Cell<Option<bool>>>::default();
+            let (tasks, told) = (LocalSet::new(), came.clone());
+            tasks.spawn_local(copy_greeted(client, server, move |is_proxy| told.set(Some(is_proxy))));
+            let arrives = async {
+                application.write_all(b"220 ready\r\n").await.unwrap();
+                near.read_exact(&mut [0; 11]).await.unwrap();
+                assert_eq!(came.get(), None);
+                near.write_all(said).await.unwrap();
+                let mut heard = vec![0; said.len()];
+                application.read_exact(&mut heard).await.unwrap();
+                assert_eq!((heard.as_slice(), came.get()), (said, Some(false)));
+            };
+            timeout(PATIENCE, tasks.run_until(arrives)).await.unwrap();
+        }
     }
 
     /// Bursts whose last part is a small one, to somebody who takes them slowly: all of each is there before the next begins.

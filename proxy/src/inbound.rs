@@ -53,8 +53,16 @@ async fn connection(worker: &Rc<Worker>, mut stream: TcpStream) -> io::Result<()
     let caller = (source.ip(), original.port());
     let spoken = forward::spoken(&mut stream, &mut buffer, worker.callers.patience(caller), &connect).await;
     // An application that does not listen is not one that ends.
-    let (spoken, upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
-    let has_shown = !buffer.is_empty() || matches!(spoken, Spoken::ServerFirst);
+    let (spoken, mut upstream) = spoken.inspect_err(|_| forward::reset(&stream))?;
+    if matches!(spoken, Spoken::ServerFirst)
+        && let Some(server) = upstream.take()
+    {
+        let client = worker.accepted(Direction::Inbound, Tls::NoIdentity, Stream::Tcp(stream), buffer);
+        let _busy = worker.busy();
+        forward::copy_greeted(client, server, |is_proxy| worker.callers.came(caller, is_proxy)).await;
+        return Ok(());
+    }
+    let has_shown = !buffer.is_empty();
     let is_opaque = PortRange::any_contains(&worker.setup.opaque_ports, original.port());
     let (protocol, tls) = match spoken {
         Spoken::Http(_) if is_opaque => (Protocol::Opaque, Tls::NoIdentity),

@@ -17,7 +17,7 @@ mod programs;
 use std::{
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -255,10 +255,17 @@ async fn a_proxy_that_is_slow_to_begin_is_not_taken_for_a_client_that_waits_for_
     let web = mesh.pod("web").await;
     // One thread, which has met everybody.
     let server = mesh.pod_with("server", |config| config.cores = 1).await;
+    let heard = Arc::<Mutex<Vec<u8>>>::default();
+    let listening = heard.clone();
     server
-        .app(|mut stream| async move {
-            stream.write_all(b"220 ready\r\n").await.unwrap();
-            let _ = stream.read_to_end(&mut Vec::new()).await;
+        .app(move |mut stream| {
+            let heard = listening.clone();
+            async move {
+                stream.write_all(b"220 ready\r\n").await.unwrap();
+                let mut said = Vec::new();
+                let _ = stream.read_to_end(&mut said).await;
+                heard.lock().unwrap().extend(said);
+            }
         })
         .await;
     // What a proxy sends comes so late.
@@ -286,6 +293,9 @@ async fn a_proxy_that_is_slow_to_begin_is_not_taken_for_a_client_that_waits_for_
         let mut greeting = [0; 11];
         client.read_exact(&mut greeting).await.unwrap();
         assert_eq!(&greeting, b"220 ready\r\n");
+        client.write_all(b"QUIT\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
     };
     let taken_for_another = async || server.metric("tcp_open_total", &["peer=\"src\"", "tls=\"no_identity\""]).await;
 
@@ -298,6 +308,9 @@ async fn a_proxy_that_is_slow_to_begin_is_not_taken_for_a_client_that_waits_for_
     greeted().await;
     assert_eq!(taken_for_another().await, 1.0);
     assert_eq!(late.load(Ordering::Relaxed), 0, "it was late");
+    let said = || String::from_utf8(heard.lock().unwrap().clone()).unwrap();
+    mesh.wait("the application has heard both", async || said().len() >= 12).await;
+    assert_eq!(said(), "QUIT\r\nQUIT\r\n", "the handshake of the one that was late is not for it");
 }
 
 /// A server that has waited so long for a request says hello: longer than a request takes here to arrive.
