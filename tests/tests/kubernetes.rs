@@ -510,6 +510,10 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
     let (_, of_others) = selected("-A -l app,app!=web");
     assert!(!of_others.contains("web ") && of_others.contains("client"), "{of_others}");
     refused(&admin, "stat deploy -l =web", "cannot list Deployments with the labels =web: found '='");
+    asks(&admin, "routes svc -n shop", "web:80");
+    let (success, of_none) = cluster.through_api_server(&admin, "routes svc -n shop -l none=here");
+    assert!(success && !of_none.contains("web:80"), "{of_none}");
+    refused(&admin, "routes svc -l =web", "cannot list Services with the labels =web: found '='");
     asks(&admin, &format!("identity -n shop {pod}"), "spiffe://cluster.local/ns/shop/sa/default");
     asks(&admin, "version --proxy", "Proxy version: v");
     asks(&admin, "check --pre", "can create StatefulSets");

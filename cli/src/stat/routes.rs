@@ -14,7 +14,11 @@ use conduit_api::{
     refusals::PATHS_ARE_COUNTED,
 };
 
-use super::{Coverage, note_partial, window_ms};
+use super::{
+    Coverage,
+    labelled::{self, Labelled},
+    note_partial, window_ms,
+};
 use crate::{
     control_plane::ControlPlane,
     global::Global,
@@ -40,6 +44,9 @@ pub struct Args {
     /// Look in all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    /// Only of what has these labels, as kubectl selects it: app=web,tier!=cache
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    selector: Option<String>,
     /// How to write it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -61,6 +68,9 @@ impl Args {
             }
         }
         for selection in &selections {
+            if self.selector.is_some() {
+                labelled::check(selection)?;
+            }
             match (selection.kind, &to) {
                 (Kind::Service, Some(_)) => bail!("a service sends nothing: leave --to out, or name who asks"),
                 (Kind::Pod, None) => bail!(
@@ -95,12 +105,20 @@ pub async fn run(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut answers = Vec::new();
-    for request in args.requests(global)? {
+    let (requests, mut answers) = (args.requests(global)?, Vec::new());
+    let labelled = match &args.selector {
+        Some(selector) => Some(Labelled::new(selector, control_plane).await?),
+        None => None,
+    };
+    for request in requests {
         let kind: Kind =
             request.selector.as_ref().map(|selector| selector.kind.as_str()).unwrap_or_default().parse()?;
         let answer = control_plane.ask(async |client| client.stat(about(request.clone())).await).await;
-        answers.push((kind, answer.map_err(explained)?));
+        let mut answer = answer.map_err(explained)?;
+        if let Some(labelled) = &labelled {
+            labelled.retain(kind, request.selector.as_ref(), &mut answer.rows).await?;
+        }
+        answers.push((kind, answer));
     }
     if answers.iter().any(|(_, answer)| is_outdated(answer)) {
         bail!(OUTDATED);
