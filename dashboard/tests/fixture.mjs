@@ -41,7 +41,9 @@ export const edges = {
 const pod = (name, workload, ready) => ({ ...workload, name, ip: "10.244.0.9", workload, ready, meshed: false, connected: false, ackedRevision: "0" });
 
 export const pods = [
-  pod("controller-0", { kind: "statefulset", namespace: "conduit", name: "controller" }, true),
+  pod("controller-0", { kind: "statefulset", namespace: "apps", name: "controller" }, true),
+  ...[0, 1, 2].map((number) => pod(`controller-${number}`, { kind: "statefulset", namespace: "conduit", name: "controller" }, true)),
+  pod("prometheus-1a", deployment("prometheus", "apps"), true),
   pod("prometheus-5d", deployment("prometheus", "conduit"), true),
   pod("grafana-7f", deployment("grafana", "conduit"), false),
   pod("prometheus-6c", deployment("prometheus", "monitoring"), true),

@@ -128,9 +128,11 @@ function total(rows: StatRow[]): Stats | null {
 
 /** The pods of what has come with the control plane, which are beside its own: on one machine there are none. */
 function addons(members: Member[], pods: Pod[]): { title: string; pods: Pod[] }[] {
-  const names = new Set(members.map((member) => member.name));
-  const own = pods.find((pod) => pod.workload?.kind === "statefulset" && names.has(pod.name));
-  const beside = pods.filter((pod) => pod.namespace === own?.namespace && pod.workload?.kind === "deployment");
+  const of = (name: string) => pods.filter((pod) => pod.workload?.kind === "statefulset" && pod.name === name).map((pod) => pod.namespace);
+  const [first = [], ...others] = members.map((member) => of(member.name));
+  // Somebody else may have a pod of such a name, and hardly all of them.
+  const own = first.find((namespace) => others.every((namespaces) => namespaces.includes(namespace)));
+  const beside = pods.filter((pod) => pod.namespace === own && pod.workload?.kind === "deployment");
   const all = Object.entries(ADDONS).map(([name, title]) => ({ title, pods: beside.filter((pod) => pod.workload?.name === name) }));
   return all.filter((addon) => addon.pods.length > 0);
 }
