@@ -416,6 +416,7 @@ test("what has come with the control plane is part of it", async () => {
   await change(page, "extend", { pods: { pods } });
   await page.goto(`${url}#/`);
   await page.getByText("Components: 9").waitFor();
+  assert.equal(await page.getByRole("row", { name: "Control plane components 9" }).count(), 1);
   for (const label of ["prometheus-5d: ready", "grafana-7f: not ready"]) assert.equal(await page.getByRole("img", { name: label }).count(), 1, label);
   assert.equal(await page.getByRole("img", { name: /prometheus-6c/ }).count(), 0, "it is somebody else's");
   assert.equal(await page.getByRole("img", { name: /prometheus-1a/ }).count(), 0, "this one too");

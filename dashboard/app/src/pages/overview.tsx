@@ -196,7 +196,7 @@ function Details({ live, workloads }: { live: Live; workloads: Added }) {
   const { version, raft, ca, pods } = live.parts;
   const details: [string, string | number | undefined][] = [
     ["Conduit version", version?.version],
-    ["Control plane components", COMPONENTS.length + 1],
+    ["Control plane components", COMPONENTS.length + addons(raft?.members ?? [], pods?.pods ?? []).length + 1],
     ["Controllers", raft && `${raft.members.filter((member) => member.role !== "unreachable").length} of ${raft.members.length} answer`],
     ["Added deployments", pods && workloads.meshed],
     ["Unadded deployments", pods && workloads.all - workloads.meshed],
