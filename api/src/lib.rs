@@ -10,6 +10,7 @@
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
 //! - [`exposition`]: in which text metrics are told. [`grpc`]: its status codes. [`failover`]: which errors are those of one replica. [`refusals`]: what commands know again.
+//! - [`text`]: how much of it is kept.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;
@@ -34,6 +35,7 @@ pub mod route;
 pub mod spiffe;
 pub mod tap;
 pub mod target;
+pub mod text;
 pub mod window;
 pub mod wire;
 

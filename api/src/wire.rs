@@ -34,11 +34,7 @@ pub enum WireError {
 
 impl From<SocketAddr> for common::SocketAddress {
     fn from(address: SocketAddr) -> Self {
-        let ip = match address.ip() {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        Self { ip, port: address.port().into() }
+        Self { ip: octets(address.ip()), port: address.port().into() }
     }
 }
 
@@ -59,6 +55,14 @@ pub fn ip(bytes: &[u8]) -> Result<IpAddr, WireError> {
         .map(IpAddr::from)
         .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
         .map_err(|_| WireError::IpLength(bytes.len()))
+}
+
+/// The same, as it is sent.
+pub fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
 }
 
 /// A port that came as an `uint32`.

@@ -28,6 +28,7 @@ use conduit_api::{
     },
     route::PROXY_LEVEL,
     target::to_service_port,
+    wire,
 };
 use conduit_consensus::{FederatedRecord, MeshState, Versioned};
 use prost::Message as _;
@@ -75,13 +76,6 @@ struct Held {
 impl Held {
     fn routed(&self, level: u32) -> Routed<'_> {
         Routed { service: &self.service, routes: self.routes.as_deref(), hint: self.hint, level }
-    }
-}
-
-fn octets(ip: IpAddr) -> Vec<u8> {
-    match ip {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
@@ -145,7 +139,7 @@ impl Subscriptions {
             return None;
         }
         self.greeted = true;
-        let application_ended_at = ended_at.map(octets).unwrap_or_default();
+        let application_ended_at = ended_at.map(wire::octets).unwrap_or_default();
         let revision = state.revision().as_u64();
         Some(discovery::WatchResponse { revision, updates, bundle, zone, application_ended_at })
     }

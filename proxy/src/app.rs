@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use conduit_api::wire;
 use conduit_ca::{TrustBundle, WorkloadTls};
 use futures::future::try_join_all;
 use tokio::{
@@ -155,10 +156,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
 
 /// Whether `octets` are those of `ip`.
 fn is_at(octets: &[u8], ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.octets() == octets,
-        IpAddr::V6(ip) => ip.octets() == octets,
-    }
+    wire::ip(octets).is_ok_and(|at| at == ip.to_canonical())
 }
 
 /// What writes requests down, as far as anything is to be written down.

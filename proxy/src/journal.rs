@@ -31,6 +31,7 @@ use conduit_api::process::Measure;
 use conduit_api::{
     SpiffeId,
     journal::{AccessLog, Sampling},
+    text::cut,
 };
 use http::Response;
 use tokio::{sync::mpsc, time::Instant};
@@ -305,11 +306,7 @@ impl PerSecond {
 
 /// As much of `value` as is written down.
 fn text(value: &str) -> Box<str> {
-    let mut end = value.len().min(TEXT_BYTES_MAX);
-    while !value.is_char_boundary(end) {
-        end -= 1;
-    }
-    value[..end].into()
+    cut(value, TEXT_BYTES_MAX).into()
 }
 
 impl Counts {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use conduit_api::proto::tap::{TapEvent, tap_event::Message};
+use conduit_api::{
+    proto::tap::{TapEvent, tap_event::Message},
+    text::cut,
+};
 use serde_json::Value;
 
 use super::{Output, json, payload::Shown};
@@ -43,8 +46,7 @@ fn written(value: &Value, output: &Output) -> anyhow::Result<String> {
     let mut text =
         if matches!(output, Output::Wide) { serde_json::to_string_pretty(value)? } else { value.to_string() };
     if text.len() > SHOWN_BYTES_MAX {
-        let end = (0..=SHOWN_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or_default());
+        text.truncate(cut(&text, SHOWN_BYTES_MAX).len());
         text.push_str("...");
     }
     Ok(text)

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use conduit_api::proto::{
-    common::{Direction, Tls},
-    telemetry::{RequestCounts, TcpCounts},
+use conduit_api::{
+    proto::{
+        common::{Direction, Tls},
+        telemetry::{RequestCounts, TcpCounts},
+    },
+    text,
 };
 
 use super::{paths::Path, select::Peer};
@@ -220,6 +223,5 @@ fn tls(tls: Option<&Tls>) -> (i32, String) {
 
 /// No more of it than [`NAME_LEN_MAX`].
 pub fn cut(name: &str) -> &str {
-    let end = (0..=NAME_LEN_MAX.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
-    &name[..end.unwrap_or(0)]
+    text::cut(name, NAME_LEN_MAX)
 }

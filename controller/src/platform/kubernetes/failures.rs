@@ -1,6 +1,6 @@
 //! Why a pod does not run as it should, in the words of its kubelet. Pure.
 
-use conduit_api::proto::public::FailingContainer;
+use conduit_api::{proto::public::FailingContainer, text::cut};
 
 use super::excerpts::{ContainerStatus, PodStatus, Terminated};
 
@@ -57,9 +57,7 @@ fn ended(terminated: &Terminated) -> String {
 
 /// As much of it as is told.
 fn text(text: Option<&str>) -> String {
-    let text = text.unwrap_or_default();
-    let end = (0..=text.len().min(MESSAGE_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
-    text[..end.unwrap_or_default()].to_owned()
+    cut(text.unwrap_or_default(), MESSAGE_BYTES_MAX).to_owned()
 }
 
 #[cfg(test)]
