@@ -8,6 +8,7 @@ mod line;
 mod message;
 mod output;
 mod payload;
+mod request_id;
 #[cfg(test)]
 mod samples;
 mod short;
@@ -36,6 +37,7 @@ use tracing::debug;
 pub(crate) use self::{
     filter::Filter,
     line::{short_resource, socket_address},
+    request_id::RequestId,
 };
 use self::{
     line::Detail,
@@ -107,9 +109,7 @@ pub async fn run<N: Write>(
     }
     let (mut requests, mut lost) = (Requests::default(), Lost::default());
     let write = |event: &TapEvent, notes: &mut N| {
-        if let Some(note) = lost.note(event.dropped, Instant::now()) {
-            writeln!(notes, "{note}")?;
-        }
+        lost.note(event.dropped, Instant::now(), notes)?;
         let text = match args.output {
             Output::Short => requests.line(event, SystemTime::now()).map(|line| line + "\n"),
             _ => text(event, &args.output)?,
@@ -142,9 +142,7 @@ async fn show_payloads<N: Write>(
     let mut lost = Lost::default();
     let mut closed = BTreeSet::new();
     let each = |event: &TapEvent, notes: &mut N| {
-        if let Some(note) = lost.note(event.dropped, Instant::now()) {
-            writeln!(notes, "{note}")?;
-        }
+        lost.note(event.dropped, Instant::now(), notes)?;
         match &event.kind {
             Some(Kind::Schema(schema)) => services.learn(&server(event), schema),
             Some(Kind::PayloadsDisabled(disabled)) => note_closed(event, disabled.is_old, &mut closed, notes)?,
@@ -198,17 +196,18 @@ struct Lost {
 }
 
 impl Lost {
-    fn note(&mut self, dropped: u64, now: Instant) -> Option<String> {
+    fn note(&mut self, dropped: u64, now: Instant, notes: &mut impl Write) -> std::io::Result<()> {
         self.count = self.count.saturating_add(dropped);
         let is_due = self.told.is_none_or(|told| now.duration_since(told) >= LOST_NOTE_INTERVAL);
         if self.count == 0 || !is_due {
-            return None;
+            return Ok(());
         }
         self.told = Some(now);
         let count = std::mem::take(&mut self.count);
-        Some(format!(
+        writeln!(
+            notes,
             "note: {count} more requests or messages passed unseen: --max-rps, or there were too many to copy"
-        ))
+        )
     }
 }
 

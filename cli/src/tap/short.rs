@@ -16,7 +16,10 @@ use conduit_api::{
     },
 };
 
-use super::line::{short_resource, socket_address};
+use super::{
+    RequestId,
+    line::{short_resource, socket_address},
+};
 use crate::printable::printable;
 
 /// Requests whose end has not come: streams may go on for days, and an end may be lost. Past it the oldest is forgotten.
@@ -45,14 +48,11 @@ const RESETS: [&str; 14] = [
 /// Requests that are under way.
 #[derive(Default)]
 pub(super) struct Requests {
-    by_id: HashMap<Id, (u64, Request)>,
+    by_id: HashMap<RequestId, (u64, Request)>,
     /// In the order in which they began.
-    began: BTreeMap<u64, Id>,
+    began: BTreeMap<u64, RequestId>,
     next: u64,
 }
-
-/// Of which proxy, and which of its requests.
-type Id = (String, Direction, u32, u64);
 
 struct Request {
     init: Option<RequestInit>,
@@ -63,9 +63,11 @@ impl Requests {
     /// What has become of a request that ends with `event`, without the end of the line.
     pub(super) fn line(&mut self, event: &TapEvent, now: SystemTime) -> Option<String> {
         match event.kind.as_ref()? {
-            Kind::RequestInit(init) => self.begin(id(event), Request { init: Some(init.clone()), status: None }),
+            Kind::RequestInit(init) => {
+                self.begin(RequestId::of(event), Request { init: Some(init.clone()), status: None })
+            }
             Kind::ResponseInit(response) => {
-                let id = id(event);
+                let id = RequestId::of(event);
                 match self.by_id.get_mut(&id) {
                     Some((_, request)) => request.status = Some(response.http_status),
                     // Its beginning was lost.
@@ -73,7 +75,7 @@ impl Requests {
                 }
             }
             Kind::ResponseEnd(end) => {
-                let request = self.end(&id(event)).unwrap_or(Request { init: None, status: None });
+                let request = self.end(&RequestId::of(event)).unwrap_or(Request { init: None, status: None });
                 return Some(printable(&line(event, &request, end, now)).into_owned());
             }
             Kind::Message(_) | Kind::Schema(_) | Kind::PayloadsDisabled(_) => {}
@@ -81,31 +83,23 @@ impl Requests {
         None
     }
 
-    fn begin(&mut self, id: Id, request: Request) {
+    fn begin(&mut self, id: RequestId, request: Request) {
         self.end(&id);
         if self.by_id.len() >= UNDER_WAY_MAX
             && let Some((_, oldest)) = self.began.pop_first()
         {
             self.by_id.remove(&oldest);
         }
-        self.began.insert(self.next, id.clone());
+        self.began.insert(self.next, id);
         self.by_id.insert(id, (self.next, request));
         self.next += 1;
     }
 
-    fn end(&mut self, id: &Id) -> Option<Request> {
+    fn end(&mut self, id: &RequestId) -> Option<Request> {
         let (number, request) = self.by_id.remove(id)?;
         self.began.remove(&number);
         Some(request)
     }
-}
-
-fn id(event: &TapEvent) -> Id {
-    let own = if event.direction() == Direction::Inbound { &event.destination } else { &event.source };
-    let pod = own.as_ref().and_then(|peer| peer.pod.as_ref());
-    let proxy = pod.map_or_else(String::new, |pod| format!("{}/{}", pod.namespace, pod.name));
-    let id = event.id.unwrap_or_default();
-    (proxy, event.direction(), id.base, id.stream)
 }
 
 fn line(event: &TapEvent, request: &Request, end: &ResponseEnd, now: SystemTime) -> String {

@@ -5,11 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use conduit_api::{
     grpc,
     proto::{
-        common::{Direction, ResourceRef, SocketAddress, tls},
+        common::{Direction, ResourceRef, tls},
         public::ResourceSelection,
         tap::{
             TapEvent,
-            tap_event::{Id, Kind, Peer, ResponseEnd, response_end},
+            tap_event::{Kind, Peer, ResponseEnd, response_end},
         },
     },
 };
@@ -17,7 +17,7 @@ use conduit_api::{
 use crate::{
     stat::figures::exact_latency,
     table::{Align, Table},
-    tap::{short_resource, socket_address},
+    tap::{RequestId, short_resource, socket_address},
 };
 
 /// Rows at a time: more than anybody reads. The one that was not seen for the longest makes room.
@@ -35,9 +35,9 @@ pub(super) struct Sums {
     target: ResourceSelection,
     hides_sources: bool,
     rows: HashMap<Key, Row>,
-    open: HashMap<OpenId, Open>,
+    open: HashMap<RequestId, Open>,
     /// In the order in which they began, those that have ended included.
-    began: VecDeque<(OpenId, u64)>,
+    began: VecDeque<(RequestId, u64)>,
     /// Requests that began, of any row: the clock of this machine.
     requests: u64,
 }
@@ -60,15 +60,6 @@ pub(super) struct Row {
     pub(super) worst_us: u64,
     pub(super) last_us: u64,
     seen: u64,
-}
-
-/// A number is one connection's, and a connection's numbers are one proxy's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct OpenId {
-    base: u32,
-    stream: u64,
-    direction: Direction,
-    ends: [Option<std::net::SocketAddr>; 2],
 }
 
 struct Open {
@@ -99,7 +90,7 @@ impl Sums {
         if self.is_seen_twice(event) {
             return;
         }
-        let id = open_id(event);
+        let id = RequestId::of(event);
         match &event.kind {
             Some(Kind::RequestInit(request)) => {
                 let source = if self.hides_sources { String::new() } else { name(event.source.as_ref()) };
@@ -129,7 +120,7 @@ impl Sums {
             && event.destination.as_ref().is_some_and(|destination| is_within(destination, &self.target))
     }
 
-    fn begin(&mut self, id: OpenId, key: Key) {
+    fn begin(&mut self, id: RequestId, key: Key) {
         self.requests += 1;
         if self.began.len() >= OPEN_MAX
             && let Some((oldest, began)) = self.began.pop_front()
@@ -194,13 +185,6 @@ pub(super) fn table(sums: &Sums) -> Table {
     table
 }
 
-fn open_id(event: &TapEvent) -> OpenId {
-    let Id { base, stream } = event.id.unwrap_or_default();
-    let address = |wire: Option<&SocketAddress>| socket_address(wire);
-    let ends = [&event.source, &event.destination].map(|peer| address(peer.as_ref().and_then(|p| p.address.as_ref())));
-    OpenId { base, stream, direction: event.direction(), ends }
-}
-
 fn cut(text: &str) -> String {
     match text.char_indices().nth(NAME_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -235,7 +219,7 @@ fn is_within(peer: &Peer, target: &ResourceSelection) -> bool {
 pub(super) mod tests {
     use conduit_api::proto::{
         common::Tls,
-        tap::tap_event::{RequestInit, ResponseInit},
+        tap::tap_event::{Id, RequestInit, ResponseInit},
     };
     use expect_test::expect;
 
