@@ -52,10 +52,7 @@ pub async fn run(
     let blocks = args.blocks(global)?;
     let sources = Sources {
         control_plane,
-        labelled: match &args.selector {
-            Some(selector) => Some(Labelled::new(selector, control_plane).await?),
-            None => None,
-        },
+        labelled: Labelled::new(args.selector.as_deref(), control_plane).await?,
         prometheus: args.prometheus()?,
     };
     let between = if std::io::stdout().is_terminal() { CLEAR } else { "\n" };

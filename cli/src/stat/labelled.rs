@@ -27,13 +27,16 @@ pub(super) struct Labelled {
 }
 
 impl Labelled {
+    /// None if nothing is asked for.
+    ///
     /// # Errors
     /// When the control plane is in no cluster, or what tells of the cluster cannot be read.
-    pub(super) async fn new(selector: &str, control_plane: &ControlPlane) -> anyhow::Result<Self> {
+    pub(super) async fn new(selector: Option<&str>, control_plane: &ControlPlane) -> anyhow::Result<Option<Self>> {
+        let Some(selector) = selector else { return Ok(None) };
         let ControlPlane::Cluster { options, .. } = control_plane else {
             bail!("--selector is for a control plane that is asked through its cluster: nothing else has labels");
         };
-        Ok(Self { client: options.client().await?, selector: selector.to_owned() })
+        Ok(Some(Self { client: options.client().await?, selector: selector.to_owned() }))
     }
 
     /// Leaves those rows whose resources have the labels now.

@@ -106,10 +106,7 @@ pub async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let (requests, mut answers) = (args.requests(global)?, Vec::new());
-    let labelled = match &args.selector {
-        Some(selector) => Some(Labelled::new(selector, control_plane).await?),
-        None => None,
-    };
+    let labelled = Labelled::new(args.selector.as_deref(), control_plane).await?;
     for request in requests {
         let kind: Kind =
             request.selector.as_ref().map(|selector| selector.kind.as_str()).unwrap_or_default().parse()?;
