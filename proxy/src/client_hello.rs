@@ -24,8 +24,11 @@ pub enum Read {
     None,
 }
 
-/// Reads the first bytes of a connection.
+/// Reads the first bytes of a connection. What is no TLS needs no more of them than it takes to see that.
 pub fn read(mut bytes: &[u8]) -> Read {
+    if !matches!(bytes, [] | [0x16] | [0x16, 0x03, ..]) {
+        return Read::None;
+    }
     let mut acceptor = Acceptor::default();
     // It takes some kilobytes at a time, and is asked after each: one that is whole is not held up by what follows it.
     loop {

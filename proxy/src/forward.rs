@@ -144,13 +144,7 @@ pub async fn copy(client: Buffered, server: Buffered) {
 /// the connection ends; `came` is told which of both it was, once it has said something.
 pub async fn copy_greeted(client: Buffered, server: Buffered, came: impl Fn(bool)) {
     let first = |cx: &mut Context<'_>, client: &mut Buffered| loop {
-        let read = match (detect(client.input.filled()), client.input.filled()) {
-            (Detected::Tls, begun) => client_hello::read(begun),
-            // Whatever else it is, not one byte of it waits.
-            (_, [] | [0x16]) => Read::Partial,
-            (..) => Read::None,
-        };
-        let is_proxy = match read {
+        let is_proxy = match client_hello::read(client.input.filled()) {
             Read::Partial if !client.input.is_full() => match ready!(client.poll_fill(cx))? {
                 // It has come for the greeting. A proxy would have begun.
                 0 => false,

@@ -88,6 +88,11 @@ impl Hop {
         &self.authority
     }
 
+    /// Whether its requests go to the application beside this proxy.
+    fn is_server(&self) -> bool {
+        self.upstream.direction == Direction::Inbound
+    }
+
     fn path(&self, request: &RequestView<'_>) -> Option<Rc<Row>> {
         let is_mutual = matches!(self.tls, Tls::Mutual(_));
         self.paths.as_ref().map(|paths| paths.row(is_mutual, request.method, request.path))
@@ -137,8 +142,6 @@ struct Tapped {
     source: SocketAddr,
     /// Somebody sees its messages.
     messages: Option<Messages>,
-    /// It is its server's to say what of its heads is shown, as of its messages.
-    shows_headers: bool,
 }
 
 struct Messages {
@@ -215,7 +218,7 @@ impl Exchange {
         }
         if let Some(tapped) = &self.tapped {
             let since_request_init_us = micros(latency);
-            let (http_status, headers) = (status.into(), tapped.shown(headers));
+            let (http_status, headers) = (status.into(), tapped.shown(&self.hop, headers));
             let init = ResponseInit { http_status, since_request_init_us, headers };
             tapped.tell(&self.hop, tap_event::Kind::ResponseInit(init));
         }
@@ -363,25 +366,23 @@ impl Tapped {
         }
         let id = Id { base: asked.connection, stream: asked.stream };
         // Whose messages they are is for their server to say, not for each of its clients.
-        let is_server = hop.upstream.direction == Direction::Inbound;
-        let is_seen = is_server && watching.iter().any(|tap| tap.sees_payloads());
+        let is_seen = hop.is_server() && watching.iter().any(|tap| tap.sees_payloads());
         let messages = is_seen.then(|| Messages::of(request, taps)).flatten();
-        let tapped =
-            Self { taps: taps.clone(), watching, id, source: asked.source, messages, shows_headers: is_server };
+        let tapped = Self { taps: taps.clone(), watching, id, source: asked.source, messages };
         let init = RequestInit {
             method: request.method.to_owned(),
             scheme: request.scheme.to_owned(),
             authority: request.authority.to_owned(),
             path: request.path.to_owned(),
-            headers: tapped.shown(request.headers),
+            headers: tapped.shown(hop, request.headers),
         };
         tapped.tell(hop, tap_event::Kind::RequestInit(init));
         Some(Box::new(tapped))
     }
 
-    /// What those see of a head who asked for it.
-    fn shown(&self, headers: Headers<'_>) -> Vec<Header> {
-        let is_seen = self.shows_headers && self.watching.iter().any(|tap| tap.sees_headers());
+    /// What those see of a head who asked for it. It is its server's to say what that is, as of its messages.
+    fn shown(&self, hop: &Hop, headers: Headers<'_>) -> Vec<Header> {
+        let is_seen = hop.is_server() && self.watching.iter().any(|tap| tap.sees_headers());
         if is_seen { headers::shown(headers, self.taps.payloads().redact()) } else { Vec::new() }
     }
 
