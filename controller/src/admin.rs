@@ -17,15 +17,12 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, time::sleep};
-use tracing::warn;
+use tokio::net::TcpListener;
 
-use crate::peer::server::Own;
+use crate::{peer::server::Own, serve::accept};
 
 /// A client that does not finish its request head is let go.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// After an accept that failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Serves until the process ends.
 ///
@@ -36,14 +33,7 @@ pub async fn serve(address: SocketAddr, own: Own, ready: impl Fn() -> bool + Sen
     let admin = Arc::new(Admin { own, ready: Box::new(ready), started: SystemTime::now() });
     tokio::spawn(async move {
         loop {
-            let (stream, _) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+            let Some((stream, _)) = accept(&listener).await else { continue };
             let admin = admin.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request| {

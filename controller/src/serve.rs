@@ -81,6 +81,18 @@ impl Refusals {
     }
 }
 
+/// The next connection; none when it could not be accepted, which is said, and after a pause: it may be possible again then.
+pub async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept().await {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            warn!(%error, "cannot accept a connection");
+            sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
 /// Binds `address` and yields its connections when their handshakes are done; those that are refused are counted for `server`.
 ///
 /// # Errors
@@ -96,14 +108,7 @@ pub async fn listen(
     let (sender, receiver) = mpsc::channel(HANDSHAKES_MAX);
     tokio::spawn(async move {
         while !sender.is_closed() {
-            let (stream, address) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+            let Some((stream, address)) = accept(&listener).await else { continue };
             let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
             let (acceptor, sender, refusals) = (TlsAcceptor::from(tls()), sender.clone(), refusals.clone());
             tokio::spawn(async move {

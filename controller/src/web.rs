@@ -16,19 +16,15 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
-use tracing::{debug, warn};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tracing::debug;
+
+use crate::serve::accept;
 
 /// Whoever does not finish a request's head is let go, and whoever asks nothing more.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// All that a browser asks for is there long before.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// After an accept that failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// At once: API servers keep a few, and whoever else comes asks for six files.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -44,14 +40,7 @@ pub async fn serve(address: SocketAddr, namespace: &str) -> io::Result<()> {
     let (pages, free) = (pages(namespace), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     tokio::spawn(async move {
         loop {
-            let (stream, _) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+            let Some((stream, _)) = accept(&listener).await else { continue };
             let Ok(place) = free.clone().try_acquire_owned() else { continue };
             let service = TowerToHyperService::new(pages.clone());
             tokio::spawn(async move {
