@@ -86,11 +86,7 @@ impl View {
         window::check(Duration::from_millis(window.into()))?;
         let ask = |part, method, request| Question { part, method, request, every: 1 };
         let within = self.within.as_str();
-        let all = |kind: &str| match kind {
-            // Namespaces are in none.
-            "namespace" => json!({ "kind": kind, "name": within }),
-            kind => json!({ "kind": kind, "namespace": within }),
-        };
+        let all = |kind: &str| self.all_of(kind);
         let pods = |namespace: &str| ask("pods", "Pods", json!({ "namespace": namespace }));
         let stat = |kind: &str| ask("stat", "Stat", json!({ "selector": all(kind), "windowMs": window }));
         let raft = || ask("raft", "RaftStatus", json!({}));
@@ -142,6 +138,15 @@ impl View {
         Ok(questions)
     }
 
+    /// All of a kind that the page may show.
+    fn all_of(&self, kind: &str) -> Value {
+        match kind {
+            // Namespaces are in none.
+            "namespace" => json!({ "kind": kind, "name": self.within }),
+            kind => json!({ "kind": kind, "namespace": self.within }),
+        }
+    }
+
     /// One resource, who calls it, and whom it calls.
     fn about_one(&self, window: u32) -> Result<Vec<Question>, String> {
         let kind = self.kind.as_str();
@@ -151,10 +156,7 @@ impl View {
         // A namespace is in none.
         let namespace = if kind == "namespace" { "" } else { self.namespace.as_str() };
         let this = json!({ "kind": kind, "namespace": namespace, "name": self.name });
-        let others = match kind {
-            "namespace" => json!({ "kind": kind, "name": self.within }),
-            kind => json!({ "kind": kind, "namespace": self.within }),
-        };
+        let others = self.all_of(kind);
         let home = if kind == "namespace" { self.name.as_str() } else { namespace };
         let (curve, step) = curve(window);
         let ask = |part, method, request| Question { part, method, request, every: 1 };

@@ -65,6 +65,25 @@ pub struct Aggregation {
     pub namespace: Arc<str>,
 }
 
+/// Services of gRPC.
+pub trait Grpc:
+    Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Grpc for S where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 type Answering = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 /// See [`Aggregation`].
@@ -75,15 +94,7 @@ pub struct Aggregated<S> {
     json: Json<Bounded<S>>,
 }
 
-impl<S> Layer<S> for Aggregation
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-{
+impl<S: Grpc> Layer<S> for Aggregation {
     type Service = Aggregated<S>;
 
     fn layer(&self, grpc: S) -> Self::Service {
@@ -92,15 +103,7 @@ where
     }
 }
 
-impl<S> Service<http::Request<Body>> for Aggregated<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-{
+impl<S: Grpc> Service<http::Request<Body>> for Aggregated<S> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Answering;

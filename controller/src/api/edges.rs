@@ -20,12 +20,18 @@ use crate::{
     telemetry::{
         bounds::{Busy as _, TOLD, bounded},
         edges::{Ends, edges as told},
+        questions::ms,
         select::Tellers,
     },
 };
 
 /// For how long latencies of links are kept: until the finest slots are added up to longer ones.
-pub(super) const LATENCY_WINDOW: Duration = TIERS[0].until;
+const LATENCY_WINDOW: Duration = TIERS[0].until;
+
+/// Of a window, the part that latencies of links are known of.
+pub(super) fn latency_window_ms(window_ms: u32) -> u32 {
+    window_ms.min(ms(LATENCY_WINDOW))
+}
 
 /// Answers `request` from all replicas.
 ///
@@ -53,6 +59,6 @@ pub async fn edges(own: &Own, request: EdgesRequest) -> Result<EdgesResponse, St
         truncated: is_too_much || merged.truncated,
         window_ms: merged.window_ms,
         since_start: merged.since_start,
-        latency_window_ms: merged.window_ms.min(LATENCY_WINDOW.as_millis() as u32),
+        latency_window_ms: latency_window_ms(merged.window_ms),
     })
 }

@@ -90,14 +90,12 @@ impl<K: Ord> Merged<K> {
         self.truncated = answers.iter().any(|(heard, _)| heard.truncated);
         let all_heard: Vec<_> = answers.iter().map(|(heard, _)| heard).collect();
         // Nobody knows of anything before the one that has been listening for the longest time.
-        let whole_ms = self.window_ms.min(age_ms(&all_heard));
+        let oldest = all_heard.iter().map(|heard| heard.age_ms).max().unwrap_or_default();
+        let whole_ms = self.window_ms.min(ms(Duration::from_millis(oldest)));
         let together = Together::of(&all_heard, whole_ms);
-        let lost_before = lost_ms_ago(&all_heard).map_or(whole_ms, |lost| ms(Duration::from_millis(lost)));
-        let lost_before = if lost_before < whole_ms && !self.is_all_known(&all_heard, &together, lost_before.into()) {
-            lost_before
-        } else {
-            whole_ms
-        };
+        let lost = lost_ms_ago(&all_heard).filter(|lost| *lost < whole_ms.into());
+        let lost = lost.filter(|lost| !self.is_all_known(&all_heard, &together, whole_ms, *lost));
+        let known_ms = lost.map_or(whole_ms, |lost| ms(Duration::from_millis(lost)));
         for (at, (heard, rows)) in answers.into_iter().enumerate() {
             let rows = rows.into_iter().map(&parse);
             for (key, counts) in rows.filter(|(_, counts)| together.takes(at, counts)) {
@@ -106,25 +104,20 @@ impl<K: Ord> Merged<K> {
             }
         }
         let least = self.traffic.values().filter_map(Traffic::least_covered_ms).min();
-        self.covered_ms = least.unwrap_or(whole_ms).min(whole_ms).min(together.least_ms()).min(lost_before);
+        self.covered_ms = least.unwrap_or(whole_ms).min(whole_ms).min(together.least_ms()).min(known_ms);
         self.since_start = self.covered_ms == whole_ms && whole_ms < self.window_ms;
     }
 
     /// Whether everybody who may have told something to a replica that was lost `lost_ms` ago has been heard since: what they say then tells what is
     /// missing. Nobody hears of those again who were gone before.
-    fn is_all_known(&self, heard: &[&Heard], together: &Together, lost_ms: u64) -> bool {
+    fn is_all_known(&self, heard: &[&Heard], together: &Together, whole_ms: u32, lost_ms: u64) -> bool {
         let Some(tellers) = &self.tellers else { return false };
         let departures_known = heard.iter().map(|heard| heard.departures_known_ms).max().unwrap_or_default();
         let mut departures = heard.iter().flat_map(|heard| &heard.departures);
-        departures_known >= self.window_ms.min(age_ms(heard)).into()
+        departures_known >= whole_ms.into()
             && departures.all(|gone| together.has_heard(gone.reporter, lost_ms, gone.ms_ago))
             && tellers.iter().all(|proxy| together.has_heard(*proxy, lost_ms, 0))
     }
-}
-
-/// How long the one has been listening that has been for the longest time.
-fn age_ms(heard: &[&Heard]) -> u32 {
-    ms(Duration::from_millis(heard.iter().map(|heard| heard.age_ms).max().unwrap_or_default()))
 }
 
 /// When a replica was last lost, with what it had heard: one that is back, or one that was removed, as it is when another one has its place.

@@ -17,7 +17,7 @@ use conduit_api::{
 use conduit_consensus::MeshState;
 use tonic::{Response, Status};
 
-use super::{edges::LATENCY_WINDOW, merged::Merged};
+use super::{edges::latency_window_ms, merged::Merged};
 use crate::{
     peer::{SUMS_TIMEOUT, ask_others_within, server::Own},
     telemetry::{
@@ -53,7 +53,7 @@ pub async fn stat(own: &Own, request: StatRequest) -> Result<StatResponse, Statu
         window_ms: merged.window_ms,
         since_start: merged.since_start,
         by: request.by,
-        latency_window_ms: if of_links { merged.window_ms.min(LATENCY_WINDOW.as_millis() as u32) } else { 0 },
+        latency_window_ms: if of_links { latency_window_ms(merged.window_ms) } else { 0 },
     })
 }
 

@@ -14,6 +14,7 @@ use conduit_api::proto::{
 use conduit_ca::KeyId;
 use conduit_consensus::Cluster;
 use futures::Stream;
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -119,8 +120,8 @@ impl Own {
                 let group = paths::group(&by, values);
                 Counts { namespace, name, group, ..traffic.to_wire(of) }
             };
-            let (counts, truncated) = bounded(found.into_iter().map(counts).collect(), ANSWER, Counts::traffic);
-            CollectStatResponse { counts, heard: Some(Heard { truncated: truncated || heard.truncated, ..heard }) }
+            let (counts, heard) = fitting(found.into_iter().map(counts).collect(), heard, Counts::traffic);
+            CollectStatResponse { counts, heard: Some(heard) }
         };
         self.counted(answer).await
     }
@@ -134,8 +135,8 @@ impl Own {
         let answer = move |counted: Counted| {
             let Told { found, heard } = counted.series(&selector, &steps);
             let steps = if by_number { series::numbered(found) } else { series::in_order(&found, &steps) };
-            let (steps, truncated) = bounded(steps, ANSWER, Counts::traffic);
-            CollectSeriesResponse { steps, heard: Some(Heard { truncated: truncated || heard.truncated, ..heard }) }
+            let (steps, heard) = fitting(steps, heard, Counts::traffic);
+            CollectSeriesResponse { steps, heard: Some(heard) }
         };
         self.counted(answer).await
     }
@@ -146,8 +147,8 @@ impl Own {
         let answer = move |counted: Counted| {
             let Told { found, heard } = counted.edges(Duration::from_millis(edges.window_ms.into()), &edges);
             let edges = found.iter().map(|((ends, of), traffic)| ends.to_wire(traffic, *of)).collect();
-            let (edges, truncated) = bounded(edges, ANSWER, EdgeCounts::traffic);
-            CollectEdgesResponse { edges, heard: Some(Heard { truncated: truncated || heard.truncated, ..heard }) }
+            let (edges, heard) = fitting(edges, heard, EdgeCounts::traffic);
+            CollectEdgesResponse { edges, heard: Some(heard) }
         };
         self.counted(answer).await
     }
@@ -163,6 +164,12 @@ impl Own {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
+}
+
+/// As many of `rows` as fit into an answer, and what is said with them: whether that is all.
+fn fitting<T: Message>(rows: Vec<T>, heard: Heard, traffic: impl Fn(&T) -> (u64, u64)) -> (Vec<T>, Heard) {
+    let (rows, is_too_much) = bounded(rows, ANSWER, traffic);
+    (rows, Heard { truncated: is_too_much || heard.truncated, ..heard })
 }
 
 #[tonic::async_trait]

@@ -173,7 +173,8 @@ impl Counted {
             };
             let asked_for: Vec<_> = (0..history.names() as u32).map(is_asked_for).collect();
             let is_teller = history.is_of(tellers);
-            if !is_teller && !asked_for.contains(&true) {
+            if !asked_for.contains(&true) {
+                proxies.extend(is_teller.then(|| self.heard_proxy(history, steps.first_ms)));
                 continue;
             }
             let proxy = self.heard_proxy(history, steps.first_ms);
@@ -210,7 +211,8 @@ impl Counted {
             let select = |number: u32| select(history.reporter(), history.name(number)?);
             let keys: Vec<_> = (0..history.names() as u32).map(select).collect();
             let is_teller = history.is_of(tellers);
-            if !is_teller && keys.iter().all(Option::is_none) {
+            if keys.iter().all(Option::is_none) {
+                proxies.extend(is_teller.then(|| self.heard_proxy(history, from)));
                 continue;
             }
             let proxy = self.heard_proxy(history, from);

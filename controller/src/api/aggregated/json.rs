@@ -3,8 +3,7 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    future::{Future, ready},
-    pin::Pin,
+    future::ready,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -22,7 +21,7 @@ use tokio::time::sleep;
 use tonic::{Status, body::Body};
 use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::{Answering, Caller, bounded::ANSWER_MAX};
+use super::{Answering, Caller, Grpc, bounded::ANSWER_MAX};
 
 /// Answers questions at the paths of [`conduit_dashboard::json_api`] by asking gRPC services of the same process, by the rights of each caller.
 #[derive(Clone)]
@@ -69,15 +68,7 @@ impl Drop for Page {
     }
 }
 
-impl<S> Json<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-{
+impl<S: Grpc> Json<S> {
     pub(super) fn over(grpc: S) -> Self {
         Self { router: conduit_dashboard::json_api(), grpc, pages: Pages::default() }
     }
@@ -125,16 +116,12 @@ struct As<S> {
     caller: Caller,
 }
 
-impl<S> Service<http::Request<Body>> for As<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+impl<S: Grpc> Service<http::Request<Body>> for As<S> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.grpc.poll_ready(cx)
     }
 
