@@ -10,11 +10,12 @@
 //! - [`access`]: which of its methods people may call in Kubernetes.
 //! - [`codec`]: how much memory a call takes. [`process`]: how much of a machine a process takes.
 //! - [`exposition`]: in which text metrics are told. [`grpc`]: its status codes. [`failover`]: which errors are those of one replica. [`refusals`]: what commands know again.
-//! - [`text`]: how much of it is kept.
+//! - [`text`]: how much of it is kept. [`duration`]: as people write it.
 //! - [`wire`]: between the vocabulary and the messages, so that everything else holds parsed types.
 
 pub mod access;
 pub mod codec;
+pub mod duration;
 pub mod exposition;
 pub mod failover;
 pub mod filters;

@@ -12,15 +12,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HttpRoute, PortRange, SpiffeId};
+use crate::{HttpRoute, PortRange, SpiffeId, objective::Declared};
 
 /// Not `<name>.<namespace>` or `<namespace>/<name>`.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not a name: namespace and name must be DNS labels (RFC 1123), as in `emojivoto/web-svc`")]
 pub struct ParseNameError(String);
 
-/// RFC 1123, as Kubernetes reads it: lower-case letters, digits and dashes, with dots between labels.
-fn is_dns_name(s: &str) -> bool {
+/// Whether it is a name as Kubernetes' objects have them (RFC 1123): lower-case letters, digits and dashes, with dots between labels.
+pub fn is_dns_name(s: &str) -> bool {
     let label = |l: &str| {
         !l.is_empty()
             && l.len() <= 63
@@ -108,6 +108,11 @@ namespaced_name! {
 namespaced_name! {
     /// An HTTPRoute, `namespace/name`.
     RouteName
+}
+
+namespaced_name! {
+    /// An Objective, `namespace/name`.
+    ObjectiveName
 }
 
 /// What owns a pod: `deployment` `web`, in the pod's namespace. Kinds are singular and lower-case.
@@ -324,6 +329,9 @@ pub struct Inventory {
     /// All routes, where it is the platform that people tell them, and it could say which there are.
     #[serde(skip)]
     pub routes: Option<Vec<HttpRoute>>,
+    /// All objectives that are declared, one to a resource, as of `routes`.
+    #[serde(skip)]
+    pub objectives: Option<Vec<Declared>>,
 }
 
 /// Members of this feature level know all that there is of services and pods.

@@ -9,8 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     latency::LATENCY_US_MAX,
+    mesh::ObjectiveName,
     proto::{common::ResourceRef, public},
 };
+
+/// Which objects declare them, where the platform is Kubernetes: of this kind, of this group, and of this version of it.
+pub const KIND: &str = "Objective";
+/// See [`KIND`].
+pub const GROUP: &str = "conduit.io";
+/// See [`KIND`].
+pub const VERSION: &str = "v1alpha1";
 
 /// Parts that shares are counted in: 99.9999 % is as fine as anybody promises.
 const MILLION: u32 = 1_000_000;
@@ -45,7 +53,7 @@ pub enum ObjectiveError {
     #[error("there is no objective for p{0}: there is for p50, p95 and p99")]
     Percentile(u32),
     /// Neither a share nor a latency.
-    #[error("an objective promises something: --success, --p50, --p95 or --p99")]
+    #[error("an objective promises something: a share of success, or a latency of p50, p95 or p99")]
     Empty,
 }
 
@@ -363,6 +371,17 @@ impl Objective {
     pub fn goal(&self, indicator: Indicator) -> Option<Goal> {
         self.goals().find(|goal| goal.indicator() == indicator)
     }
+}
+
+/// A promise that an object of the platform makes: it holds as long as there is the object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declared {
+    /// The object.
+    pub by: ObjectiveName,
+    /// Of which resource.
+    pub resource: ResourceName,
+    /// What.
+    pub objective: Objective,
 }
 
 impl fmt::Display for Objective {

@@ -111,11 +111,12 @@ mod tests {
     use super::*;
 
     /// Kinds that a release has installed; none is ever taken away from this list.
-    const EVER: [&str; 16] = [
+    const EVER: [&str; 17] = [
         "APIService",
         "ClusterRole",
         "ClusterRoleBinding",
         "ConfigMap",
+        "CustomResourceDefinition",
         "DaemonSet",
         "Deployment",
         "MutatingWebhookConfiguration",

@@ -181,7 +181,7 @@ mod tests {
             assert_eq!(request(args).unwrap(), expected, "{args}");
         }
         for (args, says) in [
-            ("conduit slo set deploy/voting", "promises something: --success, --p50"),
+            ("conduit slo set deploy/voting", "promises something: a share of success"),
             ("conduit slo set deploy/voting --success 100", "above 0 and below 100"),
             ("conduit slo set deploy/voting --p99 2m", "counted from 1ms to 60s"),
             ("conduit slo set deploy/voting --p99 100", "as in 100ms"),

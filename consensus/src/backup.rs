@@ -83,6 +83,6 @@ mod tests {
             assert!(decode(&changed).is_err(), "byte {at}");
         }
         assert!(matches!(decode(b"PK\x03\x04"), Err(BackupError::Foreign)));
-        assert!(matches!(decode(b"CONDUIT\x03"), Err(BackupError::Version(3))));
+        assert!(matches!(decode(b"CONDUIT\x04"), Err(BackupError::Version(4))));
     }
 }

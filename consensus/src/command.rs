@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use conduit_api::{
     HttpRoute, Indicator, NodeId, Objective, Pod, PodName, ResourceName, Revision, RouteName, Service, ServiceName,
-    SpiffeId, TrustDomain, mesh::LEVEL_OF_ENDS,
+    SpiffeId, TrustDomain, mesh::LEVEL_OF_ENDS, objective::Declared,
 };
 use conduit_ca::{KeyId, SealedKey, SealedRoot};
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,13 @@ use crate::state::{
 
 /// The kinds of commands that this release understands. A release that adds a kind raises it, and gives it to the new kind in
 /// [`Command::feature_level`]: such a command is not proposed before every member understands it.
-pub const FEATURE_LEVEL: u32 = 9;
+pub const FEATURE_LEVEL: u32 = DECLARATIONS_LEVEL;
 
 /// The first that has objectives: before every member is of it, nobody is told of alerts, since it could not be written down that they were.
 pub const OBJECTIVES_LEVEL: u32 = 7;
+
+/// The first that knows which objectives objects of the platform have declared.
+pub const DECLARATIONS_LEVEL: u32 = 10;
 
 /// One entry of the log: a command, and who gave it when.
 ///
@@ -217,6 +220,7 @@ impl Command {
             | Self::RecordAlert(_)
             | Self::AlertTold { .. } => OBJECTIVES_LEVEL,
             Self::TapPayloads { .. } => 8,
+            Self::Restore(backup) if !backup.declarations().is_empty() => DECLARATIONS_LEVEL,
             Self::Restore(backup) if backup.has_ended_applications() => LEVEL_OF_ENDS,
             Self::Restore(backup) if !backup.has_no_objectives() => OBJECTIVES_LEVEL,
             Self::Restore(backup) if !backup.has_plain_routes() => 6,
@@ -251,6 +255,10 @@ pub enum Change {
     UpsertRoute(HttpRoute),
     /// There is no such route any more.
     RemoveRoute(RouteName),
+    /// What an object declares is promised from now on, whatever was promised of that resource before.
+    DeclareObjective(Declared),
+    /// No object declares anything of that resource any more.
+    WithdrawObjective(ResourceName),
 }
 
 /// Counts what is written to it.
@@ -283,6 +291,7 @@ impl Change {
             Self::UpsertService(_) | Self::RemoveService(_) | Self::UpsertPod(_) | Self::RemovePod(_) => 1,
             Self::UpsertRoute(route) if !route.is_plain() => 6,
             Self::UpsertRoute(_) | Self::RemoveRoute(_) => 2,
+            Self::DeclareObjective(_) | Self::WithdrawObjective(_) => DECLARATIONS_LEVEL,
         }
     }
 }
@@ -373,6 +382,10 @@ impl fmt::Display for Change {
             Self::RemovePod(name) => write!(f, "pod/{name} removed"),
             Self::UpsertRoute(route) => write!(f, "httproute/{}", route.name),
             Self::RemoveRoute(name) => write!(f, "httproute/{name} removed"),
+            Self::DeclareObjective(Declared { by, resource, objective }) => {
+                write!(f, "objective of {resource} by objective/{by}: {objective}")
+            }
+            Self::WithdrawObjective(resource) => write!(f, "objective of {resource} withdrawn"),
         }
     }
 }

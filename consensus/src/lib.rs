@@ -22,11 +22,13 @@ pub mod state;
 pub mod store;
 
 pub use cluster::{Cluster, ClusterConfig, Fence, JoinError, MemberStatus, ProposeError, RaftStatus, Role};
-pub use command::{Applied, Change, Command, FEATURE_LEVEL, Link, OBJECTIVES_LEVEL, Outcome, Proposal, ProposalId};
+pub use command::{
+    Applied, Change, Command, DECLARATIONS_LEVEL, FEATURE_LEVEL, Link, OBJECTIVES_LEVEL, Outcome, Proposal, ProposalId,
+};
 pub use raft::{Compaction, Member, Timing};
 pub use state::{
     AuditRecord, MeshState, Versioned,
     ca::{CaState, Denial, FederatedRecord, IssuerRecord, JwtKeyRecord, RootRecord, RootState, ServiceAccountKeys},
     learned::{Belief, Lesson},
-    objectives::{AlertEvent, Delivery, Firing, Severity, Transition},
+    objectives::{AlertEvent, Delivery, Firing, OBJECTIVES_MAX, Severity, Transition},
 };

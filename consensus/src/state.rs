@@ -16,7 +16,7 @@ use std::{
 
 use conduit_api::{
     HttpRoute, Indicator, NodeId, Objective, Pod, PodName, ProtocolHint, ResourceName, Revision, RouteName, RouteTable,
-    Service, ServiceName,
+    Service, ServiceName, mesh::ObjectiveName,
 };
 use conduit_ca::SealedRoot;
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,27 @@ pub struct MeshState {
     index: Index,
 }
 
+/// What one change of a batch has led to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Changed {
+    /// It was so already.
+    Nothing,
+    /// Something that only the control plane knows.
+    Kept,
+    /// What proxies are told.
+    Told,
+}
+
+impl Changed {
+    fn told(is_otherwise: bool) -> Self {
+        if is_otherwise { Self::Told } else { Self::Nothing }
+    }
+
+    fn kept(is_otherwise: bool) -> Self {
+        if is_otherwise { Self::Kept } else { Self::Nothing }
+    }
+}
+
 /// Who changed what, when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRecord {
@@ -89,8 +110,8 @@ pub struct AuditRecord {
 }
 
 /// The newest layout of snapshots and backups. A release refuses one that is newer than it understands, rather than to forget what it does not
-/// know: its replicas would not be as the others are. 2 has objectives.
-pub(crate) const LAYOUT: u8 = 2;
+/// know: its replicas would not be as the others are. 2 has objectives, 3 which of them objects have declared.
+pub(crate) const LAYOUT: u8 = 3;
 
 /// The part of the state that is stored.
 #[derive(Deserialize)]
@@ -138,9 +159,10 @@ impl MeshState {
         let when = At { revision: at, time_ms };
         let outcome = match command {
             Command::Batch(changes) => {
-                let changed =
-                    changes.into_iter().map(|change| self.change(at, change)).filter(|changed| *changed).count();
-                self.discovery_changed(at, changed > 0)
+                let outcomes: Vec<_> = changes.into_iter().map(|change| self.change(when, change)).collect();
+                let is_any = |what: Changed| outcomes.contains(&what);
+                let told = self.discovery_changed(at, is_any(Changed::Told));
+                if is_any(Changed::Kept) { Outcome::Done } else { told }
             }
             Command::CaInit { root, after } => self.init_ca(index, *root, after, time_ms),
             // It is not what proxies are told.
@@ -292,6 +314,11 @@ impl MeshState {
         self.objectives.all()
     }
 
+    /// Those of it that objects of the platform have declared, and which.
+    pub fn declarations(&self) -> &BTreeMap<ResourceName, ObjectiveName> {
+        self.objectives.declarations()
+    }
+
     /// What of it is not kept.
     pub fn firing(&self) -> &BTreeMap<ResourceName, BTreeMap<Indicator, Firing>> {
         self.objectives.firing()
@@ -314,7 +341,11 @@ impl MeshState {
 
     /// The oldest layout that says all of it, but for alerts that are long over.
     pub(crate) fn layout(&self) -> u8 {
-        if self.objectives().is_empty() && self.firing().is_empty() { 1 } else { LAYOUT }
+        match (self.objectives().is_empty() && self.firing().is_empty(), self.declarations().is_empty()) {
+            (true, _) => 1,
+            (false, true) => 2,
+            (false, false) => LAYOUT,
+        }
     }
 
     /// The certificate authority; none until there is a root. The same pointer is the same content.
@@ -332,45 +363,60 @@ impl MeshState {
         self.audit.iter().map(Arc::as_ref)
     }
 
-    /// Whether anything is different afterwards.
-    fn change(&mut self, at: Revision, change: Change) -> bool {
+    fn change(&mut self, when: At, change: Change) -> Changed {
+        let at = when.revision;
         match change {
-            Change::UpsertService(service) => {
-                let before = self.services.get(&service.name).cloned();
-                if before.as_ref().is_some_and(|before| before.value == service) {
-                    return false;
-                }
-                let after = Arc::new(Versioned { version: at, value: service });
-                self.index.replace_service(before.as_deref(), Some(&after));
-                self.learned.retain(&after.value.name, Some(&after.value));
-                Arc::make_mut(&mut self.services).insert(after.value.name.clone(), after);
-                true
-            }
-            Change::RemoveService(name) if self.services.contains_key(&name) => {
-                let before = Arc::make_mut(&mut self.services).remove(&name);
-                self.index.replace_service(before.as_deref(), None);
-                self.learned.retain(&name, None);
-                true
-            }
-            Change::UpsertPod(pod) => {
-                let before = self.pods.get(&pod.name).cloned();
-                if before.as_ref().is_some_and(|before| before.value == pod) {
-                    return false;
-                }
-                let after = Arc::new(Versioned { version: at, value: pod });
-                self.index.replace_pod(before.as_deref(), Some(&after));
-                Arc::make_mut(&mut self.pods).insert(after.value.name.clone(), after);
-                true
-            }
-            Change::RemovePod(name) if self.pods.contains_key(&name) => {
-                let before = Arc::make_mut(&mut self.pods).remove(&name);
-                self.index.replace_pod(before.as_deref(), None);
-                true
-            }
-            Change::RemoveService(_) | Change::RemovePod(_) => false,
-            Change::UpsertRoute(route) => self.set_route(at, route.name.clone(), Some(route)),
-            Change::RemoveRoute(name) => self.set_route(at, name, None),
+            Change::UpsertService(service) => Changed::told(self.upsert_service(at, service)),
+            Change::RemoveService(name) => Changed::told(self.remove_service(&name)),
+            Change::UpsertPod(pod) => Changed::told(self.upsert_pod(at, pod)),
+            Change::RemovePod(name) => Changed::told(self.remove_pod(&name)),
+            Change::UpsertRoute(route) => Changed::told(self.set_route(at, route.name.clone(), Some(route))),
+            Change::RemoveRoute(name) => Changed::told(self.set_route(at, name, None)),
+            Change::DeclareObjective(declared) => Changed::kept(self.objectives.declare(when, declared)),
+            Change::WithdrawObjective(resource) => Changed::kept(self.objectives.withdraw(when, &resource)),
         }
+    }
+
+    fn upsert_service(&mut self, at: Revision, service: Service) -> bool {
+        let before = self.services.get(&service.name).cloned();
+        if before.as_ref().is_some_and(|before| before.value == service) {
+            return false;
+        }
+        let after = Arc::new(Versioned { version: at, value: service });
+        self.index.replace_service(before.as_deref(), Some(&after));
+        self.learned.retain(&after.value.name, Some(&after.value));
+        Arc::make_mut(&mut self.services).insert(after.value.name.clone(), after);
+        true
+    }
+
+    fn remove_service(&mut self, name: &ServiceName) -> bool {
+        if !self.services.contains_key(name) {
+            return false;
+        }
+        let before = Arc::make_mut(&mut self.services).remove(name);
+        self.index.replace_service(before.as_deref(), None);
+        self.learned.retain(name, None);
+        true
+    }
+
+    fn upsert_pod(&mut self, at: Revision, pod: Pod) -> bool {
+        let before = self.pods.get(&pod.name).cloned();
+        if before.as_ref().is_some_and(|before| before.value == pod) {
+            return false;
+        }
+        let after = Arc::new(Versioned { version: at, value: pod });
+        self.index.replace_pod(before.as_deref(), Some(&after));
+        Arc::make_mut(&mut self.pods).insert(after.value.name.clone(), after);
+        true
+    }
+
+    fn remove_pod(&mut self, name: &PodName) -> bool {
+        if !self.pods.contains_key(name) {
+            return false;
+        }
+        let before = Arc::make_mut(&mut self.pods).remove(name);
+        self.index.replace_pod(before.as_deref(), None);
+        true
     }
 
     /// Whoever follows a service holds its routes as well: they change under one version.

@@ -1,6 +1,7 @@
-//! What the Kubernetes API server is told of pods that are about to be made, and of routes that are about to be written. Pure.
+//! What the Kubernetes API server is told of pods that are about to be made, and of routes and objectives that are about to be written. Pure.
 //!
-//! A route is never refused: others may understand it, and its status says what becomes of it. Who writes it is told at once, though.
+//! A route is never refused: others may understand it, and its status says what becomes of it. Who writes it is told at once, though. An objective is
+//! ours alone, and one that could never be promised is refused.
 //!
 //! It offers each of them to any replica; whether one gets a proxy, and which, is decided by `conduit-inject`, as for `conduit inject`.
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::info;
 
-use crate::platform::kubernetes::objections;
+use crate::platform::kubernetes::{objection, objections};
 
 /// What the API server posts, and is answered (`admission.k8s.io/v1`).
 #[derive(Deserialize)]
@@ -27,7 +28,7 @@ pub struct Review {
     pub request: Request,
 }
 
-/// A pod that is to be made, or a route that is to be written.
+/// A pod that is to be made, or a route or an objective that is to be written.
 #[derive(Deserialize)]
 pub struct Request {
     uid: String,
@@ -84,11 +85,7 @@ impl Review {
                 response.warnings.push(format!("conduit: the pod gets no proxy: {skip}"));
                 info!(namespace = name, pod = name_of(&object), reason = %skip, "no proxy was added");
             }
-            Err(error) => {
-                response.allowed = false;
-                let message = format!("conduit cannot add a proxy to the pod: {error}");
-                response.status = Some(serde_json::json!({"code": 422, "reason": "Invalid", "message": message}));
-            }
+            Err(error) => response.refuse(format!("conduit cannot add a proxy to the pod: {error}")),
         }
         Answer { api_version, kind, response }
     }
@@ -100,6 +97,23 @@ impl Review {
         let objections = serde_json::from_value(object).map(objections).unwrap_or_default();
         let warnings = objections.iter().map(|objection| format!("conduit: {objection}")).collect();
         Answer { api_version, kind, response: Response { uid, allowed: true, warnings, ..Response::default() } }
+    }
+
+    /// What to say of it if it is an objective.
+    pub fn answer_about_objective(self) -> Answer {
+        let Self { api_version, kind, request: Request { uid, object, .. } } = self;
+        let mut response = Response { uid, allowed: true, ..Response::default() };
+        if let Some(objection) = serde_json::from_value(object).ok().and_then(objection) {
+            response.refuse(objection);
+        }
+        Answer { api_version, kind, response }
+    }
+}
+
+impl Response {
+    fn refuse(&mut self, message: String) {
+        self.allowed = false;
+        self.status = Some(serde_json::json!({"code": 422, "reason": "Invalid", "message": message}));
     }
 }
 
@@ -187,6 +201,25 @@ mod tests {
             let warnings = of(parents, rules);
             assert!(warnings[0].as_str().unwrap_or_default().contains(says), "{says}: {warnings}");
         }
+    }
+
+    #[test]
+    fn an_objective_that_could_never_be_promised_is_refused() {
+        let answer = |spec: Value| {
+            let metadata = json!({"namespace": "shop", "name": "web"});
+            let object =
+                json!({"apiVersion": "conduit.io/v1alpha1", "kind": "Objective", "metadata": metadata, "spec": spec});
+            let request = json!({"uid": "42", "namespace": "shop", "object": object});
+            let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+            let review: Review = serde_json::from_value(review).unwrap();
+            serde_json::to_value(review.answer_about_objective()).unwrap()["response"].clone()
+        };
+        let target = json!({"kind": "Deployment", "name": "web"});
+        assert_eq!(answer(json!({"targetRef": target, "success": 99.9})), json!({"uid": "42", "allowed": true}));
+        let refused = answer(json!({"targetRef": target, "success": 99.99999}));
+        assert_eq!((&refused["allowed"], &refused["status"]["code"]), (&json!(false), &json!(422)));
+        let message = refused["status"]["message"].as_str().unwrap();
+        assert!(message.starts_with("spec.success: `99.99999` is not a share"), "{message}");
     }
 
     fn pod(annotations: Value) -> Value {

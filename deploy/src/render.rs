@@ -11,8 +11,9 @@ use thiserror::Error;
 use crate::{Values, functions::FUNCTIONS};
 
 /// The templates in the order in which what they make is applied: nothing waits for what comes behind it.
-const TEMPLATES: [(&str, &str); 13] = [
+const TEMPLATES: [(&str, &str); 14] = [
     ("namespace.yaml", include_str!("../chart/templates/namespace.yaml")),
+    ("objectives.yaml", include_str!("../chart/templates/objectives.yaml")),
     ("controller-rbac.yaml", include_str!("../chart/templates/controller-rbac.yaml")),
     ("people-rbac.yaml", include_str!("../chart/templates/people-rbac.yaml")),
     ("prometheus-rbac.yaml", include_str!("../chart/templates/prometheus-rbac.yaml")),

@@ -80,6 +80,7 @@ fn another_namespace_is_all_that_changes_with_it() {
             ours.replace("validator-conduit", "validator-mesh-2"),
             ours.replace("- name: conduit.proxy-injector", "- name: mesh-2.proxy-injector"),
             ours.replace("- name: conduit.route-validator", "- name: mesh-2.route-validator"),
+            ours.replace("- name: conduit.objective-validator", "- name: mesh-2.objective-validator"),
             ours.replace("kube-system, conduit]", "kube-system, mesh-2]"),
             ours.replace("[\"conduit\"]", "[\"mesh-2\"]"),
             ours.replace("control-plane-ns=conduit", "control-plane-ns=mesh-2"),

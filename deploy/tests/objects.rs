@@ -64,6 +64,7 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
     };
     let default = [
         "Namespace mesh",
+        "CustomResourceDefinition objectives.conduit.io",
         "ServiceAccount conduit-controller",
         "ClusterRole conduit-mesh-controller",
         "ClusterRoleBinding conduit-mesh-controller",
@@ -71,6 +72,7 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "RoleBinding conduit-controller",
         "RoleBinding conduit-mesh-controller",
         "ClusterRole conduit-mesh-view",
+        "ClusterRole conduit-mesh-edit",
         "Role conduit-web",
         "ClusterRole conduit-mesh-tap",
         "ClusterRole conduit-mesh-tap-payload",
@@ -87,6 +89,7 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
         "StatefulSet controller",
         "MutatingWebhookConfiguration conduit-proxy-injector-mesh",
         "ValidatingWebhookConfiguration conduit-route-validator-mesh",
+        "ValidatingWebhookConfiguration conduit-objective-validator-mesh",
         "APIService v1alpha1.mesh.api.conduit.io",
         "NetworkPolicy controller",
         "NetworkPolicy prometheus",
@@ -108,10 +111,11 @@ fn kinds_come_in_the_order_in_which_they_are_needed() {
 
 #[test]
 fn everything_says_what_it_belongs_to() {
-    const CLUSTER_SCOPED: [&str; 6] = [
+    const CLUSTER_SCOPED: [&str; 7] = [
         "Namespace",
         "ClusterRole",
         "ClusterRoleBinding",
+        "CustomResourceDefinition",
         "MutatingWebhookConfiguration",
         "ValidatingWebhookConfiguration",
         "APIService",
@@ -126,7 +130,9 @@ fn everything_says_what_it_belongs_to() {
                 concat!("conduit/cli v", env!("CARGO_PKG_VERSION"))
             );
             if CLUSTER_SCOPED.contains(&object["kind"].as_str().unwrap()) {
-                assert!(name.contains("mesh") && metadata.get("namespace").is_none(), "{name}");
+                // A kind is the cluster's.
+                let is_ours = name.contains("mesh") || object["kind"] == "CustomResourceDefinition";
+                assert!(is_ours && metadata.get("namespace").is_none(), "{name}");
             } else if metadata["namespace"] != "mesh" {
                 // What the API server publishes of itself is there, and so is who may read it.
                 assert_eq!((name, &metadata["namespace"]), ("conduit-mesh-controller", &json!("kube-system")));
@@ -250,8 +256,10 @@ fn rights_are_the_least() {
                 assert!(!rule.to_string().contains('*'), "{rule}");
                 let writes =
                     items(&rule["verbs"]).iter().any(|verb| ["update", "patch", "delete"].iter().any(|w| verb == w));
-                let status = rule["resources"] == json!(["httproutes/status"]);
-                assert!(!writes || status || rule.get("resourceNames").is_some(), "{rule} has no names");
+                let status = items(&rule["resources"]).iter().all(|of| of.as_str().unwrap().ends_with("/status"));
+                // Bound to nobody, but part of the cluster's own role of who may write everything in a namespace.
+                let people = role["metadata"]["name"] == "conduit-mesh-edit";
+                assert!(!writes || status || people || rule.get("resourceNames").is_some(), "{rule} has no names");
                 let secrets = items(&rule["resources"]).contains(&json!("secrets"));
                 assert!(!secrets || role["kind"] == "Role", "Secrets of other namespaces are none of ours");
             }
@@ -277,7 +285,8 @@ fn people_are_given_every_call_by_one_role() {
     for name in ["view", "tap", "tap-payload", "admin"] {
         let roles = of_kind(manifest, "ClusterRole");
         let role = roles.iter().find(|role| role["metadata"]["name"] == format!("conduit-mesh-{name}")).unwrap();
-        for rule in items(&role["rules"]) {
+        let is_object = |rule: &&Value| rule["apiGroups"] == json!([conduit_api::objective::GROUP]);
+        for rule in items(&role["rules"]).iter().filter(|rule| !is_object(rule)) {
             assert_eq!(rule["apiGroups"], json!([conduit_api::access::group("mesh")]));
             let call = |resource: &Value| {
                 (resource.as_str().unwrap().to_owned(), rule["verbs"][0].as_str().unwrap().to_owned())

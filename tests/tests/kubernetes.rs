@@ -89,6 +89,7 @@ fn a_control_plane_lives_in_a_cluster() {
     pages_come_through_the_api_server(&mut cluster);
     pods_without_a_proxy_are_found(&cluster);
     routes_are_followed(&cluster);
+    objectives_are_kept_as_objects(&cluster);
     // An API server that has just started knows of nobody's rights for a moment: so this comes first.
     nothing_was_forbidden(&cluster);
     an_api_server_that_is_away_changes_nothing(&mut cluster);
@@ -414,6 +415,99 @@ fn others_are_left_alone(cluster: &Cluster) {
     all_have_routes(cluster, &["kept"]);
 }
 
+/// A promise about a deployment.
+fn objective(name: &str, deployment: &str, more: Value) -> String {
+    let mut spec = json!({"targetRef": {"kind": "Deployment", "name": deployment}});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let metadata = json!({"name": name, "namespace": "shop"});
+    json!({"apiVersion": "conduit.io/v1alpha1", "kind": "Objective", "metadata": metadata, "spec": spec}).to_string()
+}
+
+/// What is promised in the namespace, by which objects, as that controller knows it.
+fn promised(cluster: &Cluster, controller: &str) -> Option<Vec<(String, Option<String>)>> {
+    let listed: Value = serde_json::from_str(&cluster.ask(controller, "slo list -n shop -o json")?).ok()?;
+    let promised = listed["objectives"].as_array()?.iter().map(|objective| {
+        let goals = objective["objectives"].as_array()?.iter().map(|goal| goal["objective"].as_str());
+        let goals = goals.collect::<Option<Vec<_>>>()?.join(", ");
+        let declared_by = objective["declared_by"].as_str().map(str::to_owned);
+        Some((format!("{}: {goals}", objective["resource"]["name"].as_str()?), declared_by))
+    });
+    promised.collect()
+}
+
+/// They hold as long as there are objects, on every replica, and their status says what becomes of them.
+fn objectives_are_kept_as_objects(cluster: &Cluster) {
+    let all_know = |expected: &[(&str, Option<&str>)]| {
+        for number in 0..REPLICAS {
+            let controller = format!("controller-{number}");
+            eventually(&format!("{controller} knows that {expected:?} is promised"), || {
+                let promised = promised(cluster, &controller)?;
+                let promised: Vec<_> = promised.iter().map(|(goals, by)| (goals.as_str(), by.as_deref())).collect();
+                (promised == expected).then_some(())
+            });
+        }
+    };
+    let says = |name: &str, expected: &str| {
+        eventually(&format!("{name} is {expected}"), || {
+            let found = cluster.kubectl(&format!("-n shop get slo {name} -o wide --no-headers"));
+            found.split_whitespace().any(|cell| cell == expected).then_some(())
+        });
+    };
+    let refused = |objective: String, message: &str| {
+        eventually(&format!("it is refused: {message}"), || {
+            let (success, said) = cluster.try_kubectl("apply -f -", &objective);
+            (!success && said.contains(message)).then_some(())
+        });
+    };
+    for (more, message) in [
+        (json!({}), "an objective promises something"),
+        (json!({"success": 100}), "spec.success"),
+        (json!({"latency": {"p99": "2m"}}), "latencies are counted from 1ms to 60s"),
+        (json!({"latency": {"p99": "soon"}}), "spec.latency.p99"),
+        (json!({"latency": {"p90": "1s"}}), "p90"),
+        (json!({"targetRef": {"kind": "Gateway", "name": "web"}, "success": 99}), "spec.targetRef.kind"),
+        // No schema can say this.
+        (json!({"success": 99.99999}), "at most four decimals"),
+        (json!({"targetRef": {"kind": "Namespace", "name": "default"}, "success": 99}), "its own namespace, shop"),
+    ] {
+        refused(objective("wrong", "web", more), message);
+    }
+
+    cluster.apply(&objective("web", "web", json!({"success": 99.9, "latency": {"p99": "1s"}})));
+    all_know(&[("web: success 99.9%, p99 1s", Some("shop/web"))]);
+    says("web", "True");
+    for command in ["slo set deploy/web --success 90 -n shop", "slo remove deploy/web -n shop"] {
+        let refused = cluster.refused("controller-1", command);
+        assert!(refused.contains("kubectl -n shop edit objectives.conduit.io web"), "{refused}");
+    }
+    // By its name the later one, also if both are of the same second.
+    cluster.apply(&objective("web-again", "web", json!({"success": 90})));
+    says("web-again", "Conflicted");
+    cluster.apply(&objective("web", "web", json!({"success": 99})));
+    all_know(&[("web: success 99%", Some("shop/web"))]);
+    cluster.kubectl("-n shop delete objective web");
+    all_know(&[("web: success 90%", Some("shop/web-again"))]);
+    says("web-again", "True");
+
+    // What one person has set stays when the objects go.
+    cluster.ask("controller-0", "slo set deploy/client --success 95 -n shop").unwrap();
+    cluster.kubectl("-n shop delete objective web-again");
+    all_know(&[("client: success 95%", None)]);
+    cluster.ask("controller-0", "slo remove deploy/client -n shop").unwrap();
+
+    // Who may write workloads may promise something of them.
+    cluster.kubectl("-n shop create serviceaccount editor");
+    cluster.kubectl("-n shop create rolebinding editor --clusterrole edit --serviceaccount shop:editor");
+    let can = |verb: &str, who: &str| {
+        let asked = format!("-n shop auth can-i {verb} objectives.conduit.io --as system:serviceaccount:shop:{who}");
+        cluster.try_kubectl(&asked, "").0
+    };
+    eventually("the cluster's own roles know of it", || {
+        (can("create", "editor") && can("list", "viewer")).then_some(())
+    });
+    assert!(!can("create", "viewer"));
+}
+
 /// Who a pod is, its token says, and the API server.
 fn workloads_get_identities(cluster: &mut Cluster) {
     let bundle = cluster.get("-n shop configmap conduit-trust-bundle").unwrap();
@@ -703,7 +797,7 @@ fn nothing_is_left(cluster: &mut Cluster) {
     let (success, output) = cluster.try_kubectl("delete --wait=false -f -", &printed);
     assert!(success, "{output}");
     eventually("nothing is left of it", || {
-        let kinds = "apiservices,mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings,roles,rolebindings,configmaps,secrets,\
+        let kinds = "apiservices,customresourcedefinitions,mutatingwebhookconfigurations,validatingwebhookconfigurations,clusterroles,clusterrolebindings,roles,rolebindings,configmaps,secrets,\
                      services,statefulsets,networkpolicies,poddisruptionbudgets,serviceaccounts,namespaces";
         let left = cluster.kubectl(&format!("get {kinds} -A -l conduit.io/control-plane-ns=conduit -o name"));
         left.trim().is_empty().then_some(())

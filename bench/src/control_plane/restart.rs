@@ -124,6 +124,6 @@ fn inventory(endpoints: u32) -> Inventory {
     Inventory {
         services: (0..endpoints.div_ceil(PER_SERVICE)).map(service).collect(),
         pods: (0..endpoints).map(pod).collect(),
-        routes: None,
+        ..Inventory::default()
     }
 }

@@ -110,7 +110,7 @@ impl Mesh {
             services.push(meshed(proxy)?);
         }
         let pods = pods().map(|(proxy, part)| pod(proxy, part)).collect::<anyhow::Result<_>>()?;
-        Ok(self.cluster.describe(&Inventory { services, pods, routes: None })?)
+        Ok(self.cluster.describe(&Inventory { services, pods, ..Inventory::default() })?)
     }
 
     /// Tells `command`, which is to run `conduit-proxy` on the proxies' core, to be this part of `proxy`.

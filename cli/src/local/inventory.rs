@@ -98,7 +98,7 @@ pub fn inventory(
         ready: instance.ready,
         application_ended: false,
     });
-    Inventory { services: services.collect(), pods: pods.collect(), routes: None }
+    Inventory { services: services.collect(), pods: pods.collect(), ..Inventory::default() }
 }
 
 fn endpoint(instance: &Instance, deployment: &Deployment, address: SocketAddr, trust_domain: &TrustDomain) -> Endpoint {

@@ -22,13 +22,22 @@ pub(super) fn table(answer: &ListObjectivesResponse, namespaces: bool) -> Table 
     let mut columns = if namespaces { vec![("NAMESPACE", Align::Left)] } else { Vec::new() };
     columns.extend([("NAME", Align::Left), ("OBJECTIVE", Align::Left), ("STATE", Align::Left), ("KEPT", Align::Right)]);
     columns.extend(burns.iter().map(|name| (name.as_str(), Align::Right)));
+    // Mostly there are no such objects.
+    let is_any_declared = answer.objectives.iter().any(|objective| !objective.declared_by.is_empty());
+    columns.extend(is_any_declared.then_some(("DECLARED_BY", Align::Left)));
     let mut table = Table::new(&columns);
     for objective in &answer.objectives {
         let resource = objective.resource.clone().unwrap_or_default();
         for assessment in &objective.assessments {
             let state = state(assessment).to_owned();
             let own = [assessment.goal.clone(), state];
-            table.row(name_cells(&resource, namespaces).into_iter().chain(own).chain(cells(assessment)));
+            let declared_by = match objective.declared_by.as_str() {
+                "" => NOTHING,
+                declared_by => declared_by,
+            };
+            let declared_by = is_any_declared.then(|| declared_by.to_owned());
+            let cells = own.into_iter().chain(cells(assessment)).chain(declared_by);
+            table.row(name_cells(&resource, namespaces).into_iter().chain(cells));
         }
     }
     table
@@ -90,6 +99,7 @@ pub(super) fn json(answer: &ListObjectivesResponse) -> Value {
         json!({
             "resource": resource_json(objective.resource.as_ref()),
             "revision": objective.revision,
+            "declared_by": (!objective.declared_by.is_empty()).then_some(&objective.declared_by),
             "objectives": objective.assessments.iter().map(assessment_json).collect::<Vec<_>>(),
         })
     };

@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use conduit_api::{Goal, Indicator, Objective, ResourceName, Revision};
+use conduit_api::{Goal, Indicator, Objective, ResourceName, Revision, mesh::ObjectiveName, objective::Declared};
 use serde::{Deserialize, Serialize};
 
 use super::{Section, Versioned};
 use crate::command::Outcome;
 
-/// Promises that are kept an eye on: more are asked about than anybody can be woken for, and an answer has room for all of them.
+/// Promises that are kept an eye on, of those that people make one by one, and as many of those that objects declare: more are asked about than
+/// anybody can be woken for, and an answer has room for all of them.
 pub const OBJECTIVES_MAX: usize = 500;
 /// Beginnings and ends of alerts that are remembered: a bad day of a large mesh, in some sixty kilobytes.
 pub const EVENTS_MAX: usize = 256;
@@ -119,6 +120,9 @@ pub(super) struct Objectives {
     /// Events that went for the room of others before anybody was told of them.
     #[serde(default)]
     dropped: u64,
+    /// Which of them hold as long as there is an object, and which: nobody else changes those.
+    #[serde(default)]
+    declarations: Arc<BTreeMap<ResourceName, ObjectiveName>>,
 }
 
 /// When something happens: its place in the log, and its time.
@@ -131,6 +135,10 @@ pub(super) struct At {
 impl Objectives {
     pub(super) fn all(&self) -> &BTreeMap<ResourceName, Arc<Versioned<Objective>>> {
         &self.objectives
+    }
+
+    pub(super) fn declarations(&self) -> &BTreeMap<ResourceName, ObjectiveName> {
+        &self.declarations
     }
 
     pub(super) fn firing(&self) -> &BTreeMap<ResourceName, BTreeMap<Indicator, Firing>> {
@@ -173,20 +181,59 @@ impl Objectives {
         if known.is_some_and(|known| known.value == objective) {
             return Outcome::Unchanged;
         }
-        if known.is_none() && self.objectives.len() >= OBJECTIVES_MAX {
+        if let Some(by) = self.declarations.get(&resource) {
+            return declared_by(by, &resource);
+        }
+        if known.is_none() && self.objectives.len() - self.declarations.len() >= OBJECTIVES_MAX {
             return Outcome::Rejected(format!(
                 "there are {OBJECTIVES_MAX} objectives already: remove one by `conduit slo remove`, or promise something of a namespace"
             ));
         }
+        self.replace(at, resource, objective);
+        Outcome::Done
+    }
+
+    fn replace(&mut self, at: At, resource: ResourceName, objective: Objective) {
         self.end_all(at, &resource, |indicator| objective.goal(indicator).is_none());
         let objective = Arc::new(Versioned { version: at.revision, value: objective });
         Arc::make_mut(&mut self.objectives).insert(resource, objective);
-        Outcome::Done
+    }
+
+    /// Whether anything is otherwise then.
+    pub(super) fn declare(&mut self, at: At, declared: Declared) -> bool {
+        let Declared { by, resource, objective } = declared;
+        let known = self.declarations.get(&resource);
+        // The platform says so of those that are too many.
+        if known.is_none() && self.declarations.len() >= OBJECTIVES_MAX {
+            return false;
+        }
+        let is_known = known == Some(&by);
+        let is_promised = self.objectives.get(&resource).is_some_and(|known| known.value == objective);
+        if !is_promised {
+            self.replace(at, resource.clone(), objective);
+        }
+        if !is_known {
+            Arc::make_mut(&mut self.declarations).insert(resource, by);
+        }
+        !(is_known && is_promised)
+    }
+
+    /// What people have promised one by one stays.
+    pub(super) fn withdraw(&mut self, at: At, resource: &ResourceName) -> bool {
+        let is_declared = self.declarations.contains_key(resource);
+        if is_declared {
+            Arc::make_mut(&mut self.declarations).remove(resource);
+            self.remove(at, resource);
+        }
+        is_declared
     }
 
     pub(super) fn remove(&mut self, at: At, resource: &ResourceName) -> Outcome {
         if !self.objectives.contains_key(resource) {
             return Outcome::Unchanged;
+        }
+        if let Some(by) = self.declarations.get(resource) {
+            return declared_by(by, resource);
         }
         self.end_all(at, resource, |_| true);
         Arc::make_mut(&mut self.objectives).remove(resource);
@@ -285,4 +332,12 @@ impl Objectives {
         }
         events.push_back(event);
     }
+}
+
+fn declared_by(by: &ObjectiveName, resource: &ResourceName) -> Outcome {
+    let (namespace, name) = (by.namespace(), by.name());
+    Outcome::Rejected(format!(
+        "what is promised of {} is declared by an object: change or delete that (kubectl -n {namespace} edit objectives.conduit.io {name})",
+        resource.in_words()
+    ))
 }

@@ -1,7 +1,8 @@
 use conduit_api::{
     Endpoint, ServicePort,
+    mesh::ObjectiveName,
     mesh::simplify_routes,
-    objective::Percentile,
+    objective::{Declared, Percentile},
     route::{ParentRef, RouteBackend, RouteRule},
 };
 use conduit_api::{SpiffeId, TrustDomain};
@@ -171,6 +172,8 @@ fn any_objective() -> impl Strategy<Value = Command> {
     prop_oneof![
         (name(), 1..4_u32, 0..2_u32).prop_map(|(name, success, p99)| set(name, success, p99)),
         name().prop_map(|name| Command::RemoveObjective { resource: resource(name) }),
+        (name(), 1..4_u32).prop_map(|(name, success)| declare(name, success, "a")),
+        name().prop_map(withdraw),
         (1..10_u64, name(), indicator(), severity)
             .prop_map(|(version, name, indicator, severity)| record(version, name, indicator, severity)),
         (1..40_u64, indicator())
@@ -466,6 +469,65 @@ fn objectives_are_changed_by_people_and_are_nothing_that_proxies_are_told() {
     assert!(matches!(apply(&mut state, 9_999, set(1, 1, 0)), Outcome::Rejected(_)));
 }
 
+fn declare(name: u8, success: u32, by: &str) -> Command {
+    let by = ObjectiveName::new("ns", by).unwrap();
+    let declared = Declared { by, resource: resource(name), objective: objective(success, 0) };
+    Command::Batch(vec![Change::DeclareObjective(declared)])
+}
+
+fn withdraw(name: u8) -> Command {
+    Command::Batch(vec![Change::WithdrawObjective(resource(name))])
+}
+
+#[test]
+fn what_an_object_declares_is_changed_by_nobody_else() {
+    let mut state = MeshState::default();
+    apply(&mut state, 1, Command::Batch(vec![Change::UpsertPod(pod(1, 1, true))]));
+    let remove = || Command::RemoveObjective { resource: resource(1) };
+    let steps = [
+        (set(1, 900_000, 0), Outcome::Done, Some(900_000)),
+        (declare(1, 990_000, "a"), Outcome::Done, Some(990_000)),
+        (declare(1, 990_000, "a"), Outcome::Unchanged, Some(990_000)),
+        (declare(1, 990_000, "b"), Outcome::Done, Some(990_000)),
+        (set(1, 990_000, 0), Outcome::Unchanged, Some(990_000)),
+        (declare(1, 999_000, "b"), Outcome::Done, Some(999_000)),
+        (withdraw(1), Outcome::Done, None),
+        (withdraw(1), Outcome::Unchanged, None),
+        (set(1, 900_000, 0), Outcome::Done, Some(900_000)),
+        (withdraw(1), Outcome::Unchanged, Some(900_000)),
+        (remove(), Outcome::Done, None),
+    ];
+    for (index, (command, outcome, success)) in (2..).zip(steps) {
+        assert_eq!(apply(&mut state, index, command.clone()), outcome, "{index}: {command}");
+        let known = state.objectives().get(&resource(1)).map(|known| &known.value);
+        assert_eq!(known, success.map(|success| objective(success, 0)).as_ref(), "{index}: {command}");
+        assert_eq!(state.revision().as_u64(), 1, "it is nothing that proxies are told");
+        if state.declarations().contains_key(&resource(1)) {
+            for command in [set(1, 1, 0), remove()] {
+                let Outcome::Rejected(why) = apply(&mut state, 1_000, command) else { panic!("{index}") };
+                assert!(why.starts_with("what is promised of deployment ns/d1 is declared by an object"), "{why}");
+            }
+        }
+    }
+    let declared = state.audit().map(|record| record.summary.as_str()).find(|summary| summary.contains("by objective"));
+    assert_eq!(declared, Some("objective of deployment/ns/d1 by objective/ns/a: success 99%"));
+}
+
+/// What people promise one by one, and what objects declare, do not take each other's room.
+#[test]
+fn objects_declare_no_more_than_can_be_looked_at() {
+    let mut state = MeshState::default();
+    let of = |i: usize| {
+        let resource = ResourceName::new("pod", "ns", &format!("p{i}")).unwrap();
+        let by = ObjectiveName::new("ns", &format!("o{i}")).unwrap();
+        Change::DeclareObjective(Declared { by, resource, objective: objective(1, 0) })
+    };
+    assert_eq!(apply(&mut state, 1, Command::Batch((0..OBJECTIVES_MAX).map(of).collect())), Outcome::Done);
+    assert_eq!(apply(&mut state, 2, Command::Batch(vec![of(OBJECTIVES_MAX)])), Outcome::Unchanged);
+    assert_eq!(apply(&mut state, 3, set(1, 1, 0)), Outcome::Done);
+    assert_eq!(state.objectives().len(), OBJECTIVES_MAX + 1);
+}
+
 /// Of each event: what, whether it began, and what became of telling it.
 fn events(state: &MeshState) -> Vec<(Indicator, bool, Severity, u64, Delivery)> {
     let event = |event: &objectives::AlertEvent| {
@@ -639,6 +701,11 @@ fn objectives_are_not_given_to_members_that_do_not_know_them() {
         assert_eq!(command.feature_level(), 7, "{command}");
         apply(&mut state, index, command);
         assert_eq!(Command::Restore(Box::new(state.clone())).feature_level() == 7, index < 3, "{index}");
+    }
+    for (index, command) in [(4, declare(1, 1, "a")), (5, withdraw(1))] {
+        assert_eq!(command.feature_level(), 10, "{command}");
+        apply(&mut state, index, command);
+        assert_eq!(Command::Restore(Box::new(state.clone())).feature_level() == 10, index < 5, "{index}");
     }
 }
 
@@ -902,5 +969,10 @@ fn older_releases_do_not_forget_objectives() {
     assert_eq!(state.layout(), 2);
     assert_eq!(crate::backup::decode(&crate::backup::encode(&state).unwrap()).unwrap(), state);
     assert_eq!(apply(&mut state, 2, Command::RemoveObjective { resource: resource(1) }), Outcome::Done);
+    assert_eq!(state.layout(), 1);
+    apply(&mut state, 3, declare(1, 2, "a"));
+    assert_eq!(state.layout(), 3);
+    assert_eq!(crate::backup::decode(&crate::backup::encode(&state).unwrap()).unwrap(), state);
+    apply(&mut state, 4, withdraw(1));
     assert_eq!(state.layout(), 1);
 }

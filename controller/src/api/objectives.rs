@@ -82,6 +82,7 @@ pub async fn objectives(own: &Own, windows: Windows, namespace: &str) -> ListObj
             goals: Some((&objective.value).into()),
             revision: objective.version.as_u64(),
             assessments: of_it.map(|assessed| assessed.to_wire()).collect(),
+            declared_by: state.declarations().get(resource).map(ToString::to_string).unwrap_or_default(),
         }
     };
     ListObjectivesResponse {

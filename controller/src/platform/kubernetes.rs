@@ -5,13 +5,15 @@ mod callers;
 mod excerpts;
 mod failures;
 mod gate;
-mod httproutes;
 mod kinds;
 mod known;
+mod objectives;
 mod objects;
+mod optional;
 mod repair;
 mod revisioned;
 mod routes;
+mod say;
 mod stale;
 mod status;
 mod trust_bundle;
@@ -35,7 +37,6 @@ use kube::{
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-pub use self::routes::objections;
 use self::{
     gate::{GATE, Gate},
     objects::Objects,
@@ -43,6 +44,7 @@ use self::{
     revisioned::Version,
     trust_bundle::TrustBundles,
 };
+pub use self::{objectives::objection, routes::objections};
 use super::{Platform, failing::Failing, metrics::PlatformMetrics, told::Told};
 use crate::config::Config;
 
@@ -172,7 +174,7 @@ impl Platform for Kubernetes {
     fn told(&self) -> BoxStream<'static, Told> {
         let objects = Objects::new(&self.namespace, &self.trust_domain);
         let (statements, said) = tokio::sync::watch::channel(Vec::new());
-        let (follow, say) = (self.trust_bundles.follow(&self.watching), httproutes::say(self.client.clone(), said));
+        let (follow, say) = (self.trust_bundles.follow(&self.watching), say::say(self.client.clone(), said));
         let (gate, repairer) = (self.gate.clone(), self.repairer.clone());
         let meanwhile = async move {
             // Apart, since it reads much; it ends with the others.

@@ -1,6 +1,6 @@
 //! What a platform says of itself, and what it says later of that. Pure.
 
-use conduit_api::{HttpRoute, Pod, PodName, Service, ServiceName, mesh::Inventory};
+use conduit_api::{HttpRoute, Pod, PodName, Service, ServiceName, mesh::Inventory, objective::Declared};
 
 /// One thing that it says.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,4 +20,6 @@ pub struct Changed {
     pub pods: Vec<(PodName, Option<Pod>)>,
     /// All of them, see [`Inventory::routes`].
     pub routes: Option<Vec<HttpRoute>>,
+    /// See [`Inventory::objectives`].
+    pub objectives: Option<Vec<Declared>>,
 }

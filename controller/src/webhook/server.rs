@@ -34,10 +34,11 @@ const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(4);
 const CONNECTIONS_MAX: usize = 64;
 
 /// What is reviewed, by the path that it is posted to.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum About {
     Pod,
     Route,
+    Objective,
 }
 
 impl About {
@@ -45,6 +46,7 @@ impl About {
         match self {
             Self::Pod => "a pod that may want a proxy",
             Self::Route => "a route",
+            Self::Objective => "an objective",
         }
     }
 }
@@ -92,7 +94,11 @@ impl Webhook {
         let about = match (request.method(), request.uri().path()) {
             (&Method::POST, "/inject") => About::Pod,
             (&Method::POST, "/routes") => About::Route,
-            _ => return status(StatusCode::NOT_FOUND, "there are POST /inject and POST /routes".to_owned()),
+            (&Method::POST, "/objectives") => About::Objective,
+            _ => {
+                let there = "there are POST /inject, POST /routes and POST /objectives";
+                return status(StatusCode::NOT_FOUND, there.to_owned());
+            }
         };
         let Ok(body) = Limited::new(request.into_body(), REVIEW_BYTES_MAX).collect().await else {
             return status(StatusCode::PAYLOAD_TOO_LARGE, format!("no more than {REVIEW_BYTES_MAX} bytes are read"));
@@ -105,7 +111,7 @@ impl Webhook {
                 response
             }
             Err(error) => {
-                // By its failure policy, the API server makes the pod without a proxy.
+                // By its failure policy, the API server goes on as if nobody had been asked.
                 warn!(error = %format_args!("{error:#}"), "{} was not looked at", about.name());
                 status(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
             }
@@ -115,12 +121,15 @@ impl Webhook {
     async fn review(&self, about: About, body: &[u8]) -> anyhow::Result<Answer> {
         let review: Review =
             serde_json::from_slice(body).context("this is no AdmissionReview of admission.k8s.io/v1")?;
-        if about == About::Route {
-            return Ok(review.answer_about_route());
+        match about {
+            About::Route => Ok(review.answer_about_route()),
+            About::Objective => Ok(review.answer_about_objective()),
+            About::Pod => {
+                let settings = settings(&self.settings)?;
+                let namespace = self.annotations(&review.request.namespace).await?;
+                Ok(review.answer(&namespace, &settings))
+            }
         }
-        let settings = settings(&self.settings)?;
-        let namespace = self.annotations(&review.request.namespace).await?;
-        Ok(review.answer(&namespace, &settings))
     }
 
     /// Asked for each time: who annotates a namespace expects the next pod in it to be another one.

@@ -18,15 +18,17 @@ use super::revisioned::Version;
 /// The webhook's configurations; the control plane's namespace follows.
 const INJECTOR: &str = "conduit-proxy-injector";
 const ROUTE_VALIDATOR: &str = "conduit-route-validator";
+const OBJECTIVE_VALIDATOR: &str = "conduit-objective-validator";
 
 /// Writes the roots `pem` where they are not. What cannot be written now is tried again with the next look.
 pub async fn certify(client: &Client, own: &str, pem: &str, version: Version<'_>) {
     let written = tokio::join!(
         injector(client, own, pem, version),
-        route_validator(client, own, pem, version),
+        validator(client, ROUTE_VALIDATOR, own, pem, version),
+        validator(client, OBJECTIVE_VALIDATOR, own, pem, version),
         api(client, own, pem, version)
     );
-    for error in [written.0, written.1, written.2].into_iter().filter_map(Result::err) {
+    for error in [written.0, written.1, written.2, written.3].into_iter().filter_map(Result::err) {
         warn!(error = %format_args!("{error:#}"), "the API server does not know whom to expect; it is tried again");
     }
 }
@@ -38,11 +40,11 @@ async fn injector(client: &Client, own: &str, pem: &str, version: Version<'_>) -
     write(client, &format!("{INJECTOR}-{own}"), version, trust).await
 }
 
-async fn route_validator(client: &Client, own: &str, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
+async fn validator(client: &Client, name: &str, own: &str, pem: &str, version: Version<'_>) -> anyhow::Result<()> {
     let trust = |known: &mut ValidatingWebhookConfiguration| {
         known.webhooks.iter_mut().flatten().for_each(|webhook| trust(&mut webhook.client_config.ca_bundle, pem));
     };
-    write(client, &format!("{ROUTE_VALIDATOR}-{own}"), version, trust).await
+    write(client, &format!("{name}-{own}"), version, trust).await
 }
 
 async fn api(client: &Client, own: &str, pem: &str, version: Version<'_>) -> anyhow::Result<()> {

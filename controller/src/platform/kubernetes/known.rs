@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use kube::runtime::watcher::Event;
 
+/// Looks in a row, a minute from one to the next and with no other error in between, after which it is believed that there are no objects because
+/// there is no such kind.
+const MISSED_BELIEVED: usize = 2;
+
 /// All objects of one kind that are known.
 pub struct Known<K, V> {
     /// By their names.
@@ -107,5 +111,53 @@ impl<K: Ord + Clone, V: PartialEq> Known<K, V> {
         let objects: Vec<_> = otherwise.map(|(key, value)| (key, Some(value))).collect();
         let objects: Vec<_> = objects.into_iter().chain(new.into_iter().map(|key| (key, None))).collect();
         News { is_any: first || had_none || !objects.is_empty(), objects }
+    }
+}
+
+/// All objects that are known of a kind which a cluster may lack.
+pub struct Perhaps<K, V> {
+    known: Known<K, V>,
+    /// How often in a row it was said that there is no such kind.
+    missed: usize,
+}
+
+impl<K: Ord + Clone, V: PartialEq> Perhaps<K, V> {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { known: Known::perhaps_none(), missed: 0 }
+    }
+
+    /// As [`Known::observe`]; whether anything is otherwise now.
+    pub fn observe<O>(&mut self, event: Event<O>, read: impl Fn(O) -> Option<(K, Option<V>)>) -> bool {
+        // That a list is asked for is no answer.
+        if !matches!(event, Event::Init) {
+            self.missed = 0;
+        }
+        self.known.observe(event, read).is_any
+    }
+
+    /// Nobody could say anything of them.
+    pub fn untold(&mut self) {
+        self.missed = 0;
+    }
+
+    /// The cluster does not know this kind, and has said so in all that it says of itself; whether anything is otherwise now.
+    pub fn missing(&mut self) -> bool {
+        self.missed = self.missed.saturating_add(1);
+        let is_new = self.missed == MISSED_BELIEVED;
+        if is_new {
+            self.known = Known::none();
+        }
+        is_new
+    }
+
+    /// By their names.
+    pub fn objects(&self) -> &BTreeMap<K, V> {
+        &self.known.objects
+    }
+
+    /// Whether there are just these.
+    pub fn is_listed(&self) -> bool {
+        self.known.is_listed
     }
 }

@@ -11,6 +11,7 @@ use conduit_api::{
     Endpoint, HttpRoute, Pod, PodName, PodPorts, PortRange, Service, ServiceName, ServicePort, SpiffeId, TrustDomain,
     WorkloadRef,
     mesh::{Balancing, Inventory},
+    objective::Declared,
     proto::public::{FailingContainer, FailingPod},
 };
 use conduit_inject::{
@@ -36,7 +37,9 @@ use super::{
     },
     excerpts::{self, EndpointSlice},
     failures,
-    known::{Known, News},
+    known::{Known, News, Perhaps},
+    objectives::{self, ObjectiveFacts},
+    optional::Optional,
     routes::{self, RouteFacts},
     stale::Stale,
     status::Statement,
@@ -52,8 +55,6 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Minutes by which a Job of a CronJob may run late, and its pods be made again.
 const CRON_JOB_LATE_MAX: i64 = 7 * 24 * 60;
-/// Looks in a row, a minute from one to the next and with no other error in between, after which it is believed that there are no routes because there is no such kind.
-const ROUTES_MISSED_BELIEVED: usize = 2;
 
 /// What has happened to an object, by its kind.
 pub enum Observed {
@@ -69,10 +70,12 @@ pub enum Observed {
     Pod(Event<excerpts::Pod>),
     /// Which requests go where.
     Route(Event<DynamicObject>),
-    /// The cluster does not know what a route is, and has said so in all that it says of itself.
-    NoRouteKind,
-    /// Nobody could say anything of routes.
-    RoutesUntold,
+    /// What is promised.
+    Objective(Event<DynamicObject>),
+    /// The cluster does not know this kind, and has said so in all that it says of itself.
+    Missing(Optional),
+    /// Nobody could say anything of the objects of this kind.
+    Untold(Optional),
 }
 
 /// What is known of the cluster.
@@ -85,14 +88,19 @@ pub struct Objects {
     /// Whose each of them is, by its own namespace and name.
     services_of_slices: HashMap<(String, String), ServiceName>,
     pods: Known<PodName, PodFacts>,
-    routes: Known<routes::Key, RouteFacts>,
-    /// How often in a row it was said that there is no such kind.
-    routes_missed: usize,
+    routes: Perhaps<routes::Key, RouteFacts>,
+    objectives: Perhaps<objectives::Key, ObjectiveFacts>,
     /// What is to be told anew; nothing while nothing was told, so that all of it is.
     stale: Option<Stale>,
     /// The control plane's own namespace, which proxies of it are labelled with.
     namespace: String,
     trust_domain: TrustDomain,
+}
+
+/// What people have configured, of each kind if it is known which objects there are.
+struct Configured {
+    routes: Option<Vec<HttpRoute>>,
+    objectives: Option<Vec<Declared>>,
 }
 
 #[derive(PartialEq)]
@@ -154,8 +162,8 @@ impl Objects {
             slices: Known::new(),
             services_of_slices: HashMap::new(),
             pods: Known::new(),
-            routes: Known::perhaps_none(),
-            routes_missed: 0,
+            routes: Perhaps::new(),
+            objectives: Perhaps::new(),
             stale: None,
             namespace: namespace.to_owned(),
             trust_domain: trust_domain.clone(),
@@ -187,24 +195,16 @@ impl Objects {
                     stale.pod(name, addresses.collect::<Vec<_>>());
                 })
             }
-            Observed::Route(event) => {
-                // That a list is asked for is no answer.
-                if !matches!(event, Event::Init) {
-                    self.routes_missed = 0;
+            Observed::Route(event) => self.routes.observe(event, routes::read),
+            Observed::Objective(event) => self.objectives.observe(event, objectives::read),
+            Observed::Missing(Optional::HttpRoute) => self.routes.missing(),
+            Observed::Missing(Optional::Objective) => self.objectives.missing(),
+            Observed::Untold(kind) => {
+                match kind {
+                    Optional::HttpRoute => self.routes.untold(),
+                    Optional::Objective => self.objectives.untold(),
                 }
-                self.routes.observe(event, routes::read).is_any
-            }
-            Observed::RoutesUntold => {
-                self.routes_missed = 0;
                 false
-            }
-            Observed::NoRouteKind => {
-                self.routes_missed = self.routes_missed.saturating_add(1);
-                let is_new = self.routes_missed == ROUTES_MISSED_BELIEVED;
-                if is_new {
-                    self.routes = Known::none();
-                }
-                is_new
             }
         }
     }
@@ -267,12 +267,13 @@ impl Objects {
             && self.pods.is_listed
     }
 
-    /// What the control plane is to be told, and what is to be said in the status of routes: all of it at first, and later what has changed since.
+    /// What the control plane is to be told, and what is to be said in the status of what people have configured: all of it at first, and later what
+    /// has changed since.
     pub fn tell(&mut self) -> (Told, Vec<Statement>) {
-        let (routes, statements) = self.routes();
+        let (configured, statements) = self.configured();
         let told = match self.stale.replace(Stale::default()) {
-            Some(stale) => Told::Changed(self.changed(&stale, routes)),
-            None => Told::All(self.all(routes)),
+            Some(stale) => Told::Changed(self.changed(&stale, configured)),
+            None => Told::All(self.all(configured)),
         };
         (told, statements)
     }
@@ -289,14 +290,14 @@ impl Objects {
         Failures { pods: pods.collect(), is_more: failing().nth(FAILING_MAX).is_some() }
     }
 
-    fn all(&self, routes: Option<Vec<HttpRoute>>) -> Inventory {
+    fn all(&self, Configured { routes, objectives }: Configured) -> Inventory {
         let services = self.services.objects.iter().map(|(name, facts)| self.service(name, facts));
         let taken = self.taken(|_| true);
         let pods = self.pods.objects.iter().filter_map(|(name, facts)| self.pod(name, facts, &taken));
-        Inventory { services: services.collect(), pods: pods.collect(), routes }
+        Inventory { services: services.collect(), pods: pods.collect(), routes, objectives }
     }
 
-    fn changed(&self, stale: &Stale, routes: Option<Vec<HttpRoute>>) -> Changed {
+    fn changed(&self, stale: &Stale, Configured { routes, objectives }: Configured) -> Changed {
         let known = self.pods.objects.iter().map(|(name, facts)| (name, facts.ip, facts.node.as_deref()));
         let pods = stale.pods(known);
         let endpoints = self.slices.objects.iter().flat_map(|((service, _), slice)| {
@@ -318,26 +319,31 @@ impl Objects {
             services: services.into_iter().map(service).collect(),
             pods: pods.into_iter().map(pod).collect(),
             routes,
+            objectives,
         }
     }
 
-    /// Those that are to be in force, if it is known which there are, and what is to be said in their status.
-    fn routes(&self) -> (Option<Vec<HttpRoute>>, Vec<Statement>) {
+    /// What is to be in force, and what is to be said in the status of each of it.
+    fn configured(&self) -> (Configured, Vec<Statement>) {
         let ports = |name: &ServiceName| self.services.objects.get(name).map(|facts| &facts.ports);
-        let decisions = self.routes.objects.iter().map(|(key, facts)| facts.decide(key, ports));
-        let (routes, statements): (Vec<_>, Vec<_>) = decisions.unzip();
-        let routes = self.routes_are_sure().then(|| routes.into_iter().flatten().collect());
-        (routes, statements.into_iter().flatten().collect())
+        let decisions = self.routes.objects().iter().map(|(key, facts)| facts.decide(key, ports));
+        let (routes, of_routes): (Vec<_>, Vec<_>) = decisions.unzip();
+        let (objectives, of_objectives) = objectives::decide(self.objectives.objects());
+        // Not while an API server says of other kinds that there are none, which cannot be.
+        let is_sure = |is_listed| is_listed && !self.is_doubtful();
+        let configured = Configured {
+            routes: is_sure(self.routes.is_listed()).then(|| routes.into_iter().flatten().collect()),
+            objectives: is_sure(self.objectives.is_listed()).then_some(objectives),
+        };
+        (configured, of_routes.into_iter().flatten().chain(of_objectives).collect())
     }
 
-    /// Whether there are just those that are known: not while an API server says of other kinds that there are none, which cannot be.
-    fn routes_are_sure(&self) -> bool {
-        let is_doubtful = self.namespaces.has_none
+    fn is_doubtful(&self) -> bool {
+        self.namespaces.has_none
             || self.zones.has_none
             || self.services.has_none
             || self.slices.has_none
-            || self.pods.has_none;
-        self.routes.is_listed && !is_doubtful
+            || self.pods.has_none
     }
 
     /// The addresses, of those that `counts`, that pods have which stay.

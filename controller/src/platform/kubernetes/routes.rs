@@ -13,7 +13,7 @@ use kube::core::DynamicObject;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::status::{self, Condition, Statement};
+use super::status::{self, Condition, Place, Statement};
 
 /// Namespace and name. Not every name that Kubernetes allows is one of ours, and who has chosen such a one is to be told so.
 pub type Key = (String, String);
@@ -173,7 +173,8 @@ impl RouteFacts {
         let said = self.parents.iter().zip(parents).map(|(parent, found)| {
             (parent.written.clone(), [self.condition("Accepted", found.err()), resolved.clone()])
         });
-        let statement = Statement::new(namespace, name, &self.resource_version, &self.entries, said.collect());
+        let place = Place { namespace, name, resource_version: &self.resource_version };
+        let statement = Statement::of_route(place, &self.entries, said.collect());
         (route, statement)
     }
 

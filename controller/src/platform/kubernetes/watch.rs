@@ -22,8 +22,8 @@ use tracing::warn;
 use super::{
     super::{failing, told::Told},
     excerpts::{EndpointSlice, Pod, Service},
-    httproutes,
     objects::{Objects, Observed},
+    optional::{self, Optional},
     status::Statement,
 };
 
@@ -95,7 +95,8 @@ fn observe(client: &Client) -> BoxStream<'static, Observed> {
         events("services", services).map(Observed::Service).boxed(),
         events("endpointslices", slices).map(Observed::EndpointSlice).boxed(),
         events("pods", pods).map(Observed::Pod).boxed(),
-        httproutes::observe(client).boxed(),
+        optional::observe(client, Optional::HttpRoute).boxed(),
+        optional::observe(client, Optional::Objective).boxed(),
     ];
     stream::select_all(all).boxed()
 }

@@ -1,8 +1,9 @@
 use conduit_api::{
-    Endpoint, HttpRoute, Pod, PodName, RouteName, Service, ServiceName, ServicePort,
+    Endpoint, HttpRoute, Objective, Pod, PodName, ResourceName, RouteName, Service, ServiceName, ServicePort,
+    objective::Declared,
     route::{ParentRef, RouteBackend, RouteMatch, RouteRule},
 };
-use conduit_consensus::{Command, Proposal};
+use conduit_consensus::{Command, DECLARATIONS_LEVEL, Proposal};
 
 use super::{super::told::Changed, *};
 
@@ -36,7 +37,7 @@ fn pod(name: &str, ready: bool) -> Pod {
 }
 
 fn inventory(services: &[Service], pods: &[Pod]) -> Inventory {
-    Inventory { services: services.to_vec(), pods: pods.to_vec(), routes: None }
+    Inventory { services: services.to_vec(), pods: pods.to_vec(), ..Inventory::default() }
 }
 
 fn told(inventory: Inventory) -> Input {
@@ -248,7 +249,7 @@ fn what_has_changed_since_is_proposed_alone() {
     let changed = Changed {
         services: vec![(gone.clone(), None)],
         pods: vec![(PodName::new("ns", "new-0").unwrap(), Some(pod("new-0", true)))],
-        routes: None,
+        ..Changed::default()
     };
     let expected = vec![Change::RemoveService(gone), Change::UpsertPod(pod("new-0", true))];
     let effects = reconciler.handle(now, &state, Input::Told(Told::Changed(changed)));
@@ -338,4 +339,39 @@ fn a_pod_whose_application_has_ended_holds_up_nothing() {
     let last = vec![Change::UpsertPod(ended)];
     assert_eq!(Command::Batch(last.clone()).feature_level(), 9);
     assert_eq!(effects, [Effect::Propose(last)]);
+}
+
+#[test]
+fn what_objects_declare_is_proposed_and_withdrawn_with_them() {
+    let now = Instant::now();
+    let declared = |name: &str, percent: &str| Declared {
+        by: "ns/by".parse().unwrap(),
+        resource: ResourceName::new("deployment", "ns", name).unwrap(),
+        objective: Objective::new(Some(percent.parse().unwrap()), Default::default()).unwrap(),
+    };
+    let running = inventory(&[], &[pod("web-0", true)]);
+    let all = |objectives| Inventory { objectives, ..running.clone() };
+    let mut state = state_of(&running);
+    let set =
+        Command::SetObjective { resource: declared("set", "9").resource, objective: declared("x", "9").objective };
+    state.apply(2, Proposal::new("somebody", 0, set));
+    let mut reconciler = Reconciler::default();
+    reconciler.understood(DECLARATIONS_LEVEL - 1);
+    reconciler.handle(now, &state, Input::Leading(true));
+    assert_eq!(reconciler.handle(now, &state, told(all(Some(vec![declared("web", "99")])))), [], "somebody is older");
+    reconciler.understood(DECLARATIONS_LEVEL);
+    reconciler.handle(now, &state, Input::Timer);
+    let effects = reconciler.handle(now + QUIET, &state, Input::Timer);
+    let changes = vec![Change::DeclareObjective(declared("web", "99"))];
+    assert_eq!(effects, [Effect::Propose(changes.clone())]);
+    state.apply(3, Proposal::new("test", 0, Command::Batch(changes)));
+    assert_eq!(reconciler.handle(now + QUIET, &state, Input::Proposed(true)), []);
+    for (unknown, what) in [(None, "nobody can say which there are"), (Some(vec![declared("web", "99")]), "it is so")] {
+        let changed = Changed { objectives: unknown, ..Changed::default() };
+        assert_eq!(reconciler.handle(now + QUIET, &state, Input::Told(Told::Changed(changed))), [], "{what}");
+    }
+    let changed = Changed { objectives: Some(vec![]), ..Changed::default() };
+    reconciler.handle(now + QUIET, &state, Input::Told(Told::Changed(changed)));
+    let effects = reconciler.handle(now + QUIET * 2, &state, Input::Timer);
+    assert_eq!(effects, [Effect::Propose(vec![Change::WithdrawObjective(declared("web", "9").resource)])]);
 }

@@ -1,17 +1,22 @@
 //! What a platform has said, and in what the replicated state differs from it. Pure.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use conduit_api::{
-    HttpRoute, Pod, PodName, RouteName, Service, ServiceName,
-    mesh::{self, Inventory, LEVEL_OF_ENDS},
+    HttpRoute, Pod, PodName, ResourceName, RouteName, Service, ServiceName,
+    mesh::{self, Inventory},
+    objective::Declared,
 };
-use conduit_consensus::{Change, MeshState, Versioned};
+use conduit_consensus::{Change, DECLARATIONS_LEVEL, MeshState, Versioned};
 
 use super::super::told::Changed;
 
-/// From this feature level on members keep all that is said of ports, zones, balancing and routes.
-pub const LEVEL_OF_ALL: u32 = LEVEL_OF_ENDS;
+/// From this feature level on members keep all that is said.
+pub const LEVEL_OF_ALL: u32 = DECLARATIONS_LEVEL;
 
 /// What is to be in the state.
 #[derive(Default)]
@@ -19,6 +24,7 @@ pub struct Wanted {
     services: BTreeMap<ServiceName, Want<Service>>,
     pods: BTreeMap<PodName, Want<Pod>>,
     routes: Option<Vec<HttpRoute>>,
+    objectives: Option<Vec<Declared>>,
 }
 
 /// One value of it.
@@ -43,13 +49,22 @@ pub enum Difference<'a> {
     RouteGone(&'a RouteName),
     /// A route is this now.
     Route(Cow<'a, HttpRoute>),
+    /// No object declares anything of this resource any more.
+    ObjectiveGone(&'a ResourceName),
+    /// An object declares this now.
+    Objective(&'a Declared),
 }
 
 impl From<Inventory> for Wanted {
     fn from(inventory: Inventory) -> Self {
         let services = inventory.services.into_iter().map(|service| (service.name.clone(), Want::told(service)));
         let pods = inventory.pods.into_iter().map(|pod| (pod.name.clone(), Want::told(pod)));
-        Self { services: services.collect(), pods: pods.collect(), routes: inventory.routes }
+        Self {
+            services: services.collect(),
+            pods: pods.collect(),
+            routes: inventory.routes,
+            objectives: inventory.objectives,
+        }
     }
 }
 
@@ -64,6 +79,7 @@ impl Wanted {
         replace(&mut self.services, changed.services);
         replace(&mut self.pods, changed.pods);
         self.routes = changed.routes;
+        self.objectives = changed.objectives;
     }
 
     /// Gives up its own copies of what the state holds as well.
@@ -84,6 +100,8 @@ impl Wanted {
         differences.extend(new.into_iter().map(|(now, before)| Difference::Pod(now, before)));
         let routes = self.routes.as_deref().and_then(|routes| routes_of_level(routes, level));
         differences.extend(routes.into_iter().flat_map(|routes| compare_routes(state, routes)));
+        let objectives = self.objectives.as_deref().filter(|_| level >= DECLARATIONS_LEVEL);
+        differences.extend(objectives.into_iter().flat_map(|objectives| compare_objectives(state, objectives)));
         differences
     }
 }
@@ -184,13 +202,24 @@ fn compare_routes<'a>(
     gone.into_iter().chain(routes.into_values().filter(move |route| is_new(route)).map(Difference::Route))
 }
 
+fn compare_objectives<'a>(state: &'a MeshState, declared: &'a [Declared]) -> impl Iterator<Item = Difference<'a>> {
+    let wanted: BTreeSet<_> = declared.iter().map(|declared| &declared.resource).collect();
+    let gone = state.declarations().keys().filter(move |resource| !wanted.contains(resource));
+    let is_so = |declared: &Declared| {
+        state.declarations().get(&declared.resource) == Some(&declared.by)
+            && state.objectives().get(&declared.resource).is_some_and(|known| known.value == declared.objective)
+    };
+    let new = declared.iter().filter(move |declared| !is_so(declared));
+    gone.map(Difference::ObjectiveGone).chain(new.map(Difference::Objective))
+}
+
 impl Difference<'_> {
     /// Whether it takes something away that proxies may be sending to.
     pub fn removes(&self) -> bool {
         match self {
             Self::ServiceGone(_) | Self::PodGone(_) => true,
             // Requests arrive either way.
-            Self::Route(_) | Self::RouteGone(_) => false,
+            Self::Route(_) | Self::RouteGone(_) | Self::Objective(_) | Self::ObjectiveGone(_) => false,
             Self::Pod(now, before) => before.is_some_and(|before| before.ready && !now.ready),
             Self::Service(now, before) => before.is_some_and(|before| {
                 before.ports.iter().any(|(number, port)| {
@@ -212,6 +241,8 @@ impl Difference<'_> {
             Self::Pod(now, _) => Change::UpsertPod(now.clone().into_owned()),
             Self::RouteGone(name) => Change::RemoveRoute((*name).clone()),
             Self::Route(now) => Change::UpsertRoute(now.clone().into_owned()),
+            Self::ObjectiveGone(resource) => Change::WithdrawObjective((*resource).clone()),
+            Self::Objective(declared) => Change::DeclareObjective((*declared).clone()),
         }
     }
 }

@@ -25,17 +25,18 @@ fn cluster() -> Objects {
     list(&mut objects, Observed::EndpointSlice, vec![slice_of("kubernetes", 443, &[("192.0.2.1", None, true)])]);
     list(&mut objects, Observed::Pod, vec![pod_of("idle", "10.244.0.9", true)]);
     list(&mut objects, Observed::Route, vec![]);
+    list(&mut objects, Observed::Objective, vec![]);
     objects
 }
 
 impl Objects {
     /// All of it, made anew.
     fn inventory(&self) -> Inventory {
-        self.all(self.routes().0)
+        self.all(self.configured().0)
     }
 
     fn statements(&self) -> Vec<Statement> {
-        self.routes().1
+        self.configured().1
     }
 }
 
@@ -45,6 +46,11 @@ fn route_of(name: &str, backend: &str) -> DynamicObject {
     let parents = [json!({"group": "", "kind": "Service", "name": "web"})];
     let rules = [json!({"backendRefs": [{"group": "", "kind": "Service", "name": backend, "port": 80}]})];
     read(json!({"metadata": metadata, "spec": {"parentRefs": parents, "rules": rules}}))
+}
+
+fn objective_of(name: &str, deployment: &str) -> DynamicObject {
+    let spec = json!({"targetRef": {"kind": "Deployment", "name": deployment}, "success": 99.9});
+    read(json!({"metadata": metadata(name), "spec": spec}))
 }
 
 /// The names of the routes that are told of; nothing, if none are told of, which is something else than that there are none.
@@ -337,7 +343,26 @@ fn an_empty_list_of_routes_is_believed_unless_the_cluster_seems_to_be_empty() {
 /// As a watch meets it: it asks for a list.
 fn miss_routes(objects: &mut Objects) -> bool {
     objects.observe(Observed::Route(Event::Init));
-    objects.observe(Observed::NoRouteKind)
+    objects.observe(Observed::Missing(Optional::HttpRoute))
+}
+
+#[test]
+fn objectives_come_and_go_apart_from_routes() {
+    let mut objects = with_web();
+    let declared = |objects: &Objects| {
+        let all = objects.inventory().objectives;
+        all.map(|all| all.iter().map(|declared| declared.by.name().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(declared(&objects), Some(vec![]));
+    list(&mut objects, Observed::Route, vec![route_of("canary", "web")]);
+    assert!(objects.observe(Observed::Objective(Event::Apply(objective_of("fast", "web")))));
+    assert_eq!(declared(&objects), Some(vec!["fast".to_owned()]));
+    assert_eq!(objects.statements().len(), 2, "of the route and of the objective");
+    objects.observe(Observed::Missing(Optional::Objective));
+    assert!(objects.observe(Observed::Missing(Optional::Objective)));
+    assert_eq!((declared(&objects), routes(&objects)), (Some(vec![]), Some(vec!["canary".to_owned()])));
+    list(&mut objects, Observed::Pod, vec![]);
+    assert_eq!(declared(&objects), None, "what says that there are no pods is not to be believed of objectives either");
 }
 
 #[test]
@@ -351,7 +376,7 @@ fn a_kind_that_is_missing_removes_nothing_until_it_is_missing_again() {
     assert!(!miss_routes(&mut objects));
     assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
     // Who could not be asked in between is not sure.
-    assert!(!objects.observe(Observed::RoutesUntold));
+    assert!(!objects.observe(Observed::Untold(Optional::HttpRoute)));
     assert!(!miss_routes(&mut objects));
     assert_eq!(routes(&objects), Some(vec!["canary".to_owned()]));
     assert!(miss_routes(&mut objects));
@@ -362,7 +387,7 @@ fn a_kind_that_is_missing_removes_nothing_until_it_is_missing_again() {
 #[test]
 fn who_cannot_tell_of_routes_holds_up_nothing_else() {
     let mut objects = with_web();
-    objects.routes = Known::perhaps_none();
+    objects.routes = Perhaps::new();
     assert!(objects.is_complete());
     assert_eq!(routes(&objects), None);
     miss_routes(&mut objects);
@@ -418,6 +443,12 @@ fn anything(random: &mut StdRng) -> Observed {
             route.data["spec"]["parentRefs"][0]["name"] = json!(format!("web-{}", random.random_range(0..3)));
             Observed::Route(happens(random, route))
         }
+        7 => {
+            let mut objective =
+                objective_of(&format!("objective-{number}"), &format!("web-{}", random.random_range(0..2)));
+            objective.metadata.namespace = Some(place);
+            Observed::Objective(happens(random, objective))
+        }
         _ => {
             // Fewer addresses than pods.
             let mut pod = pod_of(
@@ -437,7 +468,7 @@ fn anything(random: &mut StdRng) -> Observed {
 
 /// A whole list of one kind, of which some may be gone and some new.
 fn list_anything(objects: &mut Objects, random: &mut StdRng) -> bool {
-    let wanted = random.random_range(0..6);
+    let wanted = random.random_range(0..7);
     let mut events: Vec<Observed> = (0..60).map(|_| anything(random)).collect();
     events.retain(|observed| match observed {
         Observed::Namespace(_) => wanted == 0,
@@ -445,7 +476,8 @@ fn list_anything(objects: &mut Objects, random: &mut StdRng) -> bool {
         Observed::Service(_) => wanted == 2,
         Observed::EndpointSlice(_) => wanted == 3,
         Observed::Pod(_) => wanted == 4,
-        _ => wanted == 5,
+        Observed::Route(_) => wanted == 5,
+        _ => wanted == 6,
     });
     fn items<K>(events: Vec<Event<K>>) -> Vec<K> {
         events
@@ -465,7 +497,8 @@ fn list_anything(objects: &mut Objects, random: &mut StdRng) -> bool {
         2 => listed!(Service),
         3 => listed!(EndpointSlice),
         4 => listed!(Pod),
-        _ => listed!(Route),
+        5 => listed!(Route),
+        _ => listed!(Objective),
     }
 }
 
@@ -475,6 +508,7 @@ struct Heard {
     services: BTreeMap<ServiceName, Service>,
     pods: BTreeMap<PodName, Pod>,
     routes: Option<Vec<HttpRoute>>,
+    objectives: Option<Vec<Declared>>,
 }
 
 impl Heard {
@@ -491,19 +525,21 @@ impl Heard {
                     services: inventory.services.into_iter().map(|service| (service.name.clone(), service)).collect(),
                     pods: inventory.pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect(),
                     routes: inventory.routes,
+                    objectives: inventory.objectives,
                 }
             }
             Told::Changed(changed) => {
                 change(&mut self.services, changed.services);
                 change(&mut self.pods, changed.pods);
                 self.routes = changed.routes;
+                self.objectives = changed.objectives;
             }
         }
     }
 
     fn inventory(&self) -> Inventory {
         let (services, pods) = (self.services.values().cloned().collect(), self.pods.values().cloned().collect());
-        Inventory { services, pods, routes: self.routes.clone() }
+        Inventory { services, pods, routes: self.routes.clone(), objectives: self.objectives.clone() }
     }
 }
 
@@ -529,10 +565,12 @@ fn what_was_told_bit_by_bit_is_what_would_be_told_at_once() {
                     heard.hear(told);
                     assert_eq!(statements, objects.statements());
                     assert_eq!(heard.routes, objects.inventory().routes, "seed {seed}, step {step}");
+                    assert_eq!(heard.objectives, objects.inventory().objectives, "seed {seed}, step {step}");
                     routes_in_force += heard.routes.iter().flatten().count();
                 }
                 // Also where nothing was new. That an API server tells of nothing at all is no news; what it says of routes is doubtful from then on.
-                let expected = Inventory { routes: heard.routes.clone(), ..objects.inventory() };
+                let (routes, objectives) = (heard.routes.clone(), heard.objectives.clone());
+                let expected = Inventory { routes, objectives, ..objects.inventory() };
                 assert_eq!(heard.inventory(), expected, "seed {seed}, step {step}");
             }
         }

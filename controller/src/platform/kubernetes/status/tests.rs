@@ -2,6 +2,7 @@ use super::*;
 
 const BEFORE: &str = "2026-01-01T00:00:00Z";
 const NOW: &str = "2026-01-02T00:00:00Z";
+const PLACE: Place<'_> = Place { namespace: "shop", name: "canary", resource_version: "7" };
 
 fn parent(name: &str) -> Value {
     json!({"group": "", "kind": "Service", "name": name})
@@ -23,8 +24,7 @@ fn theirs() -> Value {
 
 /// `status.parents` after that is said at that time; nothing, if that is not necessary.
 fn say(entries: &[Value], said: Vec<(Value, [Condition; 2])>, at: &str) -> Option<Vec<Value>> {
-    let patch =
-        Statement::new("shop", "canary", "7", entries, said)?.patch(&serde_json::from_value(json!(at)).unwrap());
+    let patch = Statement::of_route(PLACE, entries, said)?.patch(&serde_json::from_value(json!(at)).unwrap());
     Some(patch["status"]["parents"].as_array().unwrap().clone())
 }
 
