@@ -18,8 +18,8 @@ use prost::Message as _;
 use tonic::{Extensions, Request};
 
 use crate::proto::public::{
-    EdgesRequest, IdentityRequest, ListAlertsRequest, ListObjectivesRequest, PodsRequest, ResourceSelection,
-    SeriesRequest, StatRequest, TapRequest, api_server,
+    EdgesRequest, EndpointsRequest, IdentityRequest, ListAlertsRequest, ListObjectivesRequest, PodsRequest,
+    ProxyMetricsRequest, ResourceSelection, SeriesRequest, StatRequest, TapRequest, api_server,
 };
 
 /// Of the group.
@@ -85,6 +85,9 @@ pub const METHODS: &[Method] = &[
     changes("CaFederate"),
     looks("CaExport"),
     looks_at_namespace("Identity"),
+    looks_at_namespace("ProxyMetrics"),
+    looks("ControllerMetrics"),
+    looks_at_namespace("Endpoints"),
     // What is reached may be in any namespace.
     looks("Explain"),
     looks_at_namespace("Stat"),
@@ -229,6 +232,8 @@ about_namespace! {
     "ListObjectives" ListObjectivesRequest: |list| &list.namespace;
     "ListAlerts" ListAlertsRequest: |list| &list.namespace;
     "Identity" IdentityRequest: |identity| &identity.namespace;
+    "ProxyMetrics" ProxyMetricsRequest: |metrics| &metrics.namespace;
+    "Endpoints" EndpointsRequest: |endpoints| &endpoints.namespace;
 }
 
 /// What goes with a call until it has a path.

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    alerts, ca, check, completion, dashboard, edges, explain, get,
+    alerts, ca, check, completion, dashboard, diagnostics, edges, explain, get,
     global::Global,
     history, identity,
     inject::{InjectArgs, UninjectArgs},
@@ -44,6 +44,12 @@ pub enum Command {
     Dashboard(dashboard::Args),
     /// Configure something no longer
     Delete(routes::DeleteArgs),
+    /// Show what controllers and proxies know and count, as they say it themselves
+    Diagnostics {
+        /// What to ask
+        #[command(subcommand)]
+        command: diagnostics::Command,
+    },
     /// Show what is configured differently at two revisions
     Diff(routes::DiffArgs),
     /// Show who speaks with whom, and whether it is secured

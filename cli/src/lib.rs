@@ -19,6 +19,7 @@ pub mod check;
 pub mod completion;
 pub mod control_plane;
 pub mod dashboard;
+pub mod diagnostics;
 pub mod edges;
 pub mod explain;
 pub mod failure;

@@ -9,7 +9,7 @@ use conduit_cli::{
     args::{Cli, Command},
     ca, check, completion,
     control_plane::ControlPlane,
-    dashboard, edges, explain, failure, get,
+    dashboard, diagnostics, edges, explain, failure, get,
     global::Global,
     history, identity, inject, install,
     local::directory::MeshDirectory,
@@ -114,6 +114,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
             }
         }
         Command::Completion(args) => completion::run(args, out)?,
+        Command::Diagnostics { command } => diagnostics::run(command, global, control_plane, out, notes).await?,
         Command::Edges(args) => edges::run(args, global, control_plane, out, notes).await?,
         Command::Dashboard(args) => {
             if !dashboard::run(args, global, control_plane, out, notes).await? {

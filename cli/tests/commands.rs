@@ -24,6 +24,7 @@ use conduit_api::proto::{
         tap_event::{Id, Kind, Peer, RequestInit, ResponseEnd, ResponseInit},
     },
 };
+use expect_test::expect;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -786,6 +787,66 @@ async fn whom_the_mesh_trusts_is_shown_and_changed() {
     assert!(ok(&format!("{flags} ca revoke controller-0")).await.0.contains("not believed any more"));
     assert!(fails(&format!("{flags} ca revoke controller-9")).await.contains("controller-9"));
     assert!(fails(&format!("{flags} identity -n emojivoto web-7")).await.contains("no such pod"));
+}
+
+#[tokio::test]
+async fn diagnostics_are_what_is_said() {
+    let pod = |name: &str, workload: &str, meshed| Pod {
+        namespace: "emojivoto".into(),
+        name: name.into(),
+        workload: Some(ResourceRef { kind: "deployment".into(), namespace: "emojivoto".into(), name: workload.into() }),
+        meshed,
+        ..Pod::default()
+    };
+    let pods = vec![
+        pod("web-0", "web", true),
+        pod("web-1", "web", true),
+        pod("vote-0", "vote", true),
+        pod("plain-0", "plain", false),
+    ];
+    let replica = Replica::start(Answers { pods, ..Answers::default() });
+    let command = format!("--api-addr {} -n emojivoto diagnostics", replica.address());
+
+    let (table, _) = ok(&format!("{command} endpoints web.shop:80 web")).await;
+    expect![[r#"
+        NAMESPACE   IP         PORT   POD     SERVICE
+        shop        10.0.0.1   8080   web-0   web.shop
+        emojivoto   10.0.0.1   8080   web-0   web.emojivoto
+    "#]]
+    .assert_eq(&table);
+    let (json, _) = ok(&format!("{command} endpoints web:90 -o json")).await;
+    assert!(json.contains(r#""service_port": 90"#) && json.contains(r#""identity": null"#), "{json}");
+    assert_eq!(ok(&format!("{command} endpoints none")).await, (String::new(), "No endpoints found.\n".to_owned()));
+    assert!(fails(&format!("{command} endpoints www.example.org")).await.contains("write NAME.NAMESPACE:PORT"));
+
+    let (metrics, _) = ok(&format!("{command} proxy-metrics deploy/vote")).await;
+    expect![[r#"
+        #
+        # POD vote-0 (1 of 1)
+        #
+        # TYPE request_total counter
+        request_total{direction="inbound",pod="vote-0"} 1
+    "#]]
+    .assert_eq(&metrics);
+    let (obfuscated, _) = ok(&format!("{command} proxy-metrics po/vote-0 --obfuscate")).await;
+    assert!(obfuscated.contains(r#"direction="inbound""#) && !obfuscated.contains("vote-0"), "{obfuscated}");
+    for (args, says) in [
+        ("proxy-metrics deploy/plain", "no pod of deploy/plain has a proxy"),
+        ("proxy-metrics svc/web", "name a pod, a namespace, or what makes pods"),
+    ] {
+        let error = fails(&format!("{command} {args}")).await;
+        assert!(error.contains(says), "{args}: {error}");
+    }
+    // What the others have said is shown.
+    for (args, shown, says) in [
+        ("proxy-metrics deploy/web", "pod=\"web-0\"", "1 of 2 proxies could not be asked"),
+        ("controller-metrics", "conduit_controller_raft_term 3", "controller-1 did not answer"),
+    ] {
+        let Output { status, stdout, stderr } = run(&format!("{command} {args}")).await;
+        let [shows, error] = [stdout, stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(status.code() == Some(1) && error.contains(says), "{args}: {error}");
+        assert!(shows.contains(shown) && shows.contains("# ERROR "), "{args}: {shows}");
+    }
 }
 
 #[tokio::test]

@@ -1,19 +1,13 @@
 //! `/live`, `/ready` and `/metrics`, for the one who runs the replica.
 
 mod format;
-mod metrics;
+pub mod metrics;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conduit_api::exposition::Format;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,7 +24,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// When the address cannot be bound.
 pub async fn serve(address: SocketAddr, own: Own, ready: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let admin = Arc::new(Admin { own, ready: Box::new(ready), started: SystemTime::now() });
+    let admin = Arc::new(Admin { own, ready: Box::new(ready) });
     tokio::spawn(async move {
         loop {
             let Some((stream, _)) = accept(&listener).await else { continue };
@@ -53,8 +47,6 @@ pub async fn serve(address: SocketAddr, own: Own, ready: impl Fn() -> bool + Sen
 struct Admin {
     own: Own,
     ready: Box<dyn Fn() -> bool + Send + Sync>,
-    /// When this process was, within what it takes to open its log.
-    started: SystemTime,
 }
 
 impl Admin {
@@ -63,11 +55,19 @@ impl Admin {
             "/live" | "/ping" => text(StatusCode::OK, "live\n"),
             "/ready" if (self.ready)() => text(StatusCode::OK, "ready\n"),
             "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            "/metrics" => match metrics::scrape(&self.own, self.started, Format::accepted(request.headers())) {
-                Ok(metrics) => metrics,
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
+            "/metrics" => self.metrics(Format::accepted(request.headers())),
             _ => text(StatusCode::NOT_FOUND, "not found; there are /live, /ready and /metrics\n"),
+        }
+    }
+
+    fn metrics(&self, format: Format) -> Response<Full<Bytes>> {
+        match metrics::scrape(&self.own, format) {
+            Ok(metrics) => {
+                let mut response = text(StatusCode::OK, metrics);
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+                response
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 }

@@ -4,12 +4,15 @@ pub mod aggregated;
 pub mod ca;
 pub mod check;
 pub mod edges;
+pub mod endpoints;
 pub mod explain;
 pub mod federation;
 pub mod identity;
 pub mod members;
 pub mod merged;
+pub mod metrics;
 pub mod objectives;
+pub mod proxy_admin;
 pub mod recover;
 pub mod routes;
 pub mod series;
@@ -24,19 +27,21 @@ use conduit_api::{
     proto::{
         public::{
             ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
-            CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, EdgesRequest,
-            EdgesResponse, ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest,
-            IdentityResponse, ListAlertsRequest, ListAlertsResponse, ListObjectivesRequest, ListObjectivesResponse,
-            MemberRequest, MemberResponse, Pod, PodsRequest, PodsResponse, RaftStatusRequest, RaftStatusResponse,
-            RecoverRequest, RecoverResponse, RemoveObjectiveRequest, RestoreSnapshotResponse, RollbackRequest,
-            RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse,
-            SeriesRequest, SeriesResponse, SetObjectiveRequest, SetObjectiveResponse, SnapshotChunk, StatRequest,
-            StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse, api_server,
+            CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse,
+            ControllerMetricsRequest, EdgesRequest, EdgesResponse, EndpointsRequest, EndpointsResponse, ExplainRequest,
+            ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, ListAlertsRequest,
+            ListAlertsResponse, ListObjectivesRequest, ListObjectivesResponse, MemberMetrics, MemberRequest,
+            MemberResponse, MetricsPiece, Pod, PodsRequest, PodsResponse, ProxyMetricsRequest, RaftStatusRequest,
+            RaftStatusResponse, RecoverRequest, RecoverResponse, RemoveObjectiveRequest, RestoreSnapshotResponse,
+            RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest, SelfCheckRequest,
+            SelfCheckResponse, SeriesRequest, SeriesResponse, SetObjectiveRequest, SetObjectiveResponse, SnapshotChunk,
+            StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
+            api_server,
         },
         tap::TapEvent,
     },
 };
-use futures::Stream;
+use futures::{Stream, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use self::check::Lifetimes;
@@ -60,6 +65,8 @@ pub struct ApiServer {
 impl api_server::Api for ApiServer {
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
     type TapPayloadStream = Self::TapStream;
+    type ProxyMetricsStream = Pin<Box<dyn Stream<Item = Result<MetricsPiece, Status>> + Send>>;
+    type ControllerMetricsStream = Pin<Box<dyn Stream<Item = Result<MemberMetrics, Status>> + Send>>;
     type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 
     async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
@@ -164,6 +171,28 @@ impl api_server::Api for ApiServer {
     async fn identity(&self, request: Request<IdentityRequest>) -> Result<Response<IdentityResponse>, Status> {
         aggregated::admit(&request)?;
         identity::identity(&self.own, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn proxy_metrics(
+        &self,
+        request: Request<ProxyMetricsRequest>,
+    ) -> Result<Response<Self::ProxyMetricsStream>, Status> {
+        aggregated::admit(&request)?;
+        Ok(Response::new(Box::pin(metrics::of_proxy(&self.own, request.into_inner()).await?)))
+    }
+
+    async fn controller_metrics(
+        &self,
+        _: Request<ControllerMetricsRequest>,
+    ) -> Result<Response<Self::ControllerMetricsStream>, Status> {
+        let members = metrics::of_controllers(&self.own).await;
+        Ok(Response::new(Box::pin(stream::iter(members.into_iter().map(Ok)))))
+    }
+
+    async fn endpoints(&self, request: Request<EndpointsRequest>) -> Result<Response<EndpointsResponse>, Status> {
+        aggregated::admit(&request)?;
+        let state = self.own.cluster.state().borrow().clone();
+        endpoints::endpoints(&state, &request.into_inner()).map(Response::new)
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {

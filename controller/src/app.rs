@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -133,6 +133,7 @@ impl App {
             failing,
             alerts: AlertMetrics::default(),
             silence: Silence::default(),
+            started: SystemTime::now(),
         };
         serve_peers(&config, &replica_tls, &own).await?;
         tokio::spawn(seed::follow(platform.clone(), seed_sender, replica_tls));

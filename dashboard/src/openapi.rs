@@ -106,7 +106,9 @@ const EXAMPLES: &[(&str, &str)] = &[
         r#"{"from": {"kind": "deployment", "namespace": "emojivoto", "name": "web"},
             "resource": {"kind": "service", "namespace": "emojivoto", "name": "voting-svc"}, "port": 8080}"#,
     ),
+    ("Endpoints", r#"{"namespace": "emojivoto", "service": "web-svc"}"#),
     ("Identity", r#"{"namespace": "emojivoto", "pod": "web-0"}"#),
+    ("ProxyMetrics", r#"{"namespace": "emojivoto", "pod": "web-0"}"#),
     ("Series", r#"{"selector": {"kind": "deployment"}, "windowMs": 300000, "stepMs": 60000}"#),
     (
         "SetObjective",

@@ -92,13 +92,17 @@ def answers(document, server, path, operation):
             continue
         with get(server + path, question, content_type="application/json", accept=kind) as response:
             assert response.headers["content-type"] == kind, response.headers["content-type"]
-            lines = (line.removeprefix(b"data: ") for line in response if line.strip())
-            kinds = set()
-            # A request, its response and its end.
-            while len(kinds) < 3:
-                validator.validate(line := json.loads(next(lines)))
-                kinds |= line.keys() & {"requestInit", "responseInit", "responseEnd"}
-            print(f"{name}: lines of {kind} are as described")
+            count, kinds = 0, set()
+            for line in response:
+                if not line.strip():
+                    continue
+                validator.validate(line := json.loads(line.removeprefix(b"data: ")))
+                count, kinds = count + 1, kinds | line.keys()
+                # A tap has no end: a request, its response and its end are enough.
+                if kinds >= {"requestInit", "responseInit", "responseEnd"}:
+                    break
+            assert count and "error" not in kinds, f"{name}: {count} lines with {kinds}"
+            print(f"{name}: {count} lines of {kind} are as described")
 
 
 def filled(url, question):

@@ -609,6 +609,8 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
     assert!(success && !of_none.contains("web:80"), "{of_none}");
     refused(&admin, "routes svc -l =web", "cannot list Services with the labels =web: found '='");
     asks(&admin, &format!("identity -n shop {pod}"), "spiffe://cluster.local/ns/shop/sa/default");
+    asks(&admin, &format!("diagnostics proxy-metrics pod/{pod} -n shop"), "conduit_proxy_ready 1");
+    asks(&admin, "diagnostics controller-metrics", "# CONTROLLER controller-2");
     asks(&admin, "version --proxy", "Proxy version: v");
     asks(&admin, "check --pre", "can create StatefulSets");
     for says in
@@ -628,12 +630,15 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
     asks(&viewer, "stat deploy -n shop", "web");
     asks(&viewer, "pods -n shop", &pod);
     asks(&viewer, "stat deploy -n shop -l app=web", "web");
+    asks(&viewer, "diagnostics endpoints web.shop", &pod);
     for (what, resource) in [
         ("stat deploy -n default", "stat"),
         ("stat deploy -A", "stat"),
         ("tap deploy/web -n shop", "tap"),
         ("tap deploy/web -n shop --payload", "tappayload"),
         ("raft status", "raftstatus"),
+        ("diagnostics endpoints kubernetes.default", "endpoints"),
+        ("diagnostics controller-metrics", "controllermetrics"),
         (deny, "cadeny"),
     ] {
         refused(&viewer, what, &format!("\"{resource}\""));

@@ -51,6 +51,7 @@ fn a_new_user_sees_the_demo() {
     telemetry::assert_edges(&mesh);
     telemetry::assert_paths(&mesh);
     telemetry::assert_routes(&mesh);
+    telemetry::assert_diagnostics(&mesh);
 
     let tap = mesh.first_lines("tap deploy emojivoto/voting", 30);
     let request = tap.iter().position(|line| line.starts_with("req id=")).expect("a request");

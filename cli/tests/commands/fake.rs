@@ -11,17 +11,19 @@ use conduit_api::proto::{
     common::ResourceRef,
     public::{
         ApplyRequest, ApplyResponse, CaDenyRequest, CaDenyResponse, CaExportRequest, CaExportResponse,
-        CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, Change, EdgesRequest,
-        EdgesResponse, ExplainRequest, ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest,
-        IdentityResponse, ListAlertsRequest, ListAlertsResponse, ListObjectivesRequest, ListObjectivesResponse,
-        MemberRequest, MemberResponse, Objective, Pod, PodsRequest, PodsResponse, RaftStatusRequest,
-        RaftStatusResponse, RecoverRequest, RecoverResponse, RemoveObjectiveRequest, ResourceSelection,
-        RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse, SaveSnapshotRequest,
-        SelfCheckRequest, SelfCheckResponse, SeriesRequest, SeriesResponse, SetObjectiveRequest, SetObjectiveResponse,
-        SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse, WaitRequest,
-        WaitResponse,
+        CaFederateRequest, CaRotateRequest, CaRotateResponse, CaStatusRequest, CaStatusResponse, Change,
+        ControllerMetricsRequest, EdgesRequest, EdgesResponse, EndpointsRequest, EndpointsResponse, ExplainRequest,
+        ExplainResponse, HistoryRequest, HistoryResponse, IdentityRequest, IdentityResponse, ListAlertsRequest,
+        ListAlertsResponse, ListObjectivesRequest, ListObjectivesResponse, MemberMetrics, MemberRequest,
+        MemberResponse, MetricsPiece, Objective, Pod, PodsRequest, PodsResponse, ProxyMetricsRequest,
+        RaftStatusRequest, RaftStatusResponse, RecoverRequest, RecoverResponse, RemoveObjectiveRequest,
+        ResourceSelection, RestoreSnapshotResponse, RollbackRequest, RollbackResponse, RoutesRequest, RoutesResponse,
+        SaveSnapshotRequest, SelfCheckRequest, SelfCheckResponse, SeriesRequest, SeriesResponse, SetObjectiveRequest,
+        SetObjectiveResponse, SnapshotChunk, StatRequest, StatResponse, TapRequest, VersionRequest, VersionResponse,
+        WaitRequest, WaitResponse,
         api_server::{Api, ApiServer},
         apply_response::Outcome,
+        endpoints_response::Endpoint,
         explain_response,
     },
     route::HttpRoute,
@@ -114,6 +116,8 @@ impl Answers {
 impl Api for Answers {
     type TapPayloadStream = Self::TapStream;
     type TapStream = Pin<Box<dyn Stream<Item = Result<TapEvent, Status>> + Send>>;
+    type ProxyMetricsStream = Pin<Box<dyn Stream<Item = Result<MetricsPiece, Status>> + Send>>;
+    type ControllerMetricsStream = Pin<Box<dyn Stream<Item = Result<MemberMetrics, Status>> + Send>>;
     type SaveSnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 
     async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
@@ -158,6 +162,45 @@ impl Api for Answers {
 
     async fn identity(&self, _: Request<IdentityRequest>) -> Result<Response<IdentityResponse>, Status> {
         Err(Status::not_found("there is no such pod"))
+    }
+
+    async fn proxy_metrics(
+        &self,
+        request: Request<ProxyMetricsRequest>,
+    ) -> Result<Response<Self::ProxyMetricsStream>, Status> {
+        let ProxyMetricsRequest { pod, .. } = request.into_inner();
+        let piece = |text: String| Ok(MetricsPiece { text });
+        let first = piece("# TYPE request_total counter\n".to_owned());
+        let second = match pod.as_str() {
+            "web-1" => Err(Status::unavailable("the proxy beside emojivoto/web-1 does not answer")),
+            pod => piece(format!("request_total{{direction=\"inbound\",pod=\"{pod}\"}} 1\n")),
+        };
+        Ok(Response::new(futures::stream::iter([first, second]).boxed()))
+    }
+
+    async fn controller_metrics(
+        &self,
+        _: Request<ControllerMetricsRequest>,
+    ) -> Result<Response<Self::ControllerMetricsStream>, Status> {
+        let member = |name: &str, text: &str| Ok(MemberMetrics { name: name.to_owned(), text: text.to_owned() });
+        let members = [member("controller-0", "conduit_controller_raft_term 3\n"), member("controller-1", "")];
+        Ok(Response::new(futures::stream::iter(members).boxed()))
+    }
+
+    async fn endpoints(&self, request: Request<EndpointsRequest>) -> Result<Response<EndpointsResponse>, Status> {
+        let EndpointsRequest { namespace, service, port } = request.into_inner();
+        if service == "none" {
+            return Ok(Response::new(EndpointsResponse { revision: 7, ..EndpointsResponse::default() }));
+        }
+        let endpoint = Endpoint {
+            service_port: port.max(80),
+            ip: "10.0.0.1".to_owned(),
+            port: 8080,
+            namespace,
+            pod: format!("{service}-0"),
+            ..Endpoint::default()
+        };
+        Ok(Response::new(EndpointsResponse { endpoints: vec![endpoint], revision: 7 }))
     }
 
     async fn save_snapshot(

@@ -2,11 +2,8 @@
 
 use std::{fmt, fs, sync::atomic::AtomicU64, time::SystemTime};
 
-use bytes::Bytes;
 use conduit_api::{exposition::Format, process::Account};
 use conduit_ca::lifetime;
-use http::{HeaderValue, Response, header::CONTENT_TYPE};
-use http_body_util::Full;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -35,10 +32,13 @@ struct Root {
     state: String,
 }
 
-/// All that `own` knows, and what the process that was `started` then uses.
-pub(super) fn scrape(own: &Own, started: SystemTime, format: Format) -> Result<Response<Full<Bytes>>, fmt::Error> {
+/// All that `own` knows, and what its process uses.
+///
+/// # Errors
+/// Never, of text that is written into memory.
+pub fn scrape(own: &Own, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    process(&mut registry, started);
+    process(&mut registry, own.started);
     let controller = registry.sub_registry_with_prefix("conduit_controller");
     raft(controller, own);
     discovery(controller, own);
@@ -50,9 +50,7 @@ pub(super) fn scrape(own: &Own, started: SystemTime, format: Format) -> Result<R
     own.alerts.register(controller, state.firing(), state.alert_events_dropped());
     let mut text = String::new();
     encode(&mut text, &registry)?;
-    let mut response = Response::new(Full::from(in_format(format, text)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    Ok(response)
+    Ok(in_format(format, text))
 }
 
 fn raft(registry: &mut Registry, own: &Own) {

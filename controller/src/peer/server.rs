@@ -1,15 +1,23 @@
 //! This replica's own part of the answers.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use conduit_api::proto::{
-    peer::{
-        CollectEdgesRequest, CollectEdgesResponse, CollectSeriesRequest, CollectSeriesResponse, CollectStatRequest,
-        CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, Heard, PeerRecoverRequest, PeerTapRequest,
-        StatusRequest, StatusResponse, peer_server,
+use conduit_api::{
+    exposition::Format,
+    proto::{
+        peer::{
+            CollectEdgesRequest, CollectEdgesResponse, CollectSeriesRequest, CollectSeriesResponse, CollectStatRequest,
+            CollectStatResponse, ConnectedProxy, Counts, EdgeCounts, Heard, MetricsRequest, MetricsResponse,
+            PeerRecoverRequest, PeerTapRequest, StatusRequest, StatusResponse, peer_server,
+        },
+        public::RecoverResponse,
+        tap::TapEvent,
     },
-    public::RecoverResponse,
-    tap::TapEvent,
 };
 use conduit_ca::KeyId;
 use conduit_consensus::Cluster;
@@ -18,6 +26,7 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    admin::metrics,
     alerts::{metrics::AlertMetrics, silence::Silence},
     api::recover::recover_here,
     authority::actor::SharedIssuer,
@@ -71,6 +80,8 @@ pub struct Own {
     pub alerts: AlertMetrics,
     /// Which replicas do not answer it, and since when.
     pub silence: Silence,
+    /// When its process was, within what it takes to open its log.
+    pub started: SystemTime,
 }
 
 impl Own {
@@ -199,6 +210,11 @@ impl peer_server::Peer for Own {
         request: Request<CollectSeriesRequest>,
     ) -> Result<Response<CollectSeriesResponse>, Status> {
         Ok(Response::new(Own::collect_series(self, request.into_inner()).await))
+    }
+
+    async fn metrics(&self, _: Request<MetricsRequest>) -> Result<Response<MetricsResponse>, Status> {
+        let text = metrics::scrape(self, Format::Text).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(MetricsResponse { text }))
     }
 
     async fn recover(&self, request: Request<PeerRecoverRequest>) -> Result<Response<RecoverResponse>, Status> {

@@ -33,6 +33,20 @@ pub fn assert_edges(mesh: &Mesh) {
     assert_ne!(open.parse::<u64>().unwrap(), 0, "{wide}");
 }
 
+/// What controllers and proxies say of themselves, asked through any of them.
+pub fn assert_diagnostics(mesh: &Mesh) {
+    let endpoints = mesh.ok("diagnostics endpoints web-svc.emojivoto:80 -o json");
+    let endpoints: Value = serde_json::from_str(&endpoints).unwrap();
+    let [web] = endpoints.as_array().unwrap().as_slice() else { panic!("{endpoints}") };
+    assert_eq!((web["pod"].as_str(), web["service_port"].as_u64()), (Some("web-0"), Some(80)), "{endpoints}");
+    assert_eq!(web["identity"], "spiffe://cluster.local/ns/emojivoto/sa/web");
+    let metrics = mesh.ok("-n emojivoto diagnostics proxy-metrics deploy/web");
+    assert!(metrics.starts_with("#\n# POD web-0 (1 of 1)\n#\n# HELP "), "{metrics}");
+    assert!(metrics.lines().any(|line| line.starts_with("response_total{direction=\"inbound\"")), "{metrics}");
+    let all = mesh.ok("diagnostics controller-metrics");
+    assert_eq!(all.lines().filter(|line| line.starts_with("conduit_controller_raft_term ")).count(), 3, "{all}");
+}
+
 /// Every service has a row for what no route accepts, and one for each route; requests of older rules stay.
 pub fn assert_routes(mesh: &Mesh) {
     let file = mesh.file(
