@@ -613,9 +613,12 @@ fn people_ask_by_their_rights(cluster: &Cluster) {
     asks(&admin, "diagnostics controller-metrics", "# CONTROLLER controller-2");
     asks(&admin, "version --proxy", "Proxy version: v");
     asks(&admin, "check --pre", "can create StatefulSets");
-    for says in
-        ["control plane pods are ready", "the API server reaches the Conduit API", "a quorum of replicas is reachable"]
-    {
+    for says in [
+        "control plane pods are ready",
+        "the API server trusts the webhook",
+        "the API server reaches the Conduit API",
+        "a quorum of replicas is reachable",
+    ] {
         asks(&admin, "check -o grouped", &format!("√ {says}"));
     }
     let deny = "ca deny spiffe://cluster.local/ns/shop/sa/nobody";

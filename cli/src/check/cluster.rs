@@ -6,8 +6,9 @@ use conduit_api::access::{API_VERSION, group};
 use conduit_deploy::Install;
 use conduit_inject::{Settings, injection::CONTROL_PLANE_NAMESPACE};
 use k8s_openapi::{
+    ByteString,
     api::{
-        admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration},
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
         apps::v1::DaemonSet,
         authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
         core::v1::{Namespace, Pod},
@@ -162,23 +163,31 @@ impl Cluster<'_> {
         }
     }
 
+    /// Of each configuration that names it: whether it says whom to expect.
     async fn webhook(&self) -> Outcome {
-        let name = format!("conduit-proxy-injector-{}", self.namespace);
-        match Api::<MutatingWebhookConfiguration>::all(self.client.clone()).get_opt(&name).await {
-            Ok(None) => Outcome::Warning(format!("there is no {name}: no pod is given a proxy by itself")),
-            Ok(Some(found)) => {
-                let is_trusted = |webhook: &MutatingWebhook| {
-                    webhook.client_config.ca_bundle.as_ref().is_some_and(|bundle| !bundle.0.is_empty())
-                };
-                match found.webhooks.iter().flatten().all(is_trusted) {
-                    true => Outcome::Ok,
-                    false => Outcome::Fail(format!(
-                        "{name} has no caBundle; the leading controller writes it when it has a certificate"
-                    )),
-                }
-            }
-            Err(error) => Outcome::Error(said(&error)),
-        }
+        let injector = format!("conduit-proxy-injector-{}", self.namespace);
+        let (routes, objectives) = (
+            format!("conduit-route-validator-{}", self.namespace),
+            format!("conduit-objective-validator-{}", self.namespace),
+        );
+        let (mutating, validating) =
+            (Api::<MutatingWebhookConfiguration>::all(self.client.clone()), Api::all(self.client.clone()));
+        let found =
+            tokio::try_join!(mutating.get_opt(&injector), validating.get_opt(&routes), validating.get_opt(&objectives));
+        let (of_pods, of_routes, of_objectives) = match found {
+            Ok(found) => found,
+            Err(error) => return Outcome::Error(said(&error)),
+        };
+        let bundles = |found: ValidatingWebhookConfiguration| {
+            found.webhooks.into_iter().flatten().map(|webhook| webhook.client_config.ca_bundle).collect::<Bundles>()
+        };
+        let of_pods = of_pods
+            .map(|found| found.webhooks.into_iter().flatten().map(|webhook| webhook.client_config.ca_bundle).collect());
+        webhooks([
+            (injector, "no pod is given a proxy by itself", of_pods),
+            (routes, "nobody who writes a route is told what of it is not carried out", of_routes.map(bundles)),
+            (objectives, "what could never be promised is not refused", of_objectives.map(bundles)),
+        ])
     }
 
     async fn api_service(&self) -> Outcome {
@@ -245,6 +254,25 @@ impl Cluster<'_> {
     }
 }
 
+/// By which roots the API server expects each webhook of a configuration.
+type Bundles = Vec<Option<ByteString>>;
+
+/// What comes of configurations of webhooks: each by its name, and what is missing where there is none.
+fn webhooks(configurations: [(String, &str, Option<Bundles>); 3]) -> Outcome {
+    let is_trusted = |bundle: &Option<ByteString>| bundle.as_ref().is_some_and(|bundle| !bundle.0.is_empty());
+    for (name, _, bundles) in &configurations {
+        if bundles.as_ref().is_some_and(|bundles| !bundles.iter().all(is_trusted)) {
+            return Outcome::Fail(format!(
+                "{name} has no caBundle; the leading controller writes it when it has a certificate"
+            ));
+        }
+    }
+    match configurations.iter().find(|(_, _, bundles)| bundles.is_none()) {
+        Some((name, missed, _)) => Outcome::Warning(format!("there is no {name}: {missed}")),
+        None => Outcome::Ok,
+    }
+}
+
 /// Who may not read everything is not told that something is wrong.
 fn unless_forbidden(error: &kube::Error) -> Outcome {
     match error {
@@ -304,6 +332,28 @@ mod tests {
             assert_eq!(recent_enough("1", minor, "v1") == Outcome::Ok, is_enough, "{minor}");
         }
         assert_eq!(recent_enough("2", "0", "v2.0.0"), Outcome::Ok);
+    }
+
+    #[test]
+    fn every_webhook_has_roots() {
+        let of = |bundles: [Option<Vec<Option<&str>>>; 3]| {
+            let bundle = |bundle: Option<&str>| bundle.map(|pem| ByteString(pem.as_bytes().to_vec()));
+            let mut names = ["pods", "routes", "objectives"].into_iter();
+            webhooks(bundles.map(|bundles| {
+                let bundles = bundles.map(|bundles| bundles.into_iter().map(bundle).collect());
+                (names.next().unwrap().to_owned(), "nothing", bundles)
+            }))
+        };
+        let good = || Some(vec![Some("a root")]);
+        assert_eq!(of([good(), good(), good()]), Outcome::Ok);
+        for bad in [Some(vec![None]), Some(vec![Some("")]), Some(vec![Some("a root"), None])] {
+            let outcome = of([good(), None, bad]);
+            assert!(
+                matches!(&outcome, Outcome::Fail(why) if why.starts_with("objectives has no caBundle")),
+                "{outcome:?}"
+            );
+        }
+        assert_eq!(of([good(), None, good()]), Outcome::Warning("there is no routes: nothing".to_owned()));
     }
 
     #[test]
