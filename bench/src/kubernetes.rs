@@ -4,7 +4,9 @@
 mod changes;
 mod cluster;
 mod inject;
+mod jobs;
 mod objects;
+mod pods;
 mod replicas;
 mod resync;
 mod webhook;
@@ -42,6 +44,9 @@ pub struct Plan {
     /// Endpoints that are added and removed again
     #[arg(long, default_value_t = 200)]
     changes: usize,
+    /// Jobs that end
+    #[arg(long, default_value_t = 20)]
+    jobs: usize,
     /// Pods per second that the webhook is asked about
     #[arg(long, default_value_t = 100)]
     reviews_per_second: u32,
@@ -66,6 +71,7 @@ async fn in_cluster(programs: &Path, plan: &Plan) -> anyhow::Result<()> {
     let mut replicas = Replicas::start(&cluster, programs, plan.replicas).await?;
     print!("{}", resync::first(&replicas, plan.pods, plan.services).await?);
     print!("{}", changes::run(&cluster, &replicas, plan.changes).await?);
+    print!("{}", jobs::run(&cluster, programs, &replicas, plan.jobs).await?);
     print!("{}", webhook::run(&cluster, &replicas, plan.reviews_per_second, plan.reviews_for).await?);
     print!("{}", resync::again(&mut replicas, plan.kills).await?);
     Ok(())

@@ -1,11 +1,6 @@
 //! From an EndpointSlice that changes in the API server until that is in force in a proxy: its own discovery client, over mutual TLS.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use conduit_api::{Target, TrustDomain};
@@ -18,11 +13,7 @@ use conduit_proxy::{
         client::{Discovery, DiscoveryTask},
     },
 };
-use k8s_openapi::api::{
-    authentication::v1::TokenRequest,
-    core::v1::{ConfigMap, Pod, Service, ServiceAccount},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
@@ -37,6 +28,7 @@ use super::{
     NAMESPACE,
     cluster::Cluster,
     objects::object,
+    pods::Played,
     replicas::{Replicas, ip},
 };
 use crate::{
@@ -51,7 +43,6 @@ const NAME: &str = "changing";
 const CLIENT: &str = "client";
 /// Something is wrong if it takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Between two changes.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -115,7 +106,11 @@ async fn proxy(
     replicas: &Replicas,
     target: &str,
 ) -> anyhow::Result<(WorkloadTls, Watched, Discovery)> {
-    let (token, anchors) = credentials(cluster).await?;
+    let containers = json!([{"name": "conduit-proxy", "image": "played"}]);
+    let metadata = json!({"name": CLIENT, "annotations": {"conduit.io/inject": "disabled"}});
+    let spec = json!({"nodeName": "node-1", "serviceAccountName": "default", "containers": containers});
+    let client = Played::make(cluster, object(json!({"metadata": metadata, "spec": spec}))?).await?;
+    let (token, anchors) = (client.token, client.anchors);
     let domain: TrustDomain = "cluster.local".parse()?;
     let addresses: Vec<_> = (0..replicas.len()).map(|replica| format!("{}:8086", ip(replica))).collect();
     let tls = identity::of_proxy(addresses.clone(), &domain, anchors, token.clone()).await?;
@@ -125,42 +120,4 @@ async fn proxy(
     spawn_local(task.run());
     let watched = discovery.follow(Target::Address(target.parse()?)).await;
     Ok((tls, watched.context("the proxy does not follow what it asked for")?, discovery))
-}
-
-/// What the kubelet would give the pod: its token, and the trust anchors.
-async fn credentials(cluster: &Cluster) -> anyhow::Result<(PathBuf, PathBuf)> {
-    let pods = Api::<Pod>::namespaced(cluster.client.clone(), NAMESPACE);
-    let containers = json!([{"name": "conduit-proxy", "image": "played"}]);
-    let metadata = json!({"name": CLIENT, "annotations": {"conduit.io/inject": "disabled"}});
-    let spec = json!({"nodeName": "node-1", "serviceAccountName": "default", "containers": containers});
-    let pod = pods.create(&PostParams::default(), &object(json!({"metadata": metadata, "spec": spec}))?).await?;
-    let uid = pod.metadata.uid.context("the pod has no uid")?;
-    let bound = json!({"apiVersion": "v1", "kind": "Pod", "name": CLIENT, "uid": uid});
-    let request: TokenRequest = object(json!({
-        "metadata": {}, "spec": {"audiences": ["conduit.io/identity"], "expirationSeconds": 3600, "boundObjectRef": bound},
-    }))?;
-    let accounts = Api::<ServiceAccount>::namespaced(cluster.client.clone(), NAMESPACE);
-    let answer = accounts.create_token_request("default", &PostParams::default(), &request).await?;
-    let token = answer.status.context("the API server gives no token")?.token;
-
-    let bundles = Api::<ConfigMap>::namespaced(cluster.client.clone(), NAMESPACE);
-    let began = Instant::now();
-    let anchors = loop {
-        let bundle = bundles.get_opt("conduit-trust-bundle").await?.and_then(|bundle| bundle.data);
-        if let Some(anchors) = bundle.and_then(|data| data.into_values().next()) {
-            break anchors;
-        }
-        if began.elapsed() > PATIENCE {
-            bail!("there is no trust bundle within {PATIENCE:?}");
-        }
-        sleep(LOOK_AGAIN).await;
-    };
-    let directory = cluster.directory.path();
-    Ok((write(directory, "token", &token)?, write(directory, "trust-bundle.pem", &anchors)?))
-}
-
-fn write(directory: &Path, name: &str, text: &str) -> anyhow::Result<PathBuf> {
-    let file = directory.join(name);
-    fs::write(&file, text)?;
-    Ok(file)
 }
