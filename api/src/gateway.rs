@@ -35,7 +35,8 @@ pub struct Spec {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Reference {
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// Written also if it is empty: of a parent, Kubernetes takes what is not said for a Gateway's.
+    #[serde(default)]
     group: String,
     #[serde(default = "service_kind")]
     kind: String,

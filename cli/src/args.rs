@@ -8,7 +8,7 @@ use crate::{
     history, identity,
     inject::{InjectArgs, UninjectArgs},
     local::LocalCommand,
-    pods, raft, routes, slo, stat, tap, top, uninstall, upgrade, version, wait,
+    pods, profile, raft, routes, slo, stat, tap, top, uninstall, upgrade, version, wait,
 };
 
 /// Conduit, a service mesh
@@ -80,6 +80,8 @@ pub enum Command {
         #[command(subcommand)]
         command: raft::Command,
     },
+    /// Print routes for the calls of a service, by its definition or by what it is asked: conduit profile web:80 --tap deploy/web | kubectl apply -f -
+    Profile(profile::Args),
     /// Print what earlier releases have installed and this one does not: conduit prune | kubectl delete -f -
     Prune,
     /// Configure again what was configured at a revision

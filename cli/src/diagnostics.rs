@@ -1,6 +1,5 @@
 //! `conduit diagnostics`: what controllers and proxies know and count, as they say it themselves.
 
-mod authority;
 mod obfuscated;
 
 use std::{io::Write, time::Duration};
@@ -15,8 +14,9 @@ use conduit_api::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use self::{authority::Authority, obfuscated::Obfuscation};
+use self::obfuscated::Obfuscation;
 use crate::{
+    authority::Authority,
     control_plane::ControlPlane,
     global::Global,
     output::{TableOrJson, write_json},

@@ -14,6 +14,7 @@
 pub mod address;
 pub mod alerts;
 pub mod args;
+pub mod authority;
 pub mod ca;
 pub mod check;
 pub mod completion;
@@ -38,6 +39,7 @@ pub mod output;
 pub mod plugin;
 pub mod pods;
 pub mod printable;
+pub mod profile;
 pub mod prune;
 pub mod raft;
 pub mod resource;

@@ -13,7 +13,7 @@ use conduit_cli::{
     global::Global,
     history, identity, inject, install,
     local::directory::MeshDirectory,
-    plugin, pods, prune, raft, routes, slo, stat,
+    plugin, pods, profile, prune, raft, routes, slo, stat,
     stdout::{self, Stdout},
     tap, top, uninstall, upgrade, version, wait,
 };
@@ -125,6 +125,7 @@ async fn ask(cli: &Cli, control_plane: &ControlPlane) -> anyhow::Result<ExitCode
         Command::Get(args) => get::run(args, global, control_plane, out, notes).await?,
         Command::Local { .. } | Command::Install(_) | Command::Inject(_) | Command::Uninject(_) => {}
         Command::Pods(args) => pods::run(args, global, control_plane, out, notes).await?,
+        Command::Profile(args) => profile::run(args, global, control_plane, out, notes).await?,
         Command::Prune => prune::run(global, out).await?,
         Command::Raft { command } => raft::run(command, control_plane, global.api_addr.is_empty(), out).await?,
         Command::Routes(args) => stat::routes::run(args, global, control_plane, out, notes).await?,

@@ -13,7 +13,7 @@ use std::{
 
 use commands::fake::{Answers, Replica};
 use conduit_api::proto::{
-    common::{ResourceRef, SocketAddress},
+    common::{Direction, ResourceRef, SocketAddress},
     public::{
         Alert, AlertEvent, Assessment, BasicStats, BurnRate, Change, CheckResult, Edge, EdgesResponse, Group,
         ListAlertsResponse, Objective, Pod, RaftMember, RaftStatusResponse, SelfCheckResponse, StatResponse, StatRow,
@@ -847,6 +847,56 @@ async fn diagnostics_are_what_is_said() {
         assert!(status.code() == Some(1) && error.contains(says), "{args}: {error}");
         assert!(shows.contains(shown) && shows.contains("# ERROR "), "{args}: {shows}");
     }
+}
+
+#[tokio::test]
+async fn routes_are_made_of_what_is_described_and_of_what_is_asked() {
+    let directory = TempDir::new().unwrap();
+    let file = |name: &str, text: &str| {
+        let file = directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let definition =
+        file("voting.proto", "syntax = \"proto3\"; package a.v1; service Voting { rpc Vote (A) returns (A); }");
+    let (routes, notes) = ok(&format!("profile voting.shop:8080 --proto {definition}")).await;
+    assert_eq!((routes.matches("kind: HTTPRoute").count(), notes.as_str()), (2, ""), "{routes}");
+    assert!(routes.contains("value: /a.v1.Voting/Vote\n") && routes.contains("name: voting-other\n"), "{routes}");
+    assert!(routes.contains("group: ''\n    kind: Service\n    name: voting\n"), "it is for kubectl as well: {routes}");
+    let described = file("books.yaml", "paths: {/books: {get: {}}, '/books/{id}': {get: {}, put: {}}}");
+    let (routes, notes) = ok(&format!("-n shop profile books:80 --open-api {described}")).await;
+    assert_eq!(routes.matches("kind: HTTPRoute").count(), 4, "{routes}");
+    assert!(notes.starts_with("note: 2 routes take everything below a path"), "{notes}");
+
+    let answers = Answers::default();
+    let events = answers.tap();
+    let replica = Replica::start(answers);
+    for (stream, path) in [(1, "/books/17"), (2, "/books/18"), (3, "/health"), (4, "/more")] {
+        let request = RequestInit { method: "GET".into(), path: path.into(), ..RequestInit::default() };
+        let inbound = Direction::Inbound.into();
+        let event = TapEvent { kind: Some(Kind::RequestInit(request)), direction: inbound, ..event(stream) };
+        events.send(Ok(event)).await.unwrap();
+    }
+    let flags = format!("--api-addr {} -n shop profile web:80 --tap deploy/web", replica.address());
+    let (routes, notes) = ok(&format!("{flags} --tap-duration 3s --tap-route-limit 2")).await;
+    let names = ["web-get-books\n", "web-get-health\n", "web-other\n"];
+    assert!(
+        names.iter().all(|name| routes.contains(&format!("  name: {name}"))) && !routes.contains("more"),
+        "{routes}"
+    );
+    assert!(notes.contains("more than 2 calls") && notes.contains("1 routes take everything"), "{notes}");
+
+    for (args, says) in [
+        ("profile voting --template", "say which port requests go to, as in voting:80"),
+        ("profile voting:80 --proto /nonexistent/a.proto", "cannot read /nonexistent/a.proto"),
+        (&format!("profile voting:80 --open-api {definition}"), "voting.proto: this is no OpenAPI document"),
+        (flags.as_str(), "no pods found for deployment/web"),
+    ] {
+        let error = fails(args).await;
+        assert!(error.contains(says), "{args}: {error}");
+    }
+    assert_eq!(run("profile voting:80").await.status.code(), Some(1), "something has to be said of its calls");
+    drop(events);
 }
 
 #[tokio::test]

@@ -359,10 +359,23 @@ fn routes_are_followed(cluster: &Cluster) {
     cluster.apply(&route("kept", "web", json!({})));
     all_have_routes(cluster, &["kept"]);
     eventually("it is accepted", || complaints(cluster, "kept")?.is_empty().then_some(()));
+    what_is_printed_is_accepted(cluster);
     a_route_says_what_it_lacks(cluster);
     others_are_left_alone(cluster);
     let refused = cluster.refused("controller-0", "delete httproute kept -n shop");
     assert!(refused.contains("kubectl"), "{refused}");
+}
+
+/// What `conduit profile` writes is of the Gateway API as the cluster has it, and for a Service.
+fn what_is_printed_is_accepted(cluster: &Cluster) {
+    let (printed, _) = cluster.conduit("profile web.shop:80 --template", "");
+    cluster.apply(&printed);
+    all_have_routes(cluster, &["kept", "web-get-example", "web-other", "web-v1-items"]);
+    for name in ["web-get-example", "web-other", "web-v1-items"] {
+        eventually("it is accepted", || complaints(cluster, name)?.is_empty().then_some(()));
+    }
+    cluster.kubectl("-n shop delete httproute web-get-example web-other web-v1-items");
+    all_have_routes(cluster, &["kept"]);
 }
 
 fn a_route_says_what_it_lacks(cluster: &Cluster) {

@@ -6,16 +6,19 @@ use conduit_api::ServiceName;
 
 /// `web-svc.emojivoto.svc.cluster.local:80`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Authority {
-    pub(super) service: String,
+pub struct Authority {
+    /// Its name.
+    pub service: String,
     /// As the command line says, if it is not said here.
-    pub(super) namespace: Option<String>,
-    pub(super) port: Option<u16>,
+    pub namespace: Option<String>,
+    /// All of its ports, if none is said.
+    pub port: Option<u16>,
 }
 
+/// Something else.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a service as clients say it: write NAME.NAMESPACE:PORT, as in web-svc.emojivoto:80")]
-pub(super) struct NoAuthority(String);
+pub struct NoAuthority(String);
 
 impl FromStr for Authority {
     type Err = NoAuthority;
