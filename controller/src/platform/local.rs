@@ -110,7 +110,10 @@ enum FileError {
 /// Reads the file as it is now. It is replaced by renaming, so a partial one is never seen.
 fn read(path: &Path) -> Result<Inventory, FileError> {
     let bytes = fs::read(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| FileError::Parse { path: path.to_owned(), source })
+    let read: Result<Inventory, _> = serde_json::from_slice(&bytes);
+    let read = read.map_err(|source| FileError::Parse { path: path.to_owned(), source })?;
+    // There are no objects here to declare any: what the backup of a cluster has brought would be nobody's to change.
+    Ok(Inventory { objectives: Some(Vec::new()), ..read })
 }
 
 /// Tells that the file may have changed, and at once. Dropping it ends the watch.

@@ -90,6 +90,8 @@ pub struct Objects {
     pods: Known<PodName, PodFacts>,
     routes: Perhaps<routes::Key, RouteFacts>,
     objectives: Perhaps<objectives::Key, ObjectiveFacts>,
+    /// What follows from them, which is the same however pods come and go; nothing since they have changed.
+    promised: Option<(Vec<Declared>, Vec<Statement>)>,
     /// What is to be told anew; nothing while nothing was told, so that all of it is.
     stale: Option<Stale>,
     /// The control plane's own namespace, which proxies of it are labelled with.
@@ -164,6 +166,7 @@ impl Objects {
             pods: Known::new(),
             routes: Perhaps::new(),
             objectives: Perhaps::new(),
+            promised: None,
             stale: None,
             namespace: namespace.to_owned(),
             trust_domain: trust_domain.clone(),
@@ -196,9 +199,16 @@ impl Objects {
                 })
             }
             Observed::Route(event) => self.routes.observe(event, routes::read),
-            Observed::Objective(event) => self.objectives.observe(event, objectives::read),
+            Observed::Objective(event) => {
+                let is_new = self.objectives.observe(event, objectives::read);
+                self.promised = self.promised.take().filter(|_| !is_new);
+                is_new
+            }
             Observed::Missing(Optional::HttpRoute) => self.routes.missing(),
-            Observed::Missing(Optional::Objective) => self.objectives.missing(),
+            Observed::Missing(Optional::Objective) => {
+                self.promised = None;
+                self.objectives.missing()
+            }
             Observed::Untold(kind) => {
                 match kind {
                     Optional::HttpRoute => self.routes.untold(),
@@ -270,6 +280,9 @@ impl Objects {
     /// What the control plane is to be told, and what is to be said in the status of what people have configured: all of it at first, and later what
     /// has changed since.
     pub fn tell(&mut self) -> (Told, Vec<Statement>) {
+        if self.promised.is_none() {
+            self.promised = Some(self.promised());
+        }
         let (configured, statements) = self.configured();
         let told = match self.stale.replace(Stale::default()) {
             Some(stale) => Told::Changed(self.changed(&stale, configured)),
@@ -328,7 +341,7 @@ impl Objects {
         let ports = |name: &ServiceName| self.services.objects.get(name).map(|facts| &facts.ports);
         let decisions = self.routes.objects().iter().map(|(key, facts)| facts.decide(key, ports));
         let (routes, of_routes): (Vec<_>, Vec<_>) = decisions.unzip();
-        let (objectives, of_objectives) = objectives::decide(self.objectives.objects());
+        let (objectives, of_objectives) = self.promised();
         // Not while an API server says of other kinds that there are none, which cannot be.
         let is_sure = |is_listed| is_listed && !self.is_doubtful();
         let configured = Configured {
@@ -336,6 +349,10 @@ impl Objects {
             objectives: is_sure(self.objectives.is_listed()).then_some(objectives),
         };
         (configured, of_routes.into_iter().flatten().chain(of_objectives).collect())
+    }
+
+    fn promised(&self) -> (Vec<Declared>, Vec<Statement>) {
+        self.promised.clone().unwrap_or_else(|| objectives::decide(self.objectives.objects()))
     }
 
     fn is_doubtful(&self) -> bool {

@@ -32,7 +32,9 @@ fn cluster() -> Objects {
 impl Objects {
     /// All of it, made anew.
     fn inventory(&self) -> Inventory {
-        self.all(self.configured().0)
+        let all = self.all(self.configured().0);
+        let objectives = all.objectives.is_some().then(|| objectives::decide(self.objectives.objects()).0);
+        Inventory { objectives, ..all }
     }
 
     fn statements(&self) -> Vec<Statement> {
