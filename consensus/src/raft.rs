@@ -104,8 +104,8 @@ impl Timing {
             quorum_loss_probe_interval: Some(ms(self.election_max * 2)),
             // A leader that restarts asks for votes like everybody: its leadership ended with its process.
             enable_leader_restore: Some(false),
-            // A file whose newest pages are damaged opens as it was one commit before: its replica is given again what it has lost. Otherwise
-            // the leader would take that for impossible, and end where assertions are compiled in.
+            // A replica that somebody gave an older copy of its file is given again what it has lost; the leader would end where assertions are
+            // compiled in. What a disk has lost is found when the file is opened.
             allow_log_reversion: Some(true),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every),
             max_in_snapshot_log_to_keep: compaction.keep,

@@ -27,7 +27,7 @@ use crate::{
     command::{Command, Proposal},
     raft::{Entry, LeaderId, LogId, Member, SnapshotMeta, StoredMembership, Vote},
     store::{
-        COMMITTED, LOG, META, PURGED, SNAPSHOT, SNAPSHOT_META, VOTE, decode, encode,
+        COMMITTED, LOG, META, PURGED, SNAPSHOT, SNAPSHOT_META, VOTE, commit, decode, encode,
         machine::{StateMachine, encode_snapshot},
         read_meta,
     },
@@ -119,19 +119,15 @@ fn go_on_alone(database: &Arc<Database>, id: NodeId, member: &Member, wanted: &W
         (SNAPSHOT_META, encode(&meta)?),
         (SNAPSHOT, snapshot),
     ];
-    let write = || -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        {
-            transaction.open_table(LOG)?.retain(|_, _| false)?;
-            let mut table = transaction.open_table(META)?;
-            for (name, value) in &written {
-                table.insert(*name, value.as_slice())?;
-            }
+    let committed = commit(database, |transaction| {
+        transaction.open_table(LOG)?.retain(|_, _| false)?;
+        let mut table = transaction.open_table(META)?;
+        for (name, value) in &written {
+            table.insert(*name, value.as_slice())?;
         }
-        transaction.commit()?;
         Ok(())
-    };
-    write().map_err(io::Error::other)
+    });
+    committed.map_err(io::Error::other)
 }
 
 fn entries_after(database: &Database, last: Option<LogId>) -> io::Result<Vec<Entry>> {

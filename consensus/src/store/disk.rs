@@ -19,7 +19,7 @@ pub enum Disk {
 }
 
 /// The unit in which a disk writes: half of what was being written when the power went may be there, and half of this never is.
-const SECTOR_BYTES: usize = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 
 /// A disk that is slow, fills up, fails to sync, or loses power between any two of its operations. Clones are the same disk.
 ///

@@ -1,7 +1,7 @@
 //! The log on redb.
 //!
 //! ```text
-//!   append ──► commit without fsync (readable at once) ──► flusher ──► one fsync for all that waits ──► callbacks
+//!   append ──► commit without fsync (readable at once) ──► flusher ──► one durable commit for all that waits ──► callbacks
 //! ```
 
 use std::{
@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    COMMITTED, LOG, META, PURGED, VOTE, decode,
+    COMMITTED, LOG, META, PURGED, VOTE, commit, decode,
     disk::{Disk, SimulatedDisk},
     encode, read_meta,
 };
@@ -33,6 +33,9 @@ use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
 /// Flushes that wait for the one under way; then appends wait as well. The core never has this many under way.
 const FLUSHES_WAITING_MAX: usize = 1024;
+
+/// Of the pages, and of the header that says they are there; see [`commit`].
+const SYNCS_PER_COMMIT: u32 = 2;
 
 /// The log of one replica. Clones are readers of it.
 #[derive(Clone)]
@@ -44,7 +47,7 @@ pub struct LogStore {
 /// Who makes writes durable.
 #[derive(Clone)]
 enum Flusher {
-    /// A thread, so that entries which come while one fsync runs share the next.
+    /// A thread, so that entries which come while one commit is made durable share the next.
     Thread(Arc<Thread>),
     /// A task: other threads would bring the real clock into a simulation.
     Task(async_mpsc::Sender<Waiting>),
@@ -171,18 +174,18 @@ fn flush_all(database: &Database, waiting: &mpsc::Receiver<Waiting>) {
     }
 }
 
-/// The same, on a disk of which the fsync takes as long as it says.
+/// The same, on a disk of which each sync takes as long as it says.
 async fn flush_slowly(database: Arc<Database>, disk: SimulatedDisk, mut waiting: async_mpsc::Receiver<Waiting>) {
     while let Some(first) = waiting.recv().await {
         let mut all = vec![first];
         all.extend(std::iter::from_fn(|| waiting.try_recv().ok()));
-        sleep(disk.latency()).await;
+        sleep(disk.latency() * SYNCS_PER_COMMIT).await;
         flush_together(&database, all);
     }
 }
 
 fn flush_together(database: &Database, all: Vec<Waiting>) {
-    let result = fsync(database);
+    let result = make_durable(database);
     for waiting in all {
         // An error is told to each; its kind and text are all that can be copied.
         waiting.flushed(result.as_ref().copied().map_err(|e| io::Error::new(e.kind(), e.to_string())));
@@ -190,13 +193,8 @@ fn flush_together(database: &Database, all: Vec<Waiting>) {
 }
 
 /// An empty durable commit makes all commits before it durable.
-fn fsync(database: &Database) -> io::Result<()> {
-    let commit = || -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        transaction.commit()?;
-        Ok(())
-    };
-    commit().map_err(io::Error::other)
+fn make_durable(database: &Database) -> io::Result<()> {
+    commit(database, |_| Ok(())).map_err(io::Error::other)
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

@@ -10,7 +10,7 @@ use openraft::{
 use redb::Database;
 use tokio::sync::watch;
 
-use super::{META, SNAPSHOT, SNAPSHOT_META, decode, encode, read_meta, read_raw};
+use super::{META, SNAPSHOT, SNAPSHOT_META, commit, decode, encode, read_meta, read_raw};
 use crate::{
     command::{Applied, Outcome},
     raft::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
@@ -102,17 +102,13 @@ fn decode_snapshot(data: &[u8]) -> io::Result<MeshState> {
 /// One change: there is the old snapshot, or the new one.
 fn save(database: &Database, meta: &SnapshotMeta, data: &[u8]) -> io::Result<()> {
     let meta = encode(meta)?;
-    let write = || -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        {
-            let mut table = transaction.open_table(META)?;
-            table.insert(SNAPSHOT_META, meta.as_slice())?;
-            table.insert(SNAPSHOT, data)?;
-        }
-        transaction.commit()?;
+    let saved = commit(database, |transaction| {
+        let mut table = transaction.open_table(META)?;
+        table.insert(SNAPSHOT_META, meta.as_slice())?;
+        table.insert(SNAPSHOT, data)?;
         Ok(())
-    };
-    write().map_err(io::Error::other)
+    });
+    saved.map_err(io::Error::other)
 }
 
 /// A state that waits to be written down.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::{
-    disk::{Fault, SimulatedDisk},
+    disk::{Fault, SECTOR_BYTES, SimulatedDisk},
     log::LogStore,
     machine::StateMachine,
     *,
@@ -189,6 +189,42 @@ async fn a_file_with_a_changed_byte_is_not_opened_as_something_else() {
             Err(error) => assert!(error.to_string().contains("data directory"), "{error}"),
         }
     }
+}
+
+/// A replica is killed, and a sector of its disk is bad. Of the newest pages as well nobody may take that for a write that was under way:
+/// what the file says was acknowledged is all there, or it is not opened.
+#[tokio::test]
+async fn what_was_acknowledged_is_there_or_said_to_be_damaged_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join(FILE);
+    let (mut log, _machine) = reopen(directory.path());
+    log.save_vote(&Vote::new_committed(3, NodeId::new(1))).await.unwrap();
+    log.blocking_append((1..=3).map(entry)).await.unwrap();
+    let before = fs::read(&file).unwrap();
+    log.blocking_append([entry(4)]).await.unwrap();
+    // As it is when nobody closes it.
+    let killed = fs::read(&file).unwrap();
+    let newest: Vec<_> = (0..killed.len())
+        .step_by(SECTOR_BYTES)
+        .filter(|at| before.get(*at..at + SECTOR_BYTES) != killed.get(*at..at + SECTOR_BYTES))
+        .collect();
+    let mut refused = 0;
+    for at in &newest {
+        let mut bad = killed.clone();
+        bad[*at..at + SECTOR_BYTES].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join(FILE), &bad).unwrap();
+        match open(elsewhere.path(), &Disk::File) {
+            Ok((database, _)) => {
+                let mut log = LogStore::new(database, &Disk::File).unwrap();
+                assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(4)), "sector at {at}");
+            }
+            Err(OpenError::Damaged { .. }) => refused += 1,
+            // Where the head of the file is gone it is no database any more.
+            Err(error) => assert!(*at == 0, "sector at {at}: {error}"),
+        }
+    }
+    assert!(refused > 0, "of {} sectors that are new, one means something", newest.len());
 }
 
 /// What a store was told, and has said that it holds.
