@@ -405,25 +405,6 @@ impl Cluster {
         fs::write(path, content)
     }
 
-    /// Until every replica votes again; `false` if `replica` has ended instead.
-    ///
-    /// # Errors
-    /// When neither happens.
-    pub async fn all_vote_or_ended(&mut self, replica: usize) -> anyhow::Result<bool> {
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
-            let ended = self.replicas[replica].process.as_mut().is_none_or(|p| !matches!(p.try_wait(), Ok(None)));
-            if ended {
-                self.replicas[replica].process = None;
-                return Ok(false);
-            }
-            if timeout(ANSWER_TIMEOUT, self.all_vote()).await.is_ok_and(|voted| voted.is_ok()) {
-                return Ok(true);
-            }
-        }
-        bail!("{} neither took part nor ended within {PATIENCE:?}\n{}", Self::name(replica), self.logs())
-    }
-
     /// The public API of a replica.
     ///
     /// # Errors

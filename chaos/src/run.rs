@@ -315,15 +315,11 @@ async fn inject(cluster: &mut Cluster, Step { fault, lasts, .. }: Step, ended: &
             let others_are_back = cluster.all_vote().await;
             others_are_back.context("the control plane is not whole again after the previous fault")?;
             cluster.kill(replica);
-            if let Fault::DamageDisk(_, per_mille) = fault {
-                cluster.damage(replica, per_mille)?;
-                cluster.spawn(replica)?;
-                // Nothing was there that mattered; or it says so and ends, and is given another disk.
-                if cluster.all_vote_or_ended(replica).await? {
-                    return Ok(());
-                }
+            match fault {
+                // Nothing was there that mattered, or it is put aside.
+                Fault::DamageDisk(_, per_mille) => cluster.damage(replica, per_mille)?,
+                _ => cluster.wipe(replica)?,
             }
-            cluster.wipe(replica)?;
             cluster.spawn(replica)?;
             let replaced = cluster.all_vote().await;
             replaced.with_context(|| format!("controller-{replica} did not take its place again"))

@@ -45,6 +45,8 @@ pub(crate) const SNAPSHOT: &str = "snapshot";
 pub const CHECKER: &str = "raft-check";
 
 const FILE: &str = "raft.redb";
+/// Where a damaged one is kept, for whoever wants to know what has become of it. There is one: the next takes its place.
+const DAMAGED: &str = "raft.redb.damaged";
 /// Pages kept in memory. The log is read back only by followers that are behind; redb's own default is a gigabyte.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -71,14 +73,23 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// What is in it is not what was written.
-    #[error("{} is damaged: move the data directory away; the replica then joins anew, with what the others have", path.display())]
-    Damaged {
+    /// What is in it is not what was written, and it stays where it is.
+    #[error("{} is damaged, and cannot be put aside: move the data directory away; the replica then joins anew", path.display())]
+    PutAside {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that was made a moment ago is damaged as well.
+    #[error("what was written to {} a moment ago is not what is read: the disk is broken; give this replica another", path.display())]
+    BrokenDisk {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be read, or is damaged.
-    #[error("cannot open {}: if it is damaged, move the data directory away; the replica then joins anew", path.display())]
+    /// It cannot be read.
+    #[error("cannot open {}: if its disk is broken, give this replica another; it then joins anew, with what the others have", path.display())]
     Open {
         /// The file.
         path: PathBuf,
@@ -88,30 +99,51 @@ pub enum OpenError {
     },
 }
 
-/// Opens the database in `directory`, or makes a new one; with it, a new id.
+/// Opens the database in `directory`, or makes a new one; with it, a new id. One that is damaged is put aside: its replica has lost its
+/// disk, and joins anew with what the others have.
 ///
 /// # Errors
 /// When the directory cannot be used.
 pub fn open(directory: &Path, disk: &Disk) -> Result<(Arc<Database>, NodeId), OpenError> {
     fs::create_dir_all(directory).map_err(|source| OpenError::Create { path: directory.to_owned(), source })?;
     let path = directory.join(FILE);
-    // Damage that is found now ends this replica with a clear error, and the others go on; found later, it would be a vote or
-    // an entry that is not what it was. At some kinds of damage redb panics: in a thread of that name, where it is an answer like
-    // others.
-    let checked = thread::scope(|scope| {
-        let check = thread::Builder::new().name(CHECKER.to_owned()).spawn_scoped(scope, || checked(&path, disk))?;
-        Ok(check.join())
-    });
-    let database = match checked.map_err(|source| OpenError::Create { path: path.clone(), source })? {
-        Ok(Ok((true, database))) => database,
-        Ok(Ok((false, _)) | Err(DatabaseError::Storage(StorageError::Corrupted(_)))) | Err(_) => {
-            return Err(OpenError::Damaged { path });
+    let database = match undamaged(&path, disk)? {
+        Some(database) => database,
+        None => {
+            let aside = directory.join(DAMAGED);
+            fs::rename(&path, &aside).map_err(|source| OpenError::PutAside { path: path.clone(), source })?;
+            let (was, is) = (path.display(), aside.display());
+            tracing::error!(%was, %is, "what this replica had on its disk is damaged: it is put aside, and the replica joins anew");
+            undamaged(&path, disk)?.ok_or_else(|| OpenError::BrokenDisk { path: path.clone() })?
         }
-        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => return Err(OpenError::InUse { path }),
-        Ok(Err(error)) => return Err(OpenError::Open { path, source: Box::new(error.into()) }),
     };
     let node = own_id(&database).map_err(|source| OpenError::Open { path, source: Box::new(source) })?;
     Ok((Arc::new(database), node))
+}
+
+/// The database at `path`, unless it is damaged. That is found now or never: later it would be a vote or an entry that is not what it was.
+fn undamaged(path: &Path, disk: &Disk) -> Result<Option<Database>, OpenError> {
+    // At some kinds of damage redb panics: in a thread of that name, where it is an answer like others.
+    let checked = thread::scope(|scope| {
+        let check = thread::Builder::new().name(CHECKER.to_owned()).spawn_scoped(scope, || checked(path, disk))?;
+        Ok(check.join())
+    });
+    match checked.map_err(|source| OpenError::Create { path: path.to_owned(), source })? {
+        Ok(Ok((true, database))) => Ok(Some(database)),
+        Ok(Ok((false, _))) | Err(_) => Ok(None),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(OpenError::InUse { path: path.to_owned() }),
+        Ok(Err(DatabaseError::Storage(error))) if is_damage(&error) => Ok(None),
+        Ok(Err(error)) => Err(OpenError::Open { path: path.to_owned(), source: Box::new(error.into()) }),
+    }
+}
+
+/// Whether what was read is not what was written; a disk that does not answer may do so later.
+fn is_damage(error: &StorageError) -> bool {
+    match error {
+        StorageError::Corrupted(_) => true,
+        StorageError::Io(error) => matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof),
+        _ => false,
+    }
 }
 
 /// The database, and whether it is as it was closed.
