@@ -232,6 +232,8 @@ pub enum Failure {
     NoBackend,
     /// The response did not come within the time that the route gives it.
     Timeout,
+    /// The server has not said that it takes CONNECT with a protocol, and must not be sent it (RFC 8441 section 3).
+    NoExtendedConnect,
     /// The request is refused as it is.
     Refused(Refusal),
 }
@@ -360,6 +362,7 @@ impl Failure {
             Self::NoRoute => 404,
             Self::NoBackend => 500,
             Self::Timeout => 504,
+            Self::NoExtendedConnect => 501,
             Self::Refused(refusal) => refusal.status(),
         }
     }
@@ -369,7 +372,7 @@ impl Failure {
     pub fn grpc_status(self) -> u16 {
         match self {
             Self::NoEndpoints | Self::Overloaded | Self::Connect | Self::Broken | Self::NoBackend => 14,
-            Self::NoRoute => 12,
+            Self::NoRoute | Self::NoExtendedConnect => 12,
             Self::Timeout => 4,
             Self::BadResponse | Self::Refused(_) => 13,
         }
@@ -386,6 +389,7 @@ impl Failure {
             Self::NoRoute => "no-route",
             Self::NoBackend => "no-backend",
             Self::Timeout => "timeout",
+            Self::NoExtendedConnect => "no-extended-connect",
             Self::Refused(refusal) => refusal.reason(),
         }
     }
@@ -401,6 +405,7 @@ impl Failure {
             Self::NoRoute => "no route accepts the request",
             Self::NoBackend => "the route has no backend",
             Self::Timeout => "the response did not come within the route's timeout",
+            Self::NoExtendedConnect => "the server takes no CONNECT with a protocol over HTTP/2; use HTTP/1.1",
             Self::Refused(_) => "the request could mean more than one thing, or is beyond a limit",
         }
     }

@@ -18,7 +18,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,11 +32,12 @@ use conduit_api::{
     },
 };
 use data_plane::harness::{Mesh, Meshed, identity, text};
-use http::{Request, Response, StatusCode, Version, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::{
     body::{Frame, Incoming},
     client::conn::{http1, http2},
+    ext::Protocol,
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -180,6 +181,92 @@ async fn http2_keeps_its_trailers_and_its_streams_apart() {
     assert_eq!(server.metric("response_total", &failed).await, 1.0);
     let succeeded = ["direction=\"outbound\"", "classification=\"success\"", "grpc_status_code=\"0\""];
     assert_eq!(web.metric("response_total", &succeeded).await, 19.0);
+}
+
+/// RFC 8441: a tunnel on a stream. A server that has not said that it takes them is not sent any, and its other streams are none the worse.
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_carries_web_sockets_to_servers_that_take_them() {
+    let mut mesh = Mesh::start();
+    let (web, taking, other) = (mesh.pod("web").await, mesh.pod("server").await, mesh.pod("server").await);
+    let tunnels = Arc::new(AtomicUsize::new(0));
+    for (number, server) in [(0, &taking), (1, &other)] {
+        let tunnels = tunnels.clone();
+        let takes = number == 0;
+        server
+            .app(move |stream| {
+                let tunnels = tunnels.clone();
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    if request.method() == Method::CONNECT {
+                        tunnels.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(request.extensions().get::<Protocol>().unwrap().as_str(), "websocket");
+                        assert_eq!(request.uri().path(), "/chat");
+                        let upgraded = hyper::upgrade::on(request);
+                        tokio::spawn(async move {
+                            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+                            tokio::io::copy(&mut read, &mut write).await.unwrap();
+                            write.shutdown().await.unwrap();
+                        });
+                    }
+                    async { Ok::<_, Infallible>(text("")) }
+                });
+                let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                if takes {
+                    http.enable_connect_protocol();
+                }
+                async move {
+                    let _ = http.serve_connection(TokioIo::new(stream), answer).await;
+                }
+            })
+            .await;
+        mesh.service(number, &[(server, identity("server"))]).await;
+    }
+    let connect = async |service: u8| {
+        let stream = TcpStream::connect(web.towards(service)).await.unwrap();
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    };
+    let request = |service: u8, method: Method| {
+        let request = Request::builder().method(&method).uri(format!("http://service-{service}.test/chat"));
+        let protocol = (method == Method::CONNECT).then_some(Protocol::from_static("websocket"));
+        let mut request = request.version(Version::HTTP_2).body(Empty::<Bytes>::new()).unwrap();
+        protocol.map(|protocol| request.extensions_mut().insert(protocol));
+        request
+    };
+
+    // The first request of its connections: what the server takes is not known yet.
+    let mut taking = connect(0).await;
+    let response = taking.send_request(request(0, Method::CONNECT)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let said: Vec<u8> = (0..300_000_u32).map(|i| i as u8).collect();
+    for part in said.chunks(100_000) {
+        let mut heard = vec![0; part.len()];
+        let (mut read, mut write) = tokio::io::split(&mut tunnel);
+        tokio::join!(async { write.write_all(part).await.unwrap() }, async {
+            read.read_exact(&mut heard).await.unwrap()
+        });
+        assert!(heard == part);
+    }
+    assert_eq!(taking.send_request(request(0, Method::GET)).await.unwrap().status(), StatusCode::OK);
+    tunnel.shutdown().await.unwrap();
+    assert_eq!(
+        tunnel.read(&mut [0]).await.unwrap(),
+        0,
+        "the end of one direction arrives, and brings that of the other"
+    );
+    assert_eq!(tunnels.load(Ordering::Relaxed), 1);
+
+    let mut other = connect(1).await;
+    let (refused, answered) = tokio::join!(
+        other.clone().send_request(request(1, Method::CONNECT)),
+        other.send_request(request(1, Method::GET))
+    );
+    let refused = refused.unwrap();
+    assert_eq!(refused.status(), StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(refused.headers()["conduit-proxy-error"], "no-extended-connect");
+    assert_eq!(answered.unwrap().status(), StatusCode::OK);
+    assert_eq!(tunnels.load(Ordering::Relaxed), 1, "it was not sent what it has not said that it takes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,6 +183,10 @@ impl<F: Forward> Clients<F> {
                 self.forward.refused(refusal);
                 flight.reset(Reason::INTERNAL_ERROR);
             }
+            Outcome::Unsupported => {
+                recorded.into_iter().for_each(|recorded| recorded.fail(Failure::NoExtendedConnect));
+                flight.say(Failure::NoExtendedConnect, now);
+            }
             Outcome::Broken => {
                 recorded.into_iter().for_each(|recorded| recorded.fail(Failure::Broken));
                 flight.say(Failure::Broken, now);

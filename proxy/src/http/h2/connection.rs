@@ -137,6 +137,7 @@ pub struct Connection<T> {
     next: u32,
     /// Streams that the peer allows, and the window with which it begins them.
     streams_max: usize,
+    takes_extended_connect: bool,
     initial_window: i64,
     send_window: i64,
     window: Window,
@@ -182,6 +183,7 @@ impl<T: Clone> Connection<T> {
             last: 0,
             next: 1,
             streams_max: STREAMS_AT_FIRST,
+            takes_extended_connect: false,
             initial_window: STREAM_WINDOW.into(),
             send_window: STREAM_WINDOW.into(),
             window: Window::new(window),
@@ -207,6 +209,11 @@ impl<T: Clone> Connection<T> {
     /// Whether the server allows one more, now.
     pub fn has_room(&self) -> bool {
         self.streams.len() < self.streams_max && self.unwritten().len() < OUTPUT_HEADS_MAX
+    }
+
+    /// Whether the server takes CONNECT with a protocol; `None` before it has said what it takes.
+    pub fn takes_extended_connect(&self) -> Option<bool> {
+        self.reading.has_settings.then_some(self.takes_extended_connect)
     }
 
     /// How many the server allows.

@@ -305,6 +305,11 @@ impl Request {
         self.fields.text(self.meaning.path).unwrap_or("*")
     }
 
+    /// Whether it is CONNECT with a protocol, as WebSockets over HTTP/2 begin (RFC 8441).
+    pub fn is_extended_connect(&self) -> bool {
+        self.meaning.protocol.is_some()
+    }
+
     /// Whether its response's status is in the trailers.
     pub fn is_grpc(&self) -> bool {
         self.meaning.is_grpc

@@ -43,6 +43,8 @@ pub(super) enum Outcome {
     BadResponse(Refusal),
     /// It was, to begin with: its client has that already.
     Cut(Refusal),
+    /// The server has not said that it takes such requests.
+    Unsupported,
     /// The connection broke.
     Broken,
     /// It did not come in time.
@@ -246,8 +248,7 @@ impl Flight {
             recorded.request_data(self.client.connection.borrow().held(self.stream));
         }
         self.recorded.replace(Some(recorded));
-        let has_room = server.connection.borrow().has_room() && server.waiting.borrow().is_empty();
-        if has_room {
+        if self.fits(server) && server.waiting.borrow().is_empty() {
             self.open(server, now);
         } else {
             self.server.replace(Server::Waiting(server.clone()));
@@ -256,10 +257,19 @@ impl Flight {
         server.wake();
     }
 
-    /// Begins on `line`, which has room.
+    /// Whether it can begin on `line` now: there is room, and the server has said whether it takes such requests, if others do not.
+    pub(super) fn fits(&self, line: &Line) -> bool {
+        let connection = line.connection.borrow();
+        connection.has_room() && (!self.request.is_extended_connect() || connection.takes_extended_connect().is_some())
+    }
+
+    /// Begins on `line`, which it [fits](Self::fits).
     pub(super) fn open(self: &Rc<Self>, line: &Rc<Line>, now: Instant) {
         if self.is_cancelled() {
             return;
+        }
+        if self.request.is_extended_connect() && line.connection.borrow().takes_extended_connect() != Some(true) {
+            return self.fails(Outcome::Unsupported);
         }
         let (mut client, mut server) = (self.client.connection.borrow_mut(), line.connection.borrow_mut());
         let expects = match self.request.method() {

@@ -87,6 +87,11 @@ impl Line {
         })
     }
 
+    /// Whether the first of the requests that wait can begin.
+    pub(super) fn next_fits(&self) -> bool {
+        self.waiting.borrow().front().is_some_and(|flight| flight.fits(self))
+    }
+
     /// Something is to be written to it, or decided.
     pub(super) fn wake(&self) {
         if let Some(task) = self.task.take() {
@@ -149,11 +154,8 @@ impl Driver {
         let may_read = self.line.connection.borrow().may_read();
         self.write(cx, side, now).map_err(Ended::Io)?;
         read?;
-        let connection = self.line.connection.borrow();
-        let has_room_again =
-            (!may_read && connection.may_read()) || (!self.line.waiting.borrow().is_empty() && connection.has_room());
-        drop(connection);
-        if has_room_again {
+        let may_read_again = !may_read && self.line.connection.borrow().may_read();
+        if may_read_again || self.line.next_fits() {
             // For what the peer makes this side write, or for requests that wait.
             cx.waker().wake_by_ref();
         }

@@ -58,7 +58,7 @@ impl Side for Servers {
     }
 
     fn settle(&mut self, now: Instant) {
-        while self.line.connection.borrow().has_room() {
+        while self.line.next_fits() {
             let Some(flight) = self.line.waiting.borrow_mut().pop_front() else { break };
             flight.open(&self.line, now);
         }

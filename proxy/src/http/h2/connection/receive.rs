@@ -15,7 +15,7 @@ use crate::http::{
 pub(super) struct Reading {
     /// What is to come before the first frame.
     preface: &'static [u8],
-    has_settings: bool,
+    pub(super) has_settings: bool,
     data: Option<Data>,
     pub(super) block: Option<Block>,
     /// When what is not whole yet began: a preface, a block of fields, or a frame that is no data.
@@ -279,6 +279,8 @@ impl<T: Clone> Connection<T> {
                     return Err(Reason::PROTOCOL_ERROR.into());
                 }
                 setting::ENABLE_CONNECT_PROTOCOL if value > 1 => return Err(Reason::PROTOCOL_ERROR.into()),
+                // It may be said later, and not taken back (RFC 8441 section 3).
+                setting::ENABLE_CONNECT_PROTOCOL => self.takes_extended_connect |= value == 1,
                 _ => {}
             }
         }
