@@ -5,7 +5,7 @@ mod learned;
 mod open_api;
 mod proto;
 
-use std::{collections::BTreeSet, io::Write, path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use conduit_api::{
@@ -18,7 +18,7 @@ use conduit_api::{
 };
 use tokio::time::timeout;
 
-use self::calls::{Call, routes};
+use self::calls::{Call, Calls, routes};
 use crate::{
     authority::Authority,
     control_plane::ControlPlane,
@@ -86,14 +86,21 @@ pub async fn run<N: Write>(
     } else if let Some(resource) = &args.tap {
         learn(args, resource, global, control_plane, notes).await?
     } else {
-        BTreeSet::from([Call::exact(Some("GET"), "/example"), Call::below(None, "/v1/items")])
+        [Call::exact(Some("GET"), "/example"), Call::below(None, "/v1/items")].into_iter().collect()
     };
-    if calls.is_empty() {
+    if calls.routable.is_empty() {
         bail!("no calls are found, of which there could be routes");
     }
-    let shared = calls.iter().filter(|call| call.is_prefix).count();
-    for route in routes(&service, port, &calls)? {
+    let shared = calls.routable.iter().filter(|call| call.is_prefix).count();
+    for route in routes(&service, port, &calls.routable)? {
         write!(out, "---\n{}", gateway::to_yaml(&(&route).into())?)?;
+    }
+    if calls.unroutable > 0 {
+        let count = calls.unroutable;
+        writeln!(
+            notes,
+            "note: {count} were left out, since no route can be for such a path or method; they go the way of all others"
+        )?;
     }
     if shared > 0 && !args.template {
         writeln!(
@@ -116,7 +123,7 @@ async fn learn<N: Write>(
     global: &Global,
     control_plane: &ControlPlane,
     notes: &mut N,
-) -> anyhow::Result<BTreeSet<Call>> {
+) -> anyhow::Result<Calls> {
     let target = Selection::parse(&[resource], &global.scope(false)?)?;
     let request = TapRequest {
         target: Some(target.to_wire()),
@@ -124,17 +131,17 @@ async fn learn<N: Write>(
         max_rps: TAP_RPS,
         headers: false,
     };
-    let (mut calls, mut left_out) = (BTreeSet::new(), 0_u64);
+    let (mut calls, mut left_out) = (Calls::default(), 0_u64);
     let mut learn = |event: &TapEvent, _: &mut N| {
         if let Some(Kind::RequestInit(request)) = &event.kind
             && event.direction() == Direction::Inbound
-            && let Some(call) = learned::call(&request.method, &request.path)
-            && !calls.contains(&call)
         {
-            if calls.len() < args.tap_route_limit {
-                calls.insert(call);
-            } else {
+            let call = learned::call(&request.method, &request.path);
+            let is_new = call.as_ref().is_some_and(|call| !calls.routable.contains(call));
+            if is_new && calls.routable.len() >= args.tap_route_limit {
                 left_out += 1;
+            } else {
+                calls.add(call);
             }
         }
         Ok(())
@@ -143,7 +150,7 @@ async fn learn<N: Write>(
     if let Ok(ended) = timeout(args.tap_duration, watched).await {
         ended?;
     }
-    if calls.is_empty() {
+    if calls.routable.is_empty() {
         bail!("{resource} was asked nothing within {:?}; watch it for longer by --tap-duration", args.tap_duration);
     }
     if left_out > 0 {

@@ -828,6 +828,10 @@ async fn diagnostics_are_what_is_said() {
         request_total{direction="inbound",pod="vote-0"} 1
     "#]]
     .assert_eq(&metrics);
+    let Output { stdout, stderr, .. } = run(&format!("{command} proxy-metrics deploy/web --obfuscate")).await;
+    let [shows, notes] = [stdout, stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(shows.contains("# ERROR ") && !shows.contains("web-") && !shows.contains("emojivoto"), "{shows}");
+    assert!(notes.contains("web-1: the proxy beside emojivoto/web-1 does not answer"), "{notes}");
     let (obfuscated, _) = ok(&format!("{command} proxy-metrics po/vote-0 --obfuscate")).await;
     assert!(obfuscated.contains(r#"direction="inbound""#) && !obfuscated.contains("vote-0"), "{obfuscated}");
     for (args, says) in [
@@ -861,7 +865,7 @@ async fn routes_are_made_of_what_is_described_and_of_what_is_asked() {
         file("voting.proto", "syntax = \"proto3\"; package a.v1; service Voting { rpc Vote (A) returns (A); }");
     let (routes, notes) = ok(&format!("profile voting.shop:8080 --proto {definition}")).await;
     assert_eq!((routes.matches("kind: HTTPRoute").count(), notes.as_str()), (2, ""), "{routes}");
-    assert!(routes.contains("value: /a.v1.Voting/Vote\n") && routes.contains("name: voting-other\n"), "{routes}");
+    assert!(routes.contains("value: /a.v1.Voting/Vote\n") && routes.contains("name: voting-8080-other\n"), "{routes}");
     assert!(routes.contains("group: ''\n    kind: Service\n    name: voting\n"), "it is for kubectl as well: {routes}");
     let described = file("books.yaml", "paths: {/books: {get: {}}, '/books/{id}': {get: {}, put: {}}}");
     let (routes, notes) = ok(&format!("-n shop profile books:80 --open-api {described}")).await;
@@ -879,7 +883,7 @@ async fn routes_are_made_of_what_is_described_and_of_what_is_asked() {
     }
     let flags = format!("--api-addr {} -n shop profile web:80 --tap deploy/web", replica.address());
     let (routes, notes) = ok(&format!("{flags} --tap-duration 3s --tap-route-limit 2")).await;
-    let names = ["web-get-books\n", "web-get-health\n", "web-other\n"];
+    let names = ["web-80-get-books\n", "web-80-get-health\n", "web-80-other\n"];
     assert!(
         names.iter().all(|name| routes.contains(&format!("  name: {name}"))) && !routes.contains("more"),
         "{routes}"

@@ -370,11 +370,11 @@ fn routes_are_followed(cluster: &Cluster) {
 fn what_is_printed_is_accepted(cluster: &Cluster) {
     let (printed, _) = cluster.conduit("profile web.shop:80 --template", "");
     cluster.apply(&printed);
-    all_have_routes(cluster, &["kept", "web-get-example", "web-other", "web-v1-items"]);
-    for name in ["web-get-example", "web-other", "web-v1-items"] {
+    all_have_routes(cluster, &["kept", "web-80-get-example", "web-80-other", "web-80-v1-items"]);
+    for name in ["web-80-get-example", "web-80-other", "web-80-v1-items"] {
         eventually("it is accepted", || complaints(cluster, name)?.is_empty().then_some(()));
     }
-    cluster.kubectl("-n shop delete httproute web-get-example web-other web-v1-items");
+    cluster.kubectl("-n shop delete httproute web-80-get-example web-80-other web-80-v1-items");
     all_have_routes(cluster, &["kept"]);
 }
 
@@ -808,10 +808,16 @@ fn nothing_is_left(cluster: &mut Cluster) {
     let (success, output) = cluster.through_api_server(&admin, "uninstall");
     assert!(!success && output.contains("would be cut off: shop/"), "{output}");
     cluster.kubectl("-n shop delete deployment --all");
-    let printed = eventually("nobody is in the mesh any more", || {
+    let promise = "apiVersion: conduit.io/v1alpha1\nkind: Objective\nmetadata: {name: kept, namespace: shop}\nspec: {targetRef: {kind: Namespace, name: shop}, success: 99}\n";
+    let (success, output) = cluster.try_kubectl("apply -f -", promise);
+    assert!(success, "{output}");
+    eventually("nobody is in the mesh any more, and what is promised would go", || {
         let (success, output) = cluster.through_api_server(&admin, "uninstall");
-        success.then_some(output)
+        (!success && output.contains("there are Objectives")).then_some(())
     });
+    cluster.kubectl("delete objectives.conduit.io -A --all");
+    let (success, printed) = cluster.through_api_server(&admin, "uninstall");
+    assert!(success, "{printed}");
     for number in 0..REPLICAS {
         cluster.kill(&format!("controller-{number}"));
     }
