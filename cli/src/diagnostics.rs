@@ -87,7 +87,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     match command {
         Command::Endpoints(args) => endpoints(args, global, control_plane, out, notes).await,
-        Command::ProxyMetrics(args) => args.patience.with(proxy_metrics(args, global, control_plane, out)).await,
+        Command::ProxyMetrics(args) => args.patience.with(proxy_metrics(args, global, control_plane, out, notes)).await,
         Command::ControllerMetrics(args) => args.patience.with(controller_metrics(control_plane, out)).await,
     }
 }
@@ -153,6 +153,7 @@ async fn proxy_metrics(
     global: &Global,
     control_plane: &ControlPlane,
     out: &mut impl Write,
+    notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let selection = Selection::parse(&args.resource, &global.scope(false)?)?;
     let wanted = selection.to_wire();
@@ -181,7 +182,15 @@ async fn proxy_metrics(
         writeln!(out, "#\n# POD {} ({} of {})\n#", printable(&title), number + 1, pods.len())?;
         if let Err(error) = of_proxy(pod, obfuscation.as_ref(), control_plane, out).await {
             failed += 1;
-            writeln!(out, "# ERROR {}", printable(&format!("{error:#}")))?;
+            let why = format!("{error:#}");
+            let why = printable(&why);
+            // It names the pod and its address.
+            if obfuscation.is_some() {
+                writeln!(out, "# ERROR it could not be asked")?;
+                writeln!(notes, "{}: {why}", printable(&pod.name))?;
+            } else {
+                writeln!(out, "# ERROR {why}")?;
+            }
         }
     }
     if failed > 0 {
@@ -214,7 +223,7 @@ async fn controller_metrics(control_plane: &ControlPlane, out: &mut impl Write) 
     while let Some(member) = members.message().await.map_err(|status| anyhow::anyhow!("{}", status.message()))? {
         writeln!(out, "#\n# CONTROLLER {}\n#", printable(&member.name))?;
         if member.text.is_empty() {
-            writeln!(out, "# ERROR it does not answer")?;
+            writeln!(out, "# ERROR it does not answer, or is of a release that cannot")?;
             silent.push(member.name);
             continue;
         }
@@ -223,7 +232,10 @@ async fn controller_metrics(control_plane: &ControlPlane, out: &mut impl Write) 
         }
     }
     if !silent.is_empty() {
-        bail!("{} did not answer; `conduit raft status` shows who does", silent.join(", "));
+        bail!(
+            "{} did not answer: `conduit raft status` shows who does, and `conduit version` whose release is too old to",
+            silent.join(", ")
+        );
     }
     Ok(())
 }
