@@ -37,6 +37,9 @@ pub struct Request {
     pub namespace: String,
     #[serde(default)]
     object: Value,
+    /// As it was, if it is changed.
+    #[serde(default, rename = "oldObject")]
+    old_object: Value,
 }
 
 /// The answer.
@@ -70,7 +73,7 @@ impl Review {
     /// A pod that wants a proxy and cannot have one because of what an annotation says is refused: it would run outside of the mesh, and
     /// nobody would know.
     pub fn answer(self, namespace: &Annotations, settings: &Settings) -> Answer {
-        let Self { api_version, kind, request: Request { uid, namespace: name, object } } = self;
+        let Self { api_version, kind, request: Request { uid, namespace: name, object, .. } } = self;
         let mut response = Response { uid, allowed: true, ..Response::default() };
         match admit(&object, namespace, settings) {
             Ok(Some(Decision::Inject(injection))) => {
@@ -99,11 +102,17 @@ impl Review {
         Answer { api_version, kind, response: Response { uid, allowed: true, warnings, ..Response::default() } }
     }
 
-    /// What to say of it if it is an objective.
+    /// What to say of it if it is an objective. One that came in while nobody was asked may be labelled, and deleted: to take its last finalizer
+    /// away is to change it.
     pub fn answer_about_objective(self) -> Answer {
-        let Self { api_version, kind, request: Request { uid, object, .. } } = self;
+        let Self { api_version, kind, request: Request { uid, object, old_object, .. } } = self;
         let mut response = Response { uid, allowed: true, ..Response::default() };
-        if let Some(objection) = serde_json::from_value(object).ok().and_then(objection) {
+        let is_going = !object["metadata"]["deletionTimestamp"].is_null();
+        let promises_the_same = !old_object.is_null() && object["spec"] == old_object["spec"];
+        if !is_going
+            && !promises_the_same
+            && let Some(objection) = serde_json::from_value(object).ok().and_then(objection)
+        {
             response.refuse(objection);
         }
         Answer { api_version, kind, response }
@@ -204,19 +213,29 @@ mod tests {
     }
 
     #[test]
-    fn an_objective_that_could_never_be_promised_is_refused() {
-        let answer = |spec: Value| {
+    fn an_objective_that_could_never_be_promised_is_refused_and_not_kept_from_going() {
+        let object = |spec: &Value| {
             let metadata = json!({"namespace": "shop", "name": "web"});
-            let object =
-                json!({"apiVersion": "conduit.io/v1alpha1", "kind": "Objective", "metadata": metadata, "spec": spec});
-            let request = json!({"uid": "42", "namespace": "shop", "object": object});
+            json!({"apiVersion": "conduit.io/v1alpha1", "kind": "Objective", "metadata": metadata, "spec": spec})
+        };
+        let answer_to = |object: Value, old: Value| {
+            let request = json!({"uid": "42", "namespace": "shop", "object": object, "oldObject": old});
             let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
             let review: Review = serde_json::from_value(review).unwrap();
             serde_json::to_value(review.answer_about_objective()).unwrap()["response"].clone()
         };
         let target = json!({"kind": "Deployment", "name": "web"});
-        assert_eq!(answer(json!({"targetRef": target, "success": 99.9})), json!({"uid": "42", "allowed": true}));
-        let refused = answer(json!({"targetRef": target, "success": 99.99999}));
+        let (good, bad) =
+            (json!({"targetRef": target, "success": 99.9}), json!({"targetRef": target, "success": 99.99999}));
+        let allowed = json!({"uid": "42", "allowed": true});
+        assert_eq!(answer_to(object(&good), Value::Null), allowed);
+        assert_eq!(answer_to(object(&bad), object(&good))["allowed"], false);
+        let mut changed = object(&bad);
+        changed["metadata"]["labels"] = json!({"team": "shop"});
+        assert_eq!(answer_to(changed.clone(), object(&bad)), allowed);
+        changed["metadata"]["deletionTimestamp"] = json!("2026-11-23T16:00:00Z");
+        assert_eq!(answer_to(changed, object(&good)), allowed);
+        let refused = answer_to(object(&bad), Value::Null);
         assert_eq!((&refused["allowed"], &refused["status"]["code"]), (&json!(false), &json!(422)));
         let message = refused["status"]["message"].as_str().unwrap();
         assert!(message.starts_with("spec.success: `99.99999` is not a share"), "{message}");
