@@ -123,6 +123,9 @@ pub(super) struct Objectives {
     /// Which of them hold as long as there is an object, and which: nobody else changes those.
     #[serde(default)]
     declarations: Arc<BTreeMap<ResourceName, ObjectiveName>>,
+    /// What people had promised of them one by one, which holds again when there is no object any more: who may write that may not write this.
+    #[serde(default)]
+    beneath: Arc<BTreeMap<ResourceName, Objective>>,
 }
 
 /// When something happens: its place in the log, and its time.
@@ -184,7 +187,7 @@ impl Objectives {
         if let Some(by) = self.declarations.get(&resource) {
             return declared_by(by, &resource);
         }
-        if known.is_none() && self.objectives.len() - self.declarations.len() >= OBJECTIVES_MAX {
+        if known.is_none() && self.objectives.len() - self.declarations.len() + self.beneath.len() >= OBJECTIVES_MAX {
             return Outcome::Rejected(format!(
                 "there are {OBJECTIVES_MAX} objectives already: remove one by `conduit slo remove`, or promise something of a namespace"
             ));
@@ -208,7 +211,11 @@ impl Objectives {
             return false;
         }
         let is_known = known == Some(&by);
-        let is_promised = self.objectives.get(&resource).is_some_and(|known| known.value == objective);
+        let promised = self.objectives.get(&resource).map(|promised| promised.value.clone());
+        let is_promised = promised.as_ref() == Some(&objective);
+        if let Some(promised) = promised.filter(|_| known.is_none()) {
+            Arc::make_mut(&mut self.beneath).insert(resource.clone(), promised);
+        }
         if !is_promised {
             self.replace(at, resource.clone(), objective);
         }
@@ -218,14 +225,22 @@ impl Objectives {
         !(is_known && is_promised)
     }
 
-    /// What people have promised one by one stays.
+    /// What people have promised one by one stays, or holds again.
     pub(super) fn withdraw(&mut self, at: At, resource: &ResourceName) -> bool {
-        let is_declared = self.declarations.contains_key(resource);
-        if is_declared {
-            Arc::make_mut(&mut self.declarations).remove(resource);
-            self.remove(at, resource);
+        if !self.declarations.contains_key(resource) {
+            return false;
         }
-        is_declared
+        Arc::make_mut(&mut self.declarations).remove(resource);
+        match self.beneath.get(resource).cloned() {
+            Some(promised) => {
+                Arc::make_mut(&mut self.beneath).remove(resource);
+                if self.objectives.get(resource).is_none_or(|known| known.value != promised) {
+                    self.replace(at, resource.clone(), promised);
+                }
+            }
+            None => drop(self.remove(at, resource)),
+        }
+        true
     }
 
     pub(super) fn remove(&mut self, at: At, resource: &ResourceName) -> Outcome {

@@ -491,11 +491,13 @@ fn what_an_object_declares_is_changed_by_nobody_else() {
         (declare(1, 990_000, "b"), Outcome::Done, Some(990_000)),
         (set(1, 990_000, 0), Outcome::Unchanged, Some(990_000)),
         (declare(1, 999_000, "b"), Outcome::Done, Some(999_000)),
-        (withdraw(1), Outcome::Done, None),
-        (withdraw(1), Outcome::Unchanged, None),
-        (set(1, 900_000, 0), Outcome::Done, Some(900_000)),
+        // Who may write objects may not take away what was promised before.
+        (withdraw(1), Outcome::Done, Some(900_000)),
         (withdraw(1), Outcome::Unchanged, Some(900_000)),
+        (set(1, 900_000, 0), Outcome::Unchanged, Some(900_000)),
         (remove(), Outcome::Done, None),
+        (declare(1, 990_000, "a"), Outcome::Done, Some(990_000)),
+        (withdraw(1), Outcome::Done, None),
     ];
     for (index, (command, outcome, success)) in (2..).zip(steps) {
         assert_eq!(apply(&mut state, index, command.clone()), outcome, "{index}: {command}");
