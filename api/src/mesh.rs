@@ -16,14 +16,14 @@ use crate::{HttpRoute, PortRange, SpiffeId, objective::Declared};
 
 /// Not `<name>.<namespace>` or `<namespace>/<name>`.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a name: namespace and name must be DNS labels (RFC 1123), as in `emojivoto/web-svc`")]
+#[error("`{0}` is not a name: lower-case letters, digits and dashes, as in `emojivoto/web-svc` (RFC 1123)")]
 pub struct ParseNameError(String);
 
-/// Whether it is a name as Kubernetes' objects have them (RFC 1123): lower-case letters, digits and dashes, with dots between labels.
+/// Whether it is a name as Kubernetes' objects have them (RFC 1123): lower-case letters, digits and dashes, with dots between labels; 253 bytes. As there,
+/// only all of it is bounded, and no label.
 pub fn is_dns_name(s: &str) -> bool {
     let label = |l: &str| {
         !l.is_empty()
-            && l.len() <= 63
             && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !l.starts_with('-')
             && !l.ends_with('-')

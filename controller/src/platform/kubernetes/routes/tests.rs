@@ -89,7 +89,7 @@ fn what_is_not_carried_out_is_not_in_force_and_named() {
         ("/spec/rules/0/matches/0/path/value", json!("x"), "spec.rules[0].matches[0].path: `x` is not a path"),
         ("/spec/rules/0/backendRefs/0/weight", json!(1_000_001), "spec.rules[0].backendRefs: a weight is at most"),
         ("/spec/rules/0/backendRefs/0/filters", json!([]), "spec.rules[0].backendRefs[0].filters: unknown field"),
-        ("/metadata/name", json!("a".repeat(64)), "metadata.name: "),
+        ("/metadata/name", json!("a".repeat(254)), "metadata.name: "),
         (
             "/spec/parentRefs/1/namespace",
             json!("other"),
