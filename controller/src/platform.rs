@@ -18,6 +18,7 @@ use std::time::Duration;
 use conduit_api::Revision;
 use conduit_ca::Seed;
 use futures::stream::BoxStream;
+use tokio::sync::watch;
 
 use self::told::Told;
 
@@ -25,8 +26,8 @@ use self::told::Told;
 #[tonic::async_trait]
 pub trait Platform: Send + Sync {
     /// What runs: all of it at first, and then whenever it has changed. It is looked at as long as the stream is kept; while it cannot be, the
-    /// stream says nothing.
-    fn told(&self) -> BoxStream<'static, Told>;
+    /// stream says nothing. `level` is the feature level that all members understand.
+    fn told(&self, level: watch::Receiver<u32>) -> BoxStream<'static, Told>;
 
     /// Whether it is the platform that people tell their routes, and not this control plane: what is said here it would undo.
     fn keeps_routes(&self) -> bool;

@@ -39,6 +39,8 @@ pub struct PlatformActor {
     fence: Option<Fence>,
     timer: Option<SpawnHandle>,
     metrics: PlatformMetrics,
+    /// What all members understand.
+    level: watch::Sender<u32>,
 }
 
 #[derive(Message)]
@@ -80,13 +82,16 @@ impl PlatformActor {
                 fence: None,
                 timer: None,
                 metrics,
+                level: watch::channel(0).0,
             }
         });
     }
 
     fn step(&mut self, input: Input, ctx: &mut Context<Self>) {
         let state = self.state.borrow().clone();
-        self.reconciler.understood(self.cluster.feature_level());
+        let level = self.cluster.feature_level();
+        self.level.send_if_modified(|known| std::mem::replace(known, level) != level);
+        self.reconciler.understood(level);
         for effect in self.reconciler.handle(Instant::now(), &state, input) {
             self.perform(effect, ctx);
         }
@@ -145,7 +150,7 @@ impl Handler<Leadership> for PlatformActor {
         // Also from one leadership to the next: in between, another replica may have said what runs.
         self.step(Input::Leading(false), ctx);
         if leading {
-            self.described = Some(ctx.add_stream(self.platform.told()));
+            self.described = Some(ctx.add_stream(self.platform.told(self.level.subscribe())));
             self.step(Input::Leading(true), ctx);
         }
     }

@@ -171,10 +171,10 @@ pub(crate) async fn client_config(kubeconfig: Option<&std::path::Path>) -> anyho
 
 #[tonic::async_trait]
 impl Platform for Kubernetes {
-    fn told(&self) -> BoxStream<'static, Told> {
+    fn told(&self, level: tokio::sync::watch::Receiver<u32>) -> BoxStream<'static, Told> {
         let objects = Objects::new(&self.namespace, &self.trust_domain);
         let (statements, said) = tokio::sync::watch::channel(Vec::new());
-        let (follow, say) = (self.trust_bundles.follow(&self.watching), say::say(self.client.clone(), said));
+        let (follow, say) = (self.trust_bundles.follow(&self.watching), say::say(self.client.clone(), said, level));
         let (gate, repairer) = (self.gate.clone(), self.repairer.clone());
         let meanwhile = async move {
             // Apart, since it reads much; it ends with the others.

@@ -14,6 +14,9 @@ use serde_json::{Number, Value};
 
 use super::status::{Condition, Place, Statement};
 
+/// Of one namespace: who writes there takes nobody else's place. As many promises of one are more than anybody keeps an eye on.
+const NAMESPACE_MAX: usize = 100;
+
 /// Namespace and name.
 pub type Key = (String, String);
 
@@ -103,7 +106,7 @@ pub fn objection(object: DynamicObject) -> Option<String> {
 pub fn decide(all: &BTreeMap<Key, ObjectiveFacts>) -> (Vec<Declared>, Vec<Statement>) {
     let mut by_age: Vec<_> = all.iter().collect();
     by_age.sort_by_key(|(key, facts)| (facts.created_ms, *key));
-    let (mut taken, mut promised) = (BTreeMap::new(), Vec::new());
+    let (mut taken, mut promised) = (Taken::default(), Vec::new());
     let mut statements = Vec::new();
     for (key, facts) in by_age {
         let decided = facts.decide(&mut taken);
@@ -113,24 +116,37 @@ pub fn decide(all: &BTreeMap<Key, ObjectiveFacts>) -> (Vec<Declared>, Vec<Statem
     (promised, statements)
 }
 
+/// What older ones promise.
+#[derive(Default)]
+struct Taken<'a> {
+    resources: BTreeMap<&'a ResourceName, &'a ObjectiveName>,
+    /// How many of each namespace.
+    namespaces: BTreeMap<&'a str, usize>,
+}
+
 impl ObjectiveFacts {
     /// What is promised of it, beside what is `taken` by others, to which it is added.
-    fn decide<'a>(
-        &'a self,
-        taken: &mut BTreeMap<&'a ResourceName, &'a ObjectiveName>,
-    ) -> Result<&'a Declared, Refusal> {
+    fn decide<'a>(&'a self, taken: &mut Taken<'a>) -> Result<&'a Declared, Refusal> {
         let invalid = |message: &String| Refusal { reason: "Invalid", message: message.clone() };
         let declared = self.declared.as_ref().map_err(invalid)?;
-        if let Some(other) = taken.get(&declared.resource) {
+        if let Some(other) = taken.resources.get(&declared.resource) {
             let of = declared.resource.in_words();
             let message = format!("objective {other} declares what is promised of {of}, and came first");
             return Err(Refusal { reason: "Conflicted", message });
         }
-        if taken.len() >= OBJECTIVES_MAX {
-            let message = format!("there are {OBJECTIVES_MAX} older ones: promise something of a namespace");
-            return Err(Refusal { reason: "TooMany", message });
+        let too_many = |message| Err(Refusal { reason: "TooMany", message });
+        let namespace = declared.by.namespace();
+        let of_namespace = taken.namespaces.entry(namespace).or_default();
+        if *of_namespace >= NAMESPACE_MAX {
+            return too_many(format!(
+                "{NAMESPACE_MAX} objectives of {namespace} are older, and more of one namespace are not judged; one of kind Namespace is for all of it"
+            ));
         }
-        taken.insert(&declared.resource, &declared.by);
+        if taken.resources.len() >= OBJECTIVES_MAX {
+            return too_many(format!("{OBJECTIVES_MAX} objectives of this cluster are older, and more are not judged"));
+        }
+        *of_namespace += 1;
+        taken.resources.insert(&declared.resource, &declared.by);
         Ok(declared)
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use conduit_api::{gateway, objective};
+use conduit_consensus::DECLARATIONS_LEVEL;
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use kube::{
     Api, Client,
@@ -47,6 +48,14 @@ impl Optional {
     /// Where they are.
     pub fn resource(self) -> ApiResource {
         ApiResource::from_gvk_with_plural(&self.kind(), self.plural())
+    }
+
+    /// The feature level at which replicas know of them.
+    pub fn level(self) -> u32 {
+        match self {
+            Self::HttpRoute => 0,
+            Self::Objective => DECLARATIONS_LEVEL,
+        }
     }
 
     fn kind(self) -> GroupVersionKind {

@@ -21,15 +21,19 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Until what was not taken is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Writes what is to be said, until nobody has anything to say any more.
-pub async fn say(client: Client, mut statements: watch::Receiver<Vec<Statement>>) {
+/// Writes what is to be said, until nobody has anything to say any more. Of what not all replicas understand at this `level` of theirs nothing is:
+/// it is not in force.
+pub async fn say(client: Client, mut statements: watch::Receiver<Vec<Statement>>, mut level: watch::Receiver<u32>) {
     loop {
-        let wanted = statements.borrow_and_update().clone();
+        let understood = *level.borrow_and_update();
+        let mut wanted = statements.borrow_and_update().clone();
+        wanted.retain(|statement| statement.kind.level() <= understood);
         let each = stream::iter(wanted).map(|statement| write(client.clone(), statement)).buffer_unordered(AT_ONCE);
         let all_taken = each.fold(true, |all, taken| std::future::ready(all && taken)).await;
         sleep(PAUSE).await;
         tokio::select! {
             changed = statements.changed() => if changed.is_err() { return },
+            changed = level.changed() => if changed.is_err() { return },
             () = sleep(RETRY), if !all_taken => {}
         }
     }

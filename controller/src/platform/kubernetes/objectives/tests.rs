@@ -111,9 +111,18 @@ fn of_two_for_one_resource_the_older_one_holds() {
 }
 
 #[test]
-fn there_are_no_more_than_can_be_looked_at() {
-    let of = |i: usize| object(&format!("o{i:03}"), "2026-01-01T00:00:01Z", spec(&format!("d{i}")));
-    let (promised, patches) = decided((0..=OBJECTIVES_MAX).map(of).collect());
+fn there_are_no_more_than_can_be_looked_at_and_no_namespace_has_them_all() {
+    let of = |namespace: usize, i: usize| {
+        let mut object = object(&format!("o{i:03}"), "2026-01-01T00:00:01Z", spec(&format!("d{i}")));
+        object.metadata.namespace = Some(format!("n{namespace}"));
+        object
+    };
+    let (promised, patches) = decided((0..=NAMESPACE_MAX).map(|i| of(0, i)).collect());
+    assert_eq!(promised.len(), NAMESPACE_MAX);
+    let (_, reason, message) = condition(&patches["o100"]);
+    assert!(reason == "TooMany" && message.starts_with("100 objectives of n0 are older"), "{message}");
+    let (promised, patches) = decided((0..=OBJECTIVES_MAX).map(|i| of(i / NAMESPACE_MAX, i)).collect());
     assert_eq!(promised.len(), OBJECTIVES_MAX);
-    assert_eq!(condition(&patches["o500"]).1, "TooMany");
+    let (_, reason, message) = condition(&patches["o500"]);
+    assert!(reason == "TooMany" && message.starts_with("500 objectives of this cluster are older"), "{message}");
 }
