@@ -104,9 +104,6 @@ impl Timing {
             quorum_loss_probe_interval: Some(ms(self.election_max * 2)),
             // A leader that restarts asks for votes like everybody: its leadership ended with its process.
             enable_leader_restore: Some(false),
-            // A replica that somebody gave an older copy of its file is given again what it has lost; the leader would end where assertions are
-            // compiled in. What a disk has lost is found when the file is opened.
-            allow_log_reversion: Some(true),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every),
             max_in_snapshot_log_to_keep: compaction.keep,
             replication_lag_threshold: compaction.lag,
