@@ -18,7 +18,7 @@ use crate::{
 const CREATED_BY: &str = "conduit.io/created-by";
 const INSTALLER: &str = "conduit/cli ";
 /// Never, whatever they say: with them goes more than an object, and what was in it does not come back.
-const KEPT: [&str; 3] = ["Namespace", "PersistentVolumeClaim", "Secret"];
+const KEPT: [&str; 4] = ["CustomResourceDefinition", "Namespace", "PersistentVolumeClaim", "Secret"];
 /// Where installations have objects beside their own namespace.
 const SYSTEM: &str = "kube-system";
 

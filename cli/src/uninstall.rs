@@ -4,8 +4,12 @@ use std::io::Write;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
+use conduit_api::objective;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,7 +28,7 @@ const LAST: &str = "Namespace";
 /// Whether to do it all the same, and how it is written.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also while there are pods with a proxy, which are cut off from the mesh then
+    /// Also while there are pods with a proxy, which are cut off from the mesh then, or Objectives, which go as well
     #[arg(short, long)]
     force: bool,
     /// How to write it
@@ -61,6 +65,13 @@ pub async fn run(args: &Args, global: &Global, out: &mut impl Write) -> anyhow::
     if found.is_empty() {
         bail!("Conduit is not installed in the \"{namespace}\" namespace of this cluster");
     }
+    let takes_objectives = found.iter().any(|object| object["kind"] == "CustomResourceDefinition");
+    if takes_objectives && !args.force && has_objectives(&client).await? {
+        bail!(
+            "there are Objectives in the cluster (kubectl get slo -A), which go with their definition, whichever control plane keeps them: delete them \
+             first, or say --force"
+        );
+    }
     let text = match args.output {
         Output::Json => {
             serde_json::to_string_pretty(&json!({"apiVersion": "v1", "kind": "List", "items": found}))? + "\n"
@@ -72,6 +83,16 @@ pub async fn run(args: &Args, global: &Global, out: &mut impl Write) -> anyhow::
     };
     out.write_all(text.as_bytes())?;
     Ok(())
+}
+
+async fn has_objectives(client: &Client) -> anyhow::Result<bool> {
+    let kind = GroupVersionKind::gvk(objective::GROUP, objective::VERSION, objective::KIND);
+    let all = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::from_gvk(&kind));
+    match all.list_metadata(&ListParams::default().limit(1)).await {
+        Ok(listed) => Ok(!listed.items.is_empty()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        Err(error) => Err(error).context("cannot list the Objectives of the cluster"),
+    }
 }
 
 /// Those with the label that everything of a control plane has, by name alone, in the order in which they are to go.
