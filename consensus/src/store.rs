@@ -88,8 +88,8 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be read.
-    #[error("cannot open {}: if its disk is broken, give this replica another; it then joins anew, with what the others have", path.display())]
+    /// It cannot be read, or only by a later release.
+    #[error("cannot open {}; give this replica another data directory, and it joins anew with what the others have", path.display())]
     Open {
         /// The file.
         path: PathBuf,
@@ -140,7 +140,8 @@ fn undamaged(path: &Path, disk: &Disk) -> Result<Option<Database>, OpenError> {
 /// Whether what was read is not what was written; a disk that does not answer may do so later.
 fn is_damage(error: &StorageError) -> bool {
     match error {
-        StorageError::Corrupted(_) => true,
+        // What a later release has written is all there.
+        StorageError::Corrupted(why) => !why.starts_with("Expected file format version"),
         StorageError::Io(error) => matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof),
         _ => false,
     }

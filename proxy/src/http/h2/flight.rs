@@ -336,6 +336,8 @@ impl Flight {
         }
         if let Server::Waiting(line) = self.server.replace(Server::None) {
             line.waiting.borrow_mut().retain(|waiting| !std::ptr::eq(&raw const **waiting, self));
+            // Those behind it may have waited for no more than that.
+            line.wake();
         }
     }
 
