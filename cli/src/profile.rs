@@ -131,13 +131,14 @@ async fn learn<N: Write>(
         max_rps: TAP_RPS,
         headers: false,
     };
-    let (mut calls, mut left_out) = (Calls::default(), 0_u64);
+    let (mut calls, mut left_out, mut was_asked) = (Calls::default(), 0_u64, false);
     let mut learn = |event: &TapEvent, _: &mut N| {
         if let Some(Kind::RequestInit(request)) = &event.kind
             && event.direction() == Direction::Inbound
         {
             let call = learned::call(&request.method, &request.path);
-            let is_new = call.as_ref().is_some_and(|call| !calls.routable.contains(call));
+            let is_new = call.as_ref().is_some_and(|call| !call.is_any() && !calls.routable.contains(call));
+            was_asked = true;
             if is_new && calls.routable.len() >= args.tap_route_limit {
                 left_out += 1;
             } else {
@@ -150,7 +151,7 @@ async fn learn<N: Write>(
     if let Ok(ended) = timeout(args.tap_duration, watched).await {
         ended?;
     }
-    if calls.routable.is_empty() {
+    if !was_asked {
         bail!("{resource} was asked nothing within {:?}; watch it for longer by --tap-duration", args.tap_duration);
     }
     if left_out > 0 {

@@ -114,7 +114,14 @@ pub fn open(directory: &Path, disk: &Disk) -> Result<(Arc<Database>, NodeId), Op
             fs::rename(&path, &aside).map_err(|source| OpenError::PutAside { path: path.clone(), source })?;
             let (was, is) = (path.display(), aside.display());
             tracing::error!(%was, %is, "what this replica had on its disk is damaged: it is put aside, and the replica joins anew");
-            undamaged(&path, disk)?.ok_or_else(|| OpenError::BrokenDisk { path: path.clone() })?
+            match undamaged(&path, disk)? {
+                Some(database) => database,
+                None => {
+                    // Nothing is in it, and the next start must not put it in the place of what was put aside.
+                    let _ = fs::remove_file(&path);
+                    return Err(OpenError::BrokenDisk { path });
+                }
+            }
         }
     };
     let node = own_id(&database).map_err(|source| OpenError::Open { path, source: Box::new(source) })?;

@@ -66,7 +66,8 @@ impl Side for Servers {
             let waiting = std::mem::take(&mut *self.line.waiting.borrow_mut());
             waiting.iter().for_each(|flight| flight.fails(Outcome::Unprocessed));
         }
-        let is_busy = self.line.connection.borrow().streams() > 0;
+        // Also with those that wait for what it takes: it may have gone before it has said so.
+        let is_busy = self.line.requests() > 0;
         if is_busy && !self.was_busy {
             self.heard = now;
         }
